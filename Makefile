@@ -1,0 +1,49 @@
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help demo test check lint ui image lock clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# A fresh environment with the pinned set; runs again only when the pins or the project's metadata change.
+$(BIN)/.installed: pyproject.toml requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	command -v uv >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	uv pip install --quiet --python $(BIN)/python --constraint requirements.lock --editable '.[dev]'
+	touch $@
+
+demo: $(BIN)/.installed  ## fetch the sample, run the chain, show the result
+	dvc pull --quiet
+	dvc repro
+	dvc metrics show
+	@echo "report: artifacts/evaluate/report.html    data docs: artifacts/validate/data_docs/index.html    MLflow: make ui"
+
+test: $(BIN)/.installed  ## all tests
+	dvc pull --quiet
+	pytest --numprocesses 2 --dist loadfile
+
+lint: $(BIN)/.installed  ## style, types, imports
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+
+check: lint test  ## what CI runs
+
+ui: $(BIN)/.installed  ## MLflow's UI on localhost:5000
+	mlflow server --backend-store-uri sqlite:///mlflow.db --default-artifact-root mlartifacts --host 127.0.0.1 --port 5000
+
+image:  ## container images, targets cpu and cuda
+	for target in cpu cuda; do \
+	  docker build --target $$target --build-arg COMMIT=$$(git rev-parse HEAD) --tag vitrine:$$(git rev-parse HEAD)-$$target . || exit 1; \
+	done
+
+lock: $(BIN)/.installed  ## pin the newest versions that fit
+	uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-header --no-annotate \
+	  --no-emit-index-url --no-emit-find-links --upgrade pyproject.toml --output-file requirements.lock
+
+clean:  ## remove what was made, keep the environment and the data
+	rm -rf artifacts mlruns mlartifacts mlflow.db .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,223 @@
+"""evaluate: the candidate and its baselines on the test queries, over the whole catalogue."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from catalog import store
+from catalog.schema import GRADE_NAMES, DataError
+from components.bm25 import bm25
+from components.params import EvaluateParams
+from eval.metrics import Scores, score
+from eval.rankings import Qrels, Run
+from eval.report import Example, Report, Result, best_other, extremes, render
+from eval.significance import PairedResult, paired_test
+from fusion.features import Items
+from fusion.index import top_k
+from fusion.model import ProductSearchModel, embed
+from fusion.search import SearchIndex, rank
+
+CANDIDATE = "fused"
+LATENCY_QUERIES = 100
+EXAMPLES = 5  # queries most won, and most lost
+SHOWN = 8  # products of each
+
+
+def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, evaluation: Path) -> None:
+    """Judge the fused model beside BM25 and its own single modalities.
+
+    Args:
+        data: The data set.
+        features: What `featurize` made of it.
+        model: What `train` wrote.
+        params: How rankings are judged.
+        evaluation: Folder to write: metrics.json (system → metric → mean), segments.json (segment → system → metric →
+            mean), comparisons.json (the candidate against each other system), scores/ (per query) and runs/ (parquet
+            and TREC) by system, queries.parquet, facts.json (latency, sizes), index.parquet, report.html.
+
+    Raises:
+        DataError: where no test query is judged.
+    """
+    products, queries = Items.load(features, "products"), Items.load(features, "queries")
+    asked = queries.take(queries.splits == "test")
+    qrels, segments = test_qrels(data)
+    network = ProductSearchModel.load(model)
+    tables = {"bm25": bm25(data, asked.ids, params.depth)} | {
+        system: rank(network, asked, products, params.depth, only)
+        for system, only in {"text": ["text"], "image": ["image"], CANDIDATE: ["text", "image"]}.items()
+    }
+    runs = {system: Run.from_table(table) for system, table in tables.items() if len(table)}
+    scores = {
+        system: score(run, qrels, params.metrics, gains=params.gains, relevant=params.relevant)
+        for system, run in runs.items()
+    }
+    index = SearchIndex.build(network, products, data)
+    with store.fresh(evaluation) as out:
+        _write(out / "made_from.json", _made_from(features, model, params))
+        _write(out / "metrics.json", {system: one.means() for system, one in scores.items()})
+        _write(out / "segments.json", by_segment(scores, segments))
+        against = comparisons(scores, params)
+        _write(out / "comparisons.json", {system: asdict(result) for system, result in against.items()})
+        for folder in ("scores", "runs"):
+            (out / folder).mkdir()
+        for system in runs:
+            scores[system].to_parquet(out / "scores" / f"{system}.parquet")
+            runs[system].to_parquet(out / "runs" / f"{system}.parquet")
+            runs[system].to_trec(out / "runs" / f"{system}.trec")
+        pq.write_table(
+            pa.table({"query_id": scores[CANDIDATE].query_ids, "segment": segments}), out / "queries.parquet"
+        )
+        index.save(out / "index.parquet")
+        page = report(data, runs, scores, against, qrels, segments, params.metrics[0])
+        (out / "report.html").write_text(render(page))
+        _write(out / "facts.json", facts(network, asked, index, model))
+    print(table_of(json.loads((evaluation / "metrics.json").read_text())))
+
+
+def test_qrels(data: Path) -> tuple[Qrels, np.ndarray]:
+    """The judgements of the test split, and the segments of its judged queries, str (Q,), in the order of the ids.
+
+    Raises:
+        DataError: where there are none.
+    """
+    queries = store.read(data, "queries", ["query_id", "split", "segment"])
+    test = queries.filter(pc.equal(queries["split"], "test"))
+    judgements = store.read(data, "judgements")
+    judgements = judgements.filter(pc.is_in(judgements["query_id"], test["query_id"]))
+    if not len(judgements):
+        raise DataError(f"{data}: no judged query has the split 'test'; nothing to evaluate on")
+    qrels = Qrels.from_table(judgements)
+    named = dict(zip(test["query_id"].to_pylist(), test["segment"].to_pylist(), strict=True))
+    return qrels, np.array([named[i] or "all" for i in qrels.query_ids])
+
+
+def _made_from(features: Path, model: Path, params: EvaluateParams) -> dict[str, Any]:
+    """The data's fingerprint, and the parameters of every stage on the way."""
+    upstream = {
+        stage: json.loads((folder / "made_from.json").read_text())
+        for stage, folder in (("featurize", features), ("train", model))
+    }
+    stages = {stage: made["params"] for stage, made in upstream.items()} | {
+        "evaluate": params.model_dump(mode="json")
+    }
+    return {"data": upstream["featurize"]["data"], "params": stages}
+
+
+def _write(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def by_segment(scores: Mapping[str, Scores], segments: np.ndarray) -> dict[str, dict[str, dict[str, float]]]:
+    """Segment → system → metric → mean; `segments` is aligned with the scores."""
+    return {
+        str(name): {system: one.restrict(segments == name).means() for system, one in scores.items()}
+        for name in np.unique(segments)
+    }
+
+
+def comparisons(scores: Mapping[str, Scores], params: EvaluateParams) -> dict[str, PairedResult]:
+    """The candidate minus every other system, on the first metric."""
+    primary = params.metrics[0]
+    ours = scores[CANDIDATE].values[primary]
+    return {
+        system: paired_test(ours, one.values[primary], params.resamples, params.seed)
+        for system, one in scores.items()
+        if system != CANDIDATE
+    }
+
+
+def report(
+    data: Path,
+    runs: Mapping[str, Run],
+    scores: Mapping[str, Scores],
+    against: Mapping[str, PairedResult],
+    qrels: Qrels,
+    segments: np.ndarray,
+    primary: str,
+) -> Report:
+    """The page's content: tables, and the queries most won and most lost against the best other system."""
+    rival = best_other(scores, CANDIDATE, primary)
+    won, lost = extremes(scores[CANDIDATE], scores[rival], primary, EXAMPLES)
+    shown = {query: {name: top(runs[name], query) for name in (CANDIDATE, rival)} for query in (*won, *lost)}
+    products = _rows(
+        data, "products", {i for lists in shown.values() for top in lists.values() for i, _ in top}
+    )
+    queries = _rows(data, "queries", set(shown))
+    grades = qrels.to_dict()
+
+    def example(query: str) -> Example:
+        lists = {
+            system: [
+                Result(products[i]["title"], value, grades[query].get(i), products[i]["picture"])
+                for i, value in found
+            ]
+            for system, found in shown[query].items()
+        }
+        position = int(np.searchsorted(scores[CANDIDATE].query_ids, query))
+        values = {system: float(scores[system].values[primary][position]) for system in lists}
+        row = queries[query]
+        return Example(query, lists, values, row["text"], row["picture"], segments[position])
+
+    return Report(
+        title="Product search: candidate and baselines",
+        subject=CANDIDATE,
+        primary=primary,
+        systems=scores,
+        comparisons=against,
+        segments=segments,
+        grades=GRADE_NAMES,
+        won=[example(query) for query in won],
+        lost=[example(query) for query in lost],
+    )
+
+
+def top(run: Run, query: str) -> list[tuple[str, float]]:
+    """The first products of a query and their scores; none where the run does not answer it."""
+    at = int(np.searchsorted(run.query_ids, query))
+    if at == len(run.query_ids) or run.query_ids[at] != query:
+        return []
+    rows = slice(run.offsets[at], min(run.offsets[at] + SHOWN, run.offsets[at + 1]))
+    return list(zip(run.item_ids[rows].tolist(), run.values[rows].tolist(), strict=True))
+
+
+def _rows(data: Path, table: str, ids: set[str]) -> dict[str, dict[str, Any]]:
+    """Some rows of a table by id, with the bytes of their picture in `picture`."""
+    key, columns = {"products": ("product_id", ["title"]), "queries": ("query_id", ["text"])}[table]
+    wanted = pa.array(sorted(ids), pa.string())
+    rows = {}
+    for batch in store.batches(data, table, [key, *columns, "image"]):
+        for row in batch.filter(pc.is_in(batch[key], wanted)).to_pylist():
+            rows[row[key]] = row | {"picture": row["image"] and row["image"]["bytes"]}
+    return rows
+
+
+def facts(network: ProductSearchModel, queries: Items, index: SearchIndex, model: Path) -> dict[str, float]:
+    """What serving costs: 95th percentile of a single query's latency (encode, search) in ms; sizes in MB."""
+    seconds = []
+    for i in range(min(LATENCY_QUERIES, len(queries))):
+        start = time.perf_counter()
+        top_k(embed(network, queries.take(np.array([i])), "query"), index.vectors, 10)
+        seconds.append(time.perf_counter() - start)
+    size = sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
+    return {
+        "latency_ms_p95": float(1000 * np.percentile(seconds, 95)),
+        "model_mb": size / 1e6,
+        "index_mb": index.vectors.nbytes / 1e6,
+    }
+
+
+def table_of(metrics: Mapping[str, Mapping[str, float]]) -> str:
+    """System × metric as lines of text."""
+    names = list(next(iter(metrics.values())))
+    lines = ["".join(f"{title:>14}" for title in ["", *names])]
+    for system, means in metrics.items():
+        lines.append(f"{system:>14}" + "".join(f"{means[name]:14.4f}" for name in names))
+    return "\n".join(lines)

@@ -1,0 +1,153 @@
+"""featurize: pictures through a frozen encoder, texts through a vocabulary, once for all experiments."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from catalog import store
+from catalog.schema import EXACT, SPLITS, TEXT_COLUMNS, DataError, product_text
+from components.params import FeaturizeParams
+from fusion.featurizer import COLUMNS, Featurizer
+from fusion.image import ImageEncoder
+from fusion.text import Vocabulary
+
+ROWS = 512  # per shard: what a killed run loses at most
+SHOWN = 5
+
+
+def featurize(data: Path, report: Path, params: FeaturizeParams, features: Path) -> None:
+    """Turn products and queries into arrays.
+
+    Goes on where a killed run of the same data and parameters stopped.
+
+    Args:
+        data: The data set.
+        report: What `validate` wrote about it.
+        params: How.
+        features: Folder to write: products/ and queries/ (see `fusion.features.Items`), judgements.parquet without
+            those of the test split, the featurizer (see `fusion.featurizer.Featurizer.save`) and broken.json.
+
+    Raises:
+        DataError: where the data is not what was validated, too many pictures are broken, or weights are missing.
+    """
+    made_from = {"data": _validated(data, report), "params": params.model_dump()}
+    judgements = store.read(data, "judgements")
+    queries = store.read(data, "queries", ["query_id", "split"])
+    sides = product_sides(judgements, queries)
+    featurizer = Featurizer(
+        Vocabulary.build(_training_texts(data, sides), params.vocabulary, params.min_count),
+        ImageEncoder.pretrained(params.image_encoder, params.image_weights),
+        params.image_size,
+        params.max_tokens,
+    )
+    with store.whole(features) as partial:
+        if store.go_on(partial, made_from):
+            print("featurize: going on where an earlier run stopped", file=sys.stderr)
+        featurizer.save(partial)
+        seen = queries.filter(pc.not_equal(queries["split"], "test"))["query_id"]
+        pq.write_table(
+            judgements.filter(pc.is_in(judgements["query_id"], seen)), partial / "judgements.parquet"
+        )
+        for table in ("products", "queries"):
+            _write_shards(data, table, sides, featurizer, partial / table)
+        _report_broken(partial, params.max_broken_images)
+
+
+def product_sides(judgements: pa.Table, queries: pa.Table) -> dict[str, str]:
+    """The split of the query that a product answers exactly; products that answer none are left out.
+
+    Where a product answers queries of several splits (validate calls that a leak), test comes before valid.
+    """
+    targets = judgements.filter(pc.equal(judgements["grade"], EXACT)).join(
+        queries, "query_id", join_type="inner"
+    )
+    pairs = zip(targets["product_id"].to_pylist(), targets["split"].to_pylist(), strict=True)
+    return dict(sorted(pairs, key=lambda pair: SPLITS.index(pair[1])))
+
+
+def _validated(data: Path, report: Path) -> str:
+    """The fingerprint of the data, if it is the data that `validate` passed."""
+    path = report / "report.json"
+    try:
+        validated = json.loads(path.read_text())["data"]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"{path}: not a report of the validate stage ({error}); run validate first"
+        ) from error
+    found = store.fingerprint(data)
+    if found != validated:
+        raise DataError(f"{data}: changed since {path} was written; run validate again")
+    return found
+
+
+def _training_texts(data: Path, sides: dict[str, str]) -> Iterator[str]:
+    """Texts that the vocabulary may be built on: nothing of what valid and test queries look for, or say."""
+    for batch in store.batches(data, "products", ["product_id", *TEXT_COLUMNS]):
+        yield from (
+            product_text(row) for row in batch.to_pylist() if sides.get(row["product_id"], "train") == "train"
+        )
+    for batch in store.batches(data, "queries", ["text", "split"]):
+        yield from (row["text"] for row in batch.to_pylist() if row["split"] == "train" and row["text"])
+
+
+def _write_shards(
+    data: Path, table: str, sides: dict[str, str], featurizer: Featurizer, folder: Path
+) -> None:
+    """A file per `ROWS` rows; those that are there already are left alone."""
+    folder.mkdir(exist_ok=True)
+    total = sum(store.open_file(path).metadata.num_rows for path in store.files(data, table))
+    with tqdm(total=total, desc=f"featurize {table}", unit="row") as bar:
+        for number, rows in enumerate(_in_shards(store.batches(data, table, COLUMNS[table], ROWS))):
+            path = folder / f"{number:06d}.parquet"
+            if not path.exists():
+                items, broken = featurizer.rows(table, rows.to_pylist(), sides)
+                reasons = pa.array([broken.get(i) for i in range(len(items))], pa.string())
+                unfinished = path.with_suffix(".partial")
+                pq.write_table(items.to_table().append_column("broken", reasons), unfinished)
+                unfinished.replace(path)
+            bar.update(rows.num_rows)
+
+
+def _in_shards(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Tables of `ROWS` rows, whatever the files' own row groups."""
+    pending: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        pending.append(batch)
+        count += batch.num_rows
+        while count >= ROWS:
+            table = pa.Table.from_batches(pending)
+            yield table.slice(0, ROWS)
+            pending = table.slice(ROWS).to_batches()
+            count -= ROWS
+    if count:
+        yield pa.Table.from_batches(pending)
+
+
+def _report_broken(features: Path, allowed: float) -> None:
+    """Write broken.json, id → reason.
+
+    Raises:
+        DataError: where more than the allowed share is broken; with the first ids.
+    """
+    shards = sorted(features.glob("*/*.parquet"))
+    found = pa.concat_tables(pq.read_table(path, columns=["ids", "has_image", "broken"]) for path in shards)
+    failed = found.filter(pc.is_valid(found["broken"]))
+    broken = dict(zip(failed["ids"].to_pylist(), failed["broken"].to_pylist(), strict=True))
+    pictures = (pc.sum(found["has_image"]).as_py() or 0) + len(broken)
+    share = len(broken) / max(1, pictures)
+    shown = "; ".join(f"{i}: {reason}" for i, reason in list(broken.items())[:SHOWN])
+    if share > allowed:
+        raise DataError(
+            f"featurize: {len(broken)} of {pictures} pictures are broken ({share:.1%}), "
+            f"featurize.max_broken_images allows {allowed:.1%}; {shown}"
+        )
+    if broken:
+        print(f"featurize: warning: {len(broken)} broken pictures count as missing; {shown}", file=sys.stderr)
+    (features / "broken.json").write_text(json.dumps(broken, indent=2) + "\n")

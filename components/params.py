@@ -1,0 +1,148 @@
+"""The sections of params.yaml, one model each. A key that is not listed here is refused."""
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from catalog.schema import EXACT, GAINS, DataError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Severity = Literal["error", "warning"]
+
+
+class Params(BaseModel):
+    """A section: frozen, and strict about unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ValidateParams(Params):
+    """What is checked, and whether a breach stops the chain."""
+
+    min_image_side: int = Field(32, ge=1, description="pixels; the shorter side of a picture")
+    max_broken_images: Share = Field(0.01, description="share of pictures that may fail to decode")
+    max_duplicate_images: Share = Field(
+        0.05, description="share of pictures whose pixels occur on another product"
+    )
+    max_image_bytes: int = Field(20_000_000, ge=1)
+    max_image_pixels: int = Field(50_000_000, ge=1)
+    severity: dict[str, Severity] = Field(default_factory=dict, description="rule → error or warning")
+
+
+class FeaturizeParams(Params):
+    """How text and pictures become arrays."""
+
+    image_encoder: str = Field("efficientnet_lite0", description="a name of fusion.image.ENCODERS")
+    image_weights: str | None = Field(None, description="path, for encoders whose weights no package ships")
+    image_size: int = Field(96, ge=32, le=1024, description="pixels; the square a picture is fitted into")
+    vocabulary: int = Field(20_000, ge=1, description="most frequent words kept")
+    min_count: int = Field(2, ge=1, description="occurrences below which a word is unknown")
+    max_tokens: int = Field(64, ge=1, description="words kept of a text")
+    max_broken_images: Share = Field(0.01, description="share of pictures that may be skipped as missing")
+
+
+class TrainParams(Params):
+    """The model and its training."""
+
+    fusion: Literal["concat", "gated"] = "concat"
+    dim: int = Field(256, ge=8, description="width of the shared space")
+    hidden: int = Field(512, ge=8)
+    dropout: Share = 0.1
+    alpha: float = Field(0.5, ge=0, description="weight of L_text")
+    beta: float = Field(0.5, ge=0, description="weight of L_vision")
+    modality_dropout: Share = Field(
+        0.2, description="chance that a product loses one of its modalities in a step"
+    )
+    epochs: int = Field(20, ge=1)
+    patience: int = Field(5, ge=1, description="epochs without a better validation NDCG@10 before stopping")
+    batch_size: int = Field(256, ge=2)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    temperature: float = Field(0.07, gt=0, description="initial; it is learned")
+    seed: int = 0
+
+
+class EvaluateParams(Params):
+    """How rankings are judged."""
+
+    metrics: list[str] = [
+        "ndcg@10",
+        "recall@10",
+        "recall@100",
+        "mrr@10",
+        "hit@10",
+        "precision@10",
+        "judged@10",
+    ]
+    gains: dict[int, float] = Field(GAINS, description="NDCG gain of each grade; the default is ESCI's")
+    relevant: int = Field(
+        EXACT, ge=1, description="grade from which recall, MRR, hit and precision count a product"
+    )
+    depth: int = Field(100, ge=1, description="products kept per query and system")
+    resamples: int = Field(10_000, ge=100, description="for paired tests and intervals")
+    seed: int = 0
+
+
+class RegisterParams(Params):
+    """Who may be promoted."""
+
+    model_name: str = "product-search"
+    primary: str = Field("ndcg@10", description="the metric on which a challenger must win")
+    min_gain: float = Field(
+        0.0, description="required gain over the champion, absolute; its interval must lie above"
+    )
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    floors: dict[str, float] = Field({"ndcg@10": 0.3}, description="metric → lowest mean allowed")
+    ceilings: dict[str, float] = Field({"model_mb": 500.0}, description="fact → highest value allowed")
+    min_segment: int = Field(20, ge=2, description="queries a segment needs before it is tested")
+    promote: Literal["manual", "auto"] = "manual"
+
+
+SECTIONS: dict[str, type[Params]] = {
+    "validate": ValidateParams,
+    "featurize": FeaturizeParams,
+    "train": TrainParams,
+    "evaluate": EvaluateParams,
+    "register": RegisterParams,
+}
+
+P = TypeVar("P", bound=Params)
+
+
+def load(path: Path, section: str) -> Params:
+    """One section of params.yaml, checked.
+
+    Raises:
+        DataError: where the file or the section cannot be read, a key is unknown or a value out of range.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise DataError(f"{path}: not YAML ({error})") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected the sections {', '.join(SECTIONS)}")
+    unknown = set(content) - set(SECTIONS)
+    if unknown:
+        raise DataError(
+            f"{path}: unknown section {', '.join(sorted(unknown))}; known are {', '.join(SECTIONS)}"
+        )
+    return check(SECTIONS[section], content.get(section) or {}, f"{path}: {section}")
+
+
+def check(model: type[P], values: dict, where: str) -> P:
+    """Build a section from plain values, with errors a person can act on."""
+    try:
+        return model(**values)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {_reason(model, e)}" for e in error.errors())
+        raise DataError(f"{where}.{faults}") from error
+
+
+def _reason(model: type[Params], error: object) -> str:
+    if error["type"] == "extra_forbidden":  # type: ignore[index]
+        return f"unknown key; known are {', '.join(model.model_fields)}"
+    return f"{error['msg']}, got {error['input']!r}"  # type: ignore[index]

@@ -1,0 +1,1 @@
+"""The judge: rankings against graded judgements, with every convention explicit."""

@@ -1,0 +1,300 @@
+"""Judgements and runs: flat arrays inside; TREC, BEIR, parquet and dicts outside.
+
+Ids are text. Integers become their decimal digits, so 7 in an array and "7" in a file are the same product;
+"07" is another one. Order of ids is order of code points, so "10" comes before "9".
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+TAG = "vitrine"  # the last column of a TREC run names the system
+
+
+class JudgeError(ValueError):
+    """Bad input to the judge. The message says what is wrong, where, and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """(query, product) → number, for Q queries and N pairs, with V different products.
+
+    The pairs of query `i` are `offsets[i]:offsets[i + 1]`. A query without pairs is not in it.
+
+    Attributes:
+        query_ids: (Q,) str, ascending, unique.
+        offsets: (Q + 1,) int64.
+        vocabulary: (V,) str, ascending, unique: every product named.
+        items: (N,) int64, indices into `vocabulary`; equal order of index and of id.
+        values: (N,) float64, finite.
+    """
+
+    query_ids: np.ndarray
+    offsets: np.ndarray
+    vocabulary: np.ndarray
+    items: np.ndarray
+    values: np.ndarray
+
+    VALUE: ClassVar[str]
+    TREC: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    def from_arrays(cls, query_ids: Any, item_ids: Any, values: Any) -> Self:
+        """From three columns of equal length, in any order: lists, NumPy or Arrow arrays.
+
+        Raises:
+            JudgeError: empty, unequal lengths, ids that are neither text nor integers, a pair given twice,
+                or a value that is not finite.
+        """
+        return cls._build(query_ids, item_ids, values, f"{cls.__name__} from arrays")
+
+    @classmethod
+    def from_dict(cls, nested: Mapping[Any, Mapping[Any, float]]) -> Self:
+        """From {query: {product: value}}; raises as `from_arrays`."""
+        queries = [query for query, pairs in nested.items() for _ in pairs]
+        items = [item for pairs in nested.values() for item in pairs]
+        values = [value for pairs in nested.values() for value in pairs.values()]
+        return cls._build(queries, items, values, f"{cls.__name__} from a dict")
+
+    @classmethod
+    def from_trec(cls, path: Path) -> Self:
+        """From a TREC file: "query 0 product grade" or "query Q0 product rank score tag", split at blanks.
+
+        The rank is not read: scores alone order a run.
+
+        Raises:
+            JudgeError: an unreadable file or line, or as `from_arrays`.
+        """
+        text = _read(path).replace(b"\t", b" ").replace(b"\r", b"")
+        while b"  " in text:
+            text = text.replace(b"  ", b" ")
+        text = text.replace(b" \n", b"\n").replace(b"\n ", b"\n").strip(b" ")
+        return cls._from_csv(path, text, " ", cls.TREC, names=cls.TREC)
+
+    @classmethod
+    def from_parquet(cls, path: Path) -> Self:
+        """From a file with the columns query_id, product_id and grade (judgements) or score (run).
+
+        Raises:
+            JudgeError: an unreadable file, a missing column, or as `from_arrays`.
+        """
+        return cls.from_table(read_table(path), str(path))
+
+    @classmethod
+    def from_table(cls, table: pa.Table, where: str = "table") -> Self:
+        """From an Arrow table with the columns of `from_parquet`; `where` names it in errors."""
+        columns = ["query_id", "product_id", cls.VALUE]
+        if missing := [name for name in columns if name not in table.column_names]:
+            raise JudgeError(f"{where}: column '{missing[0]}' is missing; needed are {', '.join(columns)}")
+        query, item, value = (table[name] for name in columns)
+        return cls._build(query, item, value, where)
+
+    def to_dict(self) -> dict[str, dict[str, float]]:
+        """{query: {product: value}}, in the order held."""
+        items, values = self.item_ids.tolist(), self.values.tolist()
+        bounds = pairwise(self.offsets.tolist())
+        return {
+            query: dict(zip(items[a:b], values[a:b], strict=True))
+            for query, (a, b) in zip(self.query_ids.tolist(), bounds, strict=True)
+        }
+
+    def to_parquet(self, path: Path) -> None:
+        """Write what `from_parquet` reads."""
+        columns = {
+            "query_id": self.query_ids[self.rows],
+            "product_id": self.item_ids,
+            self.VALUE: self.values,
+        }
+        pq.write_table(pa.table({name: pa.array(column) for name, column in columns.items()}), path)
+
+    def to_trec(self, path: Path) -> None:
+        """Write what `from_trec` reads; numbers keep every digit.
+
+        Raises:
+            JudgeError: for an id with a blank in it, which the format cannot hold.
+        """
+        for name in (*self.query_ids.tolist(), *self.vocabulary.tolist()):
+            if len(name.split()) != 1:
+                raise JudgeError(f"{path}: id {name!r} holds a blank; TREC files cannot, use parquet")
+        columns = {
+            "query_id": self.query_ids[self.rows].tolist(),
+            "product_id": self.item_ids.tolist(),
+            self.VALUE: [f"{value:.17g}" for value in self.values.tolist()],
+            "rank": self.ranks.tolist(),
+            "iteration": ["Q0" if self.VALUE == "score" else "0"] * len(self.items),
+            "tag": [TAG] * len(self.items),
+        }
+        lines = zip(*(columns[name] for name in self.TREC), strict=True)
+        path.write_text("".join(" ".join(map(str, line)) + "\n" for line in lines), encoding="utf-8")
+
+    @property
+    def item_ids(self) -> np.ndarray:
+        """(N,) str: the product of each pair."""
+        return self.vocabulary[self.items]
+
+    @property
+    def rows(self) -> np.ndarray:
+        """(N,) int64: the index of each pair's query."""
+        return np.repeat(np.arange(len(self.query_ids)), np.diff(self.offsets))
+
+    @property
+    def ranks(self) -> np.ndarray:
+        """(N,) int64: each pair's place in its query, from 1."""
+        return np.arange(1, len(self.items) + 1) - np.repeat(self.offsets[:-1], np.diff(self.offsets))
+
+    @classmethod
+    def _from_csv(
+        cls, path: Path, text: bytes, delimiter: str, columns: Sequence[str], names: Sequence[str] | None
+    ) -> Self:
+        """Read delimited text whose first row is a header unless `names` says what the columns are."""
+        query, item, value = (c for c in columns if c not in ("iteration", "rank", "tag"))
+        try:
+            table = pyarrow.csv.read_csv(
+                pa.BufferReader(text),
+                pyarrow.csv.ReadOptions(
+                    column_names=names, use_threads=False
+                ),  # one thread names the bad row
+                pyarrow.csv.ParseOptions(delimiter=delimiter, quote_char=False),
+                pyarrow.csv.ConvertOptions(
+                    column_types={query: pa.string(), item: pa.string(), value: pa.float64()},
+                    include_columns=[query, item, value],
+                    null_values=[],  # "nan" and "NA" are product ids or errors, never gaps
+                ),
+            )
+        except (pa.ArrowException, KeyError) as error:
+            raise JudgeError(
+                f"{path}: {str(error).strip()}; expected the columns {', '.join(columns)}"
+            ) from error
+        return cls._build(table[query], table[item], table[value], str(path))
+
+    @classmethod
+    def _build(cls, query_ids: Any, item_ids: Any, values: Any, where: str) -> Self:
+        queries, query = _encode(query_ids, f"{where}: query ids")
+        vocabulary, item = _encode(item_ids, f"{where}: product ids")
+        try:
+            value = np.asarray(values, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise JudgeError(f"{where}: {cls.VALUE}s must be numbers ({error})") from error
+        if not len(query) == len(item) == len(value):
+            raise JudgeError(
+                f"{where}: {len(query)} query ids, {len(item)} product ids and {len(value)} {cls.VALUE}s; "
+                "the three must be equally many"
+            )
+        if not len(value):
+            raise JudgeError(f"{where}: no {cls.VALUE}s in it; there is nothing to judge")
+        if not np.isfinite(value).all():
+            row = int(np.argmin(np.isfinite(value)))
+            name = f"query '{queries[query[row]]}', product '{vocabulary[item[row]]}'"
+            raise JudgeError(f"{where}: {name}: the {cls.VALUE} is {value[row]}; it must be a finite number")
+        pair = np.sort(query * len(vocabulary) + item)
+        twice = pair[1:][pair[1:] == pair[:-1]]
+        if len(twice):
+            at_query, at_item = divmod(int(twice[0]), len(vocabulary))
+            name = f"query '{queries[at_query]}', product '{vocabulary[at_item]}'"
+            raise JudgeError(f"{where}: {name}: given more than once; keep one")
+        order = np.lexsort(cls._keys(query, item, value))
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(query))])
+        return cls(queries, offsets, vocabulary, item[order], value[order])
+
+    @staticmethod
+    def _keys(query: np.ndarray, item: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The keys that pairs are sorted by, the first one last."""
+        raise NotImplementedError
+
+
+class Qrels(_Pairs):
+    """Judgements: `values` are grades. Pairs are sorted by query, then product, both ascending."""
+
+    VALUE = "grade"
+    TREC = ("query_id", "iteration", "product_id", "grade")
+
+    @classmethod
+    def from_beir(cls, path: Path) -> Self:
+        """From a tab-separated qrels file of a BEIR folder, with the header query-id, corpus-id, score.
+
+        Raises:
+            JudgeError: an unreadable file or line, another header, or as `from_arrays`.
+        """
+        return cls._from_csv(path, _read(path), "\t", ("query-id", "corpus-id", "score"), names=None)
+
+    @staticmethod
+    def _keys(query: np.ndarray, item: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, ...]:
+        return item, query
+
+
+class Run(_Pairs):
+    """Rankings: `values` are scores.
+
+    Pairs are sorted by query, then score descending, then product id ascending.
+    """
+
+    VALUE = "score"
+    TREC = ("query_id", "iteration", "product_id", "rank", "score", "tag")
+
+    @staticmethod
+    def _keys(query: np.ndarray, item: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, ...]:
+        return item, -value, query
+
+
+def locate(needles: np.ndarray, haystack: np.ndarray) -> np.ndarray:
+    """Index of each needle in an ascending, unique `haystack`, −1 where it is not there: int64."""
+    place = np.minimum(np.searchsorted(haystack, needles), len(haystack) - 1)
+    return np.where(haystack[place] == needles, place, -1)
+
+
+def read_table(path: Path) -> pa.Table:
+    """A parquet file.
+
+    Raises:
+        JudgeError: where it cannot be read.
+    """
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise JudgeError(f"{path}: not a readable parquet file ({error}); write it again") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise JudgeError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+
+
+def _encode(ids: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Ids as their ascending vocabulary (V,) str and an index into it for each (N,) int64."""
+    try:
+        column = ids if isinstance(ids, pa.Array | pa.ChunkedArray) else pa.array(ids)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise JudgeError(f"{where}: must be all text or all integers ({error})") from error
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if not len(column):
+        return np.empty(0, str), np.empty(0, np.int64)
+    if not (
+        pa.types.is_integer(column.type)
+        or pa.types.is_string(column.type)
+        or pa.types.is_large_string(column.type)
+    ):
+        raise JudgeError(f"{where}: must be all text or all integers, not {column.type}")
+    if column.null_count:
+        raise JudgeError(f"{where}: row {column.is_null().index(True).as_py()} has none; give every row one")
+    encoded = column.dictionary_encode()
+    names = encoded.dictionary.cast(pa.string())
+    order = pc.sort_indices(names).to_numpy()
+    vocabulary = names.to_numpy(zero_copy_only=False)[order]
+    if bad := [name for name in vocabulary if not name or name[-1] == "\0"]:  # NumPy drops trailing NULs
+        raise JudgeError(f"{where}: {bad[0]!r} is not an id; ids are not empty and do not end in NUL")
+    index = np.empty(len(order), np.int64)
+    index[order] = np.arange(len(order))
+    return vocabulary.astype(str), index[encoded.indices.to_numpy()]

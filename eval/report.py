@@ -1,0 +1,193 @@
+"""The page a reviewer reads: one self-contained HTML file, nothing fetched, nothing executed."""
+
+from base64 import b64encode
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from eval.metrics import Scores
+from eval.rankings import JudgeError
+from eval.significance import PairedResult
+
+# First bytes → type. WebP's marker stands behind the length of its RIFF container.
+MAGIC = (
+    (0, b"\xff\xd8\xff", "image/jpeg"),
+    (0, b"\x89PNG\r\n\x1a\n", "image/png"),
+    (0, b"GIF8", "image/gif"),
+    (8, b"WEBP", "image/webp"),
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One product in a ranking; `grade` is None where nobody judged it."""
+
+    title: str
+    score: float
+    grade: float | None
+    picture: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """One query and what the systems made of it: system → first results, and system → primary metric."""
+
+    query_id: str
+    lists: Mapping[str, Sequence[Result]]
+    scores: Mapping[str, float]
+    text: str | None = None
+    picture: bytes | None = None
+    segment: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What the page shows.
+
+    Attributes:
+        title: Heading of the page.
+        subject: The system judged, a name of `systems`.
+        primary: The metric that decides.
+        systems: Name → scores, all of the same Q queries, in the order shown.
+        comparisons: Every other system → subject minus that system, on the primary metric.
+        segments: (Q,) str, the segment of each query.
+        grades: Grade → what it is called, such as 3 → "exact".
+        won, lost: The queries most won and most lost by the subject; see `extremes`.
+    """
+
+    title: str
+    subject: str
+    primary: str
+    systems: Mapping[str, Scores]
+    comparisons: Mapping[str, PairedResult]
+    segments: np.ndarray
+    grades: Mapping[int, str]
+    won: Sequence[Example] = ()
+    lost: Sequence[Example] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: cells and which of them are the best of their kind."""
+
+    name: str
+    cells: list[float]
+    best: list[bool]
+    queries: int = 0
+
+
+def best_other(systems: Mapping[str, Scores], subject: str, metric: str) -> str:
+    """The system, other than `subject`, with the highest mean."""
+    others = {name: scores.means()[metric] for name, scores in systems.items() if name != subject}
+    return max(others, key=others.__getitem__)
+
+
+def extremes(subject: Scores, other: Scores, metric: str, count: int) -> tuple[list[str], list[str]]:
+    """Ids of up to `count` queries most won and most lost, the most extreme first.
+
+    Equal differences come by id, ascending; draws are left out.
+    """
+    difference = subject.values[metric] - other.values[metric]
+
+    def most(gain: np.ndarray) -> list[str]:
+        order = np.argsort(-gain, kind="stable")[:count]
+        return subject.query_ids[order[gain[order] > 0]].tolist()
+
+    return most(difference), most(-difference)
+
+
+def render(report: Report) -> str:
+    """The page as HTML.
+
+    Raises:
+        JudgeError: systems judged on different queries, no comparison for one of them, or segments that do
+            not match the queries.
+    """
+    _check(report)
+    subject = report.systems[report.subject]
+    kinds = list(subject.values)
+    metrics = [name for name in kinds if not name.startswith("judged")]
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=_number, signed=_signed, p_value=_p_value, data_uri=data_uri)
+    return environment.get_template("report.html.jinja").render(
+        report=report,
+        queries=len(subject.query_ids),
+        metrics=metrics,
+        coverage=[name for name in kinds if name.startswith("judged")],
+        headline=_headline(report, metrics),
+        means={name: scores.means() for name, scores in report.systems.items()},
+        contests=_contests(report),
+        reach=max((abs(x) for c in report.comparisons.values() for x in (c.low, c.high)), default=0) or 1,
+        segments=list(_segments(report)),
+        examples=[("Most won", report.won), ("Most lost", report.lost)],
+        levels={grade: place for place, grade in enumerate(sorted(report.grades))},
+    )
+
+
+def data_uri(picture: bytes | None) -> str | None:
+    """A JPEG, PNG, GIF or WebP, told by its first bytes, as a data URI; None for anything else."""
+    for start, magic, kind in MAGIC:
+        if picture and picture[start : start + len(magic)] == magic:
+            return f"data:{kind};base64,{b64encode(picture).decode()}"
+    return None
+
+
+def _check(report: Report) -> None:
+    if report.subject not in report.systems:
+        raise JudgeError(f"'{report.subject}' is not among the systems {', '.join(report.systems)}")
+    if missing := set(report.systems) - {report.subject} - set(report.comparisons):
+        raise JudgeError(f"'{report.subject}' is not compared with '{min(missing)}'; add the comparison")
+    ids = report.systems[report.subject].query_ids
+    for name, scores in report.systems.items():
+        if not np.array_equal(scores.query_ids, ids):
+            raise JudgeError(
+                f"'{name}' was judged on other queries than '{report.subject}'; use the same ones"
+            )
+    if np.shape(report.segments) != ids.shape:
+        raise JudgeError(f"{np.size(report.segments)} segments for {len(ids)} queries; give each query one")
+
+
+def _headline(report: Report, metrics: Sequence[str]) -> list[Row]:
+    means = np.array([[scores.means()[m] for m in metrics] for scores in report.systems.values()])
+    best = means == means.max(axis=0)
+    return [Row(name, means[i].tolist(), best[i].tolist()) for i, name in enumerate(report.systems)]
+
+
+def _segments(report: Report) -> Iterator[Row]:
+    """The primary metric per segment and system, largest segments first."""
+    names, sizes = np.unique(report.segments, return_counts=True)
+    for at in np.lexsort((names, -sizes)):
+        inside = report.segments == names[at]
+        means = [float(scores.values[report.primary][inside].mean()) for scores in report.systems.values()]
+        yield Row(str(names[at]), means, [mean == max(means) for mean in means], int(sizes[at]))
+
+
+def _contests(report: Report) -> dict[str, tuple[int, int, int]]:
+    """Other system → queries that the subject won, drew and lost."""
+    ours = report.systems[report.subject].values[report.primary]
+    signs = {
+        name: np.sign(np.round(ours - report.systems[name].values[report.primary], 12))
+        for name in report.comparisons
+    }
+    return {name: (int((s > 0).sum()), int((s == 0).sum()), int((s < 0).sum())) for name, s in signs.items()}
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def _p_value(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -1,0 +1,128 @@
+"""From texts and encoded pictures to `Items`: the same code for a catalogue of millions and for one query."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from catalog import store
+from catalog.images import PictureError, decode, fit
+from catalog.schema import TEXT_COLUMNS, product_text
+from fusion.features import Items
+from fusion.image import ImageEncoder
+from fusion.text import Vocabulary
+
+BATCH = 32  # pictures per forward pass; larger batches fall out of a CPU's cache
+_QUERY_TEXTS = ("query_id", "text", "split", "segment")
+COLUMNS = {"products": ("product_id", *TEXT_COLUMNS, "image"), "queries": (*_QUERY_TEXTS, "image")}
+NO_SIDES: Mapping[str, str] = {}
+FILES = ("vocabulary.json", "encoder.safetensors", "featurizer.json")
+
+
+class Featurizer:
+    """A vocabulary and a frozen image encoder.
+
+    Args:
+        vocabulary: Of the training texts.
+        encoder: Moved to the GPU where there is one.
+        image_size: Pixels; the square a picture is fitted into.
+        max_tokens: Words kept of a text.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, encoder: ImageEncoder, image_size: int, max_tokens: int
+    ) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.vocabulary, self.encoder = vocabulary, encoder.to(self.device)
+        self.image_size, self.max_tokens = image_size, max_tokens
+        self.pool = ThreadPoolExecutor(os.cpu_count())
+
+    def save(self, folder: Path) -> None:
+        """Write `FILES`."""
+        self.vocabulary.save(folder / "vocabulary.json")
+        self.encoder.save(folder / "encoder.safetensors")
+        settings = {
+            "encoder": self.encoder.name,
+            "image_size": self.image_size,
+            "max_tokens": self.max_tokens,
+        }
+        (folder / "featurizer.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The inverse of `save`; needs no hub and no package of weights."""
+        settings = json.loads((folder / "featurizer.json").read_text())
+        encoder = ImageEncoder.load(settings.pop("encoder"), folder / "encoder.safetensors")
+        return cls(Vocabulary.load(folder / "vocabulary.json"), encoder, **settings)
+
+    def rows(
+        self, table: str, rows: Sequence[Mapping[str, Any]], sides: Mapping[str, str] = NO_SIDES
+    ) -> tuple[Items, dict[int, str]]:
+        """Featurize N rows of a table.
+
+        Args:
+            table: "products" or "queries".
+            rows: With the columns of `COLUMNS`; a picture is a struct as in `catalog.schema.PICTURE`.
+            sides: Split by product id, "train" where absent; queries have one of their own.
+
+        Returns:
+            The items, and why some pictures are broken, by position; those count as missing.
+        """
+        images, broken = self._images([row["image"] and row["image"]["bytes"] for row in rows])
+        if table == "products":
+            ids, texts = [row["product_id"] for row in rows], [product_text(row) for row in rows]
+            splits, segments = [sides.get(i, "train") for i in ids], [""] * len(rows)
+        else:
+            ids, texts, splits, segments = ([row[name] or "" for row in rows] for name in _QUERY_TEXTS)
+        has_image = [row["image"] is not None and i not in broken for i, row in enumerate(rows)]
+        items = Items(
+            ids=np.array(ids, object),
+            splits=np.array(splits, object),
+            segments=np.array(segments, object),
+            tokens=self.vocabulary.encode(texts, self.max_tokens),
+            images=images,
+            has_image=np.array(has_image, bool),
+        )
+        return items, broken
+
+    def table(self, data: Path, table: str) -> Items:
+        """Featurize a whole table of a data set."""
+        batches = tqdm(store.batches(data, table, COLUMNS[table]), f"featurize {table}", unit="batch")
+        return Items.concatenate([self.rows(table, batch.to_pylist())[0] for batch in batches])
+
+    @torch.inference_mode()
+    def _images(self, pictures: Sequence[bytes | None]) -> tuple[np.ndarray, dict[int, str]]:
+        """Features, float16 of shape (N, D), zero where there is no picture; and what is broken."""
+        given = [i for i, data in enumerate(pictures) if data is not None]
+        decoded = self.pool.map(self._decode, (pictures[i] for i in given))  # runs ahead of the encoder
+        broken: dict[int, str] = {}
+        usable: list[tuple[int, np.ndarray]] = []
+        out = np.zeros((len(pictures), self.encoder.width), np.float16)
+
+        def encode() -> None:
+            if usable:
+                stacked = torch.from_numpy(np.stack([picture for _, picture in usable])).to(self.device)
+                out[[i for i, _ in usable]] = self.encoder(stacked).half().cpu().numpy()
+                usable.clear()
+
+        for i, picture in zip(given, decoded, strict=True):
+            if isinstance(picture, PictureError):
+                broken[i] = str(picture)
+                continue
+            usable.append((i, picture))
+            if len(usable) == BATCH:
+                encode()
+        encode()
+        return out, broken
+
+    def _decode(self, data: bytes) -> np.ndarray | PictureError:
+        try:
+            return fit(decode(data), self.image_size)
+        except PictureError as error:
+            return error

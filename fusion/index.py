@@ -1,0 +1,34 @@
+"""Exact top-k by inner product."""
+
+import numpy as np
+
+CHUNK = 256
+
+
+def top_k(queries: np.ndarray, products: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The best products of each query, best first; equal scores in order of row.
+
+    Args:
+        queries: float32 of shape (Q, dim).
+        products: float32 of shape (P, dim).
+        k: At most this many per query.
+
+    Returns:
+        Row numbers, int64, and scores, float32, both of shape (Q, min(k, P)).
+    """
+    k = min(k, len(products))
+    rows = np.empty((len(queries), k), np.int64)
+    highest = np.empty((len(queries), k), np.float32)
+    for start in range(0, len(queries), CHUNK):
+        scores = queries[start : start + CHUNK] @ products.T
+        for i, row in enumerate(scores, start=start):
+            rows[i] = best(row, k)
+            highest[i] = row[rows[i]]
+    return rows, highest
+
+
+def best(scores: np.ndarray, k: int) -> np.ndarray:
+    """Positions of the k highest of N scores, highest first, equal ones in order of position; int64 of shape (k,)."""
+    threshold = np.partition(scores, -k)[-k]
+    reached = np.flatnonzero(scores >= threshold)  # more than k where the last place is shared
+    return reached[np.argsort(-scores[reached], kind="stable")][:k]

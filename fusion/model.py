@@ -1,0 +1,138 @@
+"""The model: a query tower and a product tower in one space."""
+
+import json
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fusion.features import Items
+from fusion.fusions import FUSIONS
+from fusion.text import ENCODERS as TEXT_ENCODERS
+
+MODALITIES = ("text", "image")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What is needed to build the model before its weights are read.
+
+    Attributes:
+        vocabulary: Number of token ids.
+        image_features: Width of the frozen image features.
+        fusion: A name of `FUSIONS`.
+        dim: Width of the shared space.
+        hidden: Width inside the fusion.
+        dropout: Share dropped in training.
+        text_encoder: A name of `fusion.text.ENCODERS`.
+    """
+
+    vocabulary: int
+    image_features: int
+    fusion: str = "concat"
+    dim: int = 256
+    hidden: int = 512
+    dropout: float = 0.1
+    text_encoder: str = "bilstm"
+
+
+class ProductSearchModel(nn.Module):
+    """Two towers that share their encoders; each has a fusion of its own.
+
+    A batch is a dict as `fusion.features.Items.batch` makes it: `tokens` int64 (B, T), `images` float (B, D),
+    `has_text` and `has_image` bool (B,). Any modality may be missing.
+    """
+
+    def __init__(self, config: ModelConfig, temperature: float = 0.07) -> None:
+        super().__init__()
+        self.config = config
+        self.text = TEXT_ENCODERS[config.text_encoder](config.vocabulary, config.dim)
+        self.image = nn.Sequential(
+            nn.LayerNorm(config.image_features), nn.Dropout(config.dropout), nn.Linear(config.image_features, config.dim)
+        )  # fmt: skip
+        fusion = FUSIONS[config.fusion]
+        self.query_fusion = fusion(len(MODALITIES), config.dim, config.hidden, config.dropout)
+        self.product_fusion = fusion(len(MODALITIES), config.dim, config.hidden, config.dropout)
+        self.log_scale = nn.Parameter(torch.tensor(1 / temperature).log())
+
+    @property
+    def scale(self) -> Tensor:
+        """One over the learned temperature, at most 100 (as in CLIP, Radford et al., 2021)."""
+        return self.log_scale.exp().clamp(max=100.0)
+
+    def parts(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Each modality by itself, before they meet.
+
+        Returns:
+            float (B, M, dim) in the order of `MODALITIES`, and which are present, bool (B, M).
+        """
+        parts = torch.stack([self.text(batch["tokens"]), self.image(batch["images"])], 1)
+        return parts, torch.stack([batch["has_text"], batch["has_image"]], 1)
+
+    def encode_query(self, batch: dict[str, Tensor]) -> Tensor:
+        """Queries as unit vectors, float (B, dim)."""
+        return _unit(self.query_fusion(*self.parts(batch)))
+
+    def encode_product(self, batch: dict[str, Tensor], only: Collection[str] = MODALITIES) -> Tensor:
+        """Products as unit vectors, float (B, dim), seen through the modalities named in `only`."""
+        return self.fuse_product(*self.parts(batch), only)
+
+    def fuse_product(self, parts: Tensor, present: Tensor, only: Collection[str] = MODALITIES) -> Tensor:
+        """The second half of `encode_product`, for parts that serve several times."""
+        seen = torch.tensor([name in only for name in MODALITIES], device=present.device)
+        return _unit(self.product_fusion(parts, present & seen))
+
+    def save(self, folder: Path) -> None:
+        """Write config.json and weights.safetensors."""
+        (folder / "config.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+        save_file(
+            {name: value.contiguous() for name, value in self.state_dict().items()},
+            folder / "weights.safetensors",
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The inverse of `save`, in evaluation mode on the CPU."""
+        model = cls(ModelConfig(**json.loads((folder / "config.json").read_text())))
+        model.load_state_dict(load_file(folder / "weights.safetensors"))
+        return model.eval()
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    return nn.functional.normalize(vectors.float(), dim=-1)
+
+
+@torch.inference_mode()
+def embed(
+    model: ProductSearchModel,
+    items: Items,
+    role: str,
+    only: Collection[str] = MODALITIES,
+    batch_size: int = 512,
+) -> np.ndarray:
+    """Encode many items.
+
+    Args:
+        model: In evaluation mode.
+        items: Queries or products.
+        role: "query" or "product".
+        only: Modalities a product is seen through.
+        batch_size: Items at a time.
+
+    Returns:
+        float32 of shape (N, dim); items that have none of the modalities are zero, so they score 0 with everything.
+    """
+    device = next(model.parameters()).device
+    out = np.zeros((len(items), model.config.dim), np.float32)
+    for start in range(0, len(items), batch_size):
+        rows = slice(start, start + batch_size)
+        batch = items.batch(rows, device)
+        vectors = model.encode_query(batch) if role == "query" else model.encode_product(batch, only)
+        seen = torch.stack([batch[f"has_{name}"] for name in only], 1).any(1)
+        out[rows] = (vectors * seen[:, None]).cpu().numpy()
+    return out

@@ -1,0 +1,82 @@
+"""The registered model: text, picture or both in, ranked products out. MLflow loads this file as its code."""
+
+import base64
+import binascii
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
+
+from catalog.images import Limits
+from fusion.featurizer import Featurizer
+from fusion.index import top_k
+from fusion.model import ProductSearchModel, embed
+from fusion.search import SearchIndex
+
+
+class ProductSearch(PythonModel):
+    """Searches the catalogue that the model was evaluated on."""
+
+    def load_context(self, context: Any) -> None:
+        """Read the model and its index.
+
+        Args:
+            context: Has the artifacts `model` (a folder of the train stage) and `index` (a file of `SearchIndex`).
+        """
+        folder = Path(context.artifacts["model"])
+        self.model, self.featurizer = ProductSearchModel.load(folder), Featurizer.load(folder)
+        self.index = SearchIndex.load(Path(context.artifacts["index"]))
+
+    def predict(
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Search.
+
+        Args:
+            context: Unused; `load_context` has read it.
+            model_input: A row a query: `text`, and `image` as base64; either may be missing, not both.
+            params: `k`, products per query.
+
+        Returns:
+            Columns query (row of the input), rank (from 1), product_id, title, score.
+
+        Raises:
+            ValueError: where a query has neither text nor picture, or a picture that cannot be read.
+        """
+        rows = [self._query(number, row) for number, row in enumerate(model_input.to_dict("records"))]
+        queries, broken = self.featurizer.rows("queries", rows)
+        if broken:
+            raise ValueError("; ".join(f"query {i}: picture {reason}" for i, reason in broken.items()))
+        found, scores = top_k(
+            embed(self.model, queries, "query"), self.index.vectors, int((params or {}).get("k", 10))
+        )
+        count, k = found.shape
+        return pd.DataFrame(
+            {
+                "query": [i for i in range(count) for _ in range(k)],
+                "rank": list(range(1, k + 1)) * count,
+                "product_id": self.index.ids[found.ravel()],
+                "title": self.index.titles[found.ravel()],
+                "score": scores.ravel().astype(float),
+            }
+        )
+
+    def _query(self, number: int, row: dict[str, Any]) -> dict[str, Any]:
+        text, encoded = (
+            row.get(name) if isinstance(row.get(name), str) else None for name in ("text", "image")
+        )
+        if not text and not encoded:
+            raise ValueError(f"query {number}: give `text`, `image` (base64) or both")
+        if encoded and len(encoded) > 2 * Limits().max_bytes:
+            raise ValueError(f"query {number}: picture of {len(encoded):,} characters is too large")
+        try:
+            picture = base64.b64decode(encoded, validate=True) if encoded else None
+        except binascii.Error as error:
+            raise ValueError(f"query {number}: `image` is not base64 ({error})") from error
+        image = {"bytes": picture, "path": None} if picture else None
+        return {"query_id": str(number), "text": text, "split": "", "segment": "", "image": image}
+
+
+set_model(ProductSearch())

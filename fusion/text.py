@@ -1,0 +1,103 @@
+"""Text: words, vocabulary, and the encoders that read them."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from fusion.registry import Registry
+
+PAD, UNKNOWN = 0, 1
+_WORD = re.compile(r"[^\W_]+")
+
+
+def words(text: str) -> list[str]:
+    """Runs of letters and digits, case folded."""
+    return _WORD.findall(text.casefold())
+
+
+class Vocabulary:
+    """Words and their ids: 0 is padding, 1 any unknown word, the rest by falling frequency.
+
+    Args:
+        known: Words in order of id, from 2 on.
+    """
+
+    def __init__(self, known: list[str]) -> None:
+        self.known = known
+        self.ids = {word: i for i, word in enumerate(known, start=2)}
+
+    def __len__(self) -> int:
+        return len(self.known) + 2
+
+    @classmethod
+    def build(cls, texts: Iterable[str], size: int, min_count: int) -> Self:
+        """The `size` most frequent words that occur at least `min_count` times; ties in order of the alphabet."""
+        counts = Counter(word for text in texts for word in words(text))
+        ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        return cls([word for word, count in ranked[:size] if count >= min_count])
+
+    def encode(self, texts: Iterable[str], length: int) -> np.ndarray:
+        """Token ids of each text, cut or padded to `length`.
+
+        Returns:
+            int32 array of shape (texts, length); a row of zeros is a text without words.
+        """
+        rows = [[self.ids.get(word, UNKNOWN) for word in words(text)[:length]] for text in texts]
+        out = np.full((len(rows), length), PAD, np.int32)
+        for row, tokens in zip(out, rows, strict=True):
+            row[: len(tokens)] = tokens
+        return out
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(self.known, ensure_ascii=False, indent=0))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        return cls(json.loads(path.read_text()))
+
+
+ENCODERS: Registry[type[nn.Module]] = Registry("text encoder")
+
+
+@ENCODERS("bilstm")
+class BiLSTM(nn.Module):
+    """Embedding → bidirectional LSTM → mean and maximum over the words → linear.
+
+    Args:
+        vocabulary: Number of token ids, padding and unknown included.
+        dim: Width of the output.
+    """
+
+    def __init__(self, vocabulary: int, dim: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, dim // 2, padding_idx=PAD)
+        self.lstm = nn.LSTM(dim // 2, dim // 2, batch_first=True, bidirectional=True)
+        self.project = nn.Linear(2 * dim + dim // 2, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Encode padded texts.
+
+        Args:
+            tokens: int64 of shape (B, T); rows without a word give a meaningless vector, to be masked.
+
+        Returns:
+            float of shape (B, dim).
+        """
+        lengths = (tokens != PAD).sum(1).clamp(min=1)
+        tokens = tokens[:, : int(lengths.max())]
+        embedded = self.embedding(tokens)
+        packed = pack_padded_sequence(embedded, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        states, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
+        inside = (torch.arange(states.shape[1], device=tokens.device) < lengths[:, None])[..., None]
+        mean = (states * inside).sum(1) / lengths[:, None]
+        peak = states.masked_fill(~inside, -torch.inf).amax(1)
+        bag = (embedded * inside).sum(1) / lengths[:, None]
+        return self.project(torch.cat([mean, peak, bag], 1))

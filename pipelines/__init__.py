@@ -1,0 +1,1 @@
+"""The same five stages as a Kubeflow pipeline."""

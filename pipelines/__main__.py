@@ -1,0 +1,96 @@
+"""`python -m pipelines compile|run`."""
+
+import argparse
+import subprocess
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from catalog.schema import DataError
+from components.params import SECTIONS, load
+
+
+def sections(file: Path) -> dict[str, Any]:
+    """All of params.yaml, checked, as plain values: what the pipeline takes as its parameters."""
+    return {name: load(file, name).model_dump(mode="json") for name in SECTIONS}
+
+
+def compile_to(output: Path, params: Path) -> None:
+    """Write the pipeline as IR YAML, with params.yaml as the defaults of its parameters."""
+    from kfp.compiler import Compiler
+
+    from pipelines.training import training
+
+    Compiler().compile(training, str(output), pipeline_parameters=sections(params))
+
+
+def run(repo: str, rev: str, params: Path, root: Path) -> None:
+    """Run the pipeline on this machine, every step in a process of its own.
+
+    Args:
+        repo: Git repository that versions the data set.
+        rev: Any name of a commit.
+        params: The params.yaml.
+        root: Folder for the steps' outputs.
+
+    Raises:
+        DataError: where the commit is unknown or a step fails.
+    """
+    from kfp import local
+
+    from pipelines.training import training
+
+    # kfp's own look at the image's name says nothing here: this interpreter runs the steps
+    warnings.filterwarnings("ignore", "You may be attemping to run a task", RuntimeWarning)
+    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
+    commit = subprocess.run(
+        ["git", "-C", repo, "rev-parse", "--verify", f"{rev}^{{commit}}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if commit.returncode:
+        raise DataError(f"{repo}: no commit '{rev}' ({commit.stderr.strip()})")
+    try:
+        training(repo=repo, rev=commit.stdout.strip(), **sections(params))
+    except RuntimeError as error:
+        raise DataError(f"{error}; the failing step's own message stands above") from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb.
+
+    Returns:
+        0, or 1 after one message on stderr where the input is at fault, or 130 when interrupted.
+    """
+    top = argparse.ArgumentParser(prog="python -m pipelines")
+    verbs = top.add_subparsers(dest="verb", required=True)
+    compiling = verbs.add_parser("compile", help="write the pipeline as IR YAML")
+    compiling.add_argument("--output", type=Path, required=True, metavar="FILE")
+    running = verbs.add_parser("run", help="run it here, with kfp's local runner")
+    running.add_argument(
+        "--repo", default=".", help="git repository that versions the data (default: this one)"
+    )
+    running.add_argument("--rev", default="HEAD", help="commit of the data (default: HEAD)")
+    running.add_argument("--root", type=Path, default=Path("artifacts/pipeline"), metavar="DIR")
+    for verb in (compiling, running):
+        verb.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE")
+    arguments = top.parse_args(argv)
+    try:
+        if arguments.verb == "compile":
+            compile_to(arguments.output, arguments.params)
+        else:
+            run(arguments.repo, arguments.rev, arguments.params, arguments.root)
+    except (DataError, OSError) as error:
+        print(f"vitrine: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("vitrine: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
