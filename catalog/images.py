@@ -33,7 +33,7 @@ def decode(data: bytes, limits: Limits = Limits()) -> Image.Image:  # noqa: B008
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own size warning; the limit below is ours
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = image.size
         if width * height > limits.max_pixels:
             raise PictureError(f"{width} × {height} pixels, the limit is {limits.max_pixels:,}")
@@ -44,9 +44,11 @@ def decode(data: bytes, limits: Limits = Limits()) -> Image.Image:  # noqa: B008
         return image.convert("RGB")
     except PictureError:
         raise
+    except Image.DecompressionBombError as error:  # Pillow's own limit, which lies above ours
+        raise PictureError(f"too many pixels ({error})") from error
     except UnidentifiedImageError as error:
         raise PictureError(f"not a {', '.join(FORMATS)} picture") from error
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error …
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error …
         raise PictureError(f"broken ({error})") from error
 
 
@@ -61,7 +63,7 @@ def fit(image: Image.Image, size: int) -> np.ndarray:
 
 def is_flat(image: Image.Image, tolerance: int = 8) -> bool:
     """Whether every channel varies by at most `tolerance` of 255: one flat colour, nothing to see."""
-    return all(high - low <= tolerance for low, high in image.getextrema())
+    return bool((np.ptp(np.asarray(image.getextrema()), axis=-1) <= tolerance).all())
 
 
 def pixel_hash(image: Image.Image) -> str:

@@ -32,7 +32,9 @@ def whole(path: Path) -> Iterator[Path]:
         if not os.access(partial, os.W_OK):
             raise PermissionError(13, "Permission denied")
     except OSError as error:
-        raise DataError(f"{path}: cannot write here ({error.strerror}); check the folder's owner and mode") from error
+        raise DataError(
+            f"{path}: cannot write here ({error.strerror}); check the folder's owner and mode"
+        ) from error
     yield partial
     if path.exists():
         shutil.rmtree(path)
@@ -79,7 +81,9 @@ def files(data: Path, table: str) -> list[Path]:
     """
     found = sorted((data / table).glob("*.parquet"))
     if not found and table not in OPTIONAL_TABLES:
-        raise DataError(f"{data / table}: no parquet files; a data set needs products/, queries/ and judgements/")
+        raise DataError(
+            f"{data / table}: no parquet files; a data set needs products/, queries/ and judgements/"
+        )
     return found
 
 
@@ -140,7 +144,9 @@ def _conform(batch: pa.RecordBatch, schema: pa.Schema, path: Path) -> pa.RecordB
         try:
             arrays.append(column if column.type == field.type else column.cast(field.type))
         except pa.ArrowException as error:
-            raise DataError(f"{path}: column '{field.name}' is {column.type}, not {field.type} ({error})") from error
+            raise DataError(
+                f"{path}: column '{field.name}' is {column.type}, not {field.type} ({error})"
+            ) from error
     return pa.record_batch(arrays, schema=pa.schema([field.with_nullable(True) for field in schema]))
 
 
@@ -149,7 +155,9 @@ def fingerprint(*paths: Path) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for root in paths:
         for path in sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]:
-            digest.update(str(path.relative_to(root)).encode() + b"\0" + str(path.stat().st_size).encode() + b"\0")
+            digest.update(
+                str(path.relative_to(root)).encode() + b"\0" + str(path.stat().st_size).encode() + b"\0"
+            )
             with path.open("rb") as stream:
                 while block := stream.read(1 << 20):
                     digest.update(block)
@@ -182,10 +190,12 @@ class TableWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None:
             self._flush()
-            if self._writer is None:  # a table without rows is still a table
+            if self.rows == 0:  # a table without rows is still a table
                 self._open()
         if self._writer is not None:
             self._writer.close()
@@ -206,8 +216,8 @@ class TableWriter:
             return
         writer = self._writer or self._open()
         writer.write_table(pa.Table.from_pylist(self._pending, schema=self.schema))
-        self.rows += len(self._pending)
+        before, self.rows = self.rows, self.rows + len(self._pending)
         self._pending.clear()
-        if self.rows % self.rows_per_file == 0:
+        if self.rows // self.rows_per_file > before // self.rows_per_file:
             writer.close()
             self._writer = None

@@ -134,7 +134,7 @@ def _ceilings(candidate: Evidence, rules: Rules) -> Iterator[Finding]:
 
 
 def _gain(difference: np.ndarray, rules: Rules) -> Finding:
-    excess = np.round(difference - rules.min_gain, 12)
+    excess = difference - rules.min_gain
     test = paired_test(excess, np.zeros_like(excess), rules.resamples, rules.seed, rules.confidence)
     value, low, high = (rules.min_gain + x for x in (test.difference, test.low, test.high))
     passed = test.low > 0 and test.p_value <= 1 - rules.confidence

@@ -51,7 +51,7 @@ class Matched:
 
     def total(self, values: np.ndarray) -> np.ndarray:
         """Sum of (N,) values over each query's results: (Q,) float64."""
-        return np.bincount(self.row, values, minlength=len(self.all_relevant))
+        return _total(self.row, values, len(self.all_relevant))
 
     def top(self, k: int | None) -> Self:
         """The first `k` results of each query, and of each ideal list; all of them for None."""
@@ -151,7 +151,7 @@ def judged(top: Matched, k: int | None) -> np.ndarray:
 
 def _normalised(top: Matched, gain: np.ndarray, ideal_gain: np.ndarray) -> np.ndarray:
     dcg = top.total(gain / np.log2(top.rank + 1))
-    best = np.bincount(top.ideal_row, ideal_gain / np.log2(top.ideal_rank + 1), minlength=len(dcg))
+    best = _total(top.ideal_row, ideal_gain / np.log2(top.ideal_rank + 1), len(dcg))
     return _ratio(dcg, best)
 
 
@@ -160,6 +160,12 @@ def _found_so_far(top: Matched) -> np.ndarray:
     running = np.cumsum(top.relevant)
     before = np.cumsum(top.total(top.relevant)) - top.total(top.relevant)
     return running - before[top.row]
+
+
+def _total(row: np.ndarray, values: np.ndarray, queries: int) -> np.ndarray:
+    return np.bincount(row, values, queries).astype(
+        np.float64, copy=False
+    )  # of nothing, bincount makes integers
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

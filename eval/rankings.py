@@ -166,7 +166,7 @@ class _Pairs:
                 pyarrow.csv.ConvertOptions(
                     column_types={query: pa.string(), item: pa.string(), value: pa.float64()},
                     include_columns=[query, item, value],
-                    null_values=[],  # "nan" and "NA" are product ids or errors, never gaps
+                    null_values=[],  # a score of "NA" is an error, not a gap
                 ),
             )
         except (pa.ArrowException, KeyError) as error:
@@ -183,6 +183,8 @@ class _Pairs:
             value = np.asarray(values, dtype=np.float64)
         except (TypeError, ValueError) as error:
             raise JudgeError(f"{where}: {cls.VALUE}s must be numbers ({error})") from error
+        if value.ndim != 1:
+            raise JudgeError(f"{where}: {cls.VALUE}s of shape {value.shape}; give one number per pair")
         if not len(query) == len(item) == len(value):
             raise JudgeError(
                 f"{where}: {len(query)} query ids, {len(item)} product ids and {len(value)} {cls.VALUE}s; "

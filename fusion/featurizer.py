@@ -107,8 +107,11 @@ class Featurizer:
 
         def encode() -> None:
             if usable:
-                stacked = torch.from_numpy(np.stack([picture for _, picture in usable])).to(self.device)
-                out[[i for i, _ in usable]] = self.encoder(stacked).half().cpu().numpy()
+                # one shape throughout: a CPU's kernels are prepared anew, at length, for each
+                stacked = np.zeros((min(BATCH, len(given)), self.image_size, self.image_size, 3), np.uint8)
+                stacked[: len(usable)] = [picture for _, picture in usable]
+                encoded = self.encoder(torch.from_numpy(stacked).to(self.device))[: len(usable)]
+                out[[i for i, _ in usable]] = encoded.half().cpu().numpy()
                 usable.clear()
 
         for i, picture in zip(given, decoded, strict=True):

@@ -1,0 +1,87 @@
+"""python -m catalog sample|import|describe: make a data set, or look at one."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from catalog.schema import DataError
+
+
+def _sample(arguments: argparse.Namespace) -> None:
+    from catalog.sample import sample
+
+    _unused(arguments.out)
+    sample(arguments.out, arguments.products, arguments.seed, arguments.queries)
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    from catalog.sources import SOURCES
+
+    if arguments.format not in SOURCES:
+        raise DataError(f"{arguments.format}: no such format; known are {', '.join(sorted(SOURCES))}")
+    _unused(arguments.out)
+    SOURCES[arguments.format](arguments.source, arguments.out, arguments.seed)
+
+
+def _describe(arguments: argparse.Namespace) -> None:
+    from catalog.describe import contact_sheet, describe
+
+    print(describe(arguments.data))
+    if arguments.sheet:
+        contact_sheet(arguments.data, arguments.sheet)
+
+
+def _unused(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out}: already there; remove it or give another --out")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m catalog", description="Make a data set, or look at one.")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    verb = verbs.add_parser("sample", help="draw a catalogue whose truth is known")
+    verb.add_argument("--products", type=int, required=True, metavar="N")
+    verb.add_argument("--queries", type=int, default=600, metavar="N", help="default %(default)s")
+    verb.add_argument(
+        "--seed", type=int, required=True, metavar="N", help="the same seed draws the same bytes"
+    )
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    verb.set_defaults(run=_sample)
+
+    verb = verbs.add_parser("import", help="turn a public data set into one of ours")
+    verb.add_argument("format", help="fashion, …")
+    verb.add_argument("source", type=Path, help="the file or folder as published")
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    verb.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="for what is drawn by chance; default %(default)s"
+    )
+    verb.set_defaults(run=_import)
+
+    verb = verbs.add_parser("describe", help="say what is in a data set")
+    verb.add_argument("data", type=Path, metavar="DIR")
+    verb.add_argument("--sheet", type=Path, metavar="PNG", help="also write a sheet of pictures")
+    verb.set_defaults(run=_describe)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; 0, or 1 with one line on stderr, or 130 when interrupted."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except DataError as error:
+        print(f"vitrine: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        told = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"vitrine: {told}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("vitrine: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""What is in a data set, for a person: figures as text, and a sheet of pictures."""
+
+import textwrap
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from heapq import nsmallest
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+from zlib import crc32
+
+from PIL import Image, ImageDraw, ImageFont
+
+from catalog.images import PictureError, decode, fit
+from catalog.schema import EXACT, GRADE_NAMES, SPLITS
+from catalog.store import batches
+
+TOP = 12  # categories and examples listed
+TILE, CAPTION = 144, 44  # pixels of a sheet's pictures, and of the space for their captions
+
+
+def describe(data: Path) -> str:
+    """A summary to read at a glance; the data set is streamed, not held.
+
+    Raises:
+        DataError: where a table is missing or cannot be read.
+    """
+    return "\n\n".join("\n".join(part(data)) for part in (_products, _queries, _judgements))
+
+
+def _products(data: Path) -> Iterator[str]:
+    count, present, categories = 0, Counter[str](), Counter[str]()
+    prices: list[float] = []
+    lengths = Counter[int]()
+    optional = ("description", "category", "brand", "color", "material", "price", "image")
+    for batch in batches(data, "products", ("title", *optional)):
+        count += batch.num_rows
+        present.update({name: batch.num_rows - batch[name].null_count for name in optional})
+        categories.update(name for name in batch["category"].to_pylist() if name)
+        lengths.update(len(title.split()) for title in batch["title"].to_pylist())
+        sold = [price for price in batch["price"].to_pylist() if price is not None]
+        prices = [min(prices + sold), max(prices + sold)] if prices + sold else []
+    yield f"{count:,} products"
+    yield "  with      " + ", ".join(f"{name} {_share(present[name], count)}" for name in optional)
+    if prices:
+        yield f"  prices    {prices[0]:,.2f} to {prices[1]:,.2f}"
+    if lengths:
+        yield f"  titles    {min(lengths)} to {max(lengths)} words, median {median(lengths.elements()):.0f}"
+    yield f"  {len(categories)} categories: " + ", ".join(
+        f"{name} {n:,}" for name, n in categories.most_common(TOP)
+    )
+
+
+def _queries(data: Path) -> Iterator[str]:
+    cells: Counter[tuple[str, str]] = Counter()
+    examples: dict[str, list[str]] = defaultdict(list)
+    for batch in batches(data, "queries", ("text", "split", "segment")):
+        for query in batch.to_pylist():
+            segment = query["segment"] or "-"
+            cells[segment, query["split"]] += 1
+            if query["text"] and len(examples[segment]) < TOP // 2:
+                examples[segment].append(query["text"])
+    yield f"{cells.total():,} queries"
+    yield f"  {'segment':<12}" + "".join(f"{split:>9}" for split in SPLITS)
+    for segment in sorted({segment for segment, _ in cells}):
+        yield f"  {segment:<12}" + "".join(f"{cells[segment, split]:>9,}" for split in SPLITS)
+    for segment, texts in sorted(examples.items()):
+        yield from (f"  {segment:<12}{text}" for text in texts)
+
+
+def _judgements(data: Path) -> Iterator[str]:
+    grades: Counter[int] = Counter()
+    exact: Counter[str] = Counter()
+    for batch in batches(data, "judgements"):
+        grades.update(batch["grade"].to_pylist())
+        for query, grade in zip(batch["query_id"].to_pylist(), batch["grade"].to_pylist(), strict=True):
+            exact[query] += grade == EXACT
+    yield f"{grades.total():,} judgements"
+    for grade, name in sorted(GRADE_NAMES.items(), reverse=True):
+        yield f"  {grade} {name:<11}{grades[grade]:>10,}  {_share(grades[grade], grades.total())}"
+    if exact:
+        found = exact.values()
+        yield f"  exact matches of a query: {min(found)} to {max(found)}, median {median(found):g}"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.0%}" if whole else "0%"
+
+
+class Tile(NamedTuple):
+    """A picture of a sheet, and what is written under it."""
+
+    picture: bytes
+    caption: str
+
+
+def contact_sheet(data: Path, out: Path, count: int = 48, columns: int = 8) -> None:
+    """Write pictures of products, and below a line those of queries, as one PNG.
+
+    Args:
+        count: Pictures of products, at most; a third as many of queries.
+
+    Raises:
+        DataError: where a table is missing or cannot be read.
+    """
+    products, queries = _tiles(data, "products", "title", count), _tiles(data, "queries", "text", count // 3)
+    heights = [-(-len(tiles) // columns) * (TILE + CAPTION) for tiles in (products, queries)]
+    sheet = Image.new("RGB", (columns * TILE, max(1, sum(heights))), "white")
+    for top, tiles in ((0, products), (heights[0], queries)):
+        for place, tile in enumerate(tiles):
+            row, column = divmod(place, columns)
+            _paste(sheet, tile, column * TILE, top + row * (TILE + CAPTION))
+    ImageDraw.Draw(sheet).line([(0, heights[0] - 1), (sheet.width, heights[0] - 1)], fill="black", width=2)
+    sheet.save(out, "PNG")
+
+
+def _tiles(data: Path, table: str, text: str, count: int) -> list[Tile]:
+    """Rows that have a picture, chosen by its hash: no order of the table shows, and another run shows the same."""
+    pictured = (
+        Tile(row["image"]["bytes"], row[text] or "")
+        for batch in batches(data, table, (text, "image"))
+        for row in batch.to_pylist()
+        if row["image"] and row["image"]["bytes"]
+    )
+    return nsmallest(count, pictured, key=lambda tile: crc32(tile.picture))
+
+
+def _paste(sheet: Image.Image, tile: Tile, x: int, y: int) -> None:
+    try:
+        picture = Image.fromarray(fit(decode(tile.picture), TILE - 8))
+    except PictureError as error:
+        picture = Image.new("RGB", (TILE - 8, TILE - 8), "lightgrey")
+        ImageDraw.Draw(picture).text((6, 6), "\n".join(textwrap.wrap(str(error), 20)), fill="black")
+    sheet.paste(picture, (x + 4, y + 4))
+    lines = textwrap.wrap(tile.caption, 21)[:3]
+    ImageDraw.Draw(sheet).text(
+        (x + 4, y + TILE - 2), "\n".join(lines), fill="black", font=ImageFont.load_default(11)
+    )

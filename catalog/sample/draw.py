@@ -1,0 +1,138 @@
+"""Draw the pictures of the sample catalogue: a type in a colour, a pattern and a pose."""
+
+import io
+import math
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from catalog.sample.canvas import Canvas
+from catalog.sample.silhouettes import SILHOUETTES
+from catalog.sample.words import COLOURS, PATTERNS, TYPES, Colour
+
+SIDE = 96  # pixels of a finished picture
+OVERSAMPLING = 4  # drawn this many times as large, then reduced: smooth edges
+
+# Patterns: the share of the accent colour at a point of the cloth, u and v counted in repeats.
+
+Pattern = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def plain(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return np.zeros_like(u)
+
+
+def striped(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return (u % 1 < 0.38).astype(np.float32)
+
+
+def checked(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return 0.46 * (u % 1 < 0.45) + 0.46 * (v % 1 < 0.45)
+
+
+def dotted(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    du, dv = _motif(u, v)
+    return (du**2 + dv**2 < 0.075).astype(np.float32)
+
+
+def floral(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    du, dv = _motif(u * 0.58, v * 0.58)
+    radius = np.hypot(du, dv)
+    petals = 0.22 + 0.22 * np.abs(np.cos(2.5 * np.arctan2(dv, du)))
+    return ((radius < petals) & (radius > 0.11)).astype(np.float32)
+
+
+def _motif(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets from the nearest motif, every other row being set off by half a repeat."""
+    row = np.floor(v)
+    return (u + 0.5 * (row % 2)) % 1 - 0.5, v - row - 0.5
+
+
+WEAVES: dict[str, Pattern] = {
+    pattern.__name__: pattern for pattern in (plain, striped, dotted, checked, floral)
+}
+
+
+def picture(
+    kind: int, colour: int, pattern: int, rng: np.random.Generator, rough: bool = False
+) -> Image.Image:
+    """Draw one product: an RGB picture of 96 × 96 pixels.
+
+    Args:
+        kind: Index into `words.TYPES`.
+        colour: Index into `words.COLOURS`.
+        pattern: Index into `words.PATTERNS`.
+        rng: Draws pose, proportions, background and noise.
+        rough: A shopper's photo: more tilt, smaller in the frame, darker surroundings, more noise.
+    """
+    look = COLOURS[colour]
+    angle = math.radians(rng.uniform(-24, 24) if rough else rng.uniform(-9, 9))
+    size = rng.uniform(0.66, 0.9) if rough else rng.uniform(0.78, 0.96)
+    canvas = Canvas(
+        _background(rng, rough),
+        _cloth(look, PATTERNS[pattern][0], angle, rng),
+        look,
+        _pose(angle, size, rng),
+        rng,
+    )
+    SILHOUETTES[TYPES[kind].name](canvas)
+    return _photograph(canvas.image.reduce(OVERSAMPLING), rng, rough)
+
+
+def encode(image: Image.Image) -> bytes:
+    """WebP, about 2.5 kB for 96 × 96 pixels."""
+    stream = io.BytesIO()
+    image.save(stream, "WEBP", quality=80, method=2)
+    return stream.getvalue()
+
+
+def _pose(angle: float, size: float, rng: np.random.Generator) -> np.ndarray:
+    """A 2 × 3 affine map from the outline's square to oversampled pixels."""
+    flip = -1 if rng.random() < 0.5 else 1
+    stretch = np.diag([flip * rng.uniform(0.9, 1.1), rng.uniform(0.9, 1.1)])
+    shear = np.array([[1, rng.uniform(-0.07, 0.07)], [0, 1]])
+    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    half = SIDE * OVERSAMPLING / 2
+    shift = half * (1 + rng.uniform(-0.5, 0.5, size=2) * (1 - size))
+    return np.column_stack([half * size * (turn @ shear @ stretch), shift])
+
+
+def _cloth(colour: Colour, pattern: str, angle: float, rng: np.random.Generator) -> Image.Image:
+    """A sheet of the product's surface, at the oversampled size; the pattern turns with the product."""
+    shade = np.array(colour.rgb) + rng.uniform(-10, 10, size=3)
+    repeats, phase = rng.uniform(3.6, 4.8), rng.uniform(0, 1, size=2)
+    turn = angle + (math.pi / 2 if rng.random() < 0.4 else 0)
+    x = np.linspace(-1, 1, SIDE * OVERSAMPLING // 2, dtype=np.float32)  # half the canvas: fine enough
+    u = repeats * (math.cos(turn) * x + math.sin(turn) * x[:, None]) + phase[0]
+    v = repeats * (math.cos(turn) * x[:, None] - math.sin(turn) * x) + phase[1]
+    share = Image.fromarray((255 * WEAVES[pattern](u, v)).astype(np.uint8))
+    ramps = np.linspace(shade, colour.accent, 256).clip(0, 255).round().astype(int).T
+    return _enlarge(Image.merge("RGB", [share.point(ramp.tolist()) for ramp in ramps]))
+
+
+def _background(rng: np.random.Generator, rough: bool) -> Image.Image:
+    """A tinted gradient with a soft shadow under the product, at the oversampled size."""
+    x = np.linspace(-1, 1, SIDE, dtype=np.float32)
+    level = rng.uniform(120, 205) if rough else rng.uniform(175, 226)
+    tint = level + rng.uniform(-18, 18, size=3)
+    across, down = rng.uniform(-22, 22, size=2)
+    shadow = np.exp(-(((x - 0.8) / 0.16) ** 2))[:, None] * np.exp(-((x / 0.7) ** 2))
+    light = across * x + down * x[:, None] - 26 * shadow
+    return _enlarge(Image.fromarray(np.clip(tint + light[..., None], 0, 255).astype(np.uint8)))
+
+
+def _enlarge(image: Image.Image) -> Image.Image:
+    return image.resize((SIDE * OVERSAMPLING,) * 2, Image.Resampling.NEAREST)
+
+
+def _photograph(image: Image.Image, rng: np.random.Generator, rough: bool) -> Image.Image:
+    """Uneven light, exposure and sensor noise."""
+    x = np.linspace(-1, 1, SIDE, dtype=np.float32)
+    light = (
+        rng.uniform(0.93, 1.05)
+        + rng.uniform(-0.09, 0.09) * x[None, :]
+        + rng.uniform(-0.06, 0.06) * x[:, None]
+    )
+    noise = rng.standard_normal((SIDE, SIDE, 1), dtype=np.float32) * rng.uniform(2, 6 if rough else 4)
+    return Image.fromarray(np.clip(np.asarray(image) * light[..., None] + noise, 0, 255).astype(np.uint8))

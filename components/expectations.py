@@ -1,0 +1,224 @@
+"""The rules of `validate`, one table, and Great Expectations, which checks them and writes its Data Docs."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import great_expectations as gx
+import great_expectations.expectations as gxe
+import pandas as pd
+from great_expectations.core.run_identifier import RunIdentifier
+from great_expectations.data_context.types.base import (
+    DataContextConfig,
+    InMemoryStoreBackendDefaults,
+    ProgressBarsConfig,
+)
+
+from catalog.schema import GRADES, SPLITS, TABLES, DataError
+from components.params import Severity, ValidateParams
+
+EXAMPLES = 5
+# The pages would differ on every run, and each would fetch a stamped logo from its maker's server when opened.
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+STAMP = re.compile(r"\d{8}T\d{6}\.\d{6}Z")
+UUID = re.compile(r"(?<=collapse-body-)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+LOGO = re.compile(r"https://great-expectations-web-assets[^\"']*")
+
+
+class Rule(NamedTuple):
+    """One rule: what must hold (`says`, `expect`) of a column of one of the frames of `components.facts`.
+
+    Attributes:
+        expect: A class of Great Expectations.
+        column: Or several, for expectations about pairs.
+        more: Further arguments of the expectation.
+        allowed: Share of the rows that may break the rule.
+    """
+
+    name: str
+    frame: str
+    says: str
+    expect: type
+    column: str | list[str]
+    more: Mapping[str, Any] = MappingProxyType({})
+    allowed: float = 0.0
+    severity: Severity = "error"
+
+    def expectation(self, number: int) -> Any:
+        """The expectation; `number` tells its result from the others'."""
+        return self.expect(
+            **{"column" if isinstance(self.column, str) else "column_list": self.column},
+            **self.more,
+            **({"mostly": round(1 - self.allowed, 12)} if self.allowed else {}),
+            description=f"{self.name}: {self.says}",
+            severity="critical" if self.severity == "error" else "warning",
+            meta={"number": number},
+        )
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of a rule: `count` rows of `total` break it; a share of them may be allowed."""
+
+    rule: str
+    table: str
+    severity: Severity
+    says: str
+    passed: bool
+    count: int
+    total: int
+    share: float
+    examples: list[str]
+
+
+def rules(params: ValidateParams) -> list[Rule]:
+    """The table of rules, with the severities that `params` sets.
+
+    Raises:
+        DataError: where `params.severity` names a rule that is not here.
+    """
+    null, filled = gxe.ExpectColumnValuesToBeNull, gxe.ExpectColumnValuesToNotBeNull
+    between, among = gxe.ExpectColumnValuesToBeBetween, gxe.ExpectColumnValuesToBeInSet
+    unique, unique_pairs = gxe.ExpectColumnValuesToBeUnique, gxe.ExpectCompoundColumnsToBeUnique
+    # fmt: off
+    table = [
+        Rule("schema", "columns", "columns must be there, in their types", null, "problem"),
+        Rule("empty_tables", "tables", "tables must have rows", between, "rows", {"min_value": 1}),
+        *(Rule("missing_values", name, f"{field.name} must be filled", filled, field.name)
+          for name, schema in TABLES.items() for field in schema if not field.nullable),
+        Rule("duplicate_ids", "products", "product ids must be unique", unique, "product_id"),
+        Rule("duplicate_ids", "queries", "query ids must be unique", unique, "query_id"),
+        Rule("duplicate_judgements", "judgements", "a query must judge a product once",
+             unique_pairs, ["query_id", "product_id"]),
+        Rule("unknown_products", "judgements", "judged products must be in products/", null, "unknown_product"),
+        Rule("unknown_queries", "judgements", "judged queries must be in queries/", null, "unknown_query"),
+        Rule("prices", "products", "prices must be 0 or more", between, "price", {"min_value": 0}),
+        Rule("grades", "judgements", "grades must be 0, 1, 2 or 3", among, "grade", {"value_set": sorted(GRADES)}),
+        Rule("ratings", "satisfaction", "ratings must be 1 to 5", between, "rating",
+             {"min_value": 1, "max_value": 5}),
+        Rule("empty_queries", "queries", "queries must have a text, an image or both", filled, "asks"),
+        Rule("splits", "queries", "split must be train, valid or test", among, "split", {"value_set": list(SPLITS)}),
+        Rule("empty_splits", "splits", "every split must have queries", between, "queries", {"min_value": 1}),
+        Rule("unanswerable", "queries", "test queries must have an exact match",
+             between, "exact", {"min_value": 1}, severity="warning"),
+        Rule("leaked_query_texts", "queries", "a query's text must stay in one split", null, "text_splits"),
+        Rule("leaked_query_pixels", "queries", "a query's picture must stay in one split", null, "pixels_splits"),
+        Rule("leaked_targets", "targets", "an exact match must stay in one split", null, "id_splits"),
+        Rule("leaked_titles", "targets", "the title of an exact match must stay in one split", null, "title_splits"),
+        Rule("leaked_pixels", "targets", "the picture of an exact match must stay in one split",
+             null, "pixels_splits"),
+        Rule("broken_images", "pictures", "pictures must decode and keep to the limits of size",
+             null, "problem", allowed=params.max_broken_images),
+        Rule("duplicate_images", "products", "products must have pictures of their own",
+             unique, "pixels", allowed=params.max_duplicate_images),
+        Rule("small_images", "pictures", f"pictures must have {params.min_image_side} pixels or more a side",
+             between, "side", {"min_value": params.min_image_side}, severity="warning"),
+        Rule("flat_images", "pictures", "pictures must show more than one colour",
+             among, "flat", {"value_set": [False]}, severity="warning"),
+    ]
+    # fmt: on
+    names = list(dict.fromkeys(rule.name for rule in table))
+    if unknown := sorted(set(params.severity) - set(names)):
+        raise DataError(f"validate.severity: unknown rule {', '.join(unknown)}; known are {', '.join(names)}")
+    return [rule._replace(severity=params.severity.get(rule.name, rule.severity)) for rule in table]
+
+
+class Inspection:
+    """The rules checked on the frames that are there, and the pages about it.
+
+    Attributes:
+        findings: One per rule, in the order of the table.
+    """
+
+    def __init__(self, frames: Mapping[str, pd.DataFrame], table: Sequence[Rule]) -> None:
+        self._context = gx.get_context(
+            project_config=DataContextConfig(
+                store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
+                progress_bars=ProgressBarsConfig(globally=False),
+                analytics_enabled=False,
+            )
+        )
+        self._source = self._context.data_sources.add_pandas("data")
+        results: dict[int, Finding] = {}
+        for name in dict.fromkeys(rule.frame for rule in table if rule.frame in frames):
+            suite = {n: rule for n, rule in enumerate(table) if rule.frame == name}
+            results |= self._check(name, frames[name], suite)
+        self.findings = [results[n] for n in sorted(results)]
+
+    def _check(self, name: str, frame: pd.DataFrame, suite: Mapping[int, Rule]) -> dict[int, Finding]:
+        definition = gx.ValidationDefinition(
+            name=name,
+            data=self._source.add_dataframe_asset(name=name).add_batch_definition_whole_dataframe("all"),
+            suite=self._context.suites.add(
+                gx.ExpectationSuite(
+                    name=name, expectations=[rule.expectation(n) for n, rule in suite.items()]
+                )
+            ),
+        )
+        checked = self._context.validation_definitions.add(definition).run(
+            batch_parameters={"dataframe": frame},
+            # Without unexpected_index_column_names the rows come as positions, thirty times faster on a million.
+            result_format={"result_format": "SUMMARY", "partial_unexpected_count": EXAMPLES},
+            run_id=RunIdentifier(run_name="validate", run_time=EPOCH),
+        )
+        numbered = {result.expectation_config.meta["number"]: result for result in checked.results}
+        return {number: _finding(rule, numbered[number], frame) for number, rule in suite.items()}
+
+    def write(self, folder: Path) -> None:
+        """Build the Data Docs in a folder: index.html, the same bytes for the same findings."""
+        self._context.add_data_docs_site(
+            "report",
+            {
+                "class_name": "SiteBuilder",
+                "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+                "store_backend": {
+                    "class_name": "TupleFilesystemStoreBackend",
+                    "base_directory": str(folder.absolute()),
+                },
+            },
+        )
+        self._context.build_data_docs()
+        for page in (*folder.rglob("*.html"), *folder.rglob("*.css")):
+            page.write_text(_settled(page.read_text(), "../" * (len(page.relative_to(folder).parts) - 1)))
+
+
+def _finding(rule: Rule, result: Any, frame: pd.DataFrame) -> Finding:
+    if not result.result:
+        raise RuntimeError(f"{rule.name}: Great Expectations could not check it: {result.exception_info}")
+    facts = result.result
+    count, total = facts["unexpected_count"], facts["element_count"] - facts.get("missing_count", 0)
+    return Finding(
+        rule=rule.name,
+        table=rule.frame,
+        severity=rule.severity,
+        says=rule.says,
+        passed=bool(result.success),
+        count=count,
+        total=total,
+        share=count / total if total else 0.0,
+        examples=_examples(
+            rule, frame, facts["partial_unexpected_index_list"], facts["partial_unexpected_list"]
+        ),
+    )
+
+
+def _examples(rule: Rule, frame: pd.DataFrame, rows: Sequence[int], values: Sequence[Any]) -> list[str]:
+    """The ids of rows, with the value at fault where it says more: "q1 p9: 7"."""
+    width = 2 if rule.frame == "judgements" else 1
+    ids = [" ".join(frame.iloc[row, :width].fillna(f"row {row}").astype("str")) for row in rows]
+    if rule.expect in (gxe.ExpectColumnValuesToBeUnique, gxe.ExpectCompoundColumnsToBeUnique):
+        return list(dict.fromkeys(ids))  # the value is the id, or a hash
+    silent = [pd.isna(value) or pd.api.types.is_bool(value) for value in values]
+    return [key if mute else f"{key}: {value}" for key, value, mute in zip(ids, values, silent, strict=True)]
+
+
+def _settled(page: str, root: str) -> str:
+    """A page without what changes from run to run, and with its logo from the folder."""
+    numbers: dict[str, str] = {}
+    page = LOGO.sub(f"{root}static/images/logo-long.png", page)
+    page = STAMP.sub(EPOCH.strftime("%Y%m%dT%H%M%S.%fZ"), page)
+    return UUID.sub(lambda match: numbers.setdefault(match[0], f"n{len(numbers)}"), page)

@@ -1,0 +1,231 @@
+import re
+import zipfile
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catalog import derived, store
+from catalog.schema import COMPLEMENT, EXACT, IRRELEVANT, SPLITS, SUBSTITUTE, TEXT_COLUMNS, DataError
+from catalog.sources import SOURCES
+from catalog.sources.fashion import HEADER, fashion
+from components.params import ValidateParams
+from components.validate import validate
+
+ARTICLES = {"Shirts": "Topwear", "Jeans": "Bottomwear", "Tops": "Topwear"}
+Files = dict[str, bytes]
+
+
+@pytest.fixture
+def published(png: Callable[..., bytes]) -> Files:
+    """The published layout, by path: 2 genders × 3 articles × 4 colours, 4 products each, ids 1 … 96.
+
+    Titles and pixels repeat within a combination and across some; then a row for each defect.
+    """
+    lines, pictures = [HEADER], {}
+    number = 0
+    for gender in ("Men", "Women"):
+        for article, sub in ARTICLES.items():
+            for colour in ("Red", "Navy Blue", "Black", "White"):
+                for n in range(4):
+                    number += 1
+                    title = (
+                        f"Brand {n % 3} {gender} {article}"
+                        if colour in ("Red", "Black") and n
+                        else f"{number}, unquoted"
+                    )
+                    lines.append(
+                        f"{number},{gender},Apparel,{sub},{article},{colour},Summer,2012,Casual,{title}"
+                    )
+                    pictures[f"images/{number}.jpg"] = png(1 if number in (5, 40) else number)
+    del pictures["images/7.jpg"]
+    pictures["images/8.jpg"] = b"no picture"
+    pictures["images/999.jpg"] = png(999)
+    lines += [
+        "200,Men,Apparel",
+        "x1,Men,Apparel,Topwear,Shirts,Red,,,,No number",
+        lines[1],
+        "201,Men,A,B,C,D,,,,",
+    ]
+    return {"styles.csv": "\n".join(lines).encode(), **pictures}
+
+
+def folder(files: Files, path: Path, inside: str = ".") -> Path:
+    for name, content in files.items():
+        target = path / inside / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    return path
+
+
+def zipped(files: Files, path: Path, inside: str = "") -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(inside + name, content)
+    return path
+
+
+def rows(data: Path, table: str) -> list[dict[str, Any]]:
+    return store.read(data, table).to_pylist()
+
+
+def test_is_found_by_name() -> None:
+    assert SOURCES["fashion"] is fashion
+
+
+def test_folder_and_zip_give_the_same_data_and_seeds_other_data(published: Files, tmp_path: Path) -> None:
+    sources = [
+        folder(published, tmp_path / "a"),
+        folder(published, tmp_path / "b", "down"),
+        zipped(published, tmp_path / "c.zip"),
+        zipped(published, tmp_path / "d.zip", "down/"),
+    ]
+    made = []
+    for n, source in enumerate(sources):
+        fashion(source, tmp_path / f"out{n}")
+        made.append(store.fingerprint(tmp_path / f"out{n}"))
+    assert len(set(made)) == 1
+    fashion(sources[0], tmp_path / "other", seed=1)
+    assert store.fingerprint(tmp_path / "other") != made[0]
+
+
+def test_every_defect_is_told_and_skipped(
+    published: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fashion(folder(published, tmp_path / "src"), tmp_path / "data")
+    told = capsys.readouterr().err
+    for line in (
+        "96 products",
+        "skipped 1 rows with too few columns: line 98",
+        "skipped 1 rows with an id that is no number: line 99",
+        "skipped 1 rows with an id seen before: line 100",
+        "skipped 1 rows with no title: line 101",
+        "1 products have no picture",
+        "1 pictures have no product",
+    ):
+        assert line in told
+    assert len(rows(tmp_path / "data", "products")) == 96
+
+
+def test_products_keep_their_words_and_pictures_and_hide_what_judgements_come_from(
+    published: Files, tmp_path: Path
+) -> None:
+    fashion(zipped(published, tmp_path / "src.zip"), tmp_path / "data")
+    products = {row["product_id"]: row for row in rows(tmp_path / "data", "products")}
+    first = products["5"]
+    assert first["title"] == "5, unquoted"
+    assert first["category"] == "Apparel/Topwear/Shirts"
+    assert dict(first["attributes"])["baseColour"] == "Navy Blue"
+    assert {name for name in TEXT_COLUMNS if first[name]} == {"title", "category"}
+    assert first["image"]["bytes"] == published["images/5.jpg"]
+    assert products["7"]["image"] is None
+
+
+def test_derived_queries_pass_validation_and_follow_the_law_of_grades(
+    published: Files, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    fashion(zipped(published, tmp_path / "src.zip"), data)
+    # One picture repeats and one is broken, of 96: more than a shop is allowed.
+    validate(data, ValidateParams(max_broken_images=0.05, max_duplicate_images=0.05), tmp_path / "report")
+
+    lines = [line.split(",") for line in published["styles.csv"].decode().splitlines()[1:97]]
+    noted = {line[0]: line for line in lines}
+    grades: dict[str, dict[str, int]] = defaultdict(dict)
+    for row in rows(data, "judgements"):
+        grades[row["query_id"]][row["product_id"]] = row["grade"]
+    for judged in grades.values():
+        exact = {key for key, grade in judged.items() if grade == EXACT}
+        _, gender, _, sub, article, colour, *_ = noted[next(iter(exact))]
+        for key, line in noted.items():
+            same = (line[1] == gender) + (line[5] == colour)
+            if line[4] == article:
+                wanted = (IRRELEVANT, SUBSTITUTE, EXACT)[same]
+            else:
+                wanted = COMPLEMENT if line[3] == sub and same == 2 else IRRELEVANT
+            assert judged.get(key, wanted) == wanted
+            assert key in judged or wanted != EXACT
+
+    products = {row["product_id"]: row for row in rows(data, "products")}
+    queries = rows(data, "queries")
+    assert {row["split"] for row in queries} == set(SPLITS)
+    assert {row["segment"] for row in queries} == {"derived-text", "derived-image"}
+    for row in queries:
+        if row["image"]:
+            donor = row["image"]["path"].removesuffix(".jpg")
+            assert products[donor]["image"] is None
+            assert grades[row["query_id"]][donor] == EXACT
+            assert donor not in {"5", "40"}  # whose pixels are not theirs alone
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"readme.txt": b""}, "no styles.csv"),
+        ({"styles.csv": b"id;title\n"}, "does not begin with"),
+        ({"styles.csv": f"{HEADER}\n1,\xff".encode("latin-1")}, "not UTF-8"),
+        ({"styles.csv": f"{HEADER}\n1,Men,A,B,C,Red,,,,One of a kind".encode()}, "3 to 100 products"),
+    ],
+)
+def test_another_layout_is_a_clear_error(files: Files, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        fashion(zipped(files, tmp_path / "src.zip"), tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_broken_zip_is_a_clear_error(published: Files, tmp_path: Path) -> None:
+    path = zipped(published, tmp_path / "src.zip")
+    content = path.read_bytes()
+    path.write_bytes(content[:1000])
+    with pytest.raises(DataError, match="nor a readable zip"):
+        fashion(path, tmp_path / "data")
+    path.write_bytes(content.replace(published["images/9.jpg"][100:200], bytes(100)))
+    with pytest.raises(DataError, match=re.escape("images/9.jpg cannot be read")):
+        fashion(path, tmp_path / "data")
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=40))
+def test_connect_joins_what_is_linked_and_nothing_else(links: list[tuple[int, int]]) -> None:
+    roots = derived.connect(links)
+    groups: dict[Any, set[int]] = defaultdict(set)
+    for node, root in roots.items():
+        groups[root].add(node)
+    assert all(roots[one] == roots[other] for one, other in links)
+    for group in groups.values():  # reachable from any one of its nodes
+        seen: set[int] = set()
+        border = {next(iter(group))}
+        while border:
+            seen |= border
+            border = {b for pair in links for a, b in (pair, pair[::-1]) if a in border} - seen
+        assert seen == group
+
+
+@given(st.integers(0, 2**32), st.integers(60, 300))
+def test_splits_come_close_to_their_shares(seed: int, number: int) -> None:
+    combos = [derived.Combo("Men", f"a{n}", "Red") for n in range(number)]
+    styles = [
+        derived.Style(str(n), *c[:1], "m", "s", *c[1:], "", "", "", f"t{n // 2}")
+        for n, c in enumerate(combos)
+    ]
+    splits = derived.assign(combos, styles, {}, np.random.default_rng(seed))
+    for split, share in derived.SHARES.items():
+        assert abs(list(splits.values()).count(split) - share * number) <= 2
+    assert all(splits[combos[n]] == splits[combos[n - 1]] for n in range(1, number, 2))
+
+
+@pytest.mark.real
+def test_the_published_data_set(real_data: Path, tmp_path: Path) -> None:
+    fashion(real_data / "fashion-product-images-small.zip", tmp_path / "data")
+    validate(tmp_path / "data", ValidateParams(), tmp_path / "report")
+    products = store.read(tmp_path / "data", "products", ["product_id"])
+    queries = store.read(tmp_path / "data", "queries", ["text", "split"]).to_pandas()
+    assert len(products) == 40_013
+    assert 1_000 <= len(queries) <= 1_200
+    assert 0.6 < queries.text.notna().mean() < 0.8
+    for split, share in derived.SHARES.items():
+        assert abs((queries.split == split).mean() - share) < 0.02

@@ -1,0 +1,330 @@
+import subprocess
+import sys
+from collections import defaultdict
+from math import gcd
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catalog.__main__ import main
+from catalog.images import decode, pixel_hash
+from catalog.sample import sample
+from catalog.sample.language import NAMES, misspell, phrase
+from catalog.sample.merchant import CODES, STRIDE, code
+from catalog.sample.shopper import JUDGED, Query, ask, judge, splits
+from catalog.sample.truth import BRAND, CHUNK, COLOUR, KIND, MATERIAL, PATTERN, truth, truths
+from catalog.sample.words import BRANDS, CARE, COLOURS, LINES, MATERIALS, PATTERNS, SIZES, TYPES
+from catalog.schema import COMPLEMENT, EXACT, IRRELEVANT, SUBSTITUTE, DataError, product_text
+from catalog.store import fingerprint, read
+from catalog.text import normalise
+
+PRODUCTS = CHUNK + 900  # more than one chunk
+
+
+@pytest.fixture(scope="module")
+def asked() -> list[Query]:
+    return list(ask(seed=5, products=PRODUCTS, count=200))
+
+
+@pytest.fixture(scope="module")
+def judged(asked: list[Query]) -> dict[int, dict[int, int]]:
+    """By number of the query: index of the product → grade."""
+    grades: dict[int, dict[int, int]] = defaultdict(dict)
+    for number, index, grade in judge(5, PRODUCTS, [query.need for query in asked]):
+        grades[number][index] = grade
+    return grades
+
+
+# Vocabulary.
+
+
+def test_a_word_means_one_thing() -> None:
+    said = [word for names in NAMES.values() for words in names for word in {w.casefold() for w in words}]
+    assert len(said) == len(set(said))
+
+
+def test_sentences_give_no_attribute_away() -> None:
+    hidden = {word.casefold() for attribute, names in NAMES.items() for words in names for word in words}
+    sentences = [
+        *LINES,
+        *(s for kind in TYPES for s in kind.features),
+        *(s for care in CARE.values() for s in care),
+    ]
+    for sentence in sentences:
+        words = "".join(sign if sign.isalnum() else " " for sign in sentence.casefold()).split()
+        assert not hidden & set(words), sentence
+
+
+def test_every_type_is_complete() -> None:
+    names = {kind.name for kind in TYPES}
+    assert len(names) == len(TYPES) >= 16
+    assert len({kind.department for kind in TYPES}) >= 5
+    for kind in TYPES:
+        assert kind.complement in names - {kind.name}
+        assert kind.department in SIZES
+        assert kind.department in CARE
+        assert 3 <= len(kind.materials) <= 4
+
+
+# Truth.
+
+
+def test_truths_fit_the_vocabulary() -> None:
+    drawn = truths(1, 0)
+    counts = (len(TYPES), len(COLOURS), len(PATTERNS), len(BRANDS), len(MATERIALS))
+    assert (drawn.min(axis=0) == 0).all()
+    assert (drawn.max(axis=0) == np.array(counts) - 1).all()
+    for kind, material in drawn[:500, [KIND, MATERIAL]]:
+        assert MATERIALS[material] in TYPES[kind].materials
+
+
+def test_truth_of_one_is_that_of_its_chunk() -> None:
+    assert (truth(1, CHUNK + 7) == truths(1, 1)[7]).all()
+    assert (truths(1, 0) != truths(2, 0)).any()
+
+
+# Queries and judgements.
+
+
+def expected(candidate: np.ndarray, query: Query) -> int:
+    """The grade, reckoned one product at a time."""
+    wanted, pinned = query.need
+    wrong = sum(candidate[column] != wanted[column] for column in pinned if column != KIND)
+    if candidate[KIND] == wanted[KIND] and wrong <= 1:
+        return (EXACT, SUBSTITUTE)[wrong]
+    partner = TYPES[wanted[KIND]].complement
+    if TYPES[candidate[KIND]].name == partner and candidate[COLOUR] == wanted[COLOUR]:
+        return COMPLEMENT
+    return IRRELEVANT
+
+
+def test_grades_are_as_defined_and_all_exact_matches_judged(
+    asked: list[Query], judged: dict[int, dict[int, int]]
+) -> None:
+    catalogue = [truth(5, index) for index in range(PRODUCTS)]
+    for number in range(0, len(asked), 9):
+        want = {index: expected(product, asked[number]) for index, product in enumerate(catalogue)}
+        got = judged[number]
+        assert all(want[index] == grade for index, grade in got.items())
+        for grade, most in JUDGED.items():
+            there = sum(g == grade for g in want.values())
+            assert sum(g == grade for g in got.values()) == min(there, most)
+        assert EXACT in got.values()
+
+
+def test_half_of_the_irrelevant_look_alike(asked: list[Query], judged: dict[int, dict[int, int]]) -> None:
+    for number, query in enumerate(asked):
+        zeros = [truth(5, index) for index, grade in judged[number].items() if grade == IRRELEVANT]
+        same = sum(z[KIND] == query.need.truth[KIND] or z[COLOUR] == query.need.truth[COLOUR] for z in zeros)
+        assert same >= JUDGED[IRRELEVANT] // 2
+
+
+def test_exact_matches_are_capped_evenly() -> None:
+    query = next(query for query in ask(5, 400 * CHUNK, 20) if query.row["segment"] == "image")
+    exact = [index for _, index, grade in judge(5, 30 * CHUNK, [query.need]) if grade == EXACT]
+    assert len(exact) == JUDGED[EXACT]
+    assert 0.3 < np.mean(exact) / (30 * CHUNK) < 0.7  # from all over the catalogue
+
+
+def test_splits_share_no_exact_match_and_no_text(
+    asked: list[Query], judged: dict[int, dict[int, int]]
+) -> None:
+    matches: dict[int, set[str]] = defaultdict(set)
+    texts: dict[str, set[str]] = defaultdict(set)
+    for number, query in enumerate(asked):
+        for index, grade in judged[number].items():
+            if grade == EXACT:
+                matches[index].add(query.row["split"])
+        if text := normalise(query.row["text"]):
+            texts[text].add(query.row["query_id"])
+    assert all(len(found) == 1 for found in (*matches.values(), *texts.values()))
+    assert {query.row["split"] for query in asked} == {"train", "valid", "test"}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_type_and_colour_is_seen_in_training(seed: int) -> None:
+    train = splits(seed) == "train"
+    assert train.sum(axis=1).min() >= 5
+    assert train.sum(axis=0).min() >= 5
+    assert train.mean() == pytest.approx(0.55)
+    assert (splits(seed) == "test").mean() == pytest.approx(0.3)
+
+
+def test_queries_pin_type_and_colour_and_say_so(asked: list[Query]) -> None:
+    said = 0
+    for row, need in asked:
+        assert need.pinned[:2] == (KIND, COLOUR)
+        assert (row["text"] is None) == (row["segment"] == "image")
+        assert (row["image"] is None) == (row["segment"] == "text")
+        if row["text"]:
+            spoken = [column for column in need.pinned if row["segment"] == "text" or column != KIND]
+            names = [NAMES[column][need.truth[column]] for column in spoken]
+            said += all(any(word.casefold() in row["text"] for word in words) for words in names)
+    assert said >= 0.9 * sum(row["text"] is not None for row, _ in asked)  # the others are misspelt
+
+
+def test_most_queries_need_what_only_the_text_tells(asked: list[Query]) -> None:
+    read_only = [
+        bool({BRAND, MATERIAL} & set(need.pinned)) for row, need in asked if row["segment"] != "image"
+    ]
+    assert np.mean(read_only) > 0.7
+    exact = [need.pinned for row, need in asked if row["segment"] == "text"]
+    assert all(set(pinned) & {BRAND, MATERIAL, PATTERN} for pinned in exact)
+
+
+@pytest.mark.parametrize("read", [{KIND, BRAND, MATERIAL}, {KIND, COLOUR, PATTERN}], ids=["text", "picture"])
+def test_one_modality_alone_is_not_enough(read: set[int], asked: list[Query]) -> None:
+    products, precision = truths(5, 0), []
+    for row, need in asked:
+        if row["segment"] != "image":
+            equal = products[:, need.pinned] == need.truth[list(need.pinned)]
+            seen = equal[:, [column in read for column in need.pinned]].all(axis=1)
+            precision.append(equal.all(axis=1).sum() / seen.sum())
+    assert np.mean(precision) < 0.5  # even where all that it shows is understood
+
+
+def test_too_many_queries_for_the_catalogue_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("catalog.sample.shopper.ATTEMPTS", 3)
+    with pytest.raises(DataError, match=r"ask for fewer queries \(--queries\)"):
+        list(ask(seed=0, products=1, count=2000))
+
+
+# Products.
+
+
+def test_codes_are_unique() -> None:
+    assert gcd(STRIDE, CODES) == 1
+    assert len({code(index) for index in range(30_000)}) == 30_000
+
+
+def test_products_differ_in_title_and_pixels(drawn: Path) -> None:
+    products = read(drawn, "products").to_pylist()
+    assert [p["product_id"] for p in products] == [f"p{index:08d}" for index in range(300)]
+    assert len({normalise(p["title"]) for p in products}) == 300
+    pictures = [*products, *read(drawn, "queries", ["image"]).to_pylist()]
+    hashes = [pixel_hash(decode(p["image"]["bytes"])) for p in pictures if p["image"]]
+    assert len(hashes) == len(set(hashes)) > 300
+
+
+def test_text_tells_brand_and_material_but_seldom_colour_and_pattern(drawn: Path) -> None:
+    told = {column: [] for column in (KIND, COLOUR, PATTERN, BRAND, MATERIAL)}
+    for index, product in enumerate(read(drawn, "products").to_pylist()):
+        text = f" {product_text(product)} ".casefold()
+        for column, shares in told.items():
+            words = NAMES[column][truth(3, index)[column]]
+            shares.append(any(word.casefold() in text for word in words))
+        others = {word for words in NAMES[COLOUR] for word in words} - set(
+            NAMES[COLOUR][truth(3, index)[COLOUR]]
+        )
+        assert not any(f" {word} " in text for word in others - {"blue"} - {"green"})
+        if product["color"] is None:
+            assert not any(f" {word} " in text for word in NAMES[COLOUR][truth(3, index)[COLOUR]])
+    share = {column: np.mean(shares) for column, shares in told.items()}
+    assert share[KIND] > 0.95
+    assert share[BRAND] > 0.95
+    assert share[MATERIAL] > 0.95
+    assert 0.15 < share[COLOUR] < 0.35
+    assert 0.05 < share[PATTERN] < 0.25
+
+
+def test_some_things_are_missing(drawn: Path) -> None:
+    products = read(drawn, "products")
+    missing = {name: products[name].null_count / products.num_rows for name in products.column_names}
+    assert 0 < missing["image"] < 0.06
+    assert 0 < missing["description"] < 0.06
+    assert 0.08 < missing["category"] < 0.25
+    assert 0.6 < missing["color"] < 0.85
+
+
+def test_same_seed_same_bytes_whatever_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("catalog.sample.TASK", 7)
+    for name, seed, workers in (("one", 1, 1), ("two", 1, 2), ("other", 2, 1)):
+        sample(tmp_path / name, products=60, seed=seed, queries=10, workers=workers)
+    prints = {name: fingerprint(tmp_path / name) for name in ("one", "two", "other")}
+    assert prints["one"] == prints["two"] != prints["other"]
+
+
+@pytest.mark.parametrize(
+    ("products", "queries", "seed"), [(0, 1, 0), (CODES + 1, 1, 0), (1, 0, 0), (1, 1, -1)]
+)
+def test_impossible_numbers_are_refused(tmp_path: Path, products: int, queries: int, seed: int) -> None:
+    with pytest.raises(DataError, match="give"):
+        sample(tmp_path / "out", products, seed, queries)
+    assert not (tmp_path / "out").exists()
+
+
+# Language.
+
+
+@given(st.text("abcdefgh 0123", max_size=40), st.integers(0, 2**32))
+def test_misspelling_touches_one_word_without_digits(text: str, seed: int) -> None:
+    before, after = text.split(" "), misspell(text, np.random.default_rng(seed)).split(" ")
+    assert len(before) == len(after)
+    changed = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
+    assert len(changed) <= 1
+    for a, b in changed:
+        assert a.isalpha()
+        assert len(a) >= 5
+        assert abs(len(a) - len(b)) <= 1
+        assert (a[0], a[-1]) == (b[0], b[-1])
+
+
+def test_phrase_leaves_out_what_is_not_given() -> None:
+    assert phrase(("{colour}", "mug", "by {brand}"), {"colour": "red"}) == "red mug"
+
+
+# The command line.
+
+
+def test_command_line_draws_a_catalogue(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "catalog",
+        "sample",
+        "--products",
+        "30",
+        "--queries",
+        "5",
+        "--seed",
+        "1",
+        "--out",
+    ]
+    done = subprocess.run([*command, str(tmp_path / "data")], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert read(tmp_path / "data", "products").num_rows == 30
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine").write_text("dear")
+    assert main(["sample", "--products", "3", "--seed", "1", "--out", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"vitrine: {tmp_path}: already there; remove it or give another --out\n"
+    assert (tmp_path / "mine").read_text() == "dear"
+
+
+def test_errors_are_one_line(tmp_path: Path, drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["import", "nonesuch", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    assert main(["describe", str(tmp_path / "nowhere")]) == 1
+    sheet = tmp_path / "nowhere" / "sheet.png"
+    assert main(["describe", str(drawn), "--sheet", str(sheet)]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("vitrine: nonesuch: no such format; known are ")
+    assert lines[1].startswith(f"vitrine: {tmp_path / 'nowhere' / 'products'}: no parquet files")
+    assert lines[2] == f"vitrine: {sheet}: No such file or directory"
+
+
+def test_an_interrupt_ends_with_130_and_nothing_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("catalog.sample.judge", interrupted)
+    command = ["sample", "--products", "3", "--queries", "2", "--seed", "1", "--out", str(tmp_path / "out")]
+    assert main(command) == 130
+    assert capsys.readouterr().err == "vitrine: interrupted\n"
+    assert not (tmp_path / "out").exists()

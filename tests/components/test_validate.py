@@ -1,0 +1,293 @@
+import io
+import json
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from catalog.schema import EXACT, DataError
+from components.params import ValidateParams
+from components.validate import ValidationFailed, validate
+
+Tables = dict[str, list[dict[str, Any]]]
+Write = Callable[[Tables], Path]
+Png = Callable[..., bytes]
+
+
+def check(data: Path, **params: Any) -> dict[str, Any]:
+    """Validate and read the report, of success or of failure."""
+    report = data.parent / "validate"
+    try:
+        validate(data, ValidateParams(**params), report)
+    except ValidationFailed:
+        report = report.with_name("validate-failed")
+    assert (report / "data_docs" / "index.html").is_file()
+    return json.loads((report / "report.json").read_text())
+
+
+def broken(report: dict[str, Any]) -> dict[str, list[str]]:
+    """Rule → examples, of the rules that do not hold."""
+    return {rule["rule"]: rule["examples"] for rule in report["rules"] if not rule["passed"]}
+
+
+def bomb(side: int) -> bytes:
+    """A PNG whose header promises `side` × `side` pixels, and which holds none."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10)))
+
+
+def rewrite(data: Path, table: str, change: Callable[[pa.Table], pa.Table]) -> Path:
+    path = data / table / "00000.parquet"
+    pq.write_table(change(pq.read_table(path)), path)
+    return path
+
+
+def test_good_data_passes_and_the_report_is_the_same_every_time(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reports = [tmp_path / "one", tmp_path / "two"]
+    for report in reports:
+        validate(tiny_data, ValidateParams(), report)
+    assert capsys.readouterr().err == ""
+
+    pages = [{p.relative_to(r): p.read_bytes() for p in r.rglob("*") if p.is_file()} for r in reports]
+    assert pages[0] == pages[1]
+    report = json.loads(pages[0][Path("report.json")])
+    assert report["passed"] and not broken(report)
+    assert report["counts"]["tables"] == {"products": 12, "queries": 6, "judgements": 24}
+    assert report["counts"]["splits"] == {"train": 2, "valid": 2, "test": 2}
+    assert not any(b"amazonaws" in page for page in pages[0].values())
+
+
+# Each breaks one rule in one row; the other rows stay as they are.
+BREACHES = [
+    ("products", 3, {"product_id": "p2"}, "duplicate_ids", "p2"),
+    ("products", 5, {"title": "  "}, "missing_values", "p5"),
+    ("products", 6, {"price": -1.0}, "prices", "p6: -1.0"),
+    ("queries", 2, {"text": " "}, "empty_queries", "q2"),
+    ("queries", 3, {"split": "dev"}, "splits", "q3: dev"),
+    ("judgements", 1, {"grade": 7}, "grades", "q0 p1: 7"),
+    ("judgements", 2, {"product_id": "p99"}, "unknown_products", "q0 p99: p99"),
+    ("judgements", 4, {"query_id": "q99"}, "unknown_queries", "q99 p2: q99"),
+    ("judgements", 9, {"product_id": "p4"}, "duplicate_judgements", "q2 p4"),
+    ("satisfaction", 1, {"rating": 6}, "ratings", "q0: 6"),
+]
+
+
+def test_broken_rows_break_their_rules(tiny_tables: Tables, write_data: Write) -> None:
+    answer = {"query_id": "q0", "model_version": "1", "rating": 5}
+    tiny_tables["satisfaction"] = [dict(answer), dict(answer)]
+    for table, row, change, _, _ in BREACHES:
+        tiny_tables[table][row] |= change
+    report = check(write_data(tiny_tables))
+    assert not report["passed"]
+    assert broken(report) == {rule: [example] for _, _, _, rule, example in BREACHES} | {
+        "unknown_products": ["q0 p99: p99", "q1 p3: p3", "q5 p3: p3"]  # p3 is p2 now
+    }
+
+
+def test_rows_without_an_id_are_told_by_number(tiny_tables: Tables, write_data: Write) -> None:
+    tiny_tables["products"][11]["product_id"] = ""
+    tiny_tables["judgements"] = [row for row in tiny_tables["judgements"] if row["product_id"] != "p11"]
+    assert broken(check(write_data(tiny_tables))) == {"missing_values": ["row 11"]}
+
+
+def test_empty_tables_and_splits_are_told(tiny_tables: Tables, write_data: Write) -> None:
+    tiny_tables["queries"] = []
+    found = broken(check(write_data(tiny_tables)))
+    assert found["empty_tables"] == ["queries: 0"]
+    assert found["empty_splits"] == ["train: 0", "valid: 0", "test: 0"]
+
+
+def test_data_without_any_picture_is_good(tiny_tables: Tables, write_data: Write) -> None:
+    for row in tiny_tables["products"] + tiny_tables["queries"]:
+        row["image"] = None
+    for row in tiny_tables["queries"]:
+        row["text"] = f"words of {row['query_id']}"
+    assert check(write_data(tiny_tables))["passed"]
+
+
+def test_a_test_query_without_exact_match_is_a_warning(
+    tiny_tables: Tables, write_data: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for row in tiny_tables["judgements"]:
+        row["grade"] = min(row["grade"], 2)
+    report = check(write_data(tiny_tables))
+    assert report["passed"]
+    assert broken(report) == {"unanswerable": ["q4: 0", "q5: 0"]}
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "unanswerable" in line and "2 of 2" in line
+
+
+class TestLeaks:
+    """The fixture's q0 and q1 are in train, q4 and q5 in test; p0 … p3 are exact matches there, p8 … p11 here."""
+
+    def test_each_kind_is_found(self, tiny_tables: Tables, write_data: Write, png: Png) -> None:
+        products, queries = tiny_tables["products"], tiny_tables["queries"]
+        stream = io.BytesIO()
+        Image.open(io.BytesIO(png(101))).save(stream, "WEBP", lossless=True)  # the same pixels, other bytes
+        queries[4]["text"] = "  RED or\tblue  Shirt"
+        queries[5]["image"] = {"bytes": stream.getvalue(), "path": None}
+        products[8]["title"] = "RED  shirt"
+        products[9]["image"] = products[1]["image"]
+        tiny_tables["judgements"].append({"query_id": "q4", "product_id": "p2", "grade": EXACT})
+        products[2] |= {"title": "Unlike any other", "image": None}
+
+        found = broken(check(write_data(tiny_tables), max_duplicate_images=0.5))
+        assert found == {
+            "leaked_query_texts": ["q0: test + train", "q4: test + train"],
+            "leaked_query_pixels": ["q1: test + train", "q5: test + train"],
+            "leaked_targets": ["p2 (train): test + train", "p2 (test): test + train"],
+            "leaked_titles": [
+                f"{target}: test + train" for target in ("p0 (train)", "p2 (train)", "p8 (test)", "p2 (test)")
+            ],
+            "leaked_pixels": ["p1 (train): test + train", "p9 (test): test + train"],
+        }
+
+    def test_what_is_no_leak(self, tiny_tables: Tables, write_data: Write) -> None:
+        for row in tiny_tables["queries"][1::2]:
+            row["text"] = "the same in red"  # with another picture each
+        tiny_tables["products"][1]["title"] = tiny_tables["products"][0]["title"]  # both in train
+        tiny_tables["judgements"].append({"query_id": "q4", "product_id": "p0", "grade": EXACT - 1})
+        assert check(write_data(tiny_tables))["passed"]
+
+
+class TestPictures:
+    @pytest.fixture
+    def shop(self, tiny_tables: Tables, png: Png) -> Tables:
+        """As tiny_tables, with 188 products and pictures more."""
+        picture = [{"bytes": png(n, 32, 32), "path": None} for n in range(200, 388)]
+        tiny_tables["products"] += [
+            {"product_id": f"x{n}", "title": f"Thing {n}", "image": image} for n, image in enumerate(picture)
+        ]
+        return tiny_tables
+
+    def corrupt(self, tables: Tables, number: int) -> None:
+        for row in tables["products"][-number:]:
+            row["image"]["bytes"] = row["image"]["bytes"][:200]
+
+    def test_forty_corrupt_pictures_are_too_many(
+        self, shop: Tables, write_data: Write, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self.corrupt(shop, 40)
+        data = write_data(shop)
+        with pytest.raises(
+            ValidationFailed, match=r"broken_images .*40 of 202 .*products/x148: broken"
+        ) as raised:
+            validate(data, ValidateParams(), data.parent / "validate")
+        assert str(data.parent / "validate-failed") in str(raised.value)
+        assert not (data.parent / "validate").exists()
+
+        validate(data, ValidateParams(max_broken_images=0.2), data.parent / "validate")
+        assert not (data.parent / "validate-failed").exists()
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "40 of 202" in line and "allowed" in line
+
+    def test_what_cannot_be_used_is_told_with_its_reason(
+        self, tiny_tables: Tables, write_data: Write, png: Png
+    ) -> None:
+        products, queries = tiny_tables["products"], tiny_tables["queries"]
+        products[0]["image"]["bytes"] = bomb(30_000)
+        products[1]["image"]["bytes"] = b"<html>not found</html>"
+        products[2]["image"] = {"bytes": None, "path": "p2.png"}
+        products[11]["video"] = [{"bytes": png(1), "path": None}, {"bytes": b"", "path": None}]
+        queries[1]["image"]["bytes"] += bytes(9_000)
+        (rule,) = (r for r in check(write_data(tiny_tables), max_image_bytes=9_000)["rules"] if r["count"])
+        assert rule["rule"] == "broken_images"
+        reasons = dict(example.split(": ", 1) for example in rule["examples"])
+        assert "limit" in reasons["products/p0"]
+        assert "not a" in reasons["products/p1"]
+        assert "no bytes" in reasons["products/p2"]
+        assert "not a" in reasons["products/p11 frame 1"]
+        assert "limit is 9,000" in reasons["queries/q1"]
+
+    def test_small_and_flat_pictures_are_warnings(self, shop: Tables, write_data: Write, png: Png) -> None:
+        stream = io.BytesIO()
+        Image.new("RGB", (40, 40), "navy").save(stream, "PNG")
+        shop["products"][0]["image"]["bytes"] = png(0, 31, 40)
+        shop["products"][1]["image"]["bytes"] = stream.getvalue()
+        report = check(write_data(shop))
+        assert report["passed"]
+        assert broken(report) == {"small_images": ["products/p0: 31"], "flat_images": ["products/p1"]}
+
+    def test_duplicates_are_allowed_up_to_a_share(self, shop: Tables, write_data: Write) -> None:
+        shop["products"][-1]["image"] = shop["products"][-2]["image"]  # 2 of 199, which is 1.005 %
+        data = write_data(shop)
+        for allowed, passed in ((0.0100, False), (0.0101, True)):
+            report = check(data, max_duplicate_images=allowed)
+            assert report["passed"] is passed
+            (rule,) = (rule for rule in report["rules"] if rule["rule"] == "duplicate_images")
+            assert (rule["count"], rule["share"], rule["examples"]) == (2, 2 / 199, ["x186", "x187"])
+
+
+class TestSeverity:
+    def test_may_be_lowered_and_raised(self, tiny_tables: Tables, write_data: Write) -> None:
+        tiny_tables["products"][3]["price"] = -1.0
+        for row in tiny_tables["judgements"]:
+            row["grade"] = min(row["grade"], 2)
+        data = write_data(tiny_tables)
+        assert check(data, severity={"prices": "warning"})["passed"]
+        assert not check(data, severity={"prices": "warning", "unanswerable": "error"})["passed"]
+
+    def test_of_an_unknown_rule_is_an_error(self, tiny_data: Path, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"unknown rule price; known are schema, .*prices"):
+            validate(tiny_data, ValidateParams(severity={"price": "warning"}), tmp_path / "validate")
+
+
+def test_all_broken_rules_are_told_at_once(tiny_tables: Tables, write_data: Write) -> None:
+    tiny_tables["products"][3]["price"] = -1.0
+    tiny_tables["judgements"][1]["grade"] = 7
+    data = write_data(tiny_tables)
+    with pytest.raises(ValidationFailed, match=r"2 rules are broken(.|\n)*prices .*p3(.|\n)*grades .*q0 p1"):
+        validate(data, ValidateParams(), data.parent / "validate")
+
+
+def test_missing_columns_and_wrong_types_are_told_together(tiny_data: Path) -> None:
+    rewrite(tiny_data, "products", lambda table: table.drop_columns(["title"]))
+    rewrite(tiny_data, "judgements", lambda t: t.set_column(2, "grade", pa.array([[1]] * len(t))))
+    assert broken(check(tiny_data)) == {
+        "schema": [
+            "products/00000.parquet title: missing",
+            "judgements/00000.parquet grade: is list<element: int64>, not int8",
+        ]
+    }
+
+
+def test_types_that_can_be_read_are_good(tiny_data: Path) -> None:
+    rewrite(tiny_data, "judgements", lambda t: t.set_column(2, "grade", t["grade"].cast(pa.int64())))
+    assert check(tiny_data)["passed"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda path: path.write_bytes(b""), id="empty"),
+        pytest.param(lambda path: path.write_bytes(path.read_bytes()[:-100]), id="truncated"),
+        pytest.param(
+            lambda path: path.write_bytes(b"PAR1" + bytes(400) + path.read_bytes()[404:]), id="overwritten"
+        ),
+        pytest.param(lambda path: path.unlink(), id="absent"),
+    ],
+)
+def test_unreadable_files_are_clear_errors(
+    tiny_data: Path, tmp_path: Path, damage: Callable[[Path], Any]
+) -> None:
+    damage(tiny_data / "products" / "00000.parquet")
+    with pytest.raises(DataError, match="products"):
+        validate(tiny_data, ValidateParams(), tmp_path / "validate")
+
+
+def test_a_lowered_schema_rule_does_not_hide_what_cannot_be_read(tiny_data: Path, tmp_path: Path) -> None:
+    rewrite(tiny_data, "products", lambda table: table.drop_columns(["title"]))
+    with pytest.raises(DataError, match="'title' is missing"):
+        validate(tiny_data, ValidateParams(severity={"schema": "warning"}), tmp_path / "validate")

@@ -1,0 +1,102 @@
+"""Fixtures for every package."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from catalog.schema import EXACT, IRRELEVANT, SPLITS, SUBSTITUTE
+from catalog.store import TableWriter
+
+REAL = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real data beside the checkout; the test is skipped where it is absent."""
+    if not REAL.is_dir():
+        pytest.skip(f"no real data in {REAL}")
+    return REAL
+
+
+@pytest.fixture
+def png() -> Callable[..., bytes]:
+    """Encode a picture of seeded noise, each seed another: png(seed, width, height)."""
+
+    def draw(seed: int, width: int = 48, height: int = 40) -> bytes:
+        stream = io.BytesIO()
+        noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(stream, "PNG")
+        return stream.getvalue()
+
+    return draw
+
+
+@pytest.fixture
+def tiny_tables(png: Callable[..., bytes]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of a valid data set, to break before they are written: p0 … p11 (p11 without a picture), and in each
+    split two queries for two products each, the first by text, the second by picture."""
+    words = [
+        "red",
+        "blue",
+        "green",
+        "black",
+        "white",
+        "grey",
+        "pink",
+        "brown",
+        "gold",
+        "navy",
+        "teal",
+        "plum",
+    ]
+    products: list[dict[str, Any]] = [
+        {
+            "product_id": f"p{n}",
+            "title": f"{word.title()} shirt",
+            "category": "clothing/shirt",
+            "price": 10.0 + n,
+            "image": {"bytes": png(n), "path": f"p{n}.png"} if n < 11 else None,
+        }
+        for n, word in enumerate(words)
+    ]
+    queries, judgements = [], []
+    for n, split in enumerate(split for split in SPLITS for _ in range(2)):
+        photo = {"bytes": png(100 + n), "path": None}
+        asked = {"image": photo} if n % 2 else {"text": f"{words[2 * n]} or {words[2 * n + 1]} shirt"}
+        segment = "image" if n % 2 else "text"
+        queries.append({"query_id": f"q{n}", "split": split, "segment": segment, **asked})
+        grades = {2 * n: EXACT, 2 * n + 1: EXACT, (2 * n + 2) % 12: SUBSTITUTE, (2 * n + 5) % 12: IRRELEVANT}
+        judgements += [
+            {"query_id": f"q{n}", "product_id": f"p{product}", "grade": grade}
+            for product, grade in grades.items()
+        ]
+    return {"products": products, "queries": queries, "judgements": judgements}
+
+
+@pytest.fixture
+def write_data(tmp_path: Path) -> Callable[[dict[str, list[dict[str, Any]]]], Path]:
+    """Write tables of rows as a data set into a fresh folder."""
+
+    def write(tables: dict[str, list[dict[str, Any]]]) -> Path:
+        data = tmp_path / "data"
+        for table, rows in tables.items():
+            with TableWriter(data, table) as writer:
+                for row in rows:
+                    writer.write(row)
+        return data
+
+    return write
+
+
+@pytest.fixture
+def tiny_data(
+    tiny_tables: dict[str, list[dict[str, Any]]],
+    write_data: Callable[[dict[str, list[dict[str, Any]]]], Path],
+) -> Path:
+    """A valid data set of 12 products and 6 queries; a fresh copy for each test."""
+    return write_data(tiny_tables)

@@ -1,0 +1,289 @@
+from collections.abc import Callable
+from math import log2
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eval.metrics import METRICS, Scores, parse, score
+from eval.rankings import JudgeError, Qrels, Run
+
+ALL = [
+    f"{name.partition(':')[0]}{cut}{':exp' if ':' in name else ''}" for name in METRICS for cut in ("", "@3")
+]
+ESCI = {0: 0.0, 1: 0.01, 2: 0.1, 3: 1.0}
+
+# Best first: grades 2, unjudged, 3, 0. Relevant: a and c, and e, which was not found.
+RUN = {"q": {"a": 9.0, "b": 8.0, "c": 7.0, "d": 6.0}}
+QRELS = {"q": {"a": 2, "c": 3, "d": 0, "e": 1}}
+
+
+def means(run: dict, qrels: dict, *metrics: str, **options: object) -> list[float]:
+    scored = score(Run.from_dict(run), Qrels.from_dict(qrels), metrics, **options)
+    return list(scored.means().values())
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("ndcg", (2 / 1 + 3 / 2) / (3 / 1 + 2 / log2(3) + 1 / 2)),
+        ("ndcg@2", 2 / (3 + 2 / log2(3))),
+        ("ndcg@1", 2 / 3),
+        ("ndcg@1:exp", 3 / 7),
+        ("ndcg:exp", (3 / 1 + 7 / 2) / (7 / 1 + 3 / log2(3) + 1 / 2)),
+        ("recall@1", 1 / 3),
+        ("recall@3", 2 / 3),
+        ("recall", 2 / 3),
+        ("hit@1", 1.0),
+        ("precision@1", 1.0),
+        ("precision@3", 2 / 3),
+        ("precision@10", 2 / 10),
+        ("precision", 2 / 4),
+        ("mrr@1", 1.0),
+        ("map@1", 1 / 3),
+        ("map", (1 / 1 + 2 / 3) / 3),
+        ("judged@2", 1 / 2),
+        ("judged@10", 3 / 4),
+        ("judged", 3 / 4),
+    ],
+)
+def test_by_hand(metric: str, expected: float) -> None:
+    assert means(RUN, QRELS, metric) == pytest.approx([expected], abs=1e-15)
+
+
+def test_by_hand_where_only_the_best_grade_is_relevant() -> None:
+    found = means(
+        RUN, QRELS, "recall@2", "recall@3", "hit@2", "precision@3", "mrr", "mrr@2", "map", relevant=3
+    )
+    assert found == pytest.approx([0.0, 1.0, 0.0, 1 / 3, 1 / 3, 0.0, 1 / 3], abs=1e-15)
+
+
+def test_gains_may_be_fractions() -> None:
+    expected = (0.1 + 1 / 2) / (1 + 0.1 / log2(3) + 0.01 / 2)
+    assert means(RUN, QRELS, "ndcg", gains=ESCI) == pytest.approx([expected], abs=1e-15)
+    exponential = (2**0.1 - 1) / 1
+    assert means(RUN, QRELS, "ndcg@1:exp", gains=ESCI) == pytest.approx([exponential], abs=1e-15)
+
+
+def test_grades_may_be_fractions() -> None:
+    assert means({"q": {"a": 1.0}}, {"q": {"a": 0.1, "b": 0.5}}, "ndcg@1", "hit") == [0.1 / 0.5, 0.0]
+
+
+def test_negative_grades_gain_nothing() -> None:
+    run = {"q": {"spam": 2.0, "a": 1.0}}
+    expected = [1 / log2(3), 1 / 2, 1.0]
+    assert means(run, {"q": {"spam": -2, "a": 1}}, "ndcg", "mrr", "judged") == pytest.approx(expected)
+
+
+def test_ties_are_broken_by_id_ascending() -> None:
+    tied = {"q": {"c": 1.0, "a": 1.0, "b": 1.0}}
+    assert means(tied, {"q": {"a": 1}}, "mrr") == [1.0]
+    assert means(tied, {"q": {"c": 1}}, "mrr") == [1 / 3]
+
+
+def test_a_query_without_an_answer_scores_0_and_is_counted() -> None:
+    qrels = {"q": {"a": 1}, "r": {"a": 1}}
+    scored = score(Run.from_dict({"r": {"a": 1.0}}), Qrels.from_dict(qrels), ALL)
+    assert scored.unanswered == 1
+    assert scored.query_ids.tolist() == ["q", "r"]
+    assert scored.answered.tolist() == [False, True]
+    for metric, values in scored.values.items():
+        assert values.tolist() == [0.0, 1 / 3 if metric == "precision@3" else 1.0], metric
+
+
+def test_a_query_that_nobody_judged_is_left_out() -> None:
+    run = {"p": {"a": 1.0}, "q": {"a": 1.0}, "z": {"a": 1.0}}
+    scored = score(Run.from_dict(run), Qrels.from_dict({"q": {"a": 1}}), ["mrr"])
+    assert scored.query_ids.tolist() == ["q"]
+    assert scored.means() == {"mrr": 1.0}
+
+
+def test_no_query_in_common_is_all_unanswered() -> None:
+    scored = score(Run.from_dict({"x": {"a": 1.0}}), Qrels.from_dict({"q": {"a": 1}}), ALL)
+    assert scored.unanswered == 1
+    assert set(scored.means().values()) == {0.0}
+
+
+def test_a_query_without_relevant_products_scores_0_and_counts() -> None:
+    run = {"q": {"a": 1.0}, "r": {"a": 1.0}}
+    qrels = {"q": {"a": 0}, "r": {"a": 1}}
+    metrics = [metric for metric in ALL if not metric.startswith(("judged", "precision"))]
+    assert means(run, qrels, *metrics) == [0.5] * len(metrics)
+
+
+def test_a_product_judged_for_another_query_only_is_unjudged() -> None:
+    qrels = {"p": {"a": 1, "z": 1}, "q": {"b": 1}}
+    scored = score(Run.from_dict({"q": {"a": 2.0, "zz": 1.0}}), Qrels.from_dict(qrels), ["judged", "hit"])
+    assert {name: values.tolist() for name, values in scored.values.items()} == {
+        "judged": [0, 0],
+        "hit": [0, 0],
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "ndgc@10",
+        "ndcg@0",
+        "ndcg@-1",
+        "ndcg@010",
+        "ndcg@",
+        "ndcg@10:log",
+        "mrr:exp",
+        "NDCG@10",
+        "ndcg@1.5",
+    ],
+)
+def test_names_that_mean_nothing(name: str) -> None:
+    with pytest.raises(JudgeError, match=f"^'{name}' is not a metric; known are ndcg, "):
+        parse(name)
+
+
+@pytest.mark.parametrize(
+    ("gains", "message"),
+    [
+        ({0: 0, 1: 1, 2: 2}, "grade 3 has no gain; gains are given for 0, 1, 2"),
+        ({**ESCI, 3: -1.0}, "gains: 3: -1.0"),
+        ({**ESCI, 3: float("nan")}, "gains: 3: nan"),
+        ({**ESCI, 3: float("inf")}, "gains: 3: inf"),
+    ],
+)
+def test_bad_gains(gains: dict[int, float], message: str) -> None:
+    with pytest.raises(JudgeError, match=message):
+        means(RUN, QRELS, "ndcg", gains=gains)
+
+
+# Laws
+
+
+def textbook(run: dict[str, float], qrels: dict[str, float], metric: str, k: int, gain: Callable) -> float:
+    ranked = sorted(run, key=lambda item: (-run[item], item))[:k]
+    hits = [rank for rank, item in enumerate(ranked, 1) if qrels.get(item, 0) >= 1]
+    relevant = sum(grade >= 1 for grade in qrels.values())
+    discounted = [gain(qrels.get(item, 0)) / log2(rank + 1) for rank, item in enumerate(ranked, 1)]
+    ideal = sum(g / log2(r + 1) for r, g in enumerate(sorted(map(gain, qrels.values()), reverse=True)[:k], 1))
+    return {
+        "ndcg": lambda: sum(discounted) / ideal if ideal else 0.0,
+        "recall": lambda: len(hits) / relevant if relevant else 0.0,
+        "hit": lambda: float(bool(hits)),
+        "precision": lambda: len(hits) / k,
+        "mrr": lambda: 1 / hits[0] if hits else 0.0,
+        "map": lambda: sum(n / rank for n, rank in enumerate(hits, 1)) / relevant if relevant else 0.0,
+        "judged": lambda: sum(item in qrels for item in ranked) / len(ranked) if ranked else 0.0,
+    }[metric]()
+
+
+ITEMS = st.sampled_from("abcdefgh")
+RUNS = st.dictionaries(
+    st.sampled_from("pqrs"), st.dictionaries(ITEMS, st.integers(0, 4), min_size=1), min_size=1
+)
+JUDGED = st.dictionaries(
+    st.sampled_from("pqrs"), st.dictionaries(ITEMS, st.integers(0, 3), min_size=1), min_size=1
+)
+
+
+@given(RUNS, JUDGED, st.integers(1, 10))
+def test_agrees_with_the_textbook(run: dict, qrels: dict, k: int) -> None:
+    names = ("ndcg", "recall", "hit", "precision", "mrr", "map", "judged")
+    metrics = [*(f"{name}@{k}" for name in names), f"ndcg@{k}:exp"]
+    scored = score(Run.from_dict(run), Qrels.from_dict(qrels), metrics)
+    for i, query in enumerate(sorted(qrels)):
+        ours = [values[i] for values in scored.values.values()]
+        given_up = run.get(query, {})
+        theirs = [textbook(given_up, qrels[query], name, k, float) for name in names]
+        theirs.append(textbook(given_up, qrels[query], "ndcg", k, lambda grade: 2.0**grade - 1))
+        assert ours == pytest.approx(theirs, abs=1e-12)
+
+
+@given(RUNS, JUDGED)
+def test_between_0_and_1(run: dict, qrels: dict) -> None:
+    for values in score(Run.from_dict(run), Qrels.from_dict(qrels), ALL, gains=ESCI).values.values():
+        assert values.dtype == np.float64
+        assert ((values >= 0) & (values <= 1 + 1e-12)).all()
+
+
+@given(RUNS, JUDGED)
+def test_one_query_at_a_time_gives_the_same(run: dict, qrels: dict) -> None:
+    whole = score(Run.from_dict(run), Qrels.from_dict(qrels), ALL)
+    for i, query in enumerate(sorted(qrels)):
+        alone = score(Run.from_dict(run), Qrels.from_dict({query: qrels[query]}), ALL)
+        assert [values[i] for values in whole.values.values()] == [v[0] for v in alone.values.values()]
+
+
+@given(RUNS, JUDGED, st.integers(0, 6))
+def test_a_better_product_moved_up_never_costs(run: dict, qrels: dict, place: int) -> None:
+    query = min(run)
+    ranked = sorted(run[query], key=lambda item: (-run[query][item], item))
+    if place + 1 >= len(ranked):
+        return
+    first, second = ranked[place : place + 2]
+    grades = qrels.setdefault(query, {"a": 1})
+    if grades.get(first, 0) >= grades.get(second, 0):
+        return
+    ranked[place : place + 2] = second, first
+    swapped = {query: {item: -float(rank) for rank, item in enumerate(ranked)}}
+    metrics = [metric for metric in ALL if not metric.startswith("judged")]
+    before = score(Run.from_dict({query: run[query]}), Qrels.from_dict(qrels), metrics)
+    after = score(Run.from_dict(swapped), Qrels.from_dict(qrels), metrics)
+    for metric in metrics:
+        assert (after.values[metric] >= before.values[metric] - 1e-12).all(), metric
+
+
+@given(JUDGED)
+def test_the_ideal_list_scores_1(qrels: dict) -> None:
+    scored = score(
+        Run.from_dict(qrels), Qrels.from_dict(qrels), ["ndcg", "ndcg@3", "ndcg@3:exp", "recall", "map"]
+    )
+    possible = np.array([max(qrels[query].values()) > 0 for query in sorted(qrels)], float)
+    for values in scored.values.values():
+        assert values == pytest.approx(possible, abs=1e-12)
+
+
+# Scores
+
+
+def scores() -> Scores:
+    values = {"mrr": np.array([1.0, 0.5, 0.0]), "ndcg@10:exp": np.array([0.1, 0.2, 0.3])}
+    return Scores(np.array(["a", "b", "c"]), np.array([True, True, False]), values)
+
+
+def test_scores_survive_parquet(tmp_path: Path) -> None:
+    scores().to_parquet(tmp_path / "scores.parquet")
+    back = Scores.from_parquet(tmp_path / "scores.parquet")
+    assert back.query_ids.tolist() == ["a", "b", "c"]
+    assert back.unanswered == 1
+    assert back.means() == scores().means()
+    assert list(back.values) == ["mrr", "ndcg@10:exp"]
+
+
+def test_scores_from_another_table(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"query_id": ["q"], "mrr": [1.0]}), tmp_path / "other.parquet")
+    with pytest.raises(JudgeError, match=r"other.parquet: column 'answered' is missing"):
+        Scores.from_parquet(tmp_path / "other.parquet")
+
+
+@pytest.mark.parametrize("which", [["c", "a"], np.array(["a", "c", "a"]), np.array([True, False, True])])
+def test_restrict(which: object) -> None:
+    part = scores().restrict(which)
+    assert part.query_ids.tolist() == ["a", "c"]
+    assert part.means() == {"mrr": 0.5, "ndcg@10:exp": pytest.approx(0.2)}
+    assert part.unanswered == 1
+
+
+@pytest.mark.parametrize(
+    ("which", "message"),
+    [
+        (["a", "x"], "query 'x' is not among the 3"),
+        (np.array([True]), r"a mask of shape \(1,\) for 3 queries"),
+        (np.zeros(3, bool), "no query is left"),
+        ([], "no query is left"),
+    ],
+)
+def test_restrict_to_the_impossible(which: object, message: str) -> None:
+    with pytest.raises(JudgeError, match=message):
+        scores().restrict(which)

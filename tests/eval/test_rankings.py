@@ -1,0 +1,178 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eval.rankings import JudgeError, Qrels, Run, locate
+
+NESTED = st.dictionaries(
+    st.text("abcé 0", min_size=1, max_size=4),
+    st.dictionaries(st.text("xyz09", min_size=1, max_size=4), st.floats(-1e9, 1e9), min_size=1, max_size=6),
+    min_size=1,
+    max_size=5,
+)
+
+
+def test_a_run_is_sorted_by_score_descending_then_id_ascending() -> None:
+    run = Run.from_arrays(["q", "q", "q", "p"], ["c", "b", "a", "z"], [1.0, 2.0, 1.0, 0.0])
+    assert run.query_ids.tolist() == ["p", "q"]
+    assert run.item_ids.tolist() == ["z", "b", "a", "c"]
+    assert run.values.tolist() == [0.0, 2.0, 1.0, 1.0]
+    assert run.offsets.tolist() == [0, 1, 4]
+    assert run.ranks.tolist() == [1, 1, 2, 3]
+    assert run.rows.tolist() == [0, 1, 1, 1]
+
+
+def test_judgements_are_sorted_by_id() -> None:
+    qrels = Qrels.from_arrays(["q", "q", "p"], ["b", "a", "z"], [1, 3, 2])
+    assert list(qrels.to_dict()) == ["p", "q"]
+    assert qrels.item_ids.tolist() == ["z", "a", "b"]
+    assert qrels.values.dtype == np.float64
+
+
+def test_integers_and_their_digits_are_one_id() -> None:
+    assert Qrels.from_arrays([7], [10], [1]).to_dict() == {"7": {"10": 1.0}}
+    assert Run.from_dict({7: {9: 1.0, 10: 1.0}}).item_ids.tolist() == ["10", "9"]  # as text, not by size
+
+
+def test_a_query_without_products_is_not_in_it() -> None:
+    assert Run.from_dict({"empty": {}, "q": {"a": 1.0}}).query_ids.tolist() == ["q"]
+
+
+@given(NESTED, st.randoms(use_true_random=False))
+def test_order_of_rows_plays_no_part(nested: dict, random: object) -> None:
+    rows = [(q, i, v) for q, pairs in nested.items() for i, v in pairs.items()]
+    expected = Run.from_arrays(*zip(*rows, strict=True)).to_dict()
+    random.shuffle(rows)
+    shuffled = Run.from_arrays(*zip(*rows, strict=True)).to_dict()
+    assert [(q, list(p.items())) for q, p in shuffled.items()] == [
+        (q, list(p.items())) for q, p in expected.items()
+    ]
+    assert expected == nested
+
+
+@pytest.mark.parametrize("kind", [Run, Qrels])
+def test_parquet_and_back(tmp_path: Path, kind: type[Run] | type[Qrels]) -> None:
+    nested = {"red shoe": {"a": 0.1, "b": 1 / 3}, "é": {"a": -1e-300}}
+    kind.from_dict(nested).to_parquet(tmp_path / "it.parquet")
+    assert kind.from_parquet(tmp_path / "it.parquet").to_dict() == nested
+
+
+@pytest.mark.parametrize("kind", [Run, Qrels])
+def test_trec_and_back(tmp_path: Path, kind: type[Run] | type[Qrels]) -> None:
+    nested = {"q1": {"a": 0.1, '"b"': 1 / 3}, "NA": {"null": -1e-300, "nan": 2.0}}
+    kind.from_dict(nested).to_trec(tmp_path / "it.txt")
+    assert kind.from_trec(tmp_path / "it.txt").to_dict() == nested
+
+
+def test_trec_files_as_they_come(tmp_path: Path) -> None:
+    path = tmp_path / "run.txt"
+    path.write_bytes(b" q1 Q0  a 9 0.5 x\r\n\r\nq1\tQ0\tb\t1\t2e0\tx  \r\n007 Q0 c 1 1 x")
+    assert Run.from_trec(path).to_dict() == {"007": {"c": 1.0}, "q1": {"b": 2.0, "a": 0.5}}
+    path.write_text("q1 0 a 3\nq1 0 b -1\n")
+    assert Qrels.from_trec(path).to_dict() == {"q1": {"a": 3.0, "b": -1.0}}
+
+
+def test_trec_layout(tmp_path: Path) -> None:
+    Run.from_dict({"q": {"a": 1.0, "b": 2.0}}).to_trec(tmp_path / "run.txt")
+    assert (tmp_path / "run.txt").read_text() == "q Q0 b 1 2 vitrine\nq Q0 a 2 1 vitrine\n"
+    Qrels.from_dict({"q": {"a": 3}}).to_trec(tmp_path / "qrels.txt")
+    assert (tmp_path / "qrels.txt").read_text() == "q 0 a 3\n"
+
+
+def test_beir(tmp_path: Path) -> None:
+    path = tmp_path / "test.tsv"
+    path.write_text("query-id\tcorpus-id\tscore\nq 1\td 1\t1\nq 1\td 2\t0\n")
+    assert Qrels.from_beir(path).to_dict() == {"q 1": {"d 1": 1.0, "d 2": 0.0}}
+
+
+def test_any_column_of_ids_will_do() -> None:
+    ids = ["b", "a", "b"]
+    expected = {"a": {"2": 1.0}, "b": {"1": 1.0, "3": 1.0}}
+    for column in (
+        np.array(ids),
+        np.array(ids, object),
+        pa.array(ids),
+        pa.array(ids).dictionary_encode(),
+        pa.chunked_array([ids[:1], ids[1:]]),
+        pa.array(ids, pa.large_string()),
+    ):
+        assert Qrels.from_arrays(column, pa.array([1, 2, 3], pa.int8()), np.ones(3)).to_dict() == expected
+
+
+@pytest.mark.parametrize(
+    ("queries", "items", "values", "message"),
+    [
+        ([], [], [], "nothing to judge"),
+        (["q"], ["a", "b"], [1.0], "1 query ids, 2 product ids and 1 scores"),
+        (["q", "q"], ["a", "a"], [1.0, 2.0], "query 'q', product 'a': given more than once"),
+        (["q", "q"], ["1", "a"], [1.0, np.nan], "query 'q', product 'a': the score is nan"),
+        (["q"], ["a"], [-np.inf], "the score is -inf"),
+        (["q"], ["a"], ["much"], "scores must be numbers"),
+        (["q"], ["a"], [[1.0]], "one number per pair"),
+        ([1.5], ["a"], [1.0], "query ids: must be all text or all integers, not double"),
+        (["q"], [b"a"], [1.0], "product ids: must be all text or all integers, not binary"),
+        (["q", 1], ["a", "b"], [1.0, 1.0], "query ids: must be all text or all integers"),
+        (["q", None], ["a", "b"], [1.0, 1.0], "query ids: row 1 has none"),
+        (["q"], [""], [1.0], "product ids: '' is not an id"),
+        (["q"], ["a\0"], [1.0], "is not an id"),
+    ],
+)
+def test_bad_arrays(queries: list, items: list, values: list, message: str) -> None:
+    with pytest.raises(JudgeError, match="Run from arrays: ") as error:
+        Run.from_arrays(queries, items, values)
+    assert message in str(error.value)
+
+
+def test_an_integer_and_its_digits_are_duplicates() -> None:
+    with pytest.raises(JudgeError, match="must be all text or all integers"):
+        Qrels.from_dict({1: {"a": 1}, "1": {"a": 1}})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("q Q0 a 1 0.5 x\nq Q0 b 2 0.4\n", "Row #2: Expected 6 columns, got 5"),
+        ("q Q0 a 1 high x\n", "invalid value 'high'"),
+        ("q Q0 a 1 NA x\n", "invalid value 'NA'"),
+        ("q Q0 a 1 nan x\n", "product 'a': the score is nan"),
+        ("q Q0 a 1 1 x\nq Q0 a 2 1 x\n", "given more than once"),
+        ("", "expected the columns query_id, iteration, product_id, rank, score, tag"),
+    ],
+)
+def test_bad_trec_files(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "run.txt"
+    path.write_text(text)
+    with pytest.raises(JudgeError) as error:
+        Run.from_trec(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert message in str(error.value)
+
+
+def test_files_that_are_not_there_or_not_what_they_should_be(tmp_path: Path) -> None:
+    with pytest.raises(JudgeError, match="No such file"):
+        Run.from_trec(tmp_path / "absent")
+    with pytest.raises(JudgeError, match=r"absent: not a readable parquet file"):
+        Run.from_parquet(tmp_path / "absent")
+    pq.write_table(pa.table({"query_id": ["q"], "product_id": ["a"]}), tmp_path / "short.parquet")
+    with pytest.raises(JudgeError, match=r"short.parquet: column 'score' is missing"):
+        Run.from_parquet(tmp_path / "short.parquet")
+    (tmp_path / "headless.tsv").write_text("q\td\t1\nq\te\t1\n")
+    with pytest.raises(JudgeError, match="expected the columns query-id, corpus-id, score"):
+        Qrels.from_beir(tmp_path / "headless.tsv")
+
+
+def test_trec_cannot_hold_blanks(tmp_path: Path) -> None:
+    with pytest.raises(JudgeError, match="'red shoe' holds a blank"):
+        Run.from_dict({"red shoe": {"a": 1.0}}).to_trec(tmp_path / "run.txt")
+
+
+@given(st.sets(st.integers(0, 30), min_size=1), st.lists(st.integers(0, 30)))
+def test_locate(haystack: set[int], needles: list[int]) -> None:
+    ordered = sorted(haystack)
+    expected = [ordered.index(n) if n in haystack else -1 for n in needles]
+    assert locate(np.array(needles, np.int64), np.array(ordered)).tolist() == expected

@@ -1,0 +1,219 @@
+import base64
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eval.metrics import Scores
+from eval.rankings import JudgeError
+from eval.report import Example, Report, Result, best_other, data_uri, extremes, render
+from eval.significance import PairedResult
+
+HOSTILE = """<script>alert(1)</script>"><img src=x onerror='alert(2)'>{{ 7 * 7 }}"""
+GRADES = {3: "exact", 2: "substitute", 1: "complement", 0: "irrelevant"}
+
+
+def picture(kind: str) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (4, 4), "red").save(stream, kind)
+    return stream.getvalue()
+
+
+def scores(*ndcg: float) -> Scores:
+    values = np.array(ndcg)
+    answered = values > 0
+    return Scores(
+        np.array([f"q{i}" for i in range(len(ndcg))]),
+        answered,
+        {"ndcg@10": values, "mrr@10": values[::-1] / 2, "judged@10": np.full(len(ndcg), 0.625)},
+    )
+
+
+def report(**changes: object) -> Report:
+    results = [
+        Result("Red dress", 2.5, 3, picture("JPEG")),
+        Result(HOSTILE, 1.5, None, b"<svg onload=alert(3)>"),
+        Result("Hat", 0.5, 0, None),
+    ]
+    example = Example(
+        "q0",
+        {"fused": results, "text": []},
+        {"fused": 0.875, "text": 0.125},
+        HOSTILE,
+        picture("PNG"),
+        HOSTILE,
+    )
+    fields: dict = {
+        "title": "Fused & friends",
+        "subject": "fused",
+        "primary": "ndcg@10",
+        "systems": {
+            "fused": scores(0.9, 0.5, 0.4),
+            "text": scores(0.1, 0.5, 0.6),
+            HOSTILE: scores(0.3, 0.0, 0.0),
+        },
+        "comparisons": {
+            "text": PairedResult(0.2, 0.25, -0.1, 0.5, 0.95),
+            HOSTILE: PairedResult(0.5, 0.0001, 0.4, 0.6, 0.95),
+        },
+        "segments": np.array(["shoe", "dress", "shoe"]),
+        "grades": GRADES,
+        "won": [example],
+        "lost": [Example("q2", {"fused": results, "text": results}, {"fused": 0.4, "text": 0.6})],
+    }
+    return Report(**(fields | changes))
+
+
+class Page(HTMLParser):
+    """Tags, their attributes, and the text of every table row, list item and heading."""
+
+    BLOCKS = ("tr", "li", "h1", "h2", "h3", "h4", "p")
+    VOID = ("meta", "img", "br")
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.blocks: list[tuple[str, str]] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag in self.BLOCKS:
+            self.blocks.append((tag, ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.blocks and "style" not in self.open:
+            tag, text = self.blocks[-1]
+            self.blocks[-1] = tag, " ".join(f"{text} {data}".split())
+
+    def texts(self, tag: str) -> list[str]:
+        return [text for kind, text in self.blocks if kind == tag]
+
+
+@pytest.fixture(scope="module")
+def page() -> Page:
+    return Page(render(report()))
+
+
+def test_the_page_is_well_formed(page: Page) -> None:
+    assert page.open == []
+    assert page.texts("h1") == ["Fused & friends"]
+    assert page.texts("h2") == [
+        "How good is each system?",
+        "Is fused better, or is it chance?",
+        "Where is it good?",
+        "Most won",
+        "Most lost",
+    ]
+
+
+def test_tables_hold_the_numbers(page: Page) -> None:
+    rows = page.texts("tr")
+    assert rows[:4] == [
+        "System ndcg@10 mrr@10 judged@10 unanswered",
+        "fused 0.600 0.300 62.5 % 0",
+        "text 0.400 0.200 62.5 % 0",
+        f"{HOSTILE} 0.100 0.050 62.5 % 2",
+    ]
+    assert rows[5] == "text +0.200 −0.100 to +0.500 (95 %) 0.250 1 1 1"
+    assert rows[6] == f"{HOSTILE} +0.500 +0.400 to +0.600 (95 %) < 0.001 3 0 0"
+    assert rows[8:] == ["shoe 2 0.650 0.350 0.150", "dress 1 0.500 0.500 0.000"]
+
+
+def test_the_best_are_marked_all_of_them() -> None:
+    html = render(report())
+    assert html.count('<td class="best">0.600</td>') == 1
+    assert html.count('<td class="best">0.500</td>') == 2  # both systems, in the segment of the dress
+    assert '<td class="best">0.400</td>' not in html
+
+
+def test_results_carry_rank_grade_title_and_score(page: Page) -> None:
+    assert page.texts("li")[:4] == [
+        "1 exact Red dress score 2.500",
+        f"no picture 2 not judged {HOSTILE} score 1.500",
+        "no picture 3 irrelevant Hat score 0.500",
+        "no results",
+    ]
+    assert page.texts("h3") == [HOSTILE, "Search by picture"]
+    assert page.texts("h4")[:2] == ["fused ndcg@10 0.875", "text ndcg@10 0.125"]
+
+
+def test_nothing_hostile_gets_through(page: Page) -> None:
+    assert {tag for tag, _ in page.tags} <= {
+        *("html", "head", "meta", "title", "style", "body", "main", "header", "section", "article", "div"),
+        *("h1", "h2", "h3", "h4", "p", "strong", "span", "bdi", "i", "b", "ol", "li", "img"),
+        *("table", "thead", "tbody", "tr", "th", "td"),
+    }
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+
+
+def test_nothing_is_fetched(page: Page) -> None:
+    sources = [attributes["src"] or "" for tag, attributes in page.tags if tag == "img"]
+    assert len(sources) == 4  # three JPEGs of results, one PNG of the query; the SVG is not shown
+    assert all(re.match(r"data:image/(jpeg|png);base64,", source) for source in sources)
+    assert "default-src 'none'" in str(page.tags)
+    assert not [
+        name for _, attributes in page.tags for name in attributes if name in ("href", "srcset", "action")
+    ]
+    assert "url(" not in render(report())
+    assert "@import" not in render(report())
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP"])
+def test_pictures_are_told_by_their_bytes(kind: str) -> None:
+    uri = data_uri(picture(kind))
+    assert uri is not None
+    head, _, body = uri.partition(",")
+    assert head == f"data:image/{kind.lower()};base64"
+    assert base64.b64decode(body) == picture(kind)
+
+
+@pytest.mark.parametrize("data", [None, b"", b"<svg/>", b"RIFF0000WAVE", b"\xff\xd8"])
+def test_what_is_no_picture_is_left_out(data: bytes | None) -> None:
+    assert data_uri(data) is None
+
+
+def test_one_system_alone_and_no_examples() -> None:
+    page = Page(render(report(systems={"fused": scores(0.0, 1.0, 0.5)}, comparisons={}, won=[], lost=[])))
+    assert page.texts("h2") == ["How good is each system?", "Where is it good?"]
+
+
+def test_grades_of_other_scales() -> None:
+    example = Example("q", {"fused": [Result("a", 1.0, 1), Result("b", 0.5, 0.5)]}, {"fused": 1.0})
+    page = Page(render(report(grades={1: "relevant", 0: "not relevant"}, won=[example], lost=[])))
+    assert page.texts("li") == ["no picture 1 relevant a score 1.000", "no picture 2 grade 0.5 b score 0.500"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"subject": "other"}, "'other' is not among the systems fused, text"),
+        ({"comparisons": {HOSTILE: PairedResult(0, 1, 0, 0, 0.95)}}, "'fused' is not compared with 'text'"),
+        ({"segments": np.array(["a"])}, "1 segments for 3 queries"),
+        ({"systems": {"fused": scores(1.0, 0.0), "text": scores(1.0)}}, "'text' was judged on other queries"),
+    ],
+)
+def test_reports_that_do_not_add_up(changes: dict, message: str) -> None:
+    with pytest.raises(JudgeError, match=message):
+        render(report(**changes))
+
+
+def test_the_best_other_system() -> None:
+    systems = {"fused": scores(1.0, 1.0), "a": scores(0.2, 0.2), "b": scores(0.3, 0.3)}
+    assert best_other(systems, "fused", "ndcg@10") == "b"
+
+
+def test_extremes() -> None:
+    ours, theirs = scores(0.5, 0.9, 0.2, 0.5, 0.0), scores(0.5, 0.4, 0.8, 0.0, 0.1)
+    assert extremes(ours, theirs, "ndcg@10", 5) == (["q1", "q3"], ["q2", "q4"])
+    assert extremes(ours, theirs, "ndcg@10", 1) == (["q1"], ["q2"])
