@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as pv
 import pyarrow.parquet as pq
 
 from catalog import store
@@ -39,8 +40,7 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
         features: What `featurize` made of it.
         model: What `train` wrote.
         params: How rankings are judged.
-        evaluation: Folder to write: metrics.json (system → metric → mean), segments.json (segment → system → metric →
-            mean), comparisons.json (the candidate against each other system), scores/ (per query) and runs/ (parquet
+        evaluation: Folder to write: metrics.json (system → metric → mean), segments.csv (the same by segment), comparisons.json (the candidate against each other system), scores/ (per query) and runs/ (parquet
             and TREC) by system, queries.parquet, facts.json (latency, sizes), index.parquet, report.html.
 
     Raises:
@@ -63,7 +63,7 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
     with store.fresh(evaluation) as out:
         _write(out / "made_from.json", _made_from(features, model, params))
         _write(out / "metrics.json", {system: one.means() for system, one in scores.items()})
-        _write(out / "segments.json", by_segment(scores, segments))
+        pv.write_csv(by_segment(scores, segments), out / "segments.csv")
         against = comparisons(scores, params)
         _write(out / "comparisons.json", {system: asdict(result) for system, result in against.items()})
         for folder in ("scores", "runs"):
@@ -115,12 +115,21 @@ def _write(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def by_segment(scores: Mapping[str, Scores], segments: np.ndarray) -> dict[str, dict[str, dict[str, float]]]:
-    """Segment → system → metric → mean; `segments` is aligned with the scores."""
-    return {
-        str(name): {system: one.restrict(segments == name).means() for system, one in scores.items()}
-        for name in np.unique(segments)
-    }
+def by_segment(scores: Mapping[str, Scores], segments: np.ndarray) -> pa.Table:
+    """A row per segment and system, with the number of queries and the mean of every metric.
+
+    Args:
+        scores: By system.
+        segments: str (Q,), aligned with the scores.
+    """
+    return pa.Table.from_pylist(
+        [
+            {"segment": str(name), "queries": int((segments == name).sum()), "system": system}
+            | one.restrict(segments == name).means()
+            for name in np.unique(segments)
+            for system, one in scores.items()
+        ]
+    )
 
 
 def comparisons(scores: Mapping[str, Scores], params: EvaluateParams) -> dict[str, PairedResult]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 CODE = ("catalog", "fusion")
-EVIDENCE = ("made_from.json", "metrics.json", "segments.json", "comparisons.json", "facts.json", "queries.parquet", "scores", "report.html")  # fmt: skip
+EVIDENCE = ("made_from.json", "metrics.json", "segments.csv", "comparisons.json", "facts.json", "queries.parquet", "scores", "report.html")  # fmt: skip
 TAG_LENGTH = 5000  # MLflow's limit
 
 
