@@ -17,18 +17,16 @@ def stage(name: str) -> Callable[..., None]:
     return getattr(import_module(f"components.{name}"), name)
 
 
-def parser() -> argparse.ArgumentParser:
-    """One sub-command a stage, one flag a path."""
-    top = argparse.ArgumentParser(prog="python -m components", description="Run one stage of the chain.")
-    verbs = top.add_subparsers(dest="stage", required=True, metavar="STAGE")
-    for name in SECTIONS:
-        function = stage(name)
-        verb = verbs.add_parser(name, help=(inspect.getdoc(function) or "").splitlines()[0])
-        for parameter in inspect.signature(function).parameters.values():
-            if parameter.annotation is Path:
-                verb.add_argument(f"--{parameter.name}", type=Path, required=True, metavar="PATH")
-        verb.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE")
-    return top
+def flags(name: str) -> argparse.ArgumentParser:
+    """One flag a path of the stage's signature; other stages and what they need are not imported."""
+    function = stage(name)
+    parser = argparse.ArgumentParser(f"python -m components {name}", description=inspect.getdoc(function))
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.annotation is Path:
+            parser.add_argument(f"--{parameter.name}", type=Path, required=True, metavar="PATH")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE")
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,8 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0, or 1 after one message on stderr where the input is at fault, or 130 when interrupted.
     """
-    arguments = vars(parser().parse_args(argv))
-    name, file = arguments.pop("stage"), arguments.pop("params")
+    words = sys.argv[1:] if argv is None else argv
+    top = argparse.ArgumentParser("python -m components", description="Run one stage of the chain.")
+    top.add_argument("stage", choices=SECTIONS, help="STAGE --help lists its flags")
+    name = top.parse_args(words[:1]).stage
+    arguments = vars(flags(name).parse_args(words[1:]))
+    file = arguments.pop("params")
     try:
         stage(name)(params=load(file, name), **arguments)
     except (DataError, JudgeError, FloatingPointError, PermissionError) as error:

@@ -40,8 +40,9 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
         features: What `featurize` made of it.
         model: What `train` wrote.
         params: How rankings are judged.
-        evaluation: Folder to write: metrics.json (system → metric → mean), segments.csv (the same by segment), comparisons.json (the candidate against each other system), scores/ (per query) and runs/ (parquet
-            and TREC) by system, queries.parquet, facts.json (latency, sizes), index.parquet, report.html.
+        evaluation: Folder to write: metrics.json (system → metric → mean), segments.csv (the same by segment),
+            comparisons.json (the candidate against each other system), scores/ (per query) and runs/ (parquet and TREC)
+            by system, queries.parquet, facts.json (latency, sizes), index.parquet, report.html.
 
     Raises:
         DataError: where no test query is judged.
@@ -68,10 +69,10 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
         _write(out / "comparisons.json", {system: asdict(result) for system, result in against.items()})
         for folder in ("scores", "runs"):
             (out / folder).mkdir()
-        for system in runs:
+        for system, run in runs.items():
             scores[system].to_parquet(out / "scores" / f"{system}.parquet")
-            runs[system].to_parquet(out / "runs" / f"{system}.parquet")
-            runs[system].to_trec(out / "runs" / f"{system}.trec")
+            run.to_parquet(out / "runs" / f"{system}.parquet")
+            run.to_trec(out / "runs" / f"{system}.trec")
         pq.write_table(
             pa.table({"query_id": scores[CANDIDATE].query_ids, "segment": segments}), out / "queries.parquet"
         )

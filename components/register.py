@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
-from packaging.requirements import Requirement
-from packaging.version import Version
 
 from catalog import store
 from catalog.schema import DataError
@@ -30,7 +28,10 @@ if TYPE_CHECKING:
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 CODE = ("catalog", "fusion")
-EVIDENCE = ("made_from.json", "metrics.json", "segments.csv", "comparisons.json", "facts.json", "queries.parquet", "scores", "report.html")  # fmt: skip
+EVIDENCE = (
+    "made_from.json", "metrics.json", "segments.csv", "comparisons.json", "facts.json", "queries.parquet", "scores",
+    "report.html",
+)  # fmt: skip
 TAG_LENGTH = 5000  # MLflow's limit
 
 
@@ -152,6 +153,9 @@ def _source(package: str) -> Path:
 
 def _requirements() -> list[str]:
     """What serving needs, at the versions installed here: Vitrine's own requirements and MLflow's."""
+    from packaging.requirements import Requirement
+    from packaging.version import Version
+
     needed = [Requirement(line) for line in metadata.requires("vitrine") or []]
     names = [one.name for one in needed if not one.marker] + ["mlflow", "pandas"]
     return [f"{name}=={Version(metadata.version(name)).public}" for name in names]
@@ -161,10 +165,15 @@ def _champion_evidence(champion: "ModelVersion", data: Path, source: dict[str, A
     """The champion on this data: its stored scores if it was judged on the same in the same way, else scored again.
 
     Raises:
-        DataError: where its process fails.
+        DataError: where it was not registered by this chain, or its process fails.
     """
     import mlflow
 
+    if not champion.run_id:
+        raise DataError(
+            f"register: the champion, version {champion.version} of {champion.name}, has no run and so no scores; "
+            f"move the alias '{CHAMPION}' to a version that this chain registered"
+        )
     with tempfile.TemporaryDirectory() as folder:
         stored = tracking.fetch(champion.run_id, "evaluation", Path(folder))
         then = json.loads((stored / "made_from.json").read_text())
