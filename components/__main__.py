@@ -43,8 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     file = arguments.pop("params")
     try:
         stage(name)(params=load(file, name), **arguments)
-    except (DataError, JudgeError, FloatingPointError, PermissionError) as error:
+    except (DataError, JudgeError, FloatingPointError) as error:
         print(f"vitrine: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        told = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"vitrine: {name}: {told}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"vitrine: {name} interrupted; the same command goes on or starts again", file=sys.stderr)

@@ -130,6 +130,7 @@ def _version(
     if versions:
         return versions[0]
     import mlflow
+    import pandas as pd
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
@@ -142,6 +143,7 @@ def _version(
         artifacts={"model": str(model), "index": str(evaluation / "index.parquet")},
         code_paths=[str(_source(package)) for package in CODE],
         signature=ModelSignature(inputs, outputs, ParamSchema([ParamSpec("k", "long", 10)])),
+        input_example=pd.DataFrame({"text": ["red dotted mug"]}),
         pip_requirements=_requirements(),
     )
     return mlflow.register_model(info.model_uri, name, tags=tags)

@@ -1,5 +1,7 @@
 """MLflow: the only place that starts, resumes or tags a run."""
 
+import json
+import logging
 import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,6 +40,8 @@ def connect() -> "MlflowClient":
     import mlflow
     from mlflow.exceptions import MlflowException
 
+    for name in ("mlflow", "alembic"):  # their progress is not the user's
+        logging.getLogger(name).setLevel(logging.ERROR)
     local = "MLFLOW_TRACKING_URI" not in os.environ
     if local:
         mlflow.set_tracking_uri(f"sqlite:///{home() / 'mlflow.db'}")
@@ -100,7 +104,13 @@ def log(
             for name, value in row.items()
             if name != "epoch"
         ]
-    client.log_batch(one.info.run_id, points, [Param(name, str(value)) for name, value in params.items()])
+    settings = [Param(name, _text(value)) for name, value in params.items()]
+    client.log_batch(one.info.run_id, points, settings)
+
+
+def _text(value: Any) -> str:
+    """The same for equal values: KFP passes the keys of a mapping in any order, and MLflow refuses what changes."""
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def attach(one: "ActiveRun", folder: Path, names: Sequence[str], under: str | None = None) -> None:

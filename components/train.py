@@ -16,6 +16,7 @@ from catalog.schema import GAINS, DataError
 from components.params import TrainParams
 from eval.metrics import score
 from eval.rankings import Qrels, Run
+from fusion.facets import Facets
 from fusion.features import Items
 from fusion.featurizer import FILES as FEATURIZER_FILES
 from fusion.model import ModelConfig, ProductSearchModel
@@ -42,7 +43,8 @@ def train(features: Path, params: TrainParams, model: Path) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     products, queries = Items.load(features, "products"), Items.load(features, "queries")
     judgements = pq.read_table(features / "judgements.parquet")
-    training = _training_set(products, queries, judgements)
+    vocabulary = Vocabulary.load(features / "vocabulary.json")
+    training = _training_set(products, queries, judgements, Facets.load(features, vocabulary))
     valid = queries.take(queries.splits == "valid")
     qrels = _qrels(judgements, valid)
 
@@ -51,7 +53,7 @@ def train(features: Path, params: TrainParams, model: Path) -> None:
         return score(run, qrels, [VALIDATED_BY], gains=GAINS).means()[VALIDATED_BY]
 
     config = ModelConfig(
-        vocabulary=len(Vocabulary.load(features / "vocabulary.json")),
+        vocabulary=len(vocabulary),
         image_features=products.images.shape[1],
         fusion=params.fusion,
         dim=params.dim,
@@ -86,7 +88,7 @@ def train(features: Path, params: TrainParams, model: Path) -> None:
     )
 
 
-def _training_set(products: Items, queries: Items, judgements: pa.Table) -> TrainingSet:
+def _training_set(products: Items, queries: Items, judgements: pa.Table, facets: Facets) -> TrainingSet:
     asked = queries.take(queries.splits == "train")
     own = _of(judgements, asked)
     if not len(own):
@@ -101,7 +103,7 @@ def _training_set(products: Items, queries: Items, judgements: pa.Table) -> Trai
         own["grade"].to_numpy(),
         len(products),
     )
-    return TrainingSet(products, asked, judged)
+    return TrainingSet(products, asked, judged, facets)
 
 
 def _qrels(judgements: pa.Table, queries: Items) -> Qrels:

@@ -74,13 +74,14 @@ class Featurizer:
         Returns:
             The items, and why some pictures are broken, by position; those count as missing.
         """
-        images, broken = self._images([row["image"] and row["image"]["bytes"] for row in rows])
+        pictures = [row["image"] and row["image"]["bytes"] for row in rows]
+        images, broken = self._images(pictures)
         if table == "products":
             ids, texts = [row["product_id"] for row in rows], [product_text(row) for row in rows]
             splits, segments = [sides.get(i, "train") for i in ids], [""] * len(rows)
         else:
             ids, texts, splits, segments = ([row[name] or "" for row in rows] for name in _QUERY_TEXTS)
-        has_image = [row["image"] is not None and i not in broken for i, row in enumerate(rows)]
+        has_image = [picture is not None and i not in broken for i, picture in enumerate(pictures)]
         items = Items(
             ids=np.array(ids, object),
             splits=np.array(splits, object),
@@ -94,7 +95,8 @@ class Featurizer:
     def table(self, data: Path, table: str) -> Items:
         """Featurize a whole table of a data set."""
         batches = tqdm(store.batches(data, table, COLUMNS[table]), f"featurize {table}", unit="batch")
-        return Items.concatenate([self.rows(table, batch.to_pylist())[0] for batch in batches])
+        none, _ = self.rows(table, [])  # a table may be empty
+        return Items.concatenate([none, *(self.rows(table, batch.to_pylist())[0] for batch in batches)])
 
     @torch.inference_mode()
     def _images(self, pictures: Sequence[bytes | None]) -> tuple[np.ndarray, dict[int, str]]:

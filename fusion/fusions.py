@@ -19,9 +19,17 @@ class _Absent(nn.Module):
         return torch.where(present[..., None], parts, self.vectors)
 
 
+def _sum(gates: Tensor, values: Tensor, present: Tensor) -> Tensor:
+    """The modalities that are there, each feature weighted by the sigmoid of its gate; all but `present` (B, M, dim)."""
+    return (gates.view_as(values).sigmoid() * values * present[..., None]).sum(1)
+
+
 @FUSIONS("concat")
 class Concat(nn.Module):
-    """All modalities side by side → linear → ReLU → dropout → linear.
+    """All modalities side by side → linear → ReLU → dropout → linear, plus the modalities themselves, gated.
+
+    The sum lets a feature seen in one modality alone through unchanged, whatever the others; the gates, made of the
+    same hidden units, close it where another modality overrules it ("the same in black").
 
     Args:
         modalities: Number of modalities, M.
@@ -33,9 +41,8 @@ class Concat(nn.Module):
     def __init__(self, modalities: int, dim: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.absent = _Absent(modalities, dim)
-        self.mix = nn.Sequential(
-            nn.Linear(modalities * dim, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, dim)
-        )
+        self.hidden = nn.Sequential(nn.Linear(modalities * dim, hidden), nn.ReLU(), nn.Dropout(dropout))
+        self.mix, self.gate = nn.Linear(hidden, dim), nn.Linear(hidden, modalities * dim)
 
     def forward(self, parts: Tensor, present: Tensor) -> Tensor:
         """Fuse.
@@ -47,15 +54,17 @@ class Concat(nn.Module):
         Returns:
             float of shape (B, dim).
         """
-        return self.mix(self.absent(parts, present).flatten(1))
+        filled = self.absent(parts, present)
+        hidden = self.hidden(filled.flatten(1))
+        return self.mix(hidden) + _sum(self.gate(hidden), filled, present)
 
 
 @FUSIONS("gated")
 class Gated(nn.Module):
-    """A weighted sum of the modalities; a gate that sees all of them sets each feature's weights.
+    """A weighted sum of the modalities; a gate that sees all of them sets each feature's weight, 0 to 1.
 
-    Per feature, the weights of the modalities that are present sum to one (Arevalo et al., 2017, "Gated Multimodal
-    Units", with a softmax in place of the two-modality sigmoid). Arguments and shapes as for `Concat`.
+    The multimodal form of Arevalo et al., 2017, "Gated Multimodal Units": one sigmoid for each modality, so that what
+    one of them alone tells is not thinned by the others. Arguments and shapes as for `Concat`.
     """
 
     def __init__(self, modalities: int, dim: int, hidden: int, dropout: float) -> None:
@@ -71,7 +80,5 @@ class Gated(nn.Module):
 
     def forward(self, parts: Tensor, present: Tensor) -> Tensor:
         filled = self.absent(parts, present)
-        values = torch.stack([layer(filled[:, i]) for i, layer in enumerate(self.transform)], 1)
-        logits = self.gate(filled.flatten(1)).view_as(values)
-        logits = logits.masked_fill(~present[..., None] & present.any(1)[:, None, None], -torch.inf)
-        return (logits.softmax(1) * values).sum(1)
+        values = torch.stack([part + layer(part) for part, layer in zip(filled.unbind(1), self.transform, strict=True)], 1)
+        return _sum(self.gate(filled.flatten(1)), values, present)

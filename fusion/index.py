@@ -29,6 +29,8 @@ def top_k(queries: np.ndarray, products: np.ndarray, k: int) -> tuple[np.ndarray
 
 def best(scores: np.ndarray, k: int) -> np.ndarray:
     """Positions of the k highest of N scores, highest first, equal ones in order of position; int64 of shape (k,)."""
+    if k == 0:
+        return np.empty(0, np.int64)
     threshold = np.partition(scores, -k)[-k]
     reached = np.flatnonzero(scores >= threshold)  # more than k where the last place is shared
     return reached[np.argsort(-scores[reached], kind="stable")][:k]

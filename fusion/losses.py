@@ -5,7 +5,9 @@ from torch import Tensor
 
 from catalog.schema import GAINS, GRADES
 
-UNJUDGED = -1
+UNJUDGED, IGNORED = -1, -2
+
+LOWEST = -1e4  # far below any score; not -inf, which times a target of 0 is nan
 
 WEIGHTS = [GAINS[grade] for grade in GRADES]
 
@@ -17,7 +19,7 @@ def graded_contrastive(scores: Tensor, grades: Tensor) -> Tensor:
 
     Args:
         scores: float of shape (Q, P), already divided by the temperature.
-        grades: int of shape (Q, P): 0–3, or `UNJUDGED`, which counts as irrelevant.
+        grades: int of shape (Q, P): 0–3; `UNJUDGED`, which counts as irrelevant; or `IGNORED`, as if not there.
 
     Returns:
         The mean over the queries that have any target, a scalar; 0 where none has.
@@ -28,4 +30,5 @@ def graded_contrastive(scores: Tensor, grades: Tensor) -> Tensor:
     if not answerable.any():
         return scores.sum() * 0.0
     targets = weights[answerable] / total[answerable, None]
-    return -(targets * scores[answerable].log_softmax(1)).sum(1).mean()
+    kept = scores[answerable].float().masked_fill(grades[answerable] == IGNORED, LOWEST)
+    return -(targets * kept.log_softmax(1)).sum(1).mean()

@@ -41,6 +41,35 @@ class ModelConfig:
     text_encoder: str = "bilstm"
 
 
+class Standardise(nn.Module):
+    """Each feature minus its mean, over its standard deviation, as measured once before training.
+
+    Features of a frozen encoder differ in scale by orders of magnitude, and which of them matter is not known.
+
+    Args:
+        features: Their number, D.
+    """
+
+    LIMIT = 5.0  # standard deviations; a picture unlike all others must not drown what is known besides
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("std", torch.ones(features))
+
+    def measure(self, images: np.ndarray) -> None:
+        """Take mean and standard deviation from float (N, D), N > 0; features that never vary get no weight."""
+        images = images.astype(np.float32)
+        std = images.std(0)
+        self.mean.copy_(torch.from_numpy(images.mean(0)))
+        self.std.copy_(torch.from_numpy(np.where(std > 0, std, np.inf)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return ((images - self.mean) / self.std).clamp(-self.LIMIT, self.LIMIT)
+
+
 class ProductSearchModel(nn.Module):
     """Two towers that share their encoders; each has a fusion of its own.
 
@@ -52,9 +81,10 @@ class ProductSearchModel(nn.Module):
         super().__init__()
         self.config = config
         self.text = TEXT_ENCODERS[config.text_encoder](config.vocabulary, config.dim)
+        self.standardise = Standardise(config.image_features)
         self.image = nn.Sequential(
-            nn.LayerNorm(config.image_features), nn.Dropout(config.dropout), nn.Linear(config.image_features, config.dim)
-        )  # fmt: skip
+            nn.Dropout(config.dropout), nn.Linear(config.image_features, config.dim)
+        )
         fusion = FUSIONS[config.fusion]
         self.query_fusion = fusion(len(MODALITIES), config.dim, config.hidden, config.dropout)
         self.product_fusion = fusion(len(MODALITIES), config.dim, config.hidden, config.dropout)
@@ -71,7 +101,7 @@ class ProductSearchModel(nn.Module):
         Returns:
             float (B, M, dim) in the order of `MODALITIES`, and which are present, bool (B, M).
         """
-        parts = torch.stack([self.text(batch["tokens"]), self.image(batch["images"])], 1)
+        parts = torch.stack([self.text(batch["tokens"]), self.image(self.standardise(batch["images"]))], 1)
         return parts, torch.stack([batch["has_text"], batch["has_image"]], 1)
 
     def encode_query(self, batch: dict[str, Tensor]) -> Tensor:

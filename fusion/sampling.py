@@ -1,17 +1,25 @@
-"""What a training step sees: judged queries, pseudo-queries made of product texts, and their products."""
+"""What a training step sees: judged queries, pseudo-queries that the catalogue itself answers, and their products."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from catalog.schema import EXACT
+from fusion.facets import CATEGORY, COLUMNS, VISIBLE, Facets, together
 from fusion.features import Items
-from fusion.losses import UNJUDGED
+from fusion.losses import IGNORED, UNJUDGED
 from fusion.text import PAD, UNKNOWN
 
+STEPS = 60  # of an epoch, at most: a large catalogue is seen over several
+DRAWS = (True, True, False)  # products drawn per judged query: exact ones and others
 PSEUDO_WORDS = (1, 5)
+WORDS, FACETS, PICTURE = range(3)  # what a pseudo-query is made of
+SHARES = (0.25, 0.6, 0.15)
+ASKED = np.array([{"category": 1.0, "color": 0.9}.get(column, 0.5) for column in COLUMNS])  # chance, where stated
+COMPOSED = 0.5  # share of queries for facets that show the category instead of naming it
 
 
 @dataclass(frozen=True)
@@ -47,9 +55,7 @@ class Judged:
         """One product per query, of grade `EXACT` or of any other grade; queries that have none are left out."""
         pool = (self.grade == EXACT) == exact
         query, product = self.query[pool], self.product[pool]
-        first, last = np.searchsorted(query, queries), np.searchsorted(query, queries, side="right")
-        some = last > first
-        return product[rng.integers(first[some], last[some])]
+        return _one_each(query, product, queries, rng)[1]
 
 
 class Step(NamedTuple):
@@ -74,36 +80,102 @@ class TrainingSet:
         products: The catalogue.
         queries: The queries of the training split.
         judged: Their judgements, as rows of the two.
+        stated: What the products' columns state; None for a shop without such columns.
     """
 
     products: Items
     queries: Items
     judged: Judged
+    stated: Facets | None = None
+
+    @cached_property
+    def facets(self) -> Facets:
+        return self.stated or Facets.none(len(self.products))
+
+    @cached_property
+    def own(self) -> np.ndarray:
+        """Rows of the products on the training side, int64."""
+        return np.flatnonzero(self.products.splits == "train")
 
     def steps(self, batch_size: int) -> int:
-        """Steps of one epoch: every product on the training side once as a pseudo-query."""
-        return -(-int((self.products.splits == "train").sum()) // (batch_size // 2))
+        """Steps of one epoch: every product of `own` is the source of a pseudo-query, or as many as `STEPS` take."""
+        return min(STEPS, -(-len(self.own) // (batch_size // 2)))
 
     def epoch(self, batch_size: int, rng: np.random.Generator) -> Iterator[Step]:
         """Half of each batch are judged queries, half pseudo-queries, everything in random order."""
         half = batch_size // 2
-        own = rng.permutation(np.flatnonzero(self.products.splits == "train"))
-        for start in range(0, len(own), half):
+        own = rng.permutation(self.own)
+        for start in range(0, self.steps(batch_size) * half, half):
             sources = own[start : start + half]
             queries = rng.choice(len(self.queries), min(half, len(self.queries)), replace=False)
-            pseudo = pseudo_queries(self.products.take(sources), rng)
-            drawn = [sources, self.judged.draw(queries, True, rng), self.judged.draw(queries, False, rng)]
-            rows = np.unique(np.concatenate(drawn))
-            grades = np.concatenate([self.judged.lookup(queries, rows), self._stated(pseudo, rows)])
+            drawn = [self.judged.draw(queries, exact, rng) for exact in DRAWS]
+            rows = np.unique(np.concatenate([sources, *drawn]))
+            pseudo, answers = self._pseudo(sources, rows, rng)
+            grades = np.concatenate([self.judged.lookup(queries, rows), answers])
             yield Step(Items.concatenate([self.queries.take(queries), pseudo]), rows, grades)
 
-    def _stated(self, pseudo: Items, rows: np.ndarray) -> np.ndarray:
-        """A pseudo-query is answered exactly by every product whose text has all its words."""
+    def _pseudo(
+        self, sources: np.ndarray, rows: np.ndarray, rng: np.random.Generator
+    ) -> tuple[Items, np.ndarray]:
+        """A pseudo-query for each source, and its grades of the products in `rows`, int64.
+
+        A product that answers but for what it leaves unsaid may well be right, so it is `IGNORED`.
+        """
+        said = self.facets.values
+        kind = rng.choice(len(SHARES), len(sources), p=SHARES)
+        kind[(kind == PICTURE) & ~self.products.has_image[sources]] = FACETS
+        kind[said[sources, CATEGORY] == 0] = WORDS
+        worded, stated, pictured = (sources[kind == i] for i in (WORDS, FACETS, PICTURE))
+        asked = said[stated] * (rng.random((len(stated), len(ASKED))) < ASKED)
+
+        by_words = pseudo_queries(self.products.take(worded), rng)
+        by_facets = self._ask(stated, asked, rng)
+        by_picture = replace(self.products.take(pictured), tokens=np.zeros((len(pictured), 1), np.int32))
+        exact = [self._has_words(by_words, rows), self.facets.fit(asked, rows), pictured[:, None] == rows]
+        needs = np.concatenate([said[worded], asked, said[pictured] * VISIBLE])
+        grades = np.select(
+            [np.concatenate(exact), self.facets.may_fit(needs, rows)], [EXACT, IGNORED], UNJUDGED
+        )
+        return Items.concatenate([by_words, by_facets, by_picture]), grades
+
+    def _has_words(self, pseudo: Items, rows: np.ndarray) -> np.ndarray:
+        """Which products' texts have all words of a pseudo-query, bool (Q, P); none answers one without words."""
         tokens = self.products.tokens[rows]
-        has = np.zeros((len(rows), max(int(tokens.max()), int(pseudo.tokens.max())) + 1), bool)
+        has = np.zeros((len(rows), 1 + max(tokens.max(initial=0), pseudo.tokens.max(initial=0))), bool)
         has[np.arange(len(rows))[:, None], tokens] = True
         has[:, PAD] = True
-        return np.where(has[:, pseudo.tokens].all(2).T, EXACT, UNJUDGED)
+        return has[:, pseudo.tokens].all(2).T & (pseudo.tokens != PAD).any(1)[:, None]
+
+    def _ask(self, sources: np.ndarray, asked: np.ndarray, rng: np.random.Generator) -> Items:
+        """Queries for facets: their names in any order, or a picture of the category and the other names."""
+        pool = self.own[self.products.has_image[self.own]]
+        category = self.facets.values[pool, CATEGORY]
+        order = category.argsort(kind="stable")
+        shown = (rng.random(len(asked)) < COMPOSED) & ((asked > 0).sum(1) > 1)
+        found, examples = _one_each(category[order], pool[order], asked[shown, CATEGORY], rng)
+        shown[shown] = found
+
+        named = asked.copy()
+        named[shown, CATEGORY] = 0
+        names = np.stack([names[value] for names, value in zip(self.facets.names, named.T, strict=True)], 1)
+        shuffled = np.take_along_axis(names, rng.random(named.shape).argsort(1)[..., None], 1)
+        images = np.zeros((len(asked), self.products.images.shape[1]), self.products.images.dtype)
+        images[shown] = self.products.images[examples]
+        return replace(
+            self.products.take(sources),
+            tokens=together(np.concatenate(list(shuffled.swapaxes(0, 1)), 1)),
+            images=images,
+            has_image=shown,
+        )
+
+
+def _one_each(
+    keys: np.ndarray, values: np.ndarray, wanted: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A random value for each wanted key that there is: which there are, and their values. Keys are sorted."""
+    first, last = np.searchsorted(keys, wanted), np.searchsorted(keys, wanted, side="right")
+    some = last > first
+    return some, values[rng.integers(first[some], last[some])]
 
 
 def pseudo_queries(products: Items, rng: np.random.Generator) -> Items:
@@ -114,7 +186,7 @@ def pseudo_queries(products: Items, rng: np.random.Generator) -> Items:
     lottery = np.where(known, rng.random(known.shape), 2.0)
     rank = lottery.argsort(1).argsort(1)
     kept = rank < wanted[:, None]
-    longest = PSEUDO_WORDS[1]
+    longest = min(PSEUDO_WORDS[1], width)
     position = np.where(kept, np.arange(width), width).argsort(1, kind="stable")[:, :longest]
     tokens = np.where(
         np.arange(longest) < wanted[:, None], np.take_along_axis(products.tokens, position, 1), PAD

@@ -7,8 +7,10 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import SafetensorError
 
 from catalog import store
+from catalog.schema import DataError
 from fusion.features import Items
 from fusion.featurizer import Featurizer
 from fusion.index import top_k
@@ -91,8 +93,20 @@ def rank_data(folder: Path, data: Path, split: str, depth: int) -> pa.Table:
         data: The data set.
         split: Of the queries.
         depth: Products kept per query.
+
+    Raises:
+        DataError: where no query has the split, or the folder does not hold a model.
     """
-    featurizer = Featurizer.load(folder)
+    model, featurizer = _load(folder)
     queries = featurizer.table(data, "queries")
-    model = ProductSearchModel.load(folder)
-    return rank(model, queries.take(queries.splits == split), featurizer.table(data, "products"), depth)
+    asked = queries.take(queries.splits == split)
+    if not len(asked):
+        raise DataError(f"{data / 'queries'}: no query has the split '{split}'; nothing to rank")
+    return rank(model, asked, featurizer.table(data, "products"), depth)
+
+
+def _load(folder: Path) -> tuple[ProductSearchModel, Featurizer]:
+    try:
+        return ProductSearchModel.load(folder), Featurizer.load(folder)
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        raise DataError(f"{folder}: not a model of the train stage ({error}); train it again") from error

@@ -1,7 +1,6 @@
 """The registered model: text, picture or both in, ranked products out. MLflow loads this file as its code."""
 
 import base64
-import binascii
 from pathlib import Path
 from typing import Any
 
@@ -43,20 +42,22 @@ class ProductSearch(PythonModel):
             Columns query (row of the input), rank (from 1), product_id, title, score.
 
         Raises:
-            ValueError: where a query has neither text nor picture, or a picture that cannot be read.
+            ValueError: where `k` is not positive, or a query has neither text nor picture, or a picture that cannot be
+                read.
         """
+        k = int((params or {}).get("k", 10))
+        if k < 1:
+            raise ValueError(f"`k`, products per query, must be at least 1, got {k}")
         rows = [self._query(number, row) for number, row in enumerate(model_input.to_dict("records"))]
         queries, broken = self.featurizer.rows("queries", rows)
         if broken:
             raise ValueError("; ".join(f"query {i}: picture {reason}" for i, reason in broken.items()))
-        found, scores = top_k(
-            embed(self.model, queries, "query"), self.index.vectors, int((params or {}).get("k", 10))
-        )
-        count, k = found.shape
+        found, scores = top_k(embed(self.model, queries, "query"), self.index.vectors, k)
+        count, kept = found.shape
         return pd.DataFrame(
             {
-                "query": [i for i in range(count) for _ in range(k)],
-                "rank": list(range(1, k + 1)) * count,
+                "query": [i for i in range(count) for _ in range(kept)],
+                "rank": list(range(1, kept + 1)) * count,
                 "product_id": self.index.ids[found.ravel()],
                 "title": self.index.titles[found.ravel()],
                 "score": scores.ravel().astype(float),
@@ -73,7 +74,7 @@ class ProductSearch(PythonModel):
             raise ValueError(f"query {number}: picture of {len(encoded):,} characters is too large")
         try:
             picture = base64.b64decode(encoded, validate=True) if encoded else None
-        except binascii.Error as error:
+        except ValueError as error:  # binascii.Error is one; letters beyond ASCII raise it plainly
             raise ValueError(f"query {number}: `image` is not base64 ({error})") from error
         image = {"bytes": picture, "path": None} if picture else None
         return {"query_id": str(number), "text": text, "split": "", "segment": "", "image": image}

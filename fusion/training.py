@@ -8,13 +8,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from fusion.losses import graded_contrastive
 from fusion.model import MODALITIES, ProductSearchModel
 from fusion.sampling import Step, TrainingSet
+from fusion.text import PAD, UNKNOWN
 
 WARM_UP = 0.1
+AVERAGED = 0.98  # what the average of the weights keeps of itself in a step
+HIDDEN = 0.2  # share of the vocabulary that a step hides in products
+MEASURED = 10_000  # pictures that the features are standardised by, at most
 
 
 def joint_loss(
@@ -75,7 +80,8 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train in place, and leave the model with the weights of its best epoch.
 
-    Every epoch draws its random numbers from (seed, epoch) alone, so that a run that goes on from the checkpoint
+    What is scored and kept are running averages of the weights over the last steps, which generalise better than the
+    weights of any one step (Polyak and Juditsky, 1992). Every epoch draws its random numbers from (seed, epoch) alone, so that a run that goes on from the checkpoint
     ends with the same weights as one that was never stopped.
 
     Args:
@@ -101,12 +107,22 @@ def fit(
     """
     device = next(model.parameters()).device
     steps = data.steps(batch_size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    weights = list(model.parameters())
+    groups = [
+        {"params": [w for w in weights if w.ndim > 1], "weight_decay": weight_decay},
+        {"params": [w for w in weights if w.ndim <= 1], "weight_decay": 0.0},  # biases, temperature
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share(step, epochs * steps))
+    pictures = _pictures(data)
+    if len(pictures):
+        model.standardise.measure(pictures)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGED))
     state: dict[str, Any] = {"history": [], "best": None}
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True, map_location=device)
         model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
     history: list[dict[str, float]] = state["history"]
@@ -130,16 +146,18 @@ def fit(
                 losses["loss"].backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
+                average.update_parameters(model)
                 schedule.step()
                 sums = {name: sums.get(name, 0.0) + value.item() for name, value in losses.items()}
                 bar.set_postfix(epoch=epoch + 1, loss=f"{sums['loss'] / number:.3f}", refresh=False)
                 bar.update()
             means = {name: total / steps for name, total in sums.items()}
-            history.append({"epoch": epoch + 1, **means, "score": validate(model.eval())})
+            history.append({"epoch": epoch + 1, **means, "score": float(validate(average.module.eval()))})
             if _best_epoch(history) == epoch:
-                state["best"] = {name: value.detach().clone() for name, value in model.state_dict().items()}
+                state["best"] = {name: value.clone() for name, value in average.module.state_dict().items()}
             state |= {
                 "model": model.state_dict(),
+                "average": average.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "schedule": schedule.state_dict(),
                 "history": history,
@@ -163,11 +181,24 @@ def _losses(
 ) -> dict[str, Tensor]:
     queries = step.queries.batch(slice(None), device)
     products = data.products.batch(step.products, device)
+    products["tokens"] = _hide(products["tokens"], model.config.vocabulary)
     grades = torch.from_numpy(step.grades).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         return joint_loss(
             model, queries, products, grades, alpha=alpha, beta=beta, modality_dropout=modality_dropout
         )
+
+
+def _hide(tokens: Tensor, vocabulary: int) -> Tensor:
+    """Make some words unknown in all products of the step, so that what a text leaves unsaid is read off the picture."""
+    hidden = torch.rand(vocabulary, device=tokens.device) < HIDDEN
+    return torch.where(hidden[tokens] & (tokens != PAD), UNKNOWN, tokens)
+
+
+def _pictures(data: TrainingSet) -> np.ndarray:
+    """Features of the training side's pictures, or of `MEASURED` of them."""
+    rows = data.own[data.products.has_image[data.own]]
+    return data.products.images[rows[:: 1 + len(rows) // MEASURED]]
 
 
 def _share(step: int, steps: int) -> float:

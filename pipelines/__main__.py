@@ -1,6 +1,7 @@
 """`python -m pipelines compile|run`."""
 
 import argparse
+import re
 import subprocess
 import sys
 import warnings
@@ -13,17 +14,30 @@ from components.params import SECTIONS, load
 
 
 def sections(file: Path) -> dict[str, Any]:
-    """All of params.yaml, checked, as plain values: what the pipeline takes as its parameters."""
-    return {name: load(file, name).model_dump(mode="json") for name in SECTIONS}
+    """All of params.yaml, checked, as plain values: what the pipeline takes as its parameters.
+
+    KFP has no null, so what is null is left out; null is the default of every parameter that may be.
+    """
+    return {name: load(file, name).model_dump(mode="json", exclude_none=True) for name in SECTIONS}
 
 
 def compile_to(output: Path, params: Path) -> None:
-    """Write the pipeline as IR YAML, with params.yaml as the defaults of its parameters."""
+    """Write the pipeline as IR YAML, with params.yaml as the defaults of its parameters.
+
+    The same pipeline and parameters give the same bytes.
+
+    Raises:
+        DataError: where `output` is not named as YAML.
+    """
     from kfp.compiler import Compiler
 
     from pipelines.training import training
 
+    if output.suffix not in {".yaml", ".yml"}:
+        raise DataError(f"--output {output}: name it .yaml")
     Compiler().compile(training, str(output), pipeline_parameters=sections(params))
+    # kfp's header repeats the defaults in an order that changes from run to run; they also stand below it
+    output.write_text(re.sub(r"^(#.*) \[Default: .*\]$", r"\1", output.read_text(), flags=re.MULTILINE))
 
 
 def run(repo: str, rev: str, params: Path, root: Path) -> None:

@@ -23,7 +23,8 @@ def fetch(repo: str, rev: str, data: Path) -> None:
 
     try:
         with store.fresh(data) as partial:
-            DVCFileSystem(repo, rev=rev).get("data", str(partial), recursive=True)
+            # with the slash, the contents; without, a folder `data` inside
+            DVCFileSystem(repo, rev=rev).get("data/", str(partial), recursive=True)
     except (DvcException, SCMError, OSError) as error:
         raise DataError(
             f"fetch: data of {repo} at {rev} cannot be had ({error}); is it pushed to the DVC remote?"

@@ -1,0 +1,75 @@
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from catalog.schema import DataError
+from fusion.features import Items
+
+names = st.text(max_size=4)
+
+
+@st.composite
+def items(draw: st.DrawFn) -> Items:
+    count, width, features = draw(st.integers(0, 5)), draw(st.integers(1, 4)), draw(st.integers(1, 3))
+
+    def strings() -> np.ndarray:
+        return np.array([*draw(st.lists(names, min_size=count, max_size=count)), None], object)[:-1]
+
+    return Items(
+        ids=strings(),
+        splits=strings(),
+        segments=strings(),
+        tokens=draw(hnp.arrays(np.int32, (count, width), elements=st.integers(0, 2**31 - 1))),
+        images=draw(hnp.arrays(np.float16, (count, features), elements=st.floats(-8, 8, width=16))),
+        has_image=draw(hnp.arrays(bool, count)),
+    )
+
+
+def equal(one: Items, other: Items) -> bool:
+    pairs = [(getattr(one, field.name), getattr(other, field.name)) for field in fields(Items)]
+    return all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in pairs)
+
+
+@settings(deadline=None, max_examples=50)
+@given(items())
+def test_table_and_back(one: Items) -> None:
+    assert equal(Items.from_table(one.to_table()), one)
+
+
+def test_files_in_order_of_name(make_items: Callable[..., Items], tmp_path: Path) -> None:
+    every = make_items(np.arange(1, 13).reshape(6, 2), np.random.default_rng(0).normal(size=(6, 3)))
+    (tmp_path / "products").mkdir()
+    for number in (2, 0, 1):
+        part = every.take(np.arange(2 * number, 2 * number + 2))
+        pq.write_table(part.to_table(), tmp_path / "products" / f"{number:06d}.parquet")
+    assert equal(Items.load(tmp_path, "products"), every)
+
+
+def test_no_files(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="queries: no features here; run the featurize stage"):
+        Items.load(tmp_path, "queries")
+
+
+def test_concatenate_pads_shorter_texts(make_items: Callable[..., Items]) -> None:
+    short, long = make_items(np.array([[5]]), prefix="s"), make_items(np.array([[6, 7, 8]]), prefix="l")
+    both = Items.concatenate([short, long])
+    assert both.tokens.tolist() == [[5, 0, 0], [6, 7, 8]]
+    assert both.ids.tolist() == ["s000", "l000"]
+    assert equal(both.take(np.array([False, True])), long)
+
+
+def test_batch_says_what_is_there(make_items: Callable[..., Items]) -> None:
+    pictures = np.array([[1.5, 2.0], [0.0, 0.0]])
+    batch = make_items(np.array([[0, 0], [4, 0]]), pictures, np.array([True, False])).batch(slice(None))
+    assert batch["has_text"].tolist() == [False, True]
+    assert batch["has_image"].tolist() == [True, False]
+    assert torch.equal(batch["images"], torch.from_numpy(pictures).float())
+    assert (batch["tokens"].dtype, batch["tokens"].tolist()) == (torch.int64, [[0, 0], [4, 0]])

@@ -1,0 +1,110 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from catalog.schema import TEXT_COLUMNS
+from fusion.featurizer import BATCH, Featurizer
+from fusion.image import ImageEncoder
+from fusion.text import PAD, UNKNOWN, Vocabulary
+
+Row = dict[str, Any]
+
+
+@pytest.fixture
+def featurizer(encoder: ImageEncoder) -> Featurizer:
+    return Featurizer(Vocabulary(["red", "shirt", "cotton"]), encoder, image_size=32, max_tokens=4)
+
+
+def product(number: int, image: bytes | None = None, **texts: str) -> Row:
+    picture = None if image is None else {"bytes": image, "path": None}
+    return {"product_id": f"p{number}"} | dict.fromkeys(TEXT_COLUMNS) | texts | {"image": picture}
+
+
+def test_texts(featurizer: Featurizer) -> None:
+    rows = [
+        product(0, title="Red SHIRT", material="cotton"),
+        product(1, title="shirt", description="of a great many red words"),
+        product(2, title="—"),
+    ]
+    found, broken = featurizer.rows("products", rows)
+    assert found.tokens.tolist() == [[2, 3, 4, PAD], [3, UNKNOWN, UNKNOWN, UNKNOWN], [PAD] * 4]
+    assert found.batch(slice(None))["has_text"].tolist() == [True, True, False]
+    assert (found.ids.tolist(), broken) == (["p0", "p1", "p2"], {})
+    assert not found.has_image.any()
+    assert (found.images == 0).all()
+
+
+def test_sides(featurizer: Featurizer) -> None:
+    found, _ = featurizer.rows("products", [product(n, title="a") for n in range(3)], {"p1": "test"})
+    assert found.splits.tolist() == ["train", "test", "train"]
+
+
+def test_queries(featurizer: Featurizer, png: Callable[..., bytes]) -> None:
+    photo = {"bytes": png(1), "path": None}
+    rows = [
+        {"query_id": "a", "text": "red", "split": "valid", "segment": None, "image": None},
+        {"query_id": "b", "text": None, "split": "test", "segment": "photo", "image": photo},
+    ]
+    found, _ = featurizer.rows("queries", rows)
+    assert found.splits.tolist() == ["valid", "test"]
+    assert found.segments.tolist() == ["", "photo"]
+    assert found.has_image.tolist() == [False, True]
+    assert found.tokens[:, 0].tolist() == [2, PAD]
+
+
+def test_unusable_pictures_count_as_missing(featurizer: Featurizer, png: Callable[..., bytes]) -> None:
+    good = png(0)
+    pictures = [good, b"", good[:200], None, b"not a picture", good]
+    found, broken = featurizer.rows("products", [product(n, image) for n, image in enumerate(pictures)])
+    assert broken.keys() == {1, 2, 4}
+    assert all(broken.values()), "each with its reason"
+    assert found.has_image.tolist() == [True, False, False, False, False, True]
+    assert (found.images[~found.has_image] == 0).all()
+    assert (found.images[found.has_image] != 0).any(1).all()
+
+
+def test_a_picture_without_bytes_is_missing(featurizer: Featurizer) -> None:
+    row = product(0, title="a") | {"image": {"bytes": None, "path": "elsewhere.png"}}
+    found, broken = featurizer.rows("products", [row])
+    assert not found.has_image[0]
+    assert not broken
+
+
+def test_neighbours_have_no_influence(featurizer: Featurizer, png: Callable[..., bytes]) -> None:
+    gaps = {3, BATCH, BATCH + 1}
+    images = [None if n in gaps else b"broken" if n == 5 else png(n) for n in range(BATCH + 7)]
+    rows = [product(n, image) for n, image in enumerate(images)]
+    together, _ = featurizer.rows("products", rows)
+    for n in (0, 4, 6, BATCH - 1, BATCH + 2, len(rows) - 1):
+        alone, _ = featurizer.rows("products", [rows[n]])
+        np.testing.assert_allclose(together.images[n], alone.images[0], atol=5e-3, rtol=5e-3)
+    assert len(np.unique(together.images, axis=0)) == len(rows) - len(
+        gaps
+    )  # the broken and the missing are alike
+
+
+def test_whole_table(featurizer: Featurizer, tiny_data: Path, tiny_tables: dict[str, list[Row]]) -> None:
+    products, queries = (featurizer.table(tiny_data, table) for table in ("products", "queries"))
+    assert products.ids.tolist() == [row["product_id"] for row in tiny_tables["products"]]
+    assert queries.ids.tolist() == [row["query_id"] for row in tiny_tables["queries"]]
+    assert products.has_image.tolist() == [row["image"] is not None for row in tiny_tables["products"]]
+
+
+def test_empty_table(
+    featurizer: Featurizer,
+    tiny_tables: dict[str, list[Row]],
+    write_data: Callable[[dict[str, list[Row]]], Path],
+) -> None:
+    data = write_data(tiny_tables | {"queries": []})
+    assert len(featurizer.table(data, "queries")) == 0
+
+
+def test_survives_saving(featurizer: Featurizer, png: Callable[..., bytes], tmp_path: Path) -> None:
+    featurizer.save(tmp_path)
+    rows = [product(0, png(0), title="red shirt"), product(1, png(1)), product(2, title="cotton")]
+    (before, _), (after, _) = (one.rows("products", rows) for one in (featurizer, Featurizer.load(tmp_path)))
+    assert np.array_equal(before.tokens, after.tokens)
+    assert np.array_equal(before.images, after.images)

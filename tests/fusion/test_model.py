@@ -1,0 +1,91 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fusion.features import Items
+from fusion.fusions import FUSIONS
+from fusion.model import MODALITIES, ProductSearchModel, embed
+
+MakeModel = Callable[..., ProductSearchModel]
+every_fusion = pytest.mark.parametrize("fusion", list(FUSIONS.entries))
+
+
+@pytest.fixture
+def items(make_items: Callable[..., Items]) -> Items:
+    """Every mixture of text and picture: both, text, picture, neither."""
+    rng = np.random.default_rng(0)
+    has_text, has_image = np.array([1, 1, 0, 0] * 5, bool), np.array([1, 0, 1, 0] * 5, bool)
+    tokens = np.where(has_text[:, None], rng.integers(2, 40, (20, 4)), 0)
+    images = np.where(has_image[:, None], rng.normal(size=(20, 16)), 0)
+    return make_items(tokens, images, has_image)
+
+
+@every_fusion
+def test_survives_saving(make_model: MakeModel, items: Items, tmp_path: Path, fusion: str) -> None:
+    model = make_model(fusion=fusion)
+    model.save(tmp_path)
+    loaded = ProductSearchModel.load(tmp_path)
+    assert loaded.config == model.config
+    assert not loaded.training
+    for role in ("query", "product"):
+        assert np.array_equal(embed(loaded, items, role), embed(model, items, role))
+
+
+@every_fusion
+@pytest.mark.parametrize("role", ["query", "product"])
+def test_unit_vectors_or_zero(make_model: MakeModel, items: Items, role: str, fusion: str) -> None:
+    vectors = embed(make_model(fusion=fusion), items, role)
+    assert vectors.shape == (20, 32)
+    assert vectors.dtype == np.float32
+    expected = np.array([1, 1, 1, 0] * 5)  # nothing to see: zero
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("only", MODALITIES)
+def test_what_is_not_looked_at_has_no_influence(make_model: MakeModel, items: Items, only: str) -> None:
+    model = make_model()
+    blind = replace(items, tokens=np.zeros_like(items.tokens)) if only == "image" else items
+    blind = replace(blind, has_image=np.zeros(20, bool)) if only == "text" else blind
+    through, expected = embed(model, items, "product", [only]), embed(model, blind, "product")
+    np.testing.assert_allclose(through, expected, atol=1e-5)
+    has = items.batch(slice(None))[f"has_{only}"].numpy()
+    assert (through[~has] == 0).all()
+    assert (np.abs(through[has]).max(1) > 0).all()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7])
+def test_batches_have_no_influence(make_model: MakeModel, items: Items, batch_size: int) -> None:
+    model = make_model()
+    for role in ("query", "product"):
+        whole, parts = embed(model, items, role), embed(model, items, role, batch_size=batch_size)
+        np.testing.assert_allclose(parts, whole, atol=1e-5)
+
+
+def test_nothing_to_embed(make_model: MakeModel, items: Items) -> None:
+    assert embed(make_model(), items.take(np.zeros(20, bool)), "query").shape == (0, 32)
+
+
+def test_towers_share_encoders_but_not_the_fusion(make_model: MakeModel, items: Items) -> None:
+    model = make_model()
+    batch = items.batch(slice(0, 3))
+    assert not torch.allclose(model.encode_query(batch), model.encode_product(batch))
+    model.encode_query(batch).sum().backward()
+    reached = {name.split(".")[0] for name, weight in model.named_parameters() if weight.grad is not None}
+    assert reached == {"text", "image", "query_fusion"}
+
+
+def test_scale_is_capped(make_model: MakeModel) -> None:
+    model = make_model()
+    assert model.scale.item() == pytest.approx(1 / 0.07)
+    with torch.no_grad():
+        model.log_scale.fill_(50.0)
+    assert model.scale.item() == 100.0
+
+
+def test_unknown_fusion(make_model: MakeModel) -> None:
+    with pytest.raises(ValueError, match="unknown fusion 'sum'; known are concat"):
+        make_model(fusion="sum")

@@ -1,0 +1,150 @@
+import string
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from fusion.text import ENCODERS, PAD, UNKNOWN, BiLSTM, Vocabulary, words
+
+TEXTS = st.lists(st.text(string.ascii_letters[:8] + "éßЖ1_-/ ", max_size=20), max_size=12)
+IDS, WIDTH = 30, 16
+quick = settings(deadline=None, max_examples=50)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Red T-shirt", ["red", "t", "shirt"]),
+        ("size_42, 100% Cotton!", ["size", "42", "100", "cotton"]),
+        ("STRASSE straße", ["strasse", "strasse"]),
+        ("Кофта ÉCRU", ["кофта", "écru"]),
+        (" -_/ ", []),
+        ("", []),
+    ],
+)
+def test_words(text: str, expected: list[str]) -> None:
+    assert words(text) == expected
+
+
+@quick
+@given(TEXTS, st.integers(1, 9))
+def test_encoding_is_words_then_padding(texts: list[str], length: int) -> None:
+    vocabulary = Vocabulary.build(texts[::2], size=4, min_count=1)
+    encoded = vocabulary.encode(texts, length)
+    assert encoded.shape == (len(texts), length)
+    assert encoded.dtype == np.int32
+    for text, row in zip(texts, encoded.tolist(), strict=True):
+        kept = words(text)[:length]
+        assert row[len(kept) :] == [PAD] * (length - len(kept))
+        assert [token == UNKNOWN for token in row[: len(kept)]] == [w not in vocabulary.known for w in kept]
+        assert all(
+            vocabulary.known[token - 2] == word
+            for token, word in zip(row, kept, strict=False)
+            if token != UNKNOWN
+        )
+        assert max(row) < len(vocabulary)
+
+
+@quick
+@given(TEXTS, st.integers(1, 6), st.integers(1, 3))
+def test_vocabulary_keeps_the_most_frequent(texts: list[str], size: int, min_count: int) -> None:
+    every = [word for text in texts for word in words(text)]
+    known = Vocabulary.build(texts, size, min_count).known
+    ranks = [(-every.count(word), word) for word in known]
+    assert ranks == sorted(ranks), "by falling frequency, then by the alphabet"
+    enough = {word for word in every if every.count(word) >= min_count}
+    assert len(known) == min(size, len(enough))
+    left_out = [(-every.count(word), word) for word in enough - set(known)]
+    assert not left_out or not known or max(ranks) < min(left_out)
+
+
+@quick
+@given(texts=TEXTS)
+def test_order_of_texts_plays_no_part(texts: list[str]) -> None:
+    assert Vocabulary.build(texts, 5, 1).known == Vocabulary.build(texts[::-1], 5, 1).known
+
+
+def test_vocabulary_survives_saving(tmp_path: Path) -> None:
+    vocabulary = Vocabulary.build(["Straße Кофта écru 100", "écru"], 10, 1)
+    vocabulary.save(tmp_path / "vocabulary.json")
+    loaded = Vocabulary.load(tmp_path / "vocabulary.json")
+    assert (loaded.known, loaded.ids, len(loaded)) == (vocabulary.known, vocabulary.ids, len(vocabulary))
+
+
+@pytest.fixture
+def batch() -> Tensor:
+    """Texts of 0 to 7 words, one of them as wide as the batch."""
+    rng = np.random.default_rng(0)
+    tokens = np.zeros((9, 7), np.int64)
+    for row, count in enumerate([3, 7, 1, 0, 5, 2, 7, 4, 1]):
+        tokens[row, :count] = rng.integers(1, IDS, count)
+    return torch.from_numpy(tokens)
+
+
+@pytest.fixture(params=list(ENCODERS.entries))
+def encoder(request: pytest.FixtureRequest) -> nn.Module:
+    torch.manual_seed(0)
+    return ENCODERS[request.param](IDS, WIDTH).eval()
+
+
+def test_padding_and_neighbours_have_no_influence(encoder: nn.Module, batch: Tensor) -> None:
+    together = encoder(batch)
+    assert together.shape == (len(batch), WIDTH)
+    wider = encoder(nn.functional.pad(batch, (0, 5)))
+    for row, tokens in enumerate(batch):
+        if count := int((tokens != PAD).sum()):
+            alone = encoder(tokens[None, :count])[0]
+            torch.testing.assert_close(together[row], alone, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(wider[row], alone, atol=1e-5, rtol=1e-4)
+    assert together.isfinite().all(), "a text without words is masked later, and must not spoil the batch"
+
+
+def test_every_word_counts(encoder: nn.Module) -> None:
+    text = torch.arange(2, 8)[None]
+    for place in range(6):
+        changed = text.clone()
+        changed[0, place] = 20
+        assert (encoder(changed) - encoder(text)).abs().max() > 1e-4
+
+
+def test_order_of_words_counts(encoder: nn.Module) -> None:
+    text = torch.arange(2, 8)[None]
+    assert (encoder(text) - encoder(text.flip(1))).abs().max() > 1e-4
+
+
+def test_every_weight_learns_but_padding(encoder: nn.Module, batch: Tensor) -> None:
+    encoder.train()(batch[batch[:, 0] != PAD]).square().sum().backward()
+    for name, weight in encoder.named_parameters():
+        assert weight.grad is not None and weight.grad.abs().sum() > 0, name
+    assert isinstance(encoder.embedding, nn.Embedding)
+    assert (encoder.embedding.weight.grad[PAD] == 0).all()  # type: ignore[index]
+
+
+@pytest.mark.parametrize("width", [8, 9, 10, 11, 12, 100])
+def test_any_width(width: int) -> None:
+    assert BiLSTM(IDS, width)(torch.ones(2, 3, dtype=torch.int64)).shape == (2, width)
+
+
+def test_is_a_packed_bidirectional_lstm(batch: Tensor) -> None:
+    torch.manual_seed(0)
+    encoder = BiLSTM(IDS, WIDTH).eval()
+    texts = batch[batch[:, 0] != PAD]
+    lengths = (texts != PAD).sum(1)
+    reference = nn.LSTM(
+        encoder.forwards.input_size, encoder.forwards.hidden_size, batch_first=True, bidirectional=True
+    )
+    own = dict(encoder.forwards.state_dict())
+    own |= {f"{name}_reverse": value for name, value in encoder.backwards.state_dict().items()}
+    reference.load_state_dict(own)
+    embedded = encoder.embedding(texts)
+    packed = pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
+    states, _ = pad_packed_sequence(reference(packed)[0], batch_first=True)
+    rows = list(zip(states, embedded, lengths.tolist(), strict=True))
+    pooled = [torch.cat([s[:n].mean(0), s[:n].amax(0), e[:n].mean(0)]) for s, e, n in rows]
+    expected = encoder.project(torch.stack(pooled))
+    torch.testing.assert_close(encoder(texts), expected, atol=1e-5, rtol=1e-4)

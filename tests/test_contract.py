@@ -1,0 +1,303 @@
+"""Written once, run three ways: the stages' signatures, dvc.yaml and the compiled pipeline say the same."""
+
+import ast
+import inspect
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from components.__main__ import stage
+from components.params import SECTIONS, Params
+from pipelines.__main__ import compile_to
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("catalog", "fusion", "eval", "components", "pipelines")
+BY_VALUE = "components/params.py"  # its values are the stage's params; nothing else of it reaches a stage
+RUN_BY_NAME = {"register": {"fusion/serving.py", "fusion/__main__.py"}}  # no import leads there
+
+
+class Shape(NamedTuple):
+    """What a stage reads and writes, by the names of its parameters."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+Edges = dict[tuple[str, str], tuple[str, str]]  # (stage, input) → (stage, output)
+
+
+@pytest.fixture(scope="module")
+def dvc() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+@pytest.fixture(scope="module")
+def ir(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    path = tmp_path_factory.mktemp("ir") / "pipeline.yaml"
+    compile_to(path, ROOT / "params.yaml")
+    return next(yaml.safe_load_all(path.read_text()))
+
+
+def signatures() -> dict[str, Shape]:
+    shapes = {}
+    for name in SECTIONS:
+        parameters = list(inspect.signature(stage(name)).parameters)
+        at = parameters.index("params")
+        shapes[name] = Shape(tuple(parameters[:at]), tuple(parameters[at + 1 :]))
+    return shapes
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_a_stage_takes_paths_then_its_params_then_paths(name: str) -> None:
+    signature = inspect.signature(stage(name), eval_str=True)
+    kinds = [parameter.annotation for parameter in signature.parameters.values()]
+    at = kinds.index(SECTIONS[name])
+    assert set(kinds[:at]) == set(kinds[at + 1 :]) == {Path}
+    assert list(signature.parameters)[at] == "params"
+    assert signature.return_annotation is None
+    assert SECTIONS[name].__name__ == f"{name.title()}Params"
+
+
+def flags(entry: dict[str, Any]) -> dict[str, str]:
+    """Flag → path of a DVC command."""
+    words = shlex.split(entry["cmd"])[4:]
+    assert all(word.startswith("--") for word in words[::2])
+    return {flag.removeprefix("--"): path for flag, path in zip(words[::2], words[1::2], strict=True)}
+
+
+def outs(entry: dict[str, Any]) -> list[str]:
+    return [path for out in entry["outs"] for path in ([out] if isinstance(out, str) else out)]
+
+
+def imports(path: Path) -> Iterator[Path]:
+    """The files of ours that a file imports, anywhere but for the type checker."""
+
+    def walk(node: ast.AST) -> Iterator[ast.AST]:
+        for child in ast.iter_child_nodes(node):
+            if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+                yield child
+                yield from walk(child)
+
+    for node in walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            file = ROOT / f"{name.replace('.', '/')}.py"
+            if name.split(".")[0] in PACKAGES and file.is_file():
+                yield file
+
+
+def code(name: str) -> set[str]:
+    """What a stage runs, as files relative to the project."""
+    pending = {ROOT / "components" / f"{name}.py", *(ROOT / path for path in RUN_BY_NAME.get(name, ()))}
+    found: set[Path] = set()
+    while pending:
+        path = pending.pop()
+        found.add(path)
+        pending |= set(imports(path)) - found
+    return {path.relative_to(ROOT).as_posix() for path in found} - {BY_VALUE}
+
+
+def check_dvc(dvc: dict[str, Any]) -> None:
+    """Each command has the flags of its stage; deps and outs are those flags' paths, and the code it runs."""
+    assert list(dvc) == list(SECTIONS)
+    for name, shape in signatures().items():
+        entry = dvc[name]
+        assert shlex.split(entry["cmd"])[:4] == ["python", "-m", "components", name]
+        paths = flags(entry)
+        assert tuple(paths) == (*shape.inputs, *shape.outputs), name
+        assert entry["params"] == [name]
+
+        assert outs(entry) == [paths[output] for output in shape.outputs], name
+        for path in outs(entry):
+            assert path.split("/")[0] not in {"data", "tests", "docs", *PACKAGES}, f"{name} would empty {path}"
+
+        inputs = [paths[one] for one in shape.inputs]
+        assert entry["deps"][: len(inputs)] == inputs, name
+        covering = entry["deps"][len(inputs) :]
+        runs = code(name)
+        missing = {file for file in runs if not any(within(file, dep) for dep in covering)}
+        assert not missing, f"{name} does not depend on code it runs: {sorted(missing)}"
+        idle = [dep for dep in covering if not any(within(file, dep) for file in runs)]
+        assert not idle, f"{name} depends on what it does not run: {idle}"
+
+
+def within(file: str, dep: str) -> bool:
+    return file == dep or file.startswith(f"{dep}/")
+
+
+def dvc_edges(dvc: dict[str, Any]) -> Edges:
+    """Who makes what each stage reads. `data` is nobody's: `dvc pull` brings it, as `fetch` does in the pipeline."""
+    makers = {"data": ("fetch", "data")}
+    for name, entry in dvc.items():
+        makers |= {path: (name, flag) for flag, path in flags(entry).items() if path in outs(entry)}
+    return {
+        (name, flag): makers[path]
+        for name, entry in dvc.items()
+        for flag, path in flags(entry).items()
+        if path in entry["deps"]
+    }
+
+
+def check_ir(ir: dict[str, Any], expected: Edges) -> None:
+    """Every stage is a task of that name, with its inputs, params and outputs; order comes from data alone."""
+    tasks = ir["root"]["dag"]["tasks"]
+    shapes = signatures() | {"fetch": Shape((), ("data",))}
+    assert set(tasks) == set(shapes)
+    found: Edges = {}
+    for name, task in tasks.items():
+        component = ir["components"][task["componentRef"]["name"]]
+        wanted = component.get("inputDefinitions", {})
+        parameters = {key: value["parameterType"] for key, value in wanted.get("parameters", {}).items()}
+        assert set(wanted.get("artifacts", {})) == set(shapes[name].inputs), name
+        assert set(component["outputDefinitions"]["artifacts"]) == set(shapes[name].outputs), name
+        assert "parameters" not in component["outputDefinitions"]
+        if name == "fetch":
+            assert parameters == {"repo": "STRING", "rev": "STRING"}
+        else:
+            assert parameters == {"params": "STRUCT"}, name
+            assert task["inputs"]["parameters"] == {"params": {"componentInputParameter": name}}, name
+        before = set()
+        for key, source in task["inputs"].get("artifacts", {}).items():
+            made = source["taskOutputArtifact"]
+            found[name, key] = made["producerTask"], made["outputArtifactKey"]
+            before.add(made["producerTask"])
+        assert set(task.get("dependentTasks", [])) == before, f"{name} waits for more than its data"
+    assert found == expected
+    check_containers(ir["deploymentSpec"]["executors"])
+
+
+SECRET = re.compile(r"secret|passw|token|api_?key|access_?key|credential", re.IGNORECASE)
+URL_WITH_PASSWORD = re.compile(r"://[^/\s]*:[^/\s]*@")
+
+
+def check_containers(executors: dict[str, Any]) -> None:
+    """Images are named by a version of ours, and no secret stands in the file for all to read."""
+    for name, executor in executors.items():
+        container = executor["container"]
+        _, _, tag = container["image"].rpartition(":")
+        assert tag and "/" not in tag and not tag.startswith("latest"), f"{name}: image {container['image']}"
+        for variable in container.get("env", []):
+            assert not SECRET.search(variable["name"]), f"{name}: {variable['name']} is written out"
+            assert not URL_WITH_PASSWORD.search(variable["value"]), f"{name}: a password in {variable['name']}"
+
+
+def test_dvc_runs_the_stages(dvc: dict[str, Any]) -> None:
+    check_dvc(dvc)
+
+
+def test_kubeflow_runs_the_same_graph_as_dvc(ir: dict[str, Any], dvc: dict[str, Any]) -> None:
+    check_ir(ir, dvc_edges(dvc))
+
+
+def test_the_pipeline_takes_params_yaml_as_it_is(ir: dict[str, Any]) -> None:
+    inputs = ir["root"]["inputDefinitions"]["parameters"]
+    assert set(inputs) == {"repo", "rev", *SECTIONS}
+    written = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for name, model in SECTIONS.items():
+        assert model(**inputs[name]["defaultValue"]) == model(**written[name])
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_params_yaml_has_every_knob_and_no_other(name: str) -> None:
+    sections = yaml.safe_load((ROOT / "params.yaml").read_text())
+    assert list(sections) == list(SECTIONS)
+    assert list(sections[name]) == list(SECTIONS[name].model_fields)
+
+
+@pytest.mark.parametrize("model", SECTIONS.values())
+def test_null_is_the_default_of_every_parameter_that_may_be(model: type[Params]) -> None:
+    """As KFP has no null, the pipeline leaves such parameters out."""
+    for name, field in model.model_fields.items():
+        if "None" in str(field.annotation):
+            assert field.default is None, name
+
+
+DVC_BREACHES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "a stage is gone": lambda dvc: dvc.pop("register"),
+    "another verb": lambda dvc: dvc["train"].update(cmd=dvc["train"]["cmd"].replace(" train ", " fit ")),
+    "another flag": lambda dvc: dvc["train"].update(cmd=dvc["train"]["cmd"].replace("--model", "--network")),
+    "a flag is gone": lambda dvc: dvc["train"].update(cmd=dvc["train"]["cmd"].split(" --model")[0]),
+    "a flag too many": lambda dvc: dvc["train"].update(cmd=dvc["train"]["cmd"] + " --seed 1"),
+    "an input is no dep": lambda dvc: dvc["evaluate"]["deps"].remove("artifacts/train"),
+    "its own code is no dep": lambda dvc: dvc["train"]["deps"].remove("components/train.py"),
+    "imported code is no dep": lambda dvc: dvc["evaluate"]["deps"].remove("components/bm25.py"),
+    "a dep that is not used": lambda dvc: dvc["validate"]["deps"].append("fusion"),
+    "another out": lambda dvc: dvc["train"].update(outs=["artifacts/model"]),
+    "an out in the data": lambda dvc: dvc["train"].update(
+        outs=["data/train"], cmd=dvc["train"]["cmd"].replace("artifacts/train", "data/train")
+    ),
+    "an out on the sources": lambda dvc: dvc["evaluate"].update(
+        outs=["eval"], cmd=dvc["evaluate"]["cmd"].replace("artifacts/evaluate", "eval")
+    ),
+    "another section": lambda dvc: dvc["train"].update(params=["train", "evaluate"]),
+}
+
+
+@pytest.mark.parametrize("breach", DVC_BREACHES)
+def test_a_difference_in_dvc_yaml_is_seen(dvc: dict[str, Any], breach: str) -> None:
+    changed = deepcopy(dvc)
+    DVC_BREACHES[breach](changed)
+    with pytest.raises(AssertionError):
+        check_dvc(changed)
+
+
+def _task(ir: dict[str, Any], name: str) -> dict[str, Any]:
+    return ir["root"]["dag"]["tasks"][name]
+
+
+def _container(ir: dict[str, Any]) -> dict[str, Any]:
+    return ir["deploymentSpec"]["executors"]["exec-train"]["container"]
+
+
+IR_BREACHES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "a task is gone": lambda ir: ir["root"]["dag"]["tasks"].pop("register"),
+    "a task too many": lambda ir: ir["root"]["dag"]["tasks"].update(notify=_task(ir, "fetch")),
+    "order without data": lambda ir: _task(ir, "train")["dependentTasks"].append("validate"),
+    "another producer": lambda ir: _task(ir, "featurize")["inputs"]["artifacts"]["report"].update(
+        taskOutputArtifact={"producerTask": "fetch", "outputArtifactKey": "data"}
+    ),
+    "another section": lambda ir: _task(ir, "train")["inputs"]["parameters"].update(
+        params={"componentInputParameter": "evaluate"}
+    ),
+    "another type": lambda ir: ir["components"]["comp-train"]["inputDefinitions"]["parameters"].update(
+        params={"parameterType": "STRING"}
+    ),
+    "an input is gone": lambda ir: ir["components"]["comp-train"]["inputDefinitions"].pop("artifacts"),
+    "another output": lambda ir: ir["components"]["comp-train"]["outputDefinitions"].update(
+        artifacts={"network": {}}
+    ),
+    "image latest": lambda ir: _container(ir).update(image="vitrine:latest"),
+    "image without a tag": lambda ir: _container(ir).update(image="registry:5000/vitrine"),
+    "a secret": lambda ir: _container(ir).update(env=[{"name": "AWS_SECRET_ACCESS_KEY", "value": "x"}]),
+    "a password in an address": lambda ir: _container(ir).update(
+        env=[{"name": "MLFLOW_TRACKING_URI", "value": "postgresql://me:x@db/mlflow"}]
+    ),
+}
+
+
+@pytest.mark.parametrize("breach", IR_BREACHES)
+def test_a_difference_in_the_pipeline_is_seen(
+    ir: dict[str, Any], dvc: dict[str, Any], breach: str
+) -> None:
+    changed = deepcopy(ir)
+    IR_BREACHES[breach](changed)
+    with pytest.raises(AssertionError):
+        check_ir(changed, dvc_edges(dvc))
+
+
+def test_a_new_parameter_of_a_stage_is_seen(monkeypatch: pytest.MonkeyPatch, dvc: dict[str, Any]) -> None:
+    def train(features: Path, extra: Path, params: Params, model: Path) -> None: ...
+
+    monkeypatch.setattr("components.train.train", train)
+    with pytest.raises(AssertionError):
+        check_dvc(dvc)
