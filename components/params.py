@@ -49,17 +49,17 @@ class TrainParams(Params):
     fusion: Literal["concat", "gated"] = "concat"
     dim: int = Field(256, ge=8, description="width of the shared space")
     hidden: int = Field(512, ge=8)
-    dropout: Share = 0.1
+    dropout: Share = 0.2
     alpha: float = Field(0.5, ge=0, description="weight of L_text")
     beta: float = Field(0.5, ge=0, description="weight of L_vision")
     modality_dropout: Share = Field(
         0.2, description="chance that a product loses one of its modalities in a step"
     )
-    epochs: int = Field(20, ge=1)
+    epochs: int = Field(8, ge=1)
     patience: int = Field(5, ge=1, description="epochs without a better validation NDCG@10 before stopping")
-    batch_size: int = Field(256, ge=2)
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(1e-2, ge=0)
+    batch_size: int = Field(160, ge=2)
+    learning_rate: float = Field(4e-3, gt=0)
+    weight_decay: float = Field(5e-2, ge=0)
     temperature: float = Field(0.07, gt=0, description="initial; it is learned")
     seed: int = 0
 
