@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
+import yaml
 
 from catalog import store
 from catalog.schema import DataError
@@ -67,7 +69,7 @@ def register(data: Path, model: Path, evaluation: Path, params: RegisterParams, 
         old = _champion_evidence(champion, data, source) if champion else None
         rules = Rules(**params.model_dump(exclude={"model_name", "promote"}))
         decision = decide(_evidence(evaluation), old, rules)
-        aliases = _announce(client, version, decision, params)
+        aliases = _earned(decision, params)
         summary = {
             "model": params.model_name,
             "version": version.version,
@@ -78,6 +80,8 @@ def register(data: Path, model: Path, evaluation: Path, params: RegisterParams, 
         }
         (out / "registration.json").write_text(json.dumps(summary, indent=2) + "\n")
         tracking.attach(run, out, ["registration.json"])
+        # last, as a version that is the champion already takes its verdict from that file
+        _announce(client, version, decision, params.model_name, aliases)
     earned = ", ".join(aliases) or "no alias"
     print(f"register: {params.model_name} version {version.version}, gate {_verdict(decision)}, {earned}")
     for reason in decision.reasons:
@@ -85,8 +89,9 @@ def register(data: Path, model: Path, evaluation: Path, params: RegisterParams, 
 
 
 def _chain(model: Path, evaluation: Path) -> str:
-    """What a chain made, as a hash: the same model with the same scores is the same chain."""
-    parts = store.fingerprint(model) + (evaluation / "metrics.json").read_text()
+    """What a chain did and made, as a hash: the same model with the same scores, judged the same way."""
+    files = [json.loads((evaluation / name).read_text()) for name in ("made_from.json", "metrics.json")]
+    parts = json.dumps([store.fingerprint(model), *files], sort_keys=True)
     return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
 
 
@@ -192,7 +197,9 @@ def _champion_evidence(champion: "ModelVersion", data: Path, source: dict[str, A
 
 def _scored_again(package: Path, data: Path, params: EvaluateParams, run: Path) -> Evidence:
     """A registered model's scores on a data set, by the code that was registered with it, in a process of its own."""
-    command = [sys.executable, "-m", "fusion", "rank", "--model", str(package / "artifacts" / "model")]
+    flavour = yaml.safe_load((package / "MLmodel").read_text())["flavors"]["python_function"]
+    model = package / flavour["artifacts"]["model"]["path"]  # MLflow keeps the name the folder had
+    command = [sys.executable, "-m", "fusion", "rank", "--model", str(model)]
     command += ["--data", str(data), "--split", "test", "--depth", str(params.depth), "--run", str(run)]
     environment = os.environ | {"PYTHONPATH": str(package / "code"), "PYTHONSAFEPATH": "1"}
     done = subprocess.run(
@@ -205,25 +212,24 @@ def _scored_again(package: Path, data: Path, params: EvaluateParams, run: Path) 
     return Evidence(scores, segments, {})
 
 
-def _announce(
-    client: "MlflowClient", version: "ModelVersion", decision: Decision, params: RegisterParams
-) -> list[str]:
-    """Write the verdict on the version and move the aliases it earns.
+def _earned(decision: Decision, params: RegisterParams) -> list[str]:
+    """The aliases that a verdict gives."""
+    return [CHALLENGER] + [CHAMPION] * (params.promote == "auto") if decision.passed else []
 
-    Returns:
-        The aliases of the version.
-    """
-    name, number = params.model_name, version.version
+
+def _announce(
+    client: "MlflowClient", version: "ModelVersion", decision: Decision, name: str, aliases: Sequence[str]
+) -> None:
+    """Write the verdict on the version and move the aliases it earns."""
+    number = version.version
     client.set_model_version_tag(name, number, "vitrine.gate", _verdict(decision))
     client.set_model_version_tag(name, number, "vitrine.reasons", " ".join(decision.reasons)[:TAG_LENGTH])
     client.update_model_version(name, number, "\n".join(f"- {finding.text}" for finding in decision.findings))
-    earned = [CHALLENGER] + [CHAMPION] * (params.promote == "auto") if decision.passed else []
-    for alias in earned:
+    for alias in aliases:
         client.set_registered_model_alias(name, alias, number)
     challenger = _alias(client, name, CHALLENGER)
     if not decision.passed and challenger and challenger.version == number:
         client.delete_registered_model_alias(name, CHALLENGER)
-    return earned
 
 
 def _verdict(decision: Decision) -> str:

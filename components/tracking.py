@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "product-search"
 CHAIN = "vitrine.chain"
-COMPLETE = "vitrine.complete"
 
 
 def metric_name(name: str) -> str:
@@ -62,7 +61,7 @@ def run(chain: str, tags: Mapping[str, str]) -> Iterator["ActiveRun"]:
 
     Args:
         chain: Identifies what the chain made; a second call with the same one finds the first one's run.
-        tags: Set on the run.
+        tags: Set on the run when it is started; what it came from does not change later.
     """
     import mlflow
 
@@ -72,9 +71,10 @@ def run(chain: str, tags: Mapping[str, str]) -> Iterator["ActiveRun"]:
     run_id = found[0].info.run_id if found else None
     # an MLFLOW_RUN_ID left in the environment would win over what was found
     os.environ.pop("MLFLOW_RUN_ID", None)
-    with mlflow.start_run(
-        run_id=run_id, run_name=None if found else f"chain-{chain[:8]}", tags={CHAIN: chain, **tags}
-    ) as one:
+    started: dict[str, Any] = (
+        {} if found else {"run_name": f"chain-{chain[:8]}", "tags": {CHAIN: chain, **tags}}
+    )
+    with mlflow.start_run(run_id=run_id, **started) as one:
         yield one
 
 

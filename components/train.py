@@ -20,8 +20,8 @@ from fusion.facets import Facets
 from fusion.features import Items
 from fusion.featurizer import FILES as FEATURIZER_FILES
 from fusion.model import ModelConfig, ProductSearchModel
-from fusion.search import rank
 from fusion.sampling import Judged, TrainingSet
+from fusion.search import rank
 from fusion.text import Vocabulary
 from fusion.training import fit
 

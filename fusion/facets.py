@@ -41,8 +41,10 @@ class Facets:
 
         A value none of whose words is known counts as not stated. A category is called by the end of its path.
         """
-        tables = [pq.read_table(path) for path in sorted((features / "products").glob("*.parquet"))]
-        table = pa.concat_tables(table.select([c for c in COLUMNS if c in table.column_names]) for table in tables)
+        files = [pq.ParquetFile(path) for path in sorted((features / "products").glob("*.parquet"))]
+        table = pa.concat_tables(
+            file.read(["ids", *(c for c in COLUMNS if c in file.schema_arrow.names)]) for file in files
+        )
         found = [_column(table, name, vocabulary) for name in COLUMNS]
         return cls(np.stack([values for values, _ in found], 1), tuple(names for _, names in found))
 

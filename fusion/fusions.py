@@ -20,7 +20,7 @@ class _Absent(nn.Module):
 
 
 def _sum(gates: Tensor, values: Tensor, present: Tensor) -> Tensor:
-    """The modalities that are there, each feature weighted by the sigmoid of its gate; all but `present` (B, M, dim)."""
+    """The modalities that are there, each feature times the sigmoid of its gate: (B, M, dim) to (B, dim)."""
     return (gates.view_as(values).sigmoid() * values * present[..., None]).sum(1)
 
 
@@ -80,5 +80,5 @@ class Gated(nn.Module):
 
     def forward(self, parts: Tensor, present: Tensor) -> Tensor:
         filled = self.absent(parts, present)
-        values = torch.stack([part + layer(part) for part, layer in zip(filled.unbind(1), self.transform, strict=True)], 1)
-        return _sum(self.gate(filled.flatten(1)), values, present)
+        changes = torch.stack([layer(filled[:, i]) for i, layer in enumerate(self.transform)], 1)
+        return _sum(self.gate(filled.flatten(1)), filled + changes, present)

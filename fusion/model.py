@@ -82,9 +82,7 @@ class ProductSearchModel(nn.Module):
         self.config = config
         self.text = TEXT_ENCODERS[config.text_encoder](config.vocabulary, config.dim)
         self.standardise = Standardise(config.image_features)
-        self.image = nn.Sequential(
-            nn.Dropout(config.dropout), nn.Linear(config.image_features, config.dim)
-        )
+        self.image = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(config.image_features, config.dim))
         fusion = FUSIONS[config.fusion]
         self.query_fusion = fusion(len(MODALITIES), config.dim, config.hidden, config.dropout)
         self.product_fusion = fusion(len(MODALITIES), config.dim, config.hidden, config.dropout)

@@ -83,7 +83,7 @@ class BiLSTM(nn.Module):
         self.embedding = nn.Embedding(vocabulary, dim // 2, padding_idx=PAD)
         self.forwards = nn.LSTM(dim // 2, dim // 4, batch_first=True)
         self.backwards = nn.LSTM(dim // 2, dim // 4, batch_first=True)
-        self.project = nn.Linear(3 * (dim // 2), dim)
+        self.project = nn.Linear(4 * (dim // 4) + dim // 2, dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Encode padded texts.

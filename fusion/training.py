@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -80,8 +80,10 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train in place, and leave the model with the weights of its best epoch.
 
-    What is scored and kept are running averages of the weights over the last steps, which generalise better than the
-    weights of any one step (Polyak and Juditsky, 1992). Every epoch draws its random numbers from (seed, epoch) alone, so that a run that goes on from the checkpoint
+    What is scored and kept are running averages of the weights over the last steps, which generalise better than
+    those of any one step (Polyak and Juditsky, 1992).
+
+    Every epoch draws its random numbers from (seed, epoch) alone, so that a run that goes on from the checkpoint
     ends with the same weights as one that was never stopped.
 
     Args:
@@ -118,6 +120,7 @@ def fit(
     if len(pictures):
         model.standardise.measure(pictures)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGED))
+    averaged = cast(ProductSearchModel, average.module)
     state: dict[str, Any] = {"history": [], "best": None}
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True, map_location=device)
@@ -152,9 +155,9 @@ def fit(
                 bar.set_postfix(epoch=epoch + 1, loss=f"{sums['loss'] / number:.3f}", refresh=False)
                 bar.update()
             means = {name: total / steps for name, total in sums.items()}
-            history.append({"epoch": epoch + 1, **means, "score": float(validate(average.module.eval()))})
+            history.append({"epoch": epoch + 1, **means, "score": float(validate(averaged.eval()))})
             if _best_epoch(history) == epoch:
-                state["best"] = {name: value.clone() for name, value in average.module.state_dict().items()}
+                state["best"] = {name: value.clone() for name, value in averaged.state_dict().items()}
             state |= {
                 "model": model.state_dict(),
                 "average": average.state_dict(),
@@ -190,7 +193,7 @@ def _losses(
 
 
 def _hide(tokens: Tensor, vocabulary: int) -> Tensor:
-    """Make some words unknown in all products of the step, so that what a text leaves unsaid is read off the picture."""
+    """Make some words unknown in all products of a step: what a text leaves unsaid is to be read off the picture."""
     hidden = torch.rand(vocabulary, device=tokens.device) < HIDDEN
     return torch.where(hidden[tokens] & (tokens != PAD), UNKNOWN, tokens)
 

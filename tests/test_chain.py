@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +21,10 @@ from PIL import Image
 
 from catalog import store
 from catalog.sample import sample
-from catalog.schema import DataError
 from components.__main__ import main
 from components.evaluate import evaluate
 from components.featurize import featurize
-from components.params import SECTIONS, EvaluateParams, FeaturizeParams, TrainParams, load
+from components.params import SECTIONS, load
 from components.train import train
 
 if TYPE_CHECKING:
@@ -106,7 +105,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
         "PYTHONPATH": str(base / "offline"),
         "VITRINE_TEST_CALLS": str(base / "calls"),
         "GIT_CONFIG_GLOBAL": os.devnull,
-        **{f"GIT_{role}_{what}": f"shop@{what}" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+        **{
+            f"GIT_{role}_{what}": f"shop@{what}"
+            for role in ("AUTHOR", "COMMITTER")
+            for what in ("NAME", "EMAIL")
+        },
     }
     shop = Shop(base / "shop", environment, base / "calls")
     for package in PACKAGES:
@@ -165,7 +168,6 @@ def versions(client: "MlflowClient") -> list[Any]:
 def test_the_chain_leaves_what_each_stage_promises(shop: Shop) -> None:
     metrics = shop.read("artifacts/evaluate/metrics.json")
     assert set(metrics) == {"bm25", "text", "image", "fused"}
-    assert "search" not in shop.read("artifacts/validate/report.json")
     assert shop.read("artifacts/validate/report.json")["passed"]
     left = {path.name for path in (shop.root / "artifacts").iterdir()}
     assert left == set(STAGES)
@@ -249,6 +251,19 @@ def test_registering_again_adds_nothing(shop: Shop, client: "MlflowClient", tmp_
     assert state() == before
 
 
+def test_another_way_to_judge_is_another_run(shop: Shop, client: "MlflowClient", tmp_path: Path) -> None:
+    """Its metrics may be the same; MLflow would refuse its parameters as a change of the first run's."""
+    from components.register import _chain
+
+    model, judged = shop.root / "artifacts" / "train", shop.root / "artifacts" / "evaluate"
+    shutil.copytree(judged, tmp_path / "evaluate")
+    assert _chain(model, tmp_path / "evaluate") == _chain(model, judged)
+    made = json.loads((judged / "made_from.json").read_text())
+    made["params"]["evaluate"]["seed"] += 1
+    (tmp_path / "evaluate" / "made_from.json").write_text(json.dumps(made))
+    assert _chain(model, tmp_path / "evaluate") != _chain(model, judged)
+
+
 def test_a_floor_that_is_not_met_takes_the_alias_away(
     shop: Shop, client: "MlflowClient", tmp_path: Path
 ) -> None:
@@ -288,7 +303,9 @@ def test_the_registered_model_answers_anywhere(shop: Shop, tmp_path: Path) -> No
     )
     answer = json.loads(said.splitlines()[-1])
     assert not Path(answer["code"]).is_relative_to(ROOT) and "code/fusion" in answer["code"]
-    assert [(row["query"], row["rank"]) for row in answer["rows"]] == [(q, r) for q in (0, 1) for r in (1, 2, 3)]
+    assert [(row["query"], row["rank"]) for row in answer["rows"]] == [
+        (q, r) for q in (0, 1) for r in (1, 2, 3)
+    ]
     products = store.read(shop.root / "data", "products", ["product_id", "title"]).to_pylist()
     titles = {row["product_id"]: row["title"] for row in products}
     assert all(titles[row["product_id"]] == row["title"] for row in answer["rows"])
@@ -322,7 +339,6 @@ def test_an_experiment_is_told_apart_and_kept_in_the_same_store(shop: Shop, clie
     assert set(fusions) == {"concat", "gated"} and len(runs(client)) == 2
     (_, version) = versions(client)
     assert version.run_id == fusions["gated"].info.run_id
-    assert not (shop.root / "artifacts" / "train" / ".partial").exists()
 
     rows = json.loads(shop.run("dvc", "exp", "show", "--json"))
     found = {row["name"]: row["data"] for row in _flat(rows) if row.get("name") and row.get("data")}
@@ -409,10 +425,22 @@ def test_a_champion_of_other_data_is_scored_on_the_new(
     assert f"{asked} queries" in next(f["text"] for f in said["findings"] if f["rule"] == "gain ndcg@10")
 
 
-def test_a_champion_that_cannot_be_scored_again_is_one_clear_message(
+def test_a_champion_is_scored_by_the_code_it_was_registered_with(
     shop: Shop, other: Path, client: "MlflowClient", tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (code,) = (shop.root / "mlartifacts").glob("models/*/artifacts/code/fusion/search.py")
+    champion = client.get_model_version_by_alias("product-search", "champion")
+    (code,) = (shop.root / "mlartifacts").glob(f"models/{champion.model_id}/artifacts/code/fusion/search.py")
+    kept = code.read_text()
+    code.write_text("raise SystemExit('not as it was')")
+    try:
+        words = ["--params", str(shop.root / "params.yaml"), "--registration", str(tmp_path / "out")]
+        words += ["--data", str(other / "data"), "--model", str(other / "train")]
+        assert main(["register", *words, "--evaluation", str(other / "evaluate")]) == 1
+    finally:
+        code.write_text(kept)
+    said = capsys.readouterr().err
+    assert "the champion could not be scored again: not as it was" in said and "Traceback" not in said
+    assert not (tmp_path / "out").exists()
 
 
 # --- all of it -------------------------------------------------------------------------------------------------------

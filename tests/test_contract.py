@@ -119,7 +119,9 @@ def check_dvc(dvc: dict[str, Any]) -> None:
 
         assert outs(entry) == [paths[output] for output in shape.outputs], name
         for path in outs(entry):
-            assert path.split("/")[0] not in {"data", "tests", "docs", *PACKAGES}, f"{name} would empty {path}"
+            assert path.split("/")[0] not in {"data", "tests", "docs", *PACKAGES}, (
+                f"{name} would empty {path}"
+            )
 
         inputs = [paths[one] for one in shape.inputs]
         assert entry["deps"][: len(inputs)] == inputs, name
@@ -188,7 +190,9 @@ def check_containers(executors: dict[str, Any]) -> None:
         assert tag and "/" not in tag and not tag.startswith("latest"), f"{name}: image {container['image']}"
         for variable in container.get("env", []):
             assert not SECRET.search(variable["name"]), f"{name}: {variable['name']} is written out"
-            assert not URL_WITH_PASSWORD.search(variable["value"]), f"{name}: a password in {variable['name']}"
+            assert not URL_WITH_PASSWORD.search(variable["value"]), (
+                f"{name}: a password in {variable['name']}"
+            )
 
 
 def test_dvc_runs_the_stages(dvc: dict[str, Any]) -> None:
@@ -286,9 +290,7 @@ IR_BREACHES: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 
 @pytest.mark.parametrize("breach", IR_BREACHES)
-def test_a_difference_in_the_pipeline_is_seen(
-    ir: dict[str, Any], dvc: dict[str, Any], breach: str
-) -> None:
+def test_a_difference_in_the_pipeline_is_seen(ir: dict[str, Any], dvc: dict[str, Any], breach: str) -> None:
     changed = deepcopy(ir)
     IR_BREACHES[breach](changed)
     with pytest.raises(AssertionError):

@@ -1,0 +1,189 @@
+"""Each stage is killed in the middle, again and again; then the same command ends as if nothing had happened."""
+
+import inspect
+import json
+import multiprocessing
+import os
+import signal
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from multiprocessing.forkserver import ensure_running
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from catalog.sample import sample
+from components.__main__ import stage
+from components.params import SECTIONS
+
+ROOT = Path(__file__).parents[1]
+SMALL: dict[str, dict[str, Any]] = {
+    "train": {"epochs": 8, "patience": 8, "dim": 16, "hidden": 16, "batch_size": 16},
+    "evaluate": {"resamples": 200},
+    "register": {"floors": {"ndcg@10": 0.0}, "promote": "auto"},
+}
+SHARD = 16  # rows, in place of components.featurize.ROWS
+LIMIT = 120  # seconds
+
+# What appears while a stage is at work, as patterns below its folder: the moments at which it is killed.
+MOMENTS = {
+    "validate": [".validate.partial", ".validate.partial/data_docs/**/*.html"],
+    "featurize": [
+        ".featurize.partial/made_from.json",
+        ".featurize.partial/products/000001.parquet",
+        ".featurize.partial/products/000003.parquet",
+        ".featurize.partial/queries/000000.parquet",
+    ],
+    "train": [".train.partial/made_from.json", *[".train.partial/checkpoint.pt"] * 3],
+    "evaluate": [".evaluate.partial", ".evaluate.partial/runs/text.trec", ".evaluate.partial/report.html"],
+    "register": [
+        ".register.partial",
+        "mlartifacts/*/artifacts/evaluation/scores",
+        "mlartifacts/models/*/artifacts/code",
+        ".register.partial/registration.json",
+    ],
+}
+MEASURED = {"facts.json"}  # of evaluate: how long it took, so never twice the same
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server() -> Iterator[None]:
+    """A process that has imported the libraries, and from which the stages' processes are forked at once."""
+    patch = pytest.MonkeyPatch()
+    patch.chdir(ROOT)
+    patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    modules = [f"components.{name}" for name in SECTIONS]
+    multiprocessing.set_forkserver_preload([*modules, "components.expectations", "mlflow"])
+    ensure_running()
+    patch.undo()
+    yield
+
+
+def start(name: str, paths: dict[str, Path]) -> BaseProcess:
+    """`python -m components NAME …`, in a process of its own."""
+    words = [name, "--params", str(paths["params"])]
+    for parameter in inspect.signature(stage(name)).parameters:
+        if parameter != "params":
+            words += [f"--{parameter}", str(paths[parameter])]
+    script = f"""
+import os, sys
+import components.featurize
+from components.__main__ import main
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+os.chdir({str(paths["work"])!r})
+components.featurize.ROWS = {SHARD}
+sys.exit(main({words!r}))
+"""
+    process = multiprocessing.get_context("forkserver").Process(target=exec, args=(script, {}))
+    process.start()
+    return process
+
+
+def run(name: str, paths: dict[str, Path]) -> None:
+    process = start(name, paths)
+    process.join(LIMIT)
+    assert process.exitcode == 0
+
+
+def kill_when(appears: Callable[[], bool], process: BaseProcess, output: Path) -> None:
+    """Kill -9 at that moment; until then, and after, the output must not be there."""
+    end = time.monotonic() + LIMIT
+    while not appears():
+        assert process.is_alive() and time.monotonic() < end, "it ended before that moment"
+        assert not output.exists()
+        time.sleep(0.001)
+    assert process.pid
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "it ended before it was killed"
+    assert not output.exists()
+
+
+def output_of(name: str) -> str:
+    return list(inspect.signature(stage(name)).parameters)[-1]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in MEASURED
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(server: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Where each thing is, after a chain that nobody killed."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for section, changes in SMALL.items():
+        params[section] |= changes
+    paths = {"work": root, "params": root / "params.yaml", "data": root / "data"}
+    paths["params"].write_text(yaml.safe_dump(params))
+    sample(paths["data"], products=80, seed=3, queries=60, workers=1)
+    for name in SECTIONS:
+        paths[output_of(name)] = root / name
+        run(name, paths)
+    return paths
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_a_killed_stage_ends_as_if_nothing_had_happened(
+    undisturbed: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    output = tmp_path / name
+    paths = undisturbed | {"work": tmp_path, output_of(name): output}
+    for moment in MOMENTS[name]:
+        began = time.time()
+
+        def appears(moment: str = moment, began: float = began) -> bool:
+            return any(path.stat().st_mtime >= began for path in tmp_path.glob(moment))
+
+        kill_when(appears, start(name, paths), output)
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob(".featurize.partial/*/*.parquet")}
+    run(name, paths)
+
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".partial")] == []
+    if name == "register":
+        one_run_and_one_version(tmp_path)
+        before, after = (json.loads((folder / "registration.json").read_text()) for folder in (undisturbed["registration"], output))
+        assert before | {"run_id": None} == after | {"run_id": None}
+    else:
+        assert content(output) == content(undisturbed[output_of(name)])
+    for path, modified in kept.items():  # what was finished was not done again
+        assert (output / path.relative_to(tmp_path / ".featurize.partial")).stat().st_mtime_ns == modified
+
+
+def one_run_and_one_version(work: Path) -> None:
+    with closing(sqlite3.connect(work / "mlflow.db")) as database:
+        assert database.execute("select status from runs").fetchall() == [("FINISHED",)]
+        assert database.execute("select version from model_versions").fetchall() == [(1,)]
+        aliases = database.execute("select alias, version from registered_model_aliases order by alias").fetchall()
+        assert aliases == [("challenger", 1), ("champion", 1)]
+
+
+def test_a_stage_that_fails_leaves_the_last_result(undisturbed: dict[str, Path], tmp_path: Path) -> None:
+    """What an earlier success wrote stays until the next one is whole."""
+    output = tmp_path / "train"
+    paths = undisturbed | {"work": tmp_path, "model": output}
+    run("train", paths)
+    before = content(output)
+    params = yaml.safe_load(undisturbed["params"].read_text())
+    params["train"]["seed"] = 1
+    paths["params"] = tmp_path / "params.yaml"
+    paths["params"].write_text(yaml.safe_dump(params))
+    process = start("train", paths)
+    end = time.monotonic() + LIMIT
+    while not (tmp_path / ".train.partial" / "checkpoint.pt").exists():
+        assert process.is_alive() and time.monotonic() < end
+        time.sleep(0.001)
+    process.kill()
+    process.join()
+    assert content(output) == before
+    run("train", paths)
+    assert content(output) != before
