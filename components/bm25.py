@@ -38,6 +38,8 @@ def bm25(data: Path, query_ids: np.ndarray, depth: int) -> pa.Table:
     product_ids = products["product_id"].to_numpy()
     runs = []
     for query_id, words in zip(asked, tokens([texts[i] for i in asked]), strict=True):
+        if not words:  # all of it were stop words
+            continue
         scores = index.get_scores(words)
         rows = best(scores, min(depth, len(scores)))
         rows = rows[scores[rows] > 0]

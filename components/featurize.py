@@ -13,6 +13,7 @@ from tqdm import tqdm
 from catalog import store
 from catalog.schema import EXACT, SPLITS, TEXT_COLUMNS, DataError, product_text
 from components.params import FeaturizeParams
+from fusion.facets import COLUMNS as FACETS
 from fusion.featurizer import COLUMNS, Featurizer
 from fusion.image import ImageEncoder
 from fusion.text import Vocabulary
@@ -108,8 +109,11 @@ def _write_shards(
             if not path.exists():
                 items, broken = featurizer.rows(table, rows.to_pylist(), sides)
                 reasons = pa.array([broken.get(i) for i in range(len(items))], pa.string())
+                shard = items.to_table().append_column("broken", reasons)
+                for column in sorted(set(FACETS).intersection(rows.column_names)):  # of products; queries have none
+                    shard = shard.append_column(column, rows[column])
                 unfinished = path.with_suffix(".partial")
-                pq.write_table(items.to_table().append_column("broken", reasons), unfinished)
+                pq.write_table(shard, unfinished)
                 unfinished.replace(path)
             bar.update(rows.num_rows)
 

@@ -1,7 +1,7 @@
 """The sections of params.yaml, one model each. A key that is not listed here is refused."""
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -13,9 +13,9 @@ Severity = Literal["error", "warning"]
 
 
 class Params(BaseModel):
-    """A section: frozen, and strict about unknown keys."""
+    """A section: frozen, and strict about unknown keys and numbers that are none."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ValidateParams(Params):
@@ -108,8 +108,6 @@ SECTIONS: dict[str, type[Params]] = {
     "register": RegisterParams,
 }
 
-P = TypeVar("P", bound=Params)
-
 
 def load(path: Path, section: str) -> Params:
     """One section of params.yaml, checked.
@@ -130,16 +128,12 @@ def load(path: Path, section: str) -> Params:
         raise DataError(
             f"{path}: unknown section {', '.join(sorted(unknown))}; known are {', '.join(SECTIONS)}"
         )
-    return check(SECTIONS[section], content.get(section) or {}, f"{path}: {section}")
-
-
-def check(model: type[P], values: dict, where: str) -> P:
-    """Build a section from plain values, with errors a person can act on."""
+    model = SECTIONS[section]
     try:
-        return model(**values)
+        return model.model_validate(content.get(section) or {})
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {_reason(model, e)}" for e in error.errors())
-        raise DataError(f"{where}.{faults}") from error
+        faults = [f"{'.'.join(map(str, (section, *e['loc'])))}: {_reason(model, e)}" for e in error.errors()]
+        raise DataError(f"{path}: {'; '.join(faults)}") from error
 
 
 def _reason(model: type[Params], error: object) -> str:

@@ -72,9 +72,9 @@ def register(data: Path, model: Path, evaluation: Path, params: RegisterParams, 
         aliases = _earned(decision, params)
         summary = {
             "model": params.model_name,
-            "version": version.version,
+            "version": str(version.version),
             "run_id": run.info.run_id,
-            "compared_with": champion and champion.version,
+            "compared_with": champion and str(champion.version),
             "aliases": aliases,
             **decision.to_dict(),
         }

@@ -17,9 +17,11 @@ STEPS = 60  # of an epoch, at most: a large catalogue is seen over several
 DRAWS = (True, True, False)  # products drawn per judged query: exact ones and others
 PSEUDO_WORDS = (1, 5)
 WORDS, FACETS, PICTURE = range(3)  # what a pseudo-query is made of
-SHARES = (0.35, 0.5, 0.15)
-ASKED = (0.6, 0.4, 0.9, 0.4)  # by column, the chance that a facet is asked for, where it is stated
-COMPOSED = 0.5  # share of the other two that come with a picture of the category
+SHARES = (0.25, 0.6, 0.15)
+ASKED = np.array(
+    [{"category": 1.0, "color": 0.9}.get(column, 0.5) for column in COLUMNS]
+)  # chance, where stated
+COMPOSED = 0.5  # share of queries for facets that show the category instead of naming it
 
 
 @dataclass(frozen=True)
@@ -99,19 +101,15 @@ class TrainingSet:
 
     def steps(self, batch_size: int) -> int:
         """Steps of one epoch: every product of `own` is the source of a pseudo-query, or as many as `STEPS` take."""
-        return min(STEPS, -(-len(self.own) // (batch_size - self._asked(batch_size))))
-
-    def _asked(self, batch_size: int) -> int:
-        """Judged queries in a step: half, where there are so many."""
-        return min(batch_size // 2, len(self.queries))
+        return min(STEPS, -(-len(self.own) // (batch_size // 2)))
 
     def epoch(self, batch_size: int, rng: np.random.Generator) -> Iterator[Step]:
-        """Judged queries and pseudo-queries, everything in random order."""
-        asked = self._asked(batch_size)
+        """Half of each batch are judged queries, half pseudo-queries, everything in random order."""
+        half = batch_size // 2
         own = rng.permutation(self.own)
-        for step in range(self.steps(batch_size)):
-            sources = own[step * (batch_size - asked) :][: batch_size - asked]
-            queries = rng.choice(len(self.queries), asked, replace=False)
+        for start in range(0, self.steps(batch_size) * half, half):
+            sources = own[start : start + half]
+            queries = rng.choice(len(self.queries), min(half, len(self.queries)), replace=False)
             drawn = [self.judged.draw(queries, exact, rng) for exact in DRAWS]
             rows = np.unique(np.concatenate([sources, *drawn]))
             pseudo, answers = self._pseudo(sources, rows, rng)
@@ -130,17 +128,12 @@ class TrainingSet:
         kind[(kind == PICTURE) & ~self.products.has_image[sources]] = FACETS
         kind[said[sources, CATEGORY] == 0] = WORDS
         worded, stated, pictured = (sources[kind == i] for i in (WORDS, FACETS, PICTURE))
-        asked = said[stated] * (rng.random((len(stated), len(COLUMNS))) < ASKED)
-        asked[:, CATEGORY] = np.where(asked.any(1), asked[:, CATEGORY], said[stated, CATEGORY])
+        asked = said[stated] * (rng.random((len(stated), len(ASKED))) < ASKED)
 
-        by_words, shown = self._show(
-            pseudo_queries(self.products.take(worded), rng), said[worded, CATEGORY], rng
-        )
-        has_words = self._has_words(by_words, rows)
-        has_words &= ~shown[:, None] | (said[worded, CATEGORY][:, None] == said[rows, CATEGORY])
+        by_words = pseudo_queries(self.products.take(worded), rng)
         by_facets = self._ask(stated, asked, rng)
         by_picture = replace(self.products.take(pictured), tokens=np.zeros((len(pictured), 1), np.int32))
-        exact = [has_words, self.facets.fit(asked, rows), pictured[:, None] == rows]
+        exact = [self._has_words(by_words, rows), self.facets.fit(asked, rows), pictured[:, None] == rows]
         needs = np.concatenate([said[worded], asked, said[pictured] * VISIBLE])
         grades = np.select(
             [np.concatenate(exact), self.facets.may_fit(needs, rows)], [EXACT, IGNORED], UNJUDGED
@@ -157,26 +150,25 @@ class TrainingSet:
 
     def _ask(self, sources: np.ndarray, asked: np.ndarray, rng: np.random.Generator) -> Items:
         """Queries for facets: their names in any order, or a picture of the category and the other names."""
-        more = (asked > 0).sum(1) > 1
-        silent = replace(self.products.take(sources), tokens=np.zeros((len(sources), 1), np.int32))
-        queries, shown = self._show(silent, np.where(more, asked[:, CATEGORY], 0), rng)
-        named = np.where(shown[:, None] & (np.arange(len(COLUMNS)) == CATEGORY), 0, asked)
-        names = np.stack([names[value] for names, value in zip(self.facets.names, named.T, strict=True)])
-        order = rng.random(named.shape).argsort(1).T[..., None]
-        return replace(queries, tokens=together(np.concatenate(list(np.take_along_axis(names, order, 0)), 1)))
-
-    def _show(
-        self, queries: Items, categories: np.ndarray, rng: np.random.Generator
-    ) -> tuple[Items, np.ndarray]:
-        """Give some queries the picture of a random product of their category, 0 for none; says which, bool (Q,)."""
         pool = self.own[self.products.has_image[self.own]]
         category = self.facets.values[pool, CATEGORY]
         order = category.argsort(kind="stable")
-        shown = (rng.random(len(queries)) < COMPOSED) & (categories > 0)
-        shown[shown], examples = _one_each(category[order], pool[order], categories[shown], rng)
-        images = np.zeros_like(queries.images)
+        shown = (rng.random(len(asked)) < COMPOSED) & ((asked > 0).sum(1) > 1)
+        found, examples = _one_each(category[order], pool[order], asked[shown, CATEGORY], rng)
+        shown[shown] = found
+
+        named = asked.copy()
+        named[shown, CATEGORY] = 0
+        names = np.stack([names[value] for names, value in zip(self.facets.names, named.T, strict=True)], 1)
+        shuffled = np.take_along_axis(names, rng.random(named.shape).argsort(1)[..., None], 1)
+        images = np.zeros((len(asked), self.products.images.shape[1]), self.products.images.dtype)
         images[shown] = self.products.images[examples]
-        return replace(queries, images=images, has_image=shown), shown
+        return replace(
+            self.products.take(sources),
+            tokens=together(np.concatenate(list(shuffled.swapaxes(0, 1)), 1)),
+            images=images,
+            has_image=shown,
+        )
 
 
 def _one_each(

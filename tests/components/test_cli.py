@@ -1,0 +1,102 @@
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from components.__main__ import main, stage
+from components.params import SECTIONS, TrainParams
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_flags_are_the_paths_of_the_signature(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["train", "--help"])
+    assert left.value.code == 0
+    said = capsys.readouterr().out
+    assert "--features PATH" in said and "--model PATH" in said and "--params FILE" in said
+    assert "--seed" not in said
+    assert (stage("train").__doc__ or "").splitlines()[0] in said
+
+
+def test_a_flag_that_is_missing_or_unknown_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, told in (
+        (["train", "--features", "f"], "--model"),
+        (["train", "--features", "f", "--model", "m", "--epochs", "3"], "--epochs"),
+        (["fit"], "invalid choice: 'fit'"),
+        ([], "stage"),
+    ):
+        with pytest.raises(SystemExit) as left:
+            main(words)
+        assert left.value.code == 2
+        assert told in capsys.readouterr().err
+
+
+def test_the_stage_gets_its_paths_and_its_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def train(features: Path, params: TrainParams, model: Path) -> None:
+        calls.append((features, params, model))
+
+    monkeypatch.setattr("components.train.train", train)
+    (tmp_path / "own.yaml").write_text("train: {epochs: 3}")
+    assert main(["train", "--features", "f", "--model", "m", "--params", str(tmp_path / "own.yaml")]) == 0
+    assert calls == [(Path("f"), TrainParams(epochs=3), Path("m"))]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (KeyboardInterrupt(), 130, "vitrine: train interrupted; the same command goes on or starts again\n"),
+        (FloatingPointError("the loss is nan"), 1, "vitrine: the loss is nan\n"),
+        (OSError(28, "No space left on device", "m/x"), 1, "vitrine: train: m/x: No space left on device\n"),
+    ],
+)
+def test_what_stops_a_stage_is_one_line(
+    error: BaseException,
+    code: int,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def train(features: Path, params: TrainParams, model: Path) -> None:
+        raise error
+
+    monkeypatch.setattr("components.train.train", train)
+    (tmp_path / "params.yaml").write_text("train: {}")
+    words = ["train", "--features", "f", "--model", "m", "--params", str(tmp_path / "params.yaml")]
+    assert main(words) == code
+    assert capsys.readouterr().err == told
+
+
+def test_a_fault_of_ours_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(features: Path, params: TrainParams, model: Path) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("components.train.train", train)
+    (tmp_path / "params.yaml").write_text("train: {}")
+    with pytest.raises(ZeroDivisionError):
+        main(["train", "--features", "f", "--model", "m", "--params", str(tmp_path / "params.yaml")])
+
+
+def test_every_section_is_a_stage() -> None:
+    assert list(SECTIONS) == ["validate", "featurize", "train", "evaluate", "register"]
+    assert [stage(name).__name__ for name in SECTIONS] == list(SECTIONS)
+
+
+def test_a_training_image_needs_neither_tracker_nor_validator() -> None:
+    script = """
+        import sys
+        absent = ["mlflow", "kfp", "dvc", "great_expectations", "pandas", "sklearn"]
+        sys.modules.update(dict.fromkeys(absent))  # as if they were not installed
+        import components.featurize, components.train, components.__main__
+        import eval.gate, eval.report, eval.significance
+        import fusion.search, fusion.__main__
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

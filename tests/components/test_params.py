@@ -1,0 +1,89 @@
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from catalog.schema import DataError
+from components.params import SECTIONS, EvaluateParams, RegisterParams, TrainParams, load
+from pipelines.__main__ import sections
+
+ROOT = Path(__file__).parents[2]
+
+
+def floats(value: Any) -> Any:
+    """As KFP passes a mapping: every number is a float, every key a string."""
+    if isinstance(value, dict):
+        return {str(key): floats(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [floats(one) for one in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_what_kubeflow_does_to_numbers_is_undone(name: str) -> None:
+    ours = load(ROOT / "params.yaml", name)
+    passed = SECTIONS[name](**floats(sections(ROOT / "params.yaml")[name]))
+    assert passed == ours
+    assert passed.model_dump_json() == ours.model_dump_json()  # 2 and 2.0 are equal, but not the same
+
+
+def test_grades_come_back_as_integers() -> None:
+    assert list(EvaluateParams(gains={"0": 0.0, "3": 1.0}).gains) == [0, 3]  # type: ignore[dict-item]
+
+
+def test_a_fraction_is_no_integer() -> None:
+    with pytest.raises(ValidationError, match="fractional part"):
+        TrainParams(epochs=2.5)  # type: ignore[arg-type]
+
+
+def test_params_do_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        TrainParams().epochs = 3
+
+
+def test_all_faults_of_a_section_are_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("train: {epochs: 0, lr: 1, dropout: 2}")
+    with pytest.raises(DataError) as raised:
+        load(tmp_path / "params.yaml", "train")
+    told = str(raised.value)
+    assert told.startswith(f"{tmp_path / 'params.yaml'}: train.dropout: ")
+    assert "train.epochs: " in told and "train.lr: unknown key; known are fusion, " in told
+
+
+@pytest.mark.parametrize("text", ["train:", "validate: {}"])
+def test_what_is_not_there_is_the_default(tmp_path: Path, text: str) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    assert load(tmp_path / "params.yaml", "train") == TrainParams()
+
+
+def test_a_fault_in_another_section_does_not_matter(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("train: {epochs: 0}\nregister: {min_gain: 0.01}")
+    assert load(tmp_path / "params.yaml", "register") == RegisterParams(min_gain=0.01)
+
+
+def knobs(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield from schema["properties"].items()
+
+
+def test_every_limit_is_one(tmp_path: Path) -> None:
+    """The number just outside each limit is refused."""
+    tried = 0
+    for section, model in SECTIONS.items():
+        for name, rule in knobs(model.model_json_schema()):
+            for limit, beyond in (
+                ("minimum", -1),
+                ("maximum", 1),
+                ("exclusiveMinimum", 0),
+                ("exclusiveMaximum", 0),
+            ):
+                if limit in rule:
+                    (tmp_path / "params.yaml").write_text(
+                        yaml.safe_dump({section: {name: rule[limit] + beyond}})
+                    )
+                    with pytest.raises(DataError, match=rf"{section}\.{name}: "):
+                        load(tmp_path / "params.yaml", section)
+                    tried += 1
+    assert tried > 20
