@@ -76,11 +76,14 @@ def _validated(data: Path, report: Path) -> str:
     """The fingerprint of the data, if it is the data that `validate` passed."""
     path = report / "report.json"
     try:
-        validated = json.loads(path.read_text())["data"]
-    except (OSError, ValueError, KeyError) as error:
+        content = json.loads(path.read_text())
+        validated, passed = content["data"], content["passed"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path}: not a report of the validate stage ({error}); run validate first"
         ) from error
+    if not passed:
+        raise DataError(f"{path}: the data did not pass; mend what it says and run validate again")
     found = store.fingerprint(data)
     if found != validated:
         raise DataError(f"{data}: changed since {path} was written; run validate again")
@@ -110,7 +113,9 @@ def _write_shards(
                 items, broken = featurizer.rows(table, rows.to_pylist(), sides)
                 reasons = pa.array([broken.get(i) for i in range(len(items))], pa.string())
                 shard = items.to_table().append_column("broken", reasons)
-                for column in sorted(set(FACETS).intersection(rows.column_names)):  # of products; queries have none
+                for column in sorted(
+                    set(FACETS).intersection(rows.column_names)
+                ):  # of products; queries have none
                     shard = shard.append_column(column, rows[column])
                 unfinished = path.with_suffix(".partial")
                 pq.write_table(shard, unfinished)

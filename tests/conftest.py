@@ -1,6 +1,7 @@
 """Fixtures for every package."""
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from PIL import Image
 
 from catalog.schema import EXACT, IRRELEVANT, SPLITS, SUBSTITUTE
 from catalog.store import TableWriter
+
+# Each worker of pytest-xdist has a core, and so have the processes it starts; more threads would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 

@@ -56,7 +56,6 @@ def server() -> Iterator[None]:
     """A process that has imported the libraries, and from which the stages' processes are forked at once."""
     patch = pytest.MonkeyPatch()
     patch.chdir(ROOT)
-    patch.setenv("OMP_NUM_THREADS", "1")  # the tests beside this one need a core too
     modules = [f"components.{name}" for name in SECTIONS]
     multiprocessing.set_forkserver_preload([*modules, "components.expectations", "mlflow"])
     ensure_running()

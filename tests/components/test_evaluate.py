@@ -1,0 +1,107 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.csv as pv
+import pyarrow.parquet as pq
+import pytest
+
+from catalog import store
+from catalog.schema import DataError
+from components.evaluate import CANDIDATE, evaluate, top
+from components.evaluate import test_qrels as judged  # a function of the stage, and no test
+from components.params import EvaluateParams
+from eval.metrics import Scores, score
+from eval.rankings import Qrels, Run
+
+Tables = dict[str, list[dict[str, Any]]]
+Write = Callable[[Tables], Path]
+SYSTEMS = {"bm25", "text", "image", CANDIDATE}
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def test_four_systems_by_every_metric(evaluation: Path) -> None:
+    metrics = read(evaluation / "metrics.json")
+    assert set(metrics) == SYSTEMS
+    assert all(list(means) == EvaluateParams().metrics for means in metrics.values())
+    assert all(0 <= value <= 1 for means in metrics.values() for value in means.values())
+
+
+def test_the_means_are_those_of_the_runs(evaluation: Path, data: Path) -> None:
+    """Both files of a run give the scores per query, and those give the means."""
+    params = EvaluateParams()
+    qrels, segments = judged(data)
+    for system, means in read(evaluation / "metrics.json").items():
+        parquet = Run.from_parquet(evaluation / "runs" / f"{system}.parquet")
+        trec = Run.from_trec(evaluation / "runs" / f"{system}.trec")
+        assert parquet.to_dict().keys() == trec.to_dict().keys()
+        scores = score(parquet, qrels, params.metrics, gains=params.gains, relevant=params.relevant)
+        assert scores.means() == pytest.approx(means)
+        stored = Scores.from_parquet(evaluation / "scores" / f"{system}.parquet")
+        assert stored.means() == means
+    queries = pq.read_table(evaluation / "queries.parquet")
+    assert queries["query_id"].to_pylist() == list(qrels.query_ids)
+    assert queries["segment"].to_pylist() == segments.tolist()
+
+
+def test_segments_add_up_to_the_whole(evaluation: Path) -> None:
+    rows = pv.read_csv(evaluation / "segments.csv").to_pylist()
+    metrics = read(evaluation / "metrics.json")
+    for system in SYSTEMS:
+        own = [row for row in rows if row["system"] == system]
+        assert len(own) > 1
+        mean = np.average([row["ndcg@10"] for row in own], weights=[row["queries"] for row in own])
+        assert mean == pytest.approx(metrics[system]["ndcg@10"])
+
+
+def test_only_the_test_split_is_asked(evaluation: Path, data: Path) -> None:
+    rows = store.read(data, "queries", ["query_id", "split"]).to_pylist()
+    tested = {row["query_id"] for row in rows if row["split"] == "test"}
+    assert 0 < len(tested) < len(rows)
+    for system in SYSTEMS:
+        asked = set(pq.read_table(evaluation / "runs" / f"{system}.parquet")["query_id"].to_pylist())
+        assert asked <= tested
+    assert set(pq.read_table(evaluation / "queries.parquet")["query_id"].to_pylist()) == tested
+
+
+def test_what_it_was_made_from_and_what_it_costs(evaluation: Path, data: Path) -> None:
+    made = read(evaluation / "made_from.json")
+    assert made["data"] == store.fingerprint(data)
+    assert set(made["params"]) == {"featurize", "train", "evaluate"}
+    assert made["params"]["evaluate"]["resamples"] == 200
+    assert set(read(evaluation / "facts.json")) == {"latency_ms_p95", "model_mb", "index_mb"}
+    assert set(read(evaluation / "comparisons.json")) == SYSTEMS - {CANDIDATE}
+    page = (evaluation / "report.html").read_text()
+    assert "data:image/" in page and "<script src" not in page
+
+
+def test_a_query_without_an_answer_shows_nothing() -> None:
+    run = Run.from_dict({"q1": {"p1": 2.0, "p2": 1.0}, "q3": {"p1": 1.0}})
+    assert top(run, "q1") == [("p1", 2.0), ("p2", 1.0)]
+    assert top(run, "q0") == top(run, "q2") == top(run, "q4") == []
+
+
+def test_segments_without_a_name_are_one(tiny_tables: Tables, write_data: Write) -> None:
+    for row in tiny_tables["queries"]:
+        row["segment"] = None
+    qrels, segments = judged(write_data(tiny_tables))
+    assert list(qrels.query_ids) == ["q4", "q5"]
+    assert segments.tolist() == ["all", "all"]
+    assert isinstance(qrels, Qrels)
+
+
+def test_without_judged_test_queries_there_is_nothing_to_do(
+    data: Path, features: Path, model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    path = tmp_path / "data" / "judgements" / "00000.parquet"
+    pq.write_table(pq.read_table(path).slice(0, 0), path)
+    with pytest.raises(DataError, match="no judged query has the split 'test'"):
+        evaluate(tmp_path / "data", features, model, EvaluateParams(), tmp_path / "evaluate")
+    assert not (tmp_path / "evaluate").exists()

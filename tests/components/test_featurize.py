@@ -1,0 +1,185 @@
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from catalog import store
+from catalog.schema import EXACT, DataError
+from components import featurize as stage
+from components.featurize import featurize, product_sides
+from components.params import FeaturizeParams
+from fusion.features import Items
+from fusion.text import UNKNOWN, Vocabulary
+
+Tables = dict[str, list[dict[str, Any]]]
+Write = Callable[[Tables], Path]
+EVERY_WORD = FeaturizeParams(min_count=1)
+
+
+@pytest.fixture
+def validated() -> Callable[[Path], Path]:
+    """A report that says the data is as it is now."""
+
+    def write(data: Path) -> Path:
+        report = data.parent / "validate"
+        report.mkdir(exist_ok=True)
+        (report / "report.json").write_text(json.dumps({"data": store.fingerprint(data), "passed": True}))
+        return report
+
+    return write
+
+
+Validated = Callable[[Path], Path]
+
+
+@pytest.fixture
+def features(tiny_data: Path, validated: Validated) -> Path:
+    out = tiny_data.parent / "features"
+    featurize(tiny_data, validated(tiny_data), EVERY_WORD, out)
+    return out
+
+
+class TestTheReport:
+    def test_must_be_there(self, tiny_data: Path, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"report\.json: not a report .*run validate first"):
+            featurize(tiny_data, tmp_path / "nowhere", FeaturizeParams(), tmp_path / "features")
+        assert not (tmp_path / "features").exists()
+
+    @pytest.mark.parametrize("content", ["{", "{}", "[]", '"data"'])
+    def test_must_be_one(self, tiny_data: Path, tmp_path: Path, content: str) -> None:
+        (tmp_path / "report.json").write_text(content)
+        with pytest.raises(DataError, match=r"report\.json: not a report .*run validate first"):
+            featurize(tiny_data, tmp_path, FeaturizeParams(), tmp_path / "features")
+
+    def test_must_be_of_success(self, tiny_data: Path, tmp_path: Path) -> None:
+        content = {"data": store.fingerprint(tiny_data), "passed": False}
+        (tmp_path / "report.json").write_text(json.dumps(content))
+        with pytest.raises(DataError, match=r"report\.json: the data did not pass"):
+            featurize(tiny_data, tmp_path, FeaturizeParams(), tmp_path / "features")
+
+    def test_must_be_about_this_data(self, tiny_data: Path, tmp_path: Path, validated: Validated) -> None:
+        report = validated(tiny_data)
+        path = tiny_data / "judgements" / "00000.parquet"
+        pq.write_table(pq.read_table(path).slice(1), path)
+        with pytest.raises(DataError, match=r"changed since .* was written; run validate again"):
+            featurize(tiny_data, report, FeaturizeParams(), tmp_path / "features")
+
+
+def test_every_row_has_its_features(features: Path) -> None:
+    products, queries = Items.load(features, "products"), Items.load(features, "queries")
+    assert products.ids.tolist() == [f"p{n}" for n in range(12)]
+    assert products.has_image.tolist() == [True] * 11 + [False]
+    assert not products.images[11].any() and products.images[:11].any(1).all()
+    assert products.tokens.shape[1] == FeaturizeParams().max_tokens
+    assert queries.splits.tolist() == ["train"] * 2 + ["valid"] * 2 + ["test"] * 2
+    assert queries.segments.tolist() == ["text", "image"] * 3
+    assert queries.has_image.tolist() == [False, True] * 3
+    assert (queries.tokens[:, 0] != 0).tolist() == [True, False] * 3
+
+
+class TestNothingOfTheTestSplitIsLearnt:
+    def test_its_words_are_unknown(self, features: Path) -> None:
+        """p0 … p3 answer training queries, p4 … p7 valid ones, p8 … p11 those of the test."""
+        known = set(Vocabulary.load(features / "vocabulary.json").known)
+        assert {"red", "blue", "green", "black", "shirt", "or"} <= known
+        assert not known & {"white", "grey", "pink", "brown", "gold", "navy", "teal", "plum"}
+        products = Items.load(features, "products")
+        assert (products.tokens[8:, 0] == UNKNOWN).all()
+
+    def test_its_judgements_are_left_out(self, features: Path) -> None:
+        judged = pq.read_table(features / "judgements.parquet")["query_id"].to_pylist()
+        assert set(judged) == {"q0", "q1", "q2", "q3"}
+        assert b"q4" not in (features / "judgements.parquet").read_bytes()
+
+    def test_its_products_are_marked(self, features: Path) -> None:
+        splits = Items.load(features, "products").splits.tolist()
+        assert splits == ["train"] * 4 + ["valid"] * 4 + ["test"] * 4
+
+    def test_a_product_of_two_splits_is_on_the_later_side(
+        self, tiny_tables: Tables, write_data: Write
+    ) -> None:
+        tiny_tables["judgements"] += [
+            {"query_id": "q4", "product_id": "p0", "grade": EXACT},
+            {"query_id": "q2", "product_id": "p1", "grade": EXACT},
+            {"query_id": "q0", "product_id": "p10", "grade": EXACT},
+        ]
+        data = write_data(tiny_tables)
+        sides = product_sides(
+            store.read(data, "judgements"), store.read(data, "queries", ["query_id", "split"])
+        )
+        assert (sides["p0"], sides["p1"], sides["p2"], sides["p10"]) == ("test", "valid", "train", "test")
+
+
+class TestBrokenPictures:
+    @pytest.fixture
+    def data(self, tiny_tables: Tables, write_data: Write) -> Path:
+        tiny_tables["products"][3]["image"]["bytes"] = b"<html>"
+        tiny_tables["queries"][1]["image"]["bytes"] = tiny_tables["queries"][1]["image"]["bytes"][:500]
+        return write_data(tiny_tables)
+
+    def test_are_missing_modalities(
+        self, data: Path, validated: Validated, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out = tmp_path / "features"
+        featurize(data, validated(data), FeaturizeParams(max_broken_images=0.2), out)
+        recorded = json.loads((out / "broken.json").read_text())
+        assert list(recorded) == ["p3", "q1"]
+        assert "not a" in recorded["p3"] and "broken" in recorded["q1"]
+        products = Items.load(out, "products")
+        assert not products.has_image[3] and not products.images[3].any()
+        assert "warning: 2 broken pictures count as missing; p3: not a" in capsys.readouterr().err
+
+    def test_are_too_many_above_the_share(self, data: Path, validated: Validated, tmp_path: Path) -> None:
+        with pytest.raises(
+            DataError, match=r"2 of 14 pictures are broken \(14\.3%\).*allows 14\.0%; p3: not a"
+        ):
+            featurize(data, validated(data), FeaturizeParams(max_broken_images=0.14), tmp_path / "features")
+        assert not (tmp_path / "features").exists()
+
+
+class TestGoingOn:
+    @pytest.fixture
+    def halfway(
+        self, tiny_data: Path, validated: Validated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> Path:
+        """What a run left that stopped after two shards of products; five rows a shard."""
+        monkeypatch.setattr(stage, "ROWS", 5)
+        write = pq.write_table
+
+        def stop(table: Any, path: Path, **options: Any) -> None:
+            if path.stem == "000002":
+                raise InterruptedError
+            write(table, path, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(pq, "write_table", stop)
+            with pytest.raises(InterruptedError):
+                featurize(tiny_data, validated(tiny_data), EVERY_WORD, tmp_path / "features")
+        left = tmp_path / ".features.partial"
+        assert sorted(path.name for path in (left / "products").iterdir()) == [
+            "000000.parquet",
+            "000001.parquet",
+        ]
+        for path in (left / "products").iterdir():
+            os.utime(path, (0, 0))
+        return left
+
+    def test_skips_what_is_done(self, tiny_data: Path, tmp_path: Path, halfway: Path, features: Path) -> None:
+        """`features` is the second attempt: the same command."""
+        times = [path.stat().st_mtime for path in sorted((features / "products").iterdir())]
+        assert times[:2] == [0, 0] and times[2] > 0
+        assert not halfway.exists()
+        assert Items.load(features, "products").ids.tolist() == [f"p{n}" for n in range(12)]
+        assert len(list((features / "queries").iterdir())) == 2
+
+    def test_begins_anew_with_other_parameters(
+        self, tiny_data: Path, tmp_path: Path, halfway: Path, validated: Validated
+    ) -> None:
+        featurize(tiny_data, validated(tiny_data), FeaturizeParams(max_tokens=8), tmp_path / "features")
+        shards = sorted((tmp_path / "features" / "products").iterdir())
+        assert len(shards) == 3 and all(path.stat().st_mtime > 0 for path in shards)
+        assert Items.load(tmp_path / "features", "products").tokens.shape == (12, 8)

@@ -1,0 +1,143 @@
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from catalog.schema import DataError
+from components import tracking
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+@pytest.fixture
+def away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder without git, as the working directory, and a store of its own in it."""
+    import mlflow
+
+    for name in ("VITRINE_COMMIT", "VITRINE_IMAGE", "KFP_RUN_ID", "DVC_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(None)
+    yield tmp_path
+    mlflow.set_tracking_uri(None)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [("ndcg@10", "ndcg_at_10"), ("bm25/mrr@10", "bm25/mrr_at_10"), ("loss", "loss")]
+)
+def test_names_that_mlflow_takes(ours: str, theirs: str) -> None:
+    assert tracking.metric_name(ours) == theirs
+
+
+def test_home_is_the_project_even_from_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    assert tracking.home() == tmp_path
+    monkeypatch.setenv("DVC_ROOT", "/project")
+    assert tracking.home() == Path("/project")
+
+
+def test_without_an_address_the_store_is_a_file_at_home(away: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (away / "project").mkdir()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.setenv("DVC_ROOT", str(away / "project"))
+    client = tracking.connect()
+    assert (away / "project" / "mlflow.db").is_file()
+    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    assert experiment and experiment.artifact_location == (away / "project" / "mlartifacts").as_uri()
+    assert not list(away.glob("*.db"))
+
+
+@pytest.mark.parametrize("address", ["sqlite:////dev/null/mlflow.db", "http://127.0.0.1:9", "gopher://x"])
+def test_a_store_that_cannot_be_reached(address: str, away: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(
+        DataError, match=r"MLflow at .* cannot be reached .*; check MLFLOW_TRACKING_URI"
+    ) as raised:
+        tracking.connect()
+    assert address in str(raised.value)
+
+
+@pytest.fixture
+def client(away: Path) -> "MlflowClient":
+    return tracking.connect()
+
+
+def everything(client: "MlflowClient") -> list[Any]:
+    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    assert experiment
+    return client.search_runs([experiment.experiment_id])
+
+
+def test_a_chain_has_one_run(client: "MlflowClient", monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InterruptedError), tracking.run("a", {"from": "here"}) as first:
+        raise InterruptedError
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)  # as a parent process may leave it
+    with tracking.run("a", {"from": "elsewhere"}) as second:
+        pass
+    with tracking.run("b", {}) as other:
+        pass
+    assert second.info.run_id == first.info.run_id != other.info.run_id
+    runs = {run.info.run_id: run for run in everything(client)}
+    assert len(runs) == 2
+    assert runs[first.info.run_id].data.tags["from"] == "here"  # where it was made does not change later
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+
+
+def test_saying_the_same_twice_changes_nothing(client: "MlflowClient") -> None:
+    curves = [{"epoch": 1.0, "loss": 2.0}, {"epoch": 2.0, "loss": 1.5}]
+    metrics = {"ndcg@10": 0.5, "bm25/ndcg@10": 0.25}
+    for gains in ({"0": 0.0, "3": 1.0}, {"3": 1.0, "0": 0.0}):  # KFP keeps no order
+        with tracking.run("a", {}) as one:
+            tracking.log(client, one, {"fusion": "concat", "gains": gains, "weights": None}, metrics, curves)
+    (run,) = everything(client)
+    assert run.data.params == {"fusion": "concat", "gains": '{"0": 0.0, "3": 1.0}', "weights": "null"}
+    assert run.data.metrics == {"ndcg_at_10": 0.5, "bm25/ndcg_at_10": 0.25, "train/loss": 1.5}
+    history = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [(point.step, point.value) for point in history] == [(1, 2.0), (2, 1.5)]
+
+
+def test_files_and_folders_come_back(client: "MlflowClient", tmp_path: Path) -> None:
+    (tmp_path / "made" / "scores").mkdir(parents=True)
+    (tmp_path / "made" / "metrics.json").write_text("{}")
+    (tmp_path / "made" / "scores" / "fused.txt").write_text("1")
+    with tracking.run("a", {}) as one:
+        tracking.attach(one, tmp_path / "made", ["metrics.json", "scores"], "evaluation")
+        tracking.attach(one, tmp_path / "made", ["metrics.json"])
+    found = tracking.fetch(one.info.run_id, "evaluation", tmp_path / "back")
+    assert (found / "metrics.json").read_text() == "{}"
+    assert (found / "scores" / "fused.txt").read_text() == "1"
+    assert tracking.fetch(one.info.run_id, "metrics.json", tmp_path / "top").read_text() == "{}"
+
+
+class TestLineage:
+    def test_what_is_not_known_is_left_out(self, away: Path) -> None:
+        assert tracking.lineage("abc") == {"vitrine.data": "abc"}
+
+    def test_of_a_pod(self, away: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("VITRINE_COMMIT", "c0ffee")
+        monkeypatch.setenv("VITRINE_IMAGE", "vitrine@sha256:1")
+        monkeypatch.setenv("KFP_RUN_ID", "run-1")
+        tags = tracking.lineage("abc")
+        assert tags["vitrine.git.commit"] == "c0ffee"
+        assert tags["vitrine.image"] == "vitrine@sha256:1" and tags["vitrine.pipeline.run"] == "run-1"
+
+    def test_of_a_checkout(self, away: Path) -> None:
+        for words in (
+            ["init"],
+            ["-c", "user.name=a", "-c", "user.email=b", "commit", "--allow-empty", "-m", "c"],
+        ):
+            subprocess.run(["git", *words], cwd=away, check=True, capture_output=True)
+        (away / "data.dvc").write_text("outs:\n- md5: 1234.dir\n  path: data\n")
+        tags = tracking.lineage("abc")
+        assert len(tags["vitrine.git.commit"]) == 40
+        assert tags["vitrine.git.dirty"] == "false"
+        assert tags["vitrine.data.dvc"] == "1234.dir"
+        subprocess.run(["git", "add", "data.dvc"], cwd=away, check=True)
+        assert tracking.lineage("abc")["vitrine.git.dirty"] == "true"

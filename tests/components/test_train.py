@@ -1,0 +1,68 @@
+import csv
+import shutil
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from catalog import store
+from catalog.schema import DataError
+from components.params import TrainParams
+from components.train import train
+from fusion.featurizer import FILES
+from fusion.model import ProductSearchModel
+
+SMALL = TrainParams(epochs=2, dim=16, hidden=16, batch_size=64)
+
+
+def test_what_it_leaves(model: Path, features: Path) -> None:
+    with (model / "history.csv").open() as stream:
+        history = list(csv.DictReader(stream))
+    assert [row["epoch"] for row in history] == ["1", "2"]
+    assert {"loss", "text", "vision", "fused", "score"} <= set(history[0])
+    for name in FILES:
+        assert (model / name).read_bytes() == (features / name).read_bytes()
+    assert not list(model.glob("*checkpoint*"))
+    assert ProductSearchModel.load(model).config.dim == 16
+
+
+def test_the_same_seed_gives_the_same_model(model: Path, features: Path, tmp_path: Path) -> None:
+    train(features, SMALL, tmp_path / "again")
+    assert store.fingerprint(tmp_path / "again") == store.fingerprint(model)
+    train(features, SMALL.model_copy(update={"seed": 1}), tmp_path / "other")
+    assert (tmp_path / "other" / "weights.safetensors").read_bytes() != (
+        model / "weights.safetensors"
+    ).read_bytes()
+
+
+def test_it_does_not_see_the_test_split(model: Path, features: Path, tmp_path: Path) -> None:
+    """Not even its queries: without them, the same weights."""
+    shutil.copytree(features, tmp_path / "features")
+    for path in (tmp_path / "features" / "queries").iterdir():
+        table = pq.read_table(path)
+        assert "test" in table["splits"].to_pylist()
+        pq.write_table(table.filter(pc.not_equal(table["splits"], "test")), path)
+    train(tmp_path / "features", SMALL, tmp_path / "model")
+    assert (tmp_path / "model" / "weights.safetensors").read_bytes() == (
+        model / "weights.safetensors"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize(("split", "told"), [("train", "nothing to train on"), ("valid", "early stopping")])
+def test_a_split_without_judgements(features: Path, tmp_path: Path, split: str, told: str) -> None:
+    shutil.copytree(features, tmp_path / "features")
+    queries = pq.read_table(tmp_path / "features" / "queries")
+    own = queries.filter(pc.equal(queries["splits"], split))["ids"].combine_chunks()
+    path = tmp_path / "features" / "judgements.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.filter(pc.invert(pc.is_in(table["query_id"], own))), path)
+    with pytest.raises(DataError, match=f"no judged query has the split '{split}'; .*{told}"):
+        train(tmp_path / "features", SMALL, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_learning_rate_that_is_too_high(features: Path, tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match=r"loss is (nan|inf) in epoch \d+, step \d+; lower train"):
+        train(features, SMALL.model_copy(update={"learning_rate": 1e30, "epochs": 5}), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
