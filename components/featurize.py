@@ -113,9 +113,7 @@ def _write_shards(
                 items, broken = featurizer.rows(table, rows.to_pylist(), sides)
                 reasons = pa.array([broken.get(i) for i in range(len(items))], pa.string())
                 shard = items.to_table().append_column("broken", reasons)
-                for column in sorted(
-                    set(FACETS).intersection(rows.column_names)
-                ):  # of products; queries have none
+                for column in (name for name in FACETS if name in rows.column_names):
                     shard = shard.append_column(column, rows[column])
                 unfinished = path.with_suffix(".partial")
                 pq.write_table(shard, unfinished)

@@ -19,13 +19,14 @@ def fetch(repo: str, rev: str, data: Path) -> None:
     """
     from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
+    from dvc_data.index import DataIndexDirError
     from scmrepo.exceptions import SCMError
 
     try:
         with store.fresh(data) as partial:
             # with the slash, the contents; without, a folder `data` inside
             DVCFileSystem(repo, rev=rev).get("data/", str(partial), recursive=True)
-    except (DvcException, SCMError, OSError) as error:
+    except (DvcException, DataIndexDirError, SCMError, OSError) as error:
         raise DataError(
             f"fetch: data of {repo} at {rev} cannot be had ({error}); is it pushed to the DVC remote?"
         ) from error

@@ -13,13 +13,13 @@ PERSON = {f"GIT_{role}_{what}": "shop" for role in ("AUTHOR", "COMMITTER") for w
 
 
 class Repository:
-    """A git repository whose folder `data` is versioned by DVC, with its remote inside."""
+    """A git repository whose folder `data` is versioned by DVC, with a remote beside it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         (root / ".dvc").mkdir(parents=True)
         (root / ".dvc" / "config").write_text(
-            "[core]\n    remote = own\n    analytics = false\n['remote \"own\"']\n    url = ../remote\n"
+            f"[core]\n    remote = own\n    analytics = false\n['remote \"own\"']\n    url = {root}-remote\n"
         )
         self._git("init", "--quiet")
 
@@ -39,8 +39,8 @@ class Repository:
 
     def forget(self) -> None:
         """Lose what the remote and the cache hold."""
-        for folder in ("remote", ".dvc/cache"):
-            shutil.rmtree(self.root / folder)
+        shutil.rmtree(self.root.with_name(f"{self.root.name}-remote"))
+        shutil.rmtree(self.root / ".dvc" / "cache")
 
     def _git(self, *words: str) -> str:
         command = ["git", *words]
@@ -63,7 +63,7 @@ def test_data_as_it_was_at_a_commit(tmp_path: Path) -> None:
     fetch(str(repository.root), second, tmp_path / "data")  # a retry over what is there
     assert content(tmp_path / "data") == {"products/00000.parquet": "two"}
 
-    with pytest.raises(DataError, match="data of .* at 0000000 cannot be had"):
+    with pytest.raises(DataError, match=r"data of .* at 0000000 cannot be had"):
         fetch(url, "0000000", tmp_path / "none")
     repository.forget()
     with pytest.raises(DataError, match=r"cannot be had .*; is it pushed to the DVC remote\?"):
