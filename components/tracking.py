@@ -145,7 +145,9 @@ def lineage(data: str) -> dict[str, str]:
     commit = os.environ.get("VITRINE_COMMIT") or _git("rev-parse", "HEAD")
     if commit:
         tags["vitrine.git.commit"] = commit
-        tags["vitrine.git.dirty"] = str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower()
+        # dvc.lock is a result, which the stages before this one have just written
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":!dvc.lock")
+        tags["vitrine.git.dirty"] = str(bool(changed)).lower()
     pointer = Path("data.dvc")
     if pointer.exists():
         tags["vitrine.data.dvc"] = yaml.safe_load(pointer.read_text())["outs"][0]["md5"]

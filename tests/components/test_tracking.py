@@ -129,15 +129,19 @@ class TestLineage:
         assert tags["vitrine.image"] == "vitrine@sha256:1" and tags["vitrine.pipeline.run"] == "run-1"
 
     def test_of_a_checkout(self, away: Path) -> None:
-        for words in (
-            ["init"],
-            ["-c", "user.name=a", "-c", "user.email=b", "commit", "--allow-empty", "-m", "c"],
-        ):
-            subprocess.run(["git", *words], cwd=away, check=True, capture_output=True)
+        def git(*words: str) -> None:
+            who = ["-c", "user.name=a", "-c", "user.email=b"]
+            subprocess.run(["git", *who, *words], cwd=away, check=True, capture_output=True)
+
+        git("init")
         (away / "data.dvc").write_text("outs:\n- md5: 1234.dir\n  path: data\n")
+        (away / "dvc.lock").write_text("before")
+        git("add", "data.dvc", "dvc.lock")
+        git("commit", "--message", "c")
+        (away / "dvc.lock").write_text("after")  # by the stages before
         tags = tracking.lineage("abc")
         assert len(tags["vitrine.git.commit"]) == 40
         assert tags["vitrine.git.dirty"] == "false"
         assert tags["vitrine.data.dvc"] == "1234.dir"
-        subprocess.run(["git", "add", "data.dvc"], cwd=away, check=True)
+        (away / "data.dvc").write_text("outs:\n- md5: 5678.dir\n  path: data\n")
         assert tracking.lineage("abc")["vitrine.git.dirty"] == "true"
