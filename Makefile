@@ -16,13 +16,13 @@ $(BIN)/.installed: pyproject.toml requirements.lock
 	touch $@
 
 demo: $(BIN)/.installed  ## fetch the sample, run the chain, show the result
-	dvc pull --quiet
+	dvc pull --quiet data
 	dvc repro
 	dvc metrics show
 	@echo "report: artifacts/evaluate/report.html    data docs: artifacts/validate/data_docs/index.html    MLflow: make ui"
 
 test: $(BIN)/.installed  ## all tests
-	dvc pull --quiet
+	dvc pull --quiet data
 	pytest --numprocesses 2 --dist loadfile
 
 lint: $(BIN)/.installed  ## style, types, imports
