@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from catalog.sample import sample
@@ -143,6 +144,9 @@ def test_a_killed_stage_ends_as_if_nothing_had_happened(
 
         kill_when(appears, start(name, paths))
         assert not output.exists()
+    if name == "train":  # each attempt went on from the last one's epoch
+        checkpoint = torch.load(tmp_path / ".train.partial" / "checkpoint.pt", weights_only=True)
+        assert len(checkpoint["history"]) >= MOMENTS["train"].count(".train.partial/checkpoint.pt")
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob(".featurize.partial/*/*.parquet")}
     run(name, paths)
 
