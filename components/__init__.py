@@ -5,6 +5,3 @@ import os
 # These libraries report usage to their makers by default; an air-gapped run must not wait for that.
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-
-# Torch's threads spin while they wait, which on a shared machine takes the very core they wait for.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
