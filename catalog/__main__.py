@@ -2,8 +2,10 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from catalog.command import run
 from catalog.schema import DataError
 
 
@@ -65,22 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one verb; 0, or 1 with one line on stderr, or 130 when interrupted."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit code of `catalog.command.run`."""
     arguments = _parser().parse_args(argv)
-    try:
-        arguments.run(arguments)
-    except DataError as error:
-        print(f"vitrine: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        told = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        print(f"vitrine: {told}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("vitrine: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return run(lambda: arguments.run(arguments))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
-from catalog.schema import DataError
+from catalog.command import run
 from components.params import SECTIONS, load
 from eval.rankings import JudgeError
 
@@ -30,30 +30,14 @@ def flags(name: str) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a stage.
-
-    Returns:
-        0, or 1 after one message on stderr where the input is at fault, or 130 when interrupted.
-    """
+    """Run a stage; the exit code of `catalog.command.run`."""
     words = sys.argv[1:] if argv is None else argv
     top = argparse.ArgumentParser("python -m components", description="Run one stage of the chain.")
     top.add_argument("stage", choices=SECTIONS, help="STAGE --help lists its flags")
     name = top.parse_args(words[:1]).stage
     arguments = vars(flags(name).parse_args(words[1:]))
     file = arguments.pop("params")
-    try:
-        stage(name)(params=load(file, name), **arguments)
-    except (DataError, JudgeError, FloatingPointError) as error:
-        print(f"vitrine: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        told = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        print(f"vitrine: {name}: {told}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"vitrine: {name} interrupted; the same command goes on or starts again", file=sys.stderr)
-        return 130
-    return 0
+    return run(lambda: stage(name)(params=load(file, name), **arguments), JudgeError, FloatingPointError)
 
 
 if __name__ == "__main__":

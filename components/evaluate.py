@@ -23,8 +23,8 @@ from eval.report import Example, Report, Result, best_other, extremes, render
 from eval.significance import PairedResult, paired_test
 from fusion.features import Items
 from fusion.index import top_k
-from fusion.model import ProductSearchModel, embed
-from fusion.search import SearchIndex, rank
+from fusion.model import MODALITIES, ProductSearchModel, embed
+from fusion.search import SearchIndex, run_table
 
 CANDIDATE = "fused"
 LATENCY_QUERIES = 100
@@ -51,16 +51,18 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
     asked = queries.take(queries.splits == "test")
     qrels, segments = test_qrels(data)
     network = ProductSearchModel.load(model)
+    index = SearchIndex.build(network, products, data)
+    towers = {name: embed(network, products, "product", [name]) for name in MODALITIES}
+    wanted = embed(network, asked, "query")
     tables = {"bm25": bm25(data, asked.ids, params.depth)} | {
-        system: rank(network, asked, products, params.depth, only)
-        for system, only in {"text": ["text"], "image": ["image"], CANDIDATE: ["text", "image"]}.items()
+        system: run_table(asked.ids, products.ids, *top_k(wanted, vectors, params.depth))
+        for system, vectors in (towers | {CANDIDATE: index.vectors}).items()
     }
     runs = {system: Run.from_table(table) for system, table in tables.items() if len(table)}
     scores = {
         system: score(run, qrels, params.metrics, gains=params.gains, relevant=params.relevant)
         for system, run in runs.items()
     }
-    index = SearchIndex.build(network, products, data)
     with store.fresh(evaluation) as out:
         _write(out / "made_from.json", _made_from(features, model, params))
         _write(out / "metrics.json", {system: one.means() for system, one in scores.items()})

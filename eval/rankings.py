@@ -4,6 +4,7 @@ Ids are text. Integers become their decimal digits, so 7 in an array and "7" in 
 "07" is another one. Order of ids is order of code points, so "10" comes before "9".
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,7 +25,7 @@ class JudgeError(ValueError):
 
 
 @dataclass(frozen=True, eq=False)
-class _Pairs:
+class _Pairs(ABC):
     """(query, product) → number, for Q queries and N pairs, with V different products.
 
     The pairs of query `i` are `offsets[i]:offsets[i + 1]`. A query without pairs is not in it.
@@ -207,9 +208,9 @@ class _Pairs:
         return cls(queries, offsets, vocabulary, item[order], value[order])
 
     @staticmethod
+    @abstractmethod
     def _keys(query: np.ndarray, item: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, ...]:
         """The keys that pairs are sorted by, the first one last."""
-        raise NotImplementedError
 
 
 class Qrels(_Pairs):

@@ -7,16 +7,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from catalog.schema import SPLITS, DataError
+from catalog.command import run
+from catalog.schema import SPLITS
 from fusion.search import rank_data
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb.
-
-    Returns:
-        0, or 1 after one message on stderr where the input is at fault.
-    """
+    """Run a verb; the exit code of `catalog.command.run`."""
     top = argparse.ArgumentParser(prog="python -m fusion")
     verb = top.add_subparsers(dest="verb", required=True).add_parser("rank", help="rank a data set's queries")
     verb.add_argument("--model", type=Path, required=True, help="folder that the train stage wrote")
@@ -24,14 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb.add_argument("--split", choices=SPLITS, default="test")
     verb.add_argument("--depth", type=int, default=100)
     verb.add_argument("--run", type=Path, required=True, help="parquet file to write")
-    arguments = top.parse_args(argv)
-    try:
-        table = rank_data(arguments.model, arguments.data, arguments.split, arguments.depth)
-        pq.write_table(table, arguments.run)
-    except (DataError, OSError) as error:
-        print(f"vitrine: {error}", file=sys.stderr)
-        return 1
-    return 0
+    asked = top.parse_args(argv)
+    return run(
+        lambda: pq.write_table(rank_data(asked.model, asked.data, asked.split, asked.depth), asked.run)
+    )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from catalog import command
 from catalog.schema import DataError
 from components.params import SECTIONS, load
 
@@ -74,36 +75,24 @@ def run(repo: str, rev: str, params: Path, root: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb.
-
-    Returns:
-        0, or 1 after one message on stderr where the input is at fault, or 130 when interrupted.
-    """
+    """Run a verb; the exit code of `catalog.command.run`."""
     top = argparse.ArgumentParser(prog="python -m pipelines")
-    verbs = top.add_subparsers(dest="verb", required=True)
+    verbs = top.add_subparsers(required=True, metavar="VERB")
     compiling = verbs.add_parser("compile", help="write the pipeline as IR YAML")
     compiling.add_argument("--output", type=Path, required=True, metavar="FILE")
+    compiling.set_defaults(verb=compile_to)
     running = verbs.add_parser("run", help="run it here, with kfp's local runner")
     running.add_argument(
         "--repo", default=".", help="git repository that versions the data (default: this one)"
     )
     running.add_argument("--rev", default="HEAD", help="commit of the data (default: HEAD)")
     running.add_argument("--root", type=Path, default=Path("artifacts/pipeline"), metavar="DIR")
-    for verb in (compiling, running):
-        verb.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE")
-    arguments = top.parse_args(argv)
-    try:
-        if arguments.verb == "compile":
-            compile_to(arguments.output, arguments.params)
-        else:
-            run(arguments.repo, arguments.rev, arguments.params, arguments.root)
-    except (DataError, OSError) as error:
-        print(f"vitrine: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("vitrine: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    running.set_defaults(verb=run)
+    for one in (compiling, running):
+        one.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE")
+    arguments = vars(top.parse_args(argv))
+    verb = arguments.pop("verb")
+    return command.run(lambda: verb(**arguments))
 
 
 if __name__ == "__main__":

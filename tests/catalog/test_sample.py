@@ -326,5 +326,5 @@ def test_an_interrupt_ends_with_130_and_nothing_written(
     monkeypatch.setattr("catalog.sample.judge", interrupted)
     command = ["sample", "--products", "3", "--queries", "2", "--seed", "1", "--out", str(tmp_path / "out")]
     assert main(command) == 130
-    assert capsys.readouterr().err == "vitrine: interrupted\n"
+    assert capsys.readouterr().err == "vitrine: interrupted; the same command goes on or starts again\n"
     assert not (tmp_path / "out").exists()
