@@ -18,7 +18,7 @@ $(BIN)/.installed: pyproject.toml requirements.lock
 demo: $(BIN)/.installed  ## fetch the sample, run the chain, show the result
 	dvc pull --quiet data
 	dvc repro
-	python -c "import pandas; print(pandas.read_json('artifacts/evaluate/metrics.json', orient='index').round(3).to_string())"
+	@python -c "import pandas; print(pandas.read_json('artifacts/evaluate/metrics.json', orient='index').round(3).to_string())"
 	@echo "report: artifacts/evaluate/report.html    data docs: artifacts/validate/data_docs/index.html    MLflow: make ui"
 
 test: $(BIN)/.installed  ## all tests
