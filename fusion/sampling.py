@@ -99,6 +99,14 @@ class TrainingSet:
         """Rows of the products on the training side, int64."""
         return np.flatnonzero(self.products.splits == "train")
 
+    @cached_property
+    def examples(self) -> tuple[np.ndarray, np.ndarray]:
+        """Those of `own` that have a picture, by category: their categories' numbers, ascending, and their rows."""
+        pool = self.own[self.products.has_image[self.own]]
+        category = self.facets.values[pool, CATEGORY]
+        order = category.argsort(kind="stable")
+        return category[order], pool[order]
+
     def steps(self, batch_size: int) -> int:
         """Steps of one epoch: every product of `own` is the source of a pseudo-query, or as many as `STEPS` take."""
         return min(STEPS, -(-len(self.own) // (batch_size // 2)))
@@ -150,11 +158,8 @@ class TrainingSet:
 
     def _ask(self, sources: np.ndarray, asked: np.ndarray, rng: np.random.Generator) -> Items:
         """Queries for facets: their names in any order, or a picture of the category and the other names."""
-        pool = self.own[self.products.has_image[self.own]]
-        category = self.facets.values[pool, CATEGORY]
-        order = category.argsort(kind="stable")
         shown = (rng.random(len(asked)) < COMPOSED) & ((asked > 0).sum(1) > 1)
-        found, examples = _one_each(category[order], pool[order], asked[shown, CATEGORY], rng)
+        found, examples = _one_each(*self.examples, asked[shown, CATEGORY], rng)
         shown[shown] = found
 
         named = asked.copy()
