@@ -47,10 +47,10 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
     Raises:
         DataError: where no test query is judged.
     """
-    products, queries = Items.load(features, "products"), Items.load(features, "queries")
+    network = ProductSearchModel.load(model)
+    products, queries = (Items.load(features, table, network.attends) for table in ("products", "queries"))
     asked = queries.take(queries.splits == "test")
     qrels, segments = test_qrels(data)
-    network = ProductSearchModel.load(model)
     index = SearchIndex.build(network, products, data)
     towers = {name: embed(network, products, "product", [name]) for name in MODALITIES}
     wanted = embed(network, asked, "query")

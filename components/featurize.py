@@ -43,7 +43,7 @@ def featurize(data: Path, report: Path, params: FeaturizeParams, features: Path)
     sides = product_sides(judgements, queries)
     featurizer = Featurizer(
         Vocabulary.build(_training_texts(data, sides), params.vocabulary, params.min_count),
-        ImageEncoder.pretrained(params.image_encoder, params.image_weights),
+        ImageEncoder.pretrained(params.image_encoder, params.image_grid, params.image_weights),
         params.image_size,
         params.max_tokens,
     )

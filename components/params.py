@@ -34,9 +34,10 @@ class ValidateParams(Params):
 class FeaturizeParams(Params):
     """How text and pictures become arrays."""
 
-    image_encoder: str = Field("efficientnet_lite0", description="a name of fusion.image.ENCODERS")
+    image_encoder: str = Field("efficientnet_lite0", description="see fusion.image.architecture")
     image_weights: str | None = Field(None, description="path, for encoders whose weights no package ships")
     image_size: int = Field(96, ge=32, le=1024, description="pixels; the square a picture is fitted into")
+    image_grid: int = Field(3, ge=1, le=16, description="a picture is divided into grid × grid regions")
     vocabulary: int = Field(20_000, ge=1, description="most frequent words kept")
     min_count: int = Field(2, ge=1, description="occurrences below which a word is unknown")
     max_tokens: int = Field(64, ge=1, description="words kept of a text")
@@ -46,8 +47,8 @@ class FeaturizeParams(Params):
 class TrainParams(Params):
     """The model and its training."""
 
-    fusion: Literal["concat", "gated"] = "concat"
-    dim: int = Field(256, ge=8, description="width of the shared space")
+    fusion: Literal["concat", "gated", "attention", "coattention"] = "concat"
+    dim: int = Field(256, ge=8, multiple_of=8, description="width of the shared space")
     hidden: int = Field(512, ge=8)
     dropout: Share = 0.2
     alpha: float = Field(0.5, ge=0, description="weight of L_text")

@@ -19,6 +19,7 @@ from eval.rankings import Qrels, Run
 from fusion.facets import Facets
 from fusion.features import Items
 from fusion.featurizer import FILES as FEATURIZER_FILES
+from fusion.fusions import FUSIONS
 from fusion.model import ModelConfig, ProductSearchModel
 from fusion.sampling import Judged, TrainingSet
 from fusion.search import rank
@@ -41,7 +42,8 @@ def train(features: Path, params: TrainParams, model: Path) -> None:
     """
     torch.manual_seed(params.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    products, queries = Items.load(features, "products"), Items.load(features, "queries")
+    attends = FUSIONS[params.fusion].attends
+    products, queries = (Items.load(features, table, attends) for table in ("products", "queries"))
     judgements = pq.read_table(features / "judgements.parquet")
     vocabulary = Vocabulary.load(features / "vocabulary.json")
     training = _training_set(products, queries, judgements, Facets.load(features, vocabulary))
@@ -55,6 +57,7 @@ def train(features: Path, params: TrainParams, model: Path) -> None:
     config = ModelConfig(
         vocabulary=len(vocabulary),
         image_features=products.images.shape[1],
+        region_features=products.regions.shape[2],
         fusion=params.fusion,
         dim=params.dim,
         hidden=params.hidden,

@@ -49,6 +49,7 @@ class Featurizer:
         self.encoder.save(folder / "encoder.safetensors")
         settings = {
             "encoder": self.encoder.name,
+            "grid": self.encoder.grid,
             "image_size": self.image_size,
             "max_tokens": self.max_tokens,
         }
@@ -58,7 +59,9 @@ class Featurizer:
     def load(cls, folder: Path) -> Self:
         """The inverse of `save`; needs no hub and no package of weights."""
         settings = json.loads((folder / "featurizer.json").read_text())
-        encoder = ImageEncoder.load(settings.pop("encoder"), folder / "encoder.safetensors")
+        encoder = ImageEncoder.load(
+            settings.pop("encoder"), settings.pop("grid"), folder / "encoder.safetensors"
+        )
         return cls(Vocabulary.load(folder / "vocabulary.json"), encoder, **settings)
 
     def rows(
@@ -75,7 +78,7 @@ class Featurizer:
             The items, and why some pictures are broken, by position; those count as missing.
         """
         pictures = [row["image"] and row["image"]["bytes"] for row in rows]
-        images, broken = self._images(pictures)
+        images, regions, broken = self._images(pictures)
         if table == "products":
             ids, texts = [row["product_id"] for row in rows], [product_text(row) for row in rows]
             splits, segments = [sides.get(i, "train") for i in ids], [""] * len(rows)
@@ -88,6 +91,7 @@ class Featurizer:
             segments=np.array(segments, object),
             tokens=self.vocabulary.encode(texts, self.max_tokens),
             images=images,
+            regions=regions,
             has_image=np.array(has_image, bool),
         )
         return items, broken
@@ -99,21 +103,25 @@ class Featurizer:
         return Items.concatenate([none, *(self.rows(table, batch.to_pylist())[0] for batch in batches)])
 
     @torch.inference_mode()
-    def _images(self, pictures: Sequence[bytes | None]) -> tuple[np.ndarray, dict[int, str]]:
-        """Features, float16 of shape (N, D), zero where there is no picture; and what is broken."""
+    def _images(self, pictures: Sequence[bytes | None]) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+        """Features, float16 (N, D) and (N, R, C), zero where there is no picture; and what is broken."""
         given = [i for i, data in enumerate(pictures) if data is not None]
         decoded = self.pool.map(self._decode, (pictures[i] for i in given))  # runs ahead of the encoder
         broken: dict[int, str] = {}
         usable: list[tuple[int, np.ndarray]] = []
         out = np.zeros((len(pictures), self.encoder.width), np.float16)
+        parts = np.zeros((len(pictures), self.encoder.grid**2, self.encoder.region_width), np.float16)
 
         def encode() -> None:
             if usable:
                 # one shape throughout: a CPU's kernels are prepared anew, at length, for each
                 stacked = np.zeros((min(BATCH, len(given)), self.image_size, self.image_size, 3), np.uint8)
                 stacked[: len(usable)] = [picture for _, picture in usable]
-                encoded = self.encoder(torch.from_numpy(stacked).to(self.device))[: len(usable)]
-                out[[i for i, _ in usable]] = encoded.half().cpu().numpy()
+                rows = [i for i, _ in usable]
+                for array, encoded in zip(
+                    (out, parts), self.encoder(torch.from_numpy(stacked).to(self.device)), strict=True
+                ):
+                    array[rows] = encoded[: len(usable)].half().cpu().numpy()
                 usable.clear()
 
         for i, picture in zip(given, decoded, strict=True):
@@ -124,7 +132,7 @@ class Featurizer:
             if len(usable) == BATCH:
                 encode()
         encode()
-        return out, broken
+        return out, parts, broken
 
     def _decode(self, data: bytes) -> np.ndarray | PictureError:
         try:

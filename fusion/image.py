@@ -1,23 +1,29 @@
 """Pictures: the frozen encoders that turn them into features, one decorator to add one."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 from catalog.schema import DataError
 from fusion.registry import Registry
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule, Node
 
 
 class Architecture(NamedTuple):
     """An image encoder, before its weights.
 
     Attributes:
-        features: Maps normalised float pictures (N, 3, H, W) to pooled features (N, D).
+        features: Maps normalised float pictures (N, 3, H, W) to pooled features (N, D) and a map (N, C, h, w).
         width: D.
+        region_width: C.
         mean: Per channel, of pixels scaled to 0–1, as the weights were trained with.
         std: Per channel, likewise.
         published: Fetches the published weights, as a state dict.
@@ -26,8 +32,9 @@ class Architecture(NamedTuple):
 
     features: nn.Module
     width: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    region_width: int
+    mean: Sequence[float]
+    std: Sequence[float]
     published: Callable[[], dict[str, Tensor]]
     prefix: str = ""
 
@@ -36,16 +43,16 @@ class Architecture(NamedTuple):
         return {self.prefix + key: value for key, value in state.items()}
 
 
-ENCODERS: Registry[Callable[[], Architecture]] = Registry("image encoder")
-
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+ENCODERS: Registry[Callable[[], Architecture]] = Registry(
+    "image encoder", "any classification model of torchvision, such as resnet50"
+)
 
 
 class _MultiScale(nn.Module):
     """The last feature map of an EfficientNet-Lite averaged over the picture, and the statistics of earlier maps.
 
     What ImageNet's classes do not need fades towards the last map: colour and pattern. The mean and the standard
-    deviation over the picture of a few earlier maps still hold them.
+    deviation over the picture, or over a cell of the last map, of a few earlier maps still hold them.
 
     Args:
         network: An EfficientNet-Lite.
@@ -56,21 +63,34 @@ class _MultiScale(nn.Module):
         super().__init__()
         self.network, self.taps = network, taps
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         net: Any = self.network
         maps = net._swish(net._bn0(net._conv_stem(pictures)))
-        earlier = []
+        tapped = []
         for number, block in enumerate(net._blocks):
             maps = block(maps)
             if number in self.taps:
-                earlier += [maps.mean((2, 3)), maps.std((2, 3))]
+                tapped.append(maps)
         last = net._swish(net._bn1(net._conv_head(maps))).mean((2, 3))
-        return torch.cat([last, *earlier], 1)
+        pooled = [last, *(statistic for tap in tapped for statistic in (tap.mean((2, 3)), tap.std((2, 3))))]
+        cells = [
+            maps,
+            *(statistic for tap in tapped for statistic in _cells(tap, maps.shape[2], maps.shape[3])),
+        ]
+        return torch.cat(pooled, 1), torch.cat(cells, 1)
+
+
+def _cells(maps: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of a map (N, C, H, W) within each cell of a grid, (N, C, height, width) each."""
+    mean, square = (adaptive_avg_pool2d(m, (height, width)) for m in (maps, maps.square()))
+    return mean, (square - mean.square()).clamp(min=0).sqrt()
 
 
 @ENCODERS("efficientnet_lite0")
 def efficientnet_lite0() -> Architecture:
     """EfficientNet-Lite0: 1,280 features of its last map, and 2 × (16 + 24 + 40 + 112) of four earlier ones.
+
+    A region has 320 in place of the 1,280: those that the last convolution is given.
 
     A registry package ships its ImageNet weights, so no hub is asked.
     """
@@ -83,60 +103,120 @@ def efficientnet_lite0() -> Architecture:
 
     half = (127 / 255,) * 3, (128 / 255,) * 3
     network = _MultiScale(EfficientNet.from_name("efficientnet-lite0"), (0, 2, 4, 10))
-    return Architecture(network, 1664, *half, published, "network.")
+    return Architecture(network, 1664, 704, *half, published, "network.")
 
 
-@ENCODERS("resnet50")
-def resnet50() -> Architecture:
-    """torchvision's ResNet-50 up to its pooled layer: 2,048 features, not the 1,000 class scores."""
+class _LastMap(nn.Module):
+    """A classifier of torchvision up to its last map, and the mean of that map over the picture.
+
+    Args:
+        name: As torchvision knows it.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        import torchvision
+        from torch.fx import GraphModule, Tracer
+
+        network = torchvision.models.get_model(name, weights=None).eval().to("meta")
+        graph = Tracer().trace(network)
+        last, self.width = _last_map(GraphModule(network, graph))
+        graph.erase_node(graph.output_node())
+        graph.output(last)
+        graph.eliminate_dead_code()
+        self.network = GraphModule(network, graph)
+        self.network.delete_all_unused_submodules()
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        maps = self.network(pictures)
+        if maps.ndim == 3:  # a vision transformer's class token and patches
+            side = math.isqrt(maps.shape[1] - 1)
+            maps = maps[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+        return maps.mean((2, 3)), maps
+
+
+def _last_map(network: "GraphModule") -> tuple["Node", int]:
+    """The last layer before the classifier whose output still has a place for each part of the picture; its width."""
+    from torch.fx.passes.shape_prop import ShapeProp
+
+    ShapeProp(network).propagate(torch.empty(1, 3, 224, 224, device="meta"))
+    maps = []
+    for node in network.graph.nodes:
+        shape: tuple[int, ...] = getattr(node.meta.get("tensor_meta"), "shape", ())
+        if node.target == "encoder.ln":  # what vision transformers end with
+            return node, shape[2]
+        if len(shape) == 4 and min(shape[2:]) > 1 and not str(node.target).startswith("classifier"):
+            maps.append((node, shape[1]))
+    return maps[-1]
+
+
+def torchvision_model(name: str) -> Architecture:
+    """Any classification model of torchvision, up to its last map."""
     import torchvision
 
-    network = torchvision.models.resnet50(weights=None)
-    network.fc = nn.Identity()
+    weights = torchvision.models.get_model_weights(name).DEFAULT
 
     def published() -> dict[str, Tensor]:
-        return torchvision.models.ResNet50_Weights.DEFAULT.get_state_dict(weights_only=True, check_hash=True)
+        return weights.get_state_dict(weights_only=True, check_hash=True)
 
-    return Architecture(network, 2048, *IMAGENET, published)
+    features, normal = _LastMap(name), weights.transforms()
+    width = features.width
+    return Architecture(features, width, width, normal.mean, normal.std, published, "network.")
+
+
+def architecture(name: str) -> Architecture:
+    """Of a name of `ENCODERS`, or of torchvision's classification models.
+
+    Raises:
+        ValueError: where neither knows the name.
+    """
+    if name not in ENCODERS.entries:
+        import torchvision
+
+        if name in torchvision.models.list_models(torchvision.models):
+            return torchvision_model(name)
+    return ENCODERS[name]()
 
 
 class ImageEncoder(nn.Module):
     """A frozen encoder: uint8 pictures in, features out.
 
     Args:
-        name: A name of `ENCODERS`.
+        name: See `architecture`.
+        grid: A picture is divided into grid × grid regions.
         state: Weights; `pretrained` and `load` find them.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, state: dict[str, Tensor]) -> None:
+    def __init__(self, name: str, grid: int, state: dict[str, Tensor]) -> None:
         super().__init__()
-        architecture = ENCODERS[name]()
-        self.name, self.width = name, architecture.width
-        self.features = architecture.features
+        design = architecture(name)
+        self.name, self.grid = name, grid
+        self.width, self.region_width = design.width, design.region_width
+        self.features = design.features
         needed = self.features.state_dict().keys()
-        self.features.load_state_dict({key: value for key, value in state.items() if key in needed})
-        self.register_buffer("mean", 255 * torch.tensor(architecture.mean).view(1, 3, 1, 1))
-        self.register_buffer("std", 255 * torch.tensor(architecture.std).view(1, 3, 1, 1))
+        known = {key: value for key, value in state.items() if key in needed}
+        self.features.load_state_dict(known, assign=True)
+        self.register_buffer("mean", 255 * torch.tensor(design.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", 255 * torch.tensor(design.std).view(1, 3, 1, 1))
         self.eval().requires_grad_(False)
 
     @classmethod
-    def pretrained(cls, name: str, weights: str | None = None) -> "ImageEncoder":
+    def pretrained(cls, name: str, grid: int, weights: str | None = None) -> "ImageEncoder":
         """With the published weights, or those of a file (.safetensors, or .pth read without unpickling).
 
         Raises:
             DataError: where the weights cannot be reached or do not fit; it says how to get them.
         """
         try:
-            architecture = ENCODERS[name]()
+            design = architecture(name)
         except ValueError as error:
             raise DataError(f"featurize.image_encoder: {error}") from error
         try:
-            return cls(
-                name, architecture.adapt(_read(Path(weights)) if weights else architecture.published())
-            )
+            state = _read(Path(weights)) if weights else design.published()
+            return cls(name, grid, design.adapt(state))
         except (
             Exception
         ) as error:  # hubs fail as URLError, OSError, RuntimeError …; torch adds UnpicklingError
@@ -149,25 +229,26 @@ class ImageEncoder(nn.Module):
             ) from error
 
     @classmethod
-    def load(cls, name: str, path: Path) -> "ImageEncoder":
+    def load(cls, name: str, grid: int, path: Path) -> "ImageEncoder":
         """As `save` left it."""
-        return cls(name, load_file(path))
+        return cls(name, grid, load_file(path))
 
     def save(self, path: Path) -> None:
         """Weights as safetensors."""
         save_file({key: value.contiguous() for key, value in self.features.state_dict().items()}, path)
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Encode a batch.
 
         Args:
             pictures: uint8 of shape (N, H, W, 3), RGB.
 
         Returns:
-            float32 of shape (N, D).
+            Of the whole picture float32 (N, D), and of its regions, row by row, float32 (N, grid × grid, C).
         """
         planes = pictures.permute(0, 3, 1, 2).float()  # stays channels-last in memory
-        return self.features((planes - self.mean) / self.std)
+        pooled, maps = self.features((planes - self.mean) / self.std)
+        return pooled, adaptive_avg_pool2d(maps, self.grid).flatten(2).transpose(1, 2)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fusion.features import Items
-from fusion.fusions import FUSIONS
+from fusion.fusions import FUSIONS, Parts
 from fusion.text import ENCODERS as TEXT_ENCODERS
+from fusion.text import PAD
 
 MODALITIES = ("text", "image")
 
@@ -24,7 +25,8 @@ class ModelConfig:
 
     Attributes:
         vocabulary: Number of token ids.
-        image_features: Width of the frozen image features.
+        image_features: Width of the frozen image features, D.
+        region_features: Width of those of a region, C.
         fusion: A name of `FUSIONS`.
         dim: Width of the shared space.
         hidden: Width inside the fusion.
@@ -34,6 +36,7 @@ class ModelConfig:
 
     vocabulary: int
     image_features: int
+    region_features: int
     fusion: str = "concat"
     dim: int = 256
     hidden: int = 512
@@ -73,8 +76,8 @@ class Standardise(nn.Module):
 class ProductSearchModel(nn.Module):
     """Two towers that share their encoders; each has a fusion of its own.
 
-    A batch is a dict as `fusion.features.Items.batch` makes it: `tokens` int64 (B, T), `images` float (B, D),
-    `has_text` and `has_image` bool (B,). Any modality may be missing.
+    A batch is a dict as `fusion.features.Items.batch` makes it: `tokens` int64 (B, T), `images` float (B, D), `regions`
+    float (B, R, C), `has_text` and `has_image` bool (B,). Any modality may be missing.
     """
 
     def __init__(self, config: ModelConfig, temperature: float = 0.07) -> None:
@@ -84,36 +87,52 @@ class ProductSearchModel(nn.Module):
         self.standardise = Standardise(config.image_features)
         self.image = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(config.image_features, config.dim))
         fusion = FUSIONS[config.fusion]
+        self.attends = fusion.attends
+        if self.attends:
+            self.words = nn.Linear(self.text.width, config.dim // 2)
+            self.standardise_regions = Standardise(config.region_features)
+            self.regions = nn.Linear(config.region_features, config.dim // 2)
         self.query_fusion = fusion(len(MODALITIES), config.dim, config.hidden, config.dropout)
         self.product_fusion = fusion(len(MODALITIES), config.dim, config.hidden, config.dropout)
         self.log_scale = nn.Parameter(torch.tensor(1 / temperature).log())
+
+    def measure(self, pictures: Items) -> None:
+        """Standardise the image features by those of some items, all with a picture."""
+        self.standardise.measure(pictures.images)
+        if self.attends:
+            self.standardise_regions.measure(pictures.regions.reshape(-1, pictures.regions.shape[2]))
 
     @property
     def scale(self) -> Tensor:
         """One over the learned temperature, at most 100 (as in CLIP, Radford et al., 2021)."""
         return self.log_scale.exp().clamp(max=100.0)
 
-    def parts(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Each modality by itself, before they meet.
-
-        Returns:
-            float (B, M, dim) in the order of `MODALITIES`, and which are present, bool (B, M).
-        """
-        parts = torch.stack([self.text(batch["tokens"]), self.image(self.standardise(batch["images"]))], 1)
-        return parts, torch.stack([batch["has_text"], batch["has_image"]], 1)
+    def parts(self, batch: dict[str, Tensor]) -> Parts:
+        """Each modality by itself, in the order of `MODALITIES`, before they meet."""
+        text, words = self.text(batch["tokens"])
+        pooled = torch.stack([text, self.image(self.standardise(batch["images"]))], 1)
+        present = torch.stack([batch["has_text"], batch["has_image"]], 1)
+        if not self.attends:
+            return Parts(pooled, present)
+        regions = self.regions(self.standardise_regions(batch["regions"].float()))
+        inside = (
+            batch["tokens"][:, : words.shape[1]] != PAD,
+            batch["has_image"][:, None].expand(regions.shape[:2]),
+        )
+        return Parts(pooled, present, (self.words(words), regions), inside)
 
     def encode_query(self, batch: dict[str, Tensor]) -> Tensor:
         """Queries as unit vectors, float (B, dim)."""
-        return _unit(self.query_fusion(*self.parts(batch)))
+        return _unit(self.query_fusion(self.parts(batch)))
 
     def encode_product(self, batch: dict[str, Tensor], only: Collection[str] = MODALITIES) -> Tensor:
         """Products as unit vectors, float (B, dim), seen through the modalities named in `only`."""
-        return self.fuse_product(*self.parts(batch), only)
+        return self.fuse_product(self.parts(batch), only)
 
-    def fuse_product(self, parts: Tensor, present: Tensor, only: Collection[str] = MODALITIES) -> Tensor:
+    def fuse_product(self, parts: Parts, only: Collection[str] = MODALITIES) -> Tensor:
         """The second half of `encode_product`, for parts that serve several times."""
-        seen = torch.tensor([name in only for name in MODALITIES], device=present.device)
-        return _unit(self.product_fusion(parts, present & seen))
+        seen = torch.tensor([name in only for name in MODALITIES], device=parts.present.device)
+        return _unit(self.product_fusion(parts.only(seen)))
 
     def save(self, folder: Path) -> None:
         """Write config.json and weights.safetensors."""

@@ -11,10 +11,11 @@ class Registry(Generic[T]):
 
     Args:
         kind: What it holds, for the error message.
+        others: What can be chosen besides, likewise.
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, *others: str) -> None:
+        self.kind, self.others = kind, others
         self.entries: dict[str, T] = {}
 
     def __call__(self, name: str) -> Callable[[T], T]:
@@ -30,4 +31,5 @@ class Registry(Generic[T]):
         try:
             return self.entries[name]
         except KeyError:
-            raise ValueError(f"unknown {self.kind} '{name}'; known are {', '.join(self.entries)}") from None
+            known = ", ".join((*self.entries, *self.others))
+            raise ValueError(f"unknown {self.kind} '{name}'; known are {known}") from None

@@ -140,7 +140,7 @@ class TrainingSet:
 
         by_words = pseudo_queries(self.products.take(worded), rng)
         by_facets = self._ask(stated, asked, rng)
-        by_picture = replace(self.products.take(pictured), tokens=np.zeros((len(pictured), 1), np.int32))
+        by_picture = self.products.take(pictured).without("text")
         exact = [self._has_words(by_words, rows), self.facets.fit(asked, rows), pictured[:, None] == rows]
         needs = np.concatenate([said[worded], asked, said[pictured] * VISIBLE])
         grades = np.select(
@@ -166,13 +166,12 @@ class TrainingSet:
         named[shown, CATEGORY] = 0
         names = np.stack([names[value] for names, value in zip(self.facets.names, named.T, strict=True)], 1)
         shuffled = np.take_along_axis(names, rng.random(named.shape).argsort(1)[..., None], 1)
-        images = np.zeros((len(asked), self.products.images.shape[1]), self.products.images.dtype)
-        images[shown] = self.products.images[examples]
+        pictured = sources.copy()
+        pictured[shown] = examples
         return replace(
-            self.products.take(sources),
+            self.products.take(pictured).without("image", ~shown),
+            ids=self.products.ids[sources],
             tokens=together(np.concatenate(list(shuffled.swapaxes(0, 1)), 1)),
-            images=images,
-            has_image=shown,
         )
 
 
@@ -198,7 +197,4 @@ def pseudo_queries(products: Items, rng: np.random.Generator) -> Items:
     tokens = np.where(
         np.arange(longest) < wanted[:, None], np.take_along_axis(products.tokens, position, 1), PAD
     )
-    return Items(
-        products.ids, products.splits, products.segments, tokens,
-        np.zeros_like(products.images), np.zeros_like(products.has_image),
-    )  # fmt: skip
+    return replace(products.without("image"), tokens=tokens)

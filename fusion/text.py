@@ -63,37 +63,55 @@ class Vocabulary:
         return cls(json.loads(path.read_text()))
 
 
-ENCODERS: Registry[type[nn.Module]] = Registry("text encoder")
-
-
-@ENCODERS("bilstm")
-class BiLSTM(nn.Module):
-    """Embedding → LSTM in both directions → mean and maximum over the words → linear.
-
-    The two directions are two plain LSTMs, the second over each text's own words reversed: the states that a packed
-    bidirectional LSTM has, at a third of its time on a CPU, whose fused kernel takes no packed sequences.
+class TextEncoder(nn.Module):
+    """What text encoders have in common.
 
     Args:
         vocabulary: Number of token ids, padding and unknown included.
-        dim: Width of the output; each direction has a quarter of it.
+        dim: Width of the output.
+
+    Attributes:
+        width: Of the states of single words, W.
     """
+
+    width: int
 
     def __init__(self, vocabulary: int, dim: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(vocabulary, dim // 2, padding_idx=PAD)
-        self.forwards = nn.LSTM(dim // 2, dim // 4, batch_first=True)
-        self.backwards = nn.LSTM(dim // 2, dim // 4, batch_first=True)
-        self.project = nn.Linear(4 * (dim // 4) + dim // 2, dim)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Encode padded texts.
 
         Args:
-            tokens: int64 of shape (B, T); rows without a word give a meaningless vector, to be masked.
+            tokens: int64 of shape (B, T); rows without a word give meaningless vectors, to be masked.
 
         Returns:
-            float of shape (B, dim).
+            float of shape (B, dim), and the state of each word, float of shape (B, longest text's words, W).
         """
+        raise NotImplementedError
+
+
+ENCODERS: Registry[type[TextEncoder]] = Registry("text encoder")
+
+
+@ENCODERS("bilstm")
+class BiLSTM(TextEncoder):
+    """Embedding → LSTM in both directions → mean and maximum over the words → linear.
+
+    The two directions are two plain LSTMs, the second over each text's own words reversed: the states that a packed
+    bidirectional LSTM has, at a third of its time on a CPU, whose fused kernel takes no packed sequences. Each has a
+    quarter of the output's width.
+    """
+
+    def __init__(self, vocabulary: int, dim: int) -> None:
+        super().__init__(vocabulary, dim)
+        self.width = 2 * (dim // 4)
+        self.embedding = nn.Embedding(vocabulary, dim // 2, padding_idx=PAD)
+        self.forwards = nn.LSTM(dim // 2, dim // 4, batch_first=True)
+        self.backwards = nn.LSTM(dim // 2, dim // 4, batch_first=True)
+        self.project = nn.Linear(2 * self.width + dim // 2, dim)
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         lengths = (tokens != PAD).sum(1).clamp(min=1)[:, None]
         tokens = tokens[:, : int(lengths.max())]
         position = torch.arange(tokens.shape[1], device=tokens.device)
@@ -106,7 +124,7 @@ class BiLSTM(nn.Module):
         mean = (states * inside).sum(1) / lengths
         peak = states.masked_fill(~inside, -torch.inf).amax(1)
         bag = (embedded * inside).sum(1) / lengths
-        return self.project(torch.cat([mean, peak, bag], 1))
+        return self.project(torch.cat([mean, peak, bag], 1)), states
 
 
 def _reorder(states: Tensor, order: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from fusion.features import Items
 from fusion.losses import graded_contrastive
 from fusion.model import MODALITIES, ProductSearchModel
 from fusion.sampling import Step, TrainingSet
@@ -47,15 +48,16 @@ def joint_loss(
         Scalars: `loss` and its three terms, `text`, `vision` and `fused`.
     """
     asked = model.scale * model.encode_query(queries)
-    parts, present = model.parts(products)
+    parts = model.parts(products)
+    present = parts.present
     dropped = torch.rand(len(present), device=present.device) < modality_dropout
     victim = torch.randint(len(MODALITIES), (len(present),), device=present.device)
     lost = torch.nn.functional.one_hot(victim, len(MODALITIES)).bool() & (dropped & present.all(1))[:, None]
-    fused = graded_contrastive(asked @ model.fuse_product(parts, present & ~lost).T, grades)
+    fused = graded_contrastive(asked @ model.fuse_product(parts.only(~lost)).T, grades)
 
     def alone(modality: str) -> Tensor:
         has = present[:, MODALITIES.index(modality)]
-        vectors = model.fuse_product(parts[has], present[has], only=(modality,))
+        vectors = model.fuse_product(parts.rows(has), only=(modality,))
         return graded_contrastive(asked @ vectors.T, grades[:, has])
 
     text, vision = alone("text"), alone("image")
@@ -116,9 +118,9 @@ def fit(
     ]
     optimizer = torch.optim.AdamW(groups, lr=learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share(step, epochs * steps))
-    pictures = _pictures(data)
-    if len(pictures):
-        model.standardise.measure(pictures)
+    seen = _pictures(data)
+    if len(seen):
+        model.measure(seen)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGED))
     averaged = cast(ProductSearchModel, average.module)
     state: dict[str, Any] = {"history": [], "best": None}
@@ -198,10 +200,10 @@ def _hide(tokens: Tensor, vocabulary: int) -> Tensor:
     return torch.where(hidden[tokens] & (tokens != PAD), UNKNOWN, tokens)
 
 
-def _pictures(data: TrainingSet) -> np.ndarray:
-    """Features of the training side's pictures, or of `MEASURED` of them."""
+def _pictures(data: TrainingSet) -> Items:
+    """The training side's products that have a picture, or `MEASURED` of them."""
     rows = data.own[data.products.has_image[data.own]]
-    return data.products.images[rows[:: 1 + len(rows) // MEASURED]]
+    return data.products.take(rows[:: 1 + len(rows) // MEASURED])
 
 
 def _share(step: int, steps: int) -> float:

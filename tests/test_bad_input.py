@@ -186,7 +186,7 @@ KNOBS: dict[str, tuple[str, dict[str, Any], str]] = {
     "another type": ("train", {"dim": "wide"}, r"train\.dim: .*valid integer.*got 'wide'"),
     "half an epoch": ("train", {"epochs": 2.5}, r"train\.epochs: .*fractional part, got 2\.5"),
     "no number": ("register", {"min_gain": float("nan")}, r"register\.min_gain: .*finite number.*got nan"),
-    "unknown fusion": ("train", {"fusion": "glued"}, r"train\.fusion: .*'concat' or 'gated'.*got 'glued'"),
+    "unknown fusion": ("train", {"fusion": "glued"}, r"train\.fusion: .*'concat'.*'coattention'.*got 'glued'"),
     "unknown section": ("trian", {"epochs": 3}, r"unknown section trian; known are validate, featurize, train"),
     "unknown severity": ("validate", {"severity": {"grades": "fatal"}}, r"validate\.severity\.grades: .*'fatal'"),
 }  # fmt: skip
@@ -205,7 +205,10 @@ def test_broken_parameters(params: Params, refused: Refused, tmp_path: Path, bre
 def test_an_unknown_encoder(tiny_data: Path, params: Params, refused: Refused) -> None:
     assert main([str(word) for word in validate(tiny_data, params())]) == 0
     said = refused(*featurize(tiny_data, params(featurize={"image_encoder": "resnet5"})))
-    assert "image encoder 'resnet5'; known are efficientnet_lite0, resnet50" in said
+    assert (
+        "image encoder 'resnet5'; known are efficientnet_lite0, any classification model of torchvision"
+        in said
+    )
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from fusion.text import Vocabulary
 from fusion.training import fit
 
 KINDS, COLOURS, EACH = 6, 5, 2  # 60 products
-FEATURES = 16  # width of a picture's features
+FEATURES, REGIONS = 16, 4  # width of a picture's features; each of its regions has an equal share of them
 KIND_WORDS, COLOUR_WORDS, OWN_WORDS = 2, 2 + KINDS, 2 + KINDS + COLOURS
 FIT: dict[str, Any] = {
     "epochs": 30,
@@ -75,12 +75,14 @@ def make_items() -> Callable[..., Items]:
     ) -> Items:
         count = len(tokens)
         seen = np.full(count, images is not None) if has_image is None else has_image
+        images = np.zeros((count, FEATURES)) if images is None else images
         return Items(
             ids=np.array([f"{prefix}{i:03d}" for i in range(count)], object),
             splits=np.array(np.broadcast_to(splits, count), object),
             segments=np.full(count, "", object),
             tokens=np.asarray(tokens, np.int32),
-            images=np.zeros((count, FEATURES), np.float16) if images is None else images.astype(np.float16),
+            images=images.astype(np.float16),
+            regions=images.astype(np.float16).reshape(count, REGIONS, -1),
             has_image=seen,
         )
 
@@ -115,7 +117,11 @@ def make_model() -> Callable[..., ProductSearchModel]:
 
     def make(seed: int = 0, **settings: Any) -> ProductSearchModel:
         torch.manual_seed(seed)
-        config = {"vocabulary": OWN_WORDS + KINDS * COLOURS * EACH, "image_features": FEATURES}
+        config = {
+            "vocabulary": OWN_WORDS + KINDS * COLOURS * EACH,
+            "image_features": FEATURES,
+            "region_features": FEATURES // REGIONS,
+        }
         return ProductSearchModel(ModelConfig(**(config | {"dim": 32, "hidden": 64} | settings))).eval()
 
     return make
@@ -143,7 +149,7 @@ def train(world: World) -> Callable[..., list[dict[str, float]]]:
 @pytest.fixture(scope="session")
 def encoder() -> ImageEncoder:
     """The one whose weights a package ships."""
-    return ImageEncoder.pretrained("efficientnet_lite0")
+    return ImageEncoder.pretrained("efficientnet_lite0", grid=2)
 
 
 @pytest.fixture(scope="session")
@@ -153,5 +159,7 @@ def saved(encoder: ImageEncoder, tmp_path_factory: pytest.TempPathFactory) -> Pa
     vocabulary = Vocabulary(["shirt", "red", "blue", "green", "black", "navy", "or"])
     folder = tmp_path_factory.mktemp("model")
     Featurizer(vocabulary, encoder, image_size=32, max_tokens=8).save(folder)
-    ProductSearchModel(ModelConfig(len(vocabulary), encoder.width, dim=32, hidden=64)).save(folder)
+    ProductSearchModel(
+        ModelConfig(len(vocabulary), encoder.width, encoder.region_width, dim=32, hidden=64)
+    ).save(folder)
     return folder

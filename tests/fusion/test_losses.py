@@ -96,7 +96,14 @@ def batches() -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
         has_text, has_image = torch.tensor(text), torch.tensor(image)
         tokens = torch.randint(2, 40, (len(text), 3)) * has_text[:, None]
         images = torch.randn(len(text), 16) * has_image[:, None]
-        return {"tokens": tokens, "images": images, "has_text": has_text, "has_image": has_image}
+        regions = images.view(len(image), 4, 4)
+        return {
+            "tokens": tokens,
+            "images": images,
+            "regions": regions,
+            "has_text": has_text,
+            "has_image": has_image,
+        }
 
     grades = torch.tensor(
         [[EXACT, UNJUDGED, SUBSTITUTE, IRRELEVANT], [UNJUDGED, SUBSTITUTE, UNJUDGED, EXACT]]

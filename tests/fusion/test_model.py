@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,11 +44,13 @@ def test_unit_vectors_or_zero(make_model: MakeModel, items: Items, role: str, fu
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), expected, atol=1e-5)
 
 
+@every_fusion
 @pytest.mark.parametrize("only", MODALITIES)
-def test_what_is_not_looked_at_has_no_influence(make_model: MakeModel, items: Items, only: str) -> None:
-    model = make_model()
-    blind = replace(items, tokens=np.zeros_like(items.tokens)) if only == "image" else items
-    blind = replace(blind, has_image=np.zeros(20, bool)) if only == "text" else blind
+def test_what_is_not_looked_at_has_no_influence(
+    make_model: MakeModel, items: Items, only: str, fusion: str
+) -> None:
+    model = make_model(fusion=fusion)
+    blind = items.without("text" if only == "image" else "image")
     through, expected = embed(model, items, "product", [only]), embed(model, blind, "product")
     np.testing.assert_allclose(through, expected, atol=1e-5)
     has = items.batch(slice(None))[f"has_{only}"].numpy()
@@ -57,9 +58,10 @@ def test_what_is_not_looked_at_has_no_influence(make_model: MakeModel, items: It
     assert (np.abs(through[has]).max(1) > 0).all()
 
 
+@every_fusion
 @pytest.mark.parametrize("batch_size", [1, 3, 7])
-def test_batches_have_no_influence(make_model: MakeModel, items: Items, batch_size: int) -> None:
-    model = make_model()
+def test_batches_have_no_influence(make_model: MakeModel, items: Items, batch_size: int, fusion: str) -> None:
+    model = make_model(fusion=fusion)
     for role in ("query", "product"):
         whole, parts = embed(model, items, role), embed(model, items, role, batch_size=batch_size)
         np.testing.assert_allclose(parts, whole, atol=1e-5)

@@ -172,6 +172,8 @@ def test_facets_make_queries_of_words_and_pictures_of_the_training_side(faceted:
     training_side = products.images[products.splits == "train"]
     used_facets, used_pictures = 0, 0
     for step in (step for seed in range(5) for step in epoch(faceted, seed=seed)):
+        pictures = step.queries.regions.reshape(step.queries.images.shape)
+        assert np.array_equal(pictures, step.queries.images), "regions are of the same picture"
         for item, tokens, image, has_image, grades in zip(
             step.queries.ids, step.queries.tokens, step.queries.images, step.queries.has_image, step.grades,
             strict=True,

@@ -93,14 +93,16 @@ def encoder(request: pytest.FixtureRequest) -> nn.Module:
 
 
 def test_padding_and_neighbours_have_no_influence(encoder: nn.Module, batch: Tensor) -> None:
-    together = encoder(batch)
+    together, states = encoder(batch)
     assert together.shape == (len(batch), WIDTH)
-    wider = encoder(nn.functional.pad(batch, (0, 5)))
+    assert states.shape == (*batch.shape, encoder.width)
+    wider, more_states = encoder(nn.functional.pad(batch, (0, 5)))
     for row, tokens in enumerate(batch):
         if count := int((tokens != PAD).sum()):
-            alone = encoder(tokens[None, :count])[0]
-            torch.testing.assert_close(together[row], alone, atol=1e-5, rtol=1e-4)
-            torch.testing.assert_close(wider[row], alone, atol=1e-5, rtol=1e-4)
+            alone, words = (found[0] for found in encoder(tokens[None, :count]))
+            for seen in ((together, states), (wider, more_states)):
+                torch.testing.assert_close(seen[0][row], alone, atol=1e-5, rtol=1e-4)
+                torch.testing.assert_close(seen[1][row, :count], words, atol=1e-5, rtol=1e-4)
     assert together.isfinite().all(), "a text without words is masked later, and must not spoil the batch"
 
 
@@ -109,16 +111,17 @@ def test_every_word_counts(encoder: nn.Module) -> None:
     for place in range(6):
         changed = text.clone()
         changed[0, place] = 20
-        assert (encoder(changed) - encoder(text)).abs().max() > 1e-4
+        found = zip(encoder(changed), encoder(text), strict=True)
+        assert all((one - other).abs().max() > 1e-4 for one, other in found)
 
 
 def test_order_of_words_counts(encoder: nn.Module) -> None:
     text = torch.arange(2, 8)[None]
-    assert (encoder(text) - encoder(text.flip(1))).abs().max() > 1e-4
+    assert (encoder(text)[0] - encoder(text.flip(1))[0]).abs().max() > 1e-4
 
 
 def test_every_weight_learns_but_padding(encoder: nn.Module, batch: Tensor) -> None:
-    encoder.train()(batch[batch[:, 0] != PAD]).square().sum().backward()
+    encoder.train()(batch[batch[:, 0] != PAD])[0].square().sum().backward()
     for name, weight in encoder.named_parameters():
         assert weight.grad is not None and weight.grad.abs().sum() > 0, name
     assert isinstance(encoder.embedding, nn.Embedding)
@@ -127,7 +130,10 @@ def test_every_weight_learns_but_padding(encoder: nn.Module, batch: Tensor) -> N
 
 @pytest.mark.parametrize("width", [8, 9, 10, 11, 12, 100])
 def test_any_width(width: int) -> None:
-    assert BiLSTM(IDS, width)(torch.ones(2, 3, dtype=torch.int64)).shape == (2, width)
+    encoder = BiLSTM(IDS, width)
+    pooled, states = encoder(torch.ones(2, 3, dtype=torch.int64))
+    assert pooled.shape == (2, width)
+    assert states.shape == (2, 3, encoder.width)
 
 
 def test_is_a_packed_bidirectional_lstm(batch: Tensor) -> None:
@@ -147,4 +153,7 @@ def test_is_a_packed_bidirectional_lstm(batch: Tensor) -> None:
     rows = list(zip(states, embedded, lengths.tolist(), strict=True))
     pooled = [torch.cat([s[:n].mean(0), s[:n].amax(0), e[:n].mean(0)]) for s, e, n in rows]
     expected = encoder.project(torch.stack(pooled))
-    torch.testing.assert_close(encoder(texts), expected, atol=1e-5, rtol=1e-4)
+    found, own_states = encoder(texts)
+    inside = (texts != PAD)[:, : states.shape[1]]
+    torch.testing.assert_close(own_states[inside], states[inside], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
