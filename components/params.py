@@ -51,6 +51,7 @@ class TrainParams(Params):
     dim: int = Field(256, ge=8, multiple_of=8, description="width of the shared space")
     hidden: int = Field(512, ge=8)
     dropout: Share = 0.2
+    loss: Literal["graded", "binary"] = Field("graded", description="whether substitutes count for something")
     alpha: float = Field(0.5, ge=0, description="weight of L_text")
     beta: float = Field(0.5, ge=0, description="weight of L_vision")
     modality_dropout: Share = Field(
@@ -59,6 +60,9 @@ class TrainParams(Params):
     epochs: int = Field(8, ge=1)
     patience: int = Field(5, ge=1, description="epochs without a better validation NDCG@10 before stopping")
     batch_size: int = Field(160, ge=2)
+    chunk: int | None = Field(
+        None, ge=1, description="items encoded at a time, for batches larger than memory; null for all"
+    )
     learning_rate: float = Field(4e-3, gt=0)
     weight_decay: float = Field(5e-2, ge=0)
     temperature: float = Field(0.07, gt=0, description="initial; it is learned")

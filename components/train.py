@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+from contextlib import nullcontext
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +18,13 @@ from catalog.schema import GAINS, DataError
 from components.params import TrainParams
 from eval.metrics import score
 from eval.rankings import Qrels, Run
+from fusion.distributed import from_leader, processes
 from fusion.facets import Facets
 from fusion.features import Items
 from fusion.featurizer import FILES as FEATURIZER_FILES
 from fusion.fusions import FUSIONS
 from fusion.model import ModelConfig, ProductSearchModel
+from fusion.objective import Objective
 from fusion.sampling import Judged, TrainingSet
 from fusion.search import rank
 from fusion.text import Vocabulary
@@ -32,6 +36,8 @@ VALIDATED_BY = "ndcg@10"
 def train(features: Path, params: TrainParams, model: Path) -> None:
     """Train one model; a killed run goes on from its last finished epoch.
 
+    Started by `torchrun -m components train …`, its processes share every step.
+
     Args:
         features: What `featurize` wrote.
         params: The model and its training.
@@ -41,7 +47,6 @@ def train(features: Path, params: TrainParams, model: Path) -> None:
         DataError: where there is nothing to train or to validate on.
     """
     torch.manual_seed(params.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     attends = FUSIONS[params.fusion].attends
     products, queries = (Items.load(features, table, attends) for table in ("products", "queries"))
     judgements = pq.read_table(features / "judgements.parquet")
@@ -58,37 +63,48 @@ def train(features: Path, params: TrainParams, model: Path) -> None:
         vocabulary=len(vocabulary),
         image_features=products.images.shape[1],
         region_features=products.regions.shape[2],
-        fusion=params.fusion,
-        dim=params.dim,
-        hidden=params.hidden,
-        dropout=params.dropout,
+        **params.model_dump(include=_names(ModelConfig)),
     )
-    network = ProductSearchModel(config, params.temperature).to(device)
+    network = ProductSearchModel(config, params.temperature)
     made_from = {"features": store.fingerprint(features), "params": params.model_dump()}
-    with store.whole(model) as partial:
-        store.go_on(partial, made_from)
-        checkpoint = partial / "checkpoint.pt"
+    with processes() as here, store.whole(model) if here.leads else nullcontext(model) as partial:
+        if here.leads:
+            store.go_on(partial, made_from)
+        checkpoint = from_leader(partial / "checkpoint.pt")
         history = fit(
-            network,
+            network.to("cuda" if torch.cuda.is_available() else "cpu"),
             training,
             validate,
+            Objective(**params.model_dump(include=_names(Objective))),
             checkpoint=checkpoint,
-            **params.model_dump(exclude={"fusion", "dim", "hidden", "dropout", "temperature"}),
+            **params.model_dump(exclude=_names(Objective) | _names(ModelConfig) | {"temperature"}),
         )
-        network.cpu().save(partial)
-        for name in FEATURIZER_FILES:
-            shutil.copy(features / name, partial / name)
-        with (partial / "history.csv").open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, list(history[0]))
-            writer.writeheader()
-            writer.writerows(history)
-        checkpoint.unlink()
-    best = max(history, key=lambda row: row["score"])
-    print(
-        json.dumps(
-            {"epochs": len(history), "best_epoch": best["epoch"], f"valid {VALIDATED_BY}": best["score"]}
-        )
-    )
+        if here.leads:
+            _write(network.cpu(), history, features, partial)
+            checkpoint.unlink()
+            best = max(history, key=lambda row: row["score"])
+            said = {
+                "epochs": len(history),
+                "best_epoch": best["epoch"],
+                f"valid {VALIDATED_BY}": best["score"],
+            }
+            print(json.dumps(said))
+
+
+def _write(
+    network: ProductSearchModel, history: list[dict[str, float]], features: Path, folder: Path
+) -> None:
+    network.save(folder)
+    for name in FEATURIZER_FILES:
+        shutil.copy(features / name, folder / name)
+    with (folder / "history.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(history[0]))
+        writer.writeheader()
+        writer.writerows(history)
+
+
+def _names(of: type) -> set[str]:
+    return {field.name for field in fields(of)}
 
 
 def _training_set(products: Items, queries: Items, judgements: pa.Table, facets: Facets) -> TrainingSet:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from catalog.schema import DataError
 
-MODALITIES = {"text": ("tokens",), "image": ("images", "regions", "has_image")}  # the fields that hold each
+MODALITIES = ("text", "image")
+_FIELDS = {"text": ("tokens",), "image": ("images", "regions", "has_image")}  # that hold each
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,18 @@ class Items:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def present(self) -> np.ndarray:
+        """Which of `MODALITIES` each has, bool (N, M)."""
+        return np.stack([self.tokens[:, 0] != 0, self.has_image], 1)
+
     def take(self, index: np.ndarray) -> Self:
         """The items at `index` (ints or a mask)."""
         return type(self)(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
 
     def without(self, modality: str, rows: np.ndarray | slice = slice(None)) -> Self:
-        """The same, but that the items at `rows` lack a modality, "text" or "image"."""
-        changed = {name: getattr(self, name).copy() for name in MODALITIES[modality]}
+        """The same, but that the items at `rows` lack one of `MODALITIES`."""
+        changed = {name: getattr(self, name).copy() for name in _FIELDS[modality]}
         for array in changed.values():
             array[rows] = 0
         return replace(self, **changed)

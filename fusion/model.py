@@ -11,12 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fusion.features import Items
+from fusion.features import MODALITIES, Items
 from fusion.fusions import FUSIONS, Parts
 from fusion.text import ENCODERS as TEXT_ENCODERS
 from fusion.text import PAD
-
-MODALITIES = ("text", "image")
 
 
 @dataclass(frozen=True)
@@ -127,12 +125,23 @@ class ProductSearchModel(nn.Module):
 
     def encode_product(self, batch: dict[str, Tensor], only: Collection[str] = MODALITIES) -> Tensor:
         """Products as unit vectors, float (B, dim), seen through the modalities named in `only`."""
-        return self.fuse_product(self.parts(batch), only)
+        seen = torch.tensor([name in only for name in MODALITIES], device=batch["has_text"].device)
+        return _unit(self.product_fusion(self.parts(batch).only(seen)))
 
-    def fuse_product(self, parts: Parts, only: Collection[str] = MODALITIES) -> Tensor:
-        """The second half of `encode_product`, for parts that serve several times."""
-        seen = torch.tensor([name in only for name in MODALITIES], device=parts.present.device)
-        return _unit(self.product_fusion(parts.only(seen)))
+    def views(self, batch: dict[str, Tensor], lost: Tensor) -> Tensor:
+        """Products as training sees them: whole, and through each modality alone.
+
+        Args:
+            batch: B products.
+            lost: bool (B, M), the modalities that the whole view lacks.
+
+        Returns:
+            Unit vectors, float (B, 1 + M, dim); meaningless where a modality is not there.
+        """
+        parts = self.parts(batch)
+        alone = torch.eye(len(MODALITIES), dtype=torch.bool, device=lost.device)
+        seen = [parts.only(~lost), *(parts.only(one) for one in alone)]
+        return torch.stack([_unit(self.product_fusion(view)) for view in seen], 1)
 
     def save(self, folder: Path) -> None:
         """Write config.json and weights.safetensors."""
@@ -176,10 +185,10 @@ def embed(
     """
     device = next(model.parameters()).device
     out = np.zeros((len(items), model.config.dim), np.float32)
+    seen = np.any(items.present[:, [name in only for name in MODALITIES]], axis=1)
     for start in range(0, len(items), batch_size):
         rows = slice(start, start + batch_size)
         batch = items.batch(rows, device)
         vectors = model.encode_query(batch) if role == "query" else model.encode_product(batch, only)
-        seen = torch.stack([batch[f"has_{name}"] for name in only], 1).any(1)
-        out[rows] = (vectors * seen[:, None]).cpu().numpy()
+        out[rows] = vectors.cpu().numpy() * seen[rows, None]
     return out

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,9 +12,10 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from fusion.distributed import from_leader, sum_gradients, world
 from fusion.features import Items
-from fusion.losses import graded_contrastive
-from fusion.model import MODALITIES, ProductSearchModel
+from fusion.model import ProductSearchModel
+from fusion.objective import Objective, joint_loss
 from fusion.sampling import Step, TrainingSet
 from fusion.text import PAD, UNKNOWN
 
@@ -23,60 +25,17 @@ HIDDEN = 0.2  # share of the vocabulary that a step hides in products
 MEASURED = 10_000  # pictures that the features are standardised by, at most
 
 
-def joint_loss(
-    model: ProductSearchModel,
-    queries: dict[str, Tensor],
-    products: dict[str, Tensor],
-    grades: Tensor,
-    *,
-    alpha: float,
-    beta: float,
-    modality_dropout: float,
-) -> dict[str, Tensor]:
-    """L = α·L_text + β·L_vision + L_fused: the query against the text alone, the picture alone, and both.
-
-    Args:
-        model: Both towers.
-        queries: A batch of Q queries.
-        products: A batch of P products.
-        grades: int64 (Q, P).
-        alpha: Weight of the text loss.
-        beta: Weight of the vision loss.
-        modality_dropout: Chance that a product with both modalities loses one of them in L_fused.
-
-    Returns:
-        Scalars: `loss` and its three terms, `text`, `vision` and `fused`.
-    """
-    asked = model.scale * model.encode_query(queries)
-    parts = model.parts(products)
-    present = parts.present
-    dropped = torch.rand(len(present), device=present.device) < modality_dropout
-    victim = torch.randint(len(MODALITIES), (len(present),), device=present.device)
-    lost = torch.nn.functional.one_hot(victim, len(MODALITIES)).bool() & (dropped & present.all(1))[:, None]
-    fused = graded_contrastive(asked @ model.fuse_product(parts.only(~lost)).T, grades)
-
-    def alone(modality: str) -> Tensor:
-        has = present[:, MODALITIES.index(modality)]
-        vectors = model.fuse_product(parts.rows(has), only=(modality,))
-        return graded_contrastive(asked @ vectors.T, grades[:, has])
-
-    text, vision = alone("text"), alone("image")
-    return {"loss": alpha * text + beta * vision + fused, "text": text, "vision": vision, "fused": fused}
-
-
 def fit(
     model: ProductSearchModel,
     data: TrainingSet,
     validate: Callable[[ProductSearchModel], float],
+    objective: Objective,
     *,
     epochs: int,
     patience: int,
     batch_size: int,
     learning_rate: float,
     weight_decay: float,
-    alpha: float,
-    beta: float,
-    modality_dropout: float,
     seed: int,
     checkpoint: Path,
 ) -> list[dict[str, float]]:
@@ -88,18 +47,19 @@ def fit(
     Every epoch draws its random numbers from (seed, epoch) alone, so that a run that goes on from the checkpoint
     ends with the same weights as one that was never stopped.
 
+    Where `torchrun` started several processes, all call this with the same arguments; the leading one alone validates
+    and writes, and all end with the same weights.
+
     Args:
         model: On the device to train on.
         data: What may be seen.
         validate: The score of a model in evaluation mode, higher is better.
+        objective: What is minimised.
         epochs: At most this many.
         patience: Epochs without a better score before stopping.
         batch_size: Queries in a step, half of them judged.
         learning_rate: Highest; warms up over a tenth of all steps, then falls along a cosine.
         weight_decay: Of AdamW.
-        alpha: See `joint_loss`.
-        beta: See `joint_loss`.
-        modality_dropout: See `joint_loss`.
         seed: Of everything random.
         checkpoint: Written after each epoch; if it exists, training goes on from it.
 
@@ -109,95 +69,130 @@ def fit(
     Raises:
         FloatingPointError: where the loss is not finite; names epoch and step.
     """
-    device = next(model.parameters()).device
-    steps = data.steps(batch_size)
-    weights = list(model.parameters())
-    groups = [
-        {"params": [w for w in weights if w.ndim > 1], "weight_decay": weight_decay},
-        {"params": [w for w in weights if w.ndim <= 1], "weight_decay": 0.0},  # biases, temperature
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share(step, epochs * steps))
+    here, steps = world(), data.steps(batch_size)
     seen = _pictures(data)
     if len(seen):
         model.measure(seen)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGED))
-    averaged = cast(ProductSearchModel, average.module)
-    state: dict[str, Any] = {"history": [], "best": None}
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=device)
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-    history: list[dict[str, float]] = state["history"]
-    done = len(history)
-    with tqdm(total=epochs * steps, initial=done * steps, desc="train", unit="step") as bar:
+    run = _Run(model, learning_rate, weight_decay, epochs * steps)
+    run.resume(checkpoint)
+    done = len(run.history)
+    with tqdm(
+        desc="train", total=epochs * steps, initial=done * steps, unit="step", disable=not here.leads
+    ) as bar:
         for epoch in range(done, epochs):
-            if epoch - _best_epoch(history) > patience:
+            if epoch - _best_epoch(run.history) > patience:
                 break
-            torch.manual_seed(seed * 1_000_003 + epoch)
+            torch.manual_seed(
+                (seed * 1_000_003 + epoch) * here.size + here.rank
+            )  # dropout differs by process
             rng = np.random.default_rng([seed, epoch])
             sums: dict[str, float] = {}
-            model.train()
             for number, step in enumerate(data.epoch(batch_size, rng), start=1):
-                losses = _losses(model, data, step, device, alpha, beta, modality_dropout)
-                if not torch.isfinite(losses["loss"]):
+                try:
+                    values = run.step(data, step, objective, rng)
+                except FloatingPointError as error:
                     raise FloatingPointError(
-                        f"the loss is {losses['loss'].item()} in epoch {epoch + 1}, step {number}; "
-                        "lower train.learning_rate"
-                    )
-                optimizer.zero_grad(set_to_none=True)
-                losses["loss"].backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-                average.update_parameters(model)
-                schedule.step()
-                sums = {name: sums.get(name, 0.0) + value.item() for name, value in losses.items()}
+                        f"{error} in epoch {epoch + 1}, step {number}; lower train.learning_rate"
+                    ) from None
+                sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
                 bar.set_postfix(epoch=epoch + 1, loss=f"{sums['loss'] / number:.3f}", refresh=False)
                 bar.update()
+            score = from_leader(float(validate(run.averaged)) if here.leads else 0.0)
             means = {name: total / steps for name, total in sums.items()}
-            history.append({"epoch": epoch + 1, **means, "score": float(validate(averaged.eval()))})
-            if _best_epoch(history) == epoch:
-                state["best"] = {name: value.clone() for name, value in averaged.state_dict().items()}
-            state |= {
-                "model": model.state_dict(),
-                "average": average.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-                "history": history,
-            }
-            partial = checkpoint.with_suffix(".partial")
-            torch.save(state, partial)
-            partial.replace(checkpoint)
-    model.load_state_dict(state["best"])
+            run.finish_epoch({"epoch": epoch + 1, **means, "score": score})
+            if here.leads:
+                run.save(checkpoint)
+    model.load_state_dict(run.best)
     model.eval()
-    return history
+    return run.history
 
 
-def _losses(
-    model: ProductSearchModel,
-    data: TrainingSet,
-    step: Step,
-    device: torch.device,
-    alpha: float,
-    beta: float,
-    modality_dropout: float,
-) -> dict[str, Tensor]:
-    queries = step.queries.batch(slice(None), device)
-    products = data.products.batch(step.products, device)
-    products["tokens"] = _hide(products["tokens"], model.config.vocabulary)
-    grades = torch.from_numpy(step.grades).to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        return joint_loss(
-            model, queries, products, grades, alpha=alpha, beta=beta, modality_dropout=modality_dropout
-        )
+class _Run:
+    """What training changes as it goes, and what a checkpoint holds.
+
+    Args:
+        model: Trained in place.
+        learning_rate: See `fit`.
+        weight_decay: Likewise.
+        steps: In all.
+    """
+
+    def __init__(
+        self, model: ProductSearchModel, learning_rate: float, weight_decay: float, steps: int
+    ) -> None:
+        self.model, self.device = model, next(model.parameters()).device
+        weights = list(model.parameters())
+        groups = [
+            {"params": [w for w in weights if w.ndim > 1], "weight_decay": weight_decay},
+            {"params": [w for w in weights if w.ndim <= 1], "weight_decay": 0.0},  # biases, temperature
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=learning_rate)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: _share(step, steps))
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGED))
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, Tensor] = {}
+
+    @property
+    def averaged(self) -> ProductSearchModel:
+        """The model with the averages of its weights, in evaluation mode."""
+        return cast(ProductSearchModel, self.average.module.eval())
+
+    def step(
+        self, data: TrainingSet, step: Step, objective: Objective, rng: np.random.Generator
+    ) -> dict[str, float]:
+        """One step down; the values of the loss and its terms.
+
+        Raises:
+            FloatingPointError: where the loss is not finite.
+        """
+        self.model.train()
+        products = _hide(data.products.take(step.products), self.model.config.vocabulary, rng)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            loss, values = joint_loss(self.model, step.queries, products, step.grades, objective, rng)
+        if not math.isfinite(values["loss"]):
+            raise FloatingPointError(f"the loss is {values['loss']}")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        sum_gradients(self.model)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.average.update_parameters(self.model)
+        self.schedule.step()
+        return values
+
+    def finish_epoch(self, row: dict[str, float]) -> None:
+        self.history.append(row)
+        if _best_epoch(self.history) == len(self.history) - 1:
+            self.best = {name: value.clone() for name, value in self.averaged.state_dict().items()}
+
+    def save(self, checkpoint: Path) -> None:
+        """Whole or not at all."""
+        state = {name: part.state_dict() for name, part in self._parts().items()}
+        partial = checkpoint.with_suffix(".partial")
+        torch.save(state | {"history": self.history, "best": self.best}, partial)
+        partial.replace(checkpoint)
+
+    def resume(self, checkpoint: Path) -> None:
+        """Go on from a checkpoint, if there is one."""
+        if checkpoint.exists():
+            state = torch.load(checkpoint, weights_only=True, map_location=self.device)
+            for name, part in self._parts().items():
+                part.load_state_dict(state[name])
+            self.history, self.best = state["history"], state["best"]
+
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "average": self.average,
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+        }
 
 
-def _hide(tokens: Tensor, vocabulary: int) -> Tensor:
+def _hide(products: Items, vocabulary: int, rng: np.random.Generator) -> Items:
     """Make some words unknown in all products of a step: what a text leaves unsaid is to be read off the picture."""
-    hidden = torch.rand(vocabulary, device=tokens.device) < HIDDEN
-    return torch.where(hidden[tokens] & (tokens != PAD), UNKNOWN, tokens)
+    hidden = (rng.random(vocabulary) < HIDDEN)[products.tokens] & (products.tokens != PAD)
+    return replace(products, tokens=np.where(hidden, UNKNOWN, products.tokens))
 
 
 def _pictures(data: TrainingSet) -> Items:

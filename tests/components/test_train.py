@@ -1,10 +1,14 @@
 import csv
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import yaml
+from safetensors.torch import load_file
 
 from catalog import store
 from catalog.schema import DataError
@@ -66,3 +70,20 @@ def test_a_learning_rate_that_is_too_high(features: Path, tmp_path: Path) -> Non
     with pytest.raises(FloatingPointError, match=r"loss is (nan|inf) in epoch \d+, step \d+; lower train"):
         train(features, SMALL.model_copy(update={"learning_rate": 1e30, "epochs": 5}), tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_two_processes_train_the_model_of_one(features: Path, tmp_path: Path) -> None:
+    """Up to rounding, and to dropout, which is none here; one of them writes."""
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"train": SMALL.model_dump() | {"dropout": 0.0}}))
+    train_ = ["-m", "components", "train", "--features", features, "--params", tmp_path / "params.yaml"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    histories = []
+    for name, start in {"one": [], "two": torchrun}.items():
+        command = [sys.executable, *start, *train_, "--model", tmp_path / name]
+        subprocess.run([str(word) for word in command], check=True, timeout=180)
+        with (tmp_path / name / "history.csv").open() as stream:
+            histories.append([float(row["loss"]) for row in csv.DictReader(stream)])
+    assert histories[1] == pytest.approx(histories[0], rel=1e-3)
+    one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    assert max((one[key] - two[key]).abs().max() for key in one) < 0.05

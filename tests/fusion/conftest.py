@@ -14,6 +14,7 @@ from fusion.features import Items
 from fusion.featurizer import Featurizer
 from fusion.image import ImageEncoder
 from fusion.model import ModelConfig, ProductSearchModel
+from fusion.objective import Objective
 from fusion.sampling import Judged, TrainingSet
 from fusion.text import Vocabulary
 from fusion.training import fit
@@ -27,11 +28,11 @@ FIT: dict[str, Any] = {
     "batch_size": 64,
     "learning_rate": 1e-2,
     "weight_decay": 0.01,
-    "alpha": 0.5,
-    "beta": 0.5,
-    "modality_dropout": 0.0,
     "seed": 0,
 }
+
+
+PLAIN = Objective(modality_dropout=0.0)
 
 
 class World(NamedTuple):
@@ -136,11 +137,17 @@ def train(world: World) -> Callable[..., list[dict[str, float]]]:
         checkpoint: Path,
         validate: Callable[[ProductSearchModel], float] | None = None,
         data: TrainingSet = world.training,
+        objective: Objective = PLAIN,
         **settings: Any,
     ) -> list[dict[str, float]]:
         rising = itertools.count(1.0)
         return fit(
-            model, data, validate or (lambda _: next(rising)), checkpoint=checkpoint, **(FIT | settings)
+            model,
+            data,
+            validate or (lambda _: next(rising)),
+            objective,
+            checkpoint=checkpoint,
+            **(FIT | settings),
         )
 
     return run

@@ -10,6 +10,7 @@ import torch
 from fusion.features import Items
 from fusion.fusions import FUSIONS
 from fusion.model import ProductSearchModel, embed
+from fusion.objective import Objective
 from fusion.sampling import TrainingSet
 
 Train = Callable[..., list[dict[str, float]]]
@@ -97,7 +98,7 @@ def test_stops_after_patience_and_keeps_the_best(make_model: MakeModel, train: T
 
 
 def test_history_has_the_loss_and_its_terms(make_model: MakeModel, train: Train, tmp_path: Path) -> None:
-    history = train(make_model(), tmp_path / "c.pt", epochs=3, alpha=0.3, beta=0.7)
+    history = train(make_model(), tmp_path / "c.pt", epochs=3, objective=Objective(alpha=0.3, beta=0.7))
     for row in history:
         assert row["loss"] == pytest.approx(0.3 * row["text"] + 0.7 * row["vision"] + row["fused"], rel=1e-4)
     assert history[-1]["loss"] < history[0]["loss"]

@@ -1,0 +1,125 @@
+"""The joint loss of a training step: L = α·L_text + β·L_vision + L_fused, over all processes that train."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from fusion.distributed import gather, total, world
+from fusion.features import MODALITIES, Items
+from fusion.losses import IGNORED, answerable, contrastive
+from fusion.model import ProductSearchModel
+
+TERMS = ("fused", "text", "vision")  # a loss for each of `ProductSearchModel.views`
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What training minimises.
+
+    Attributes:
+        loss: A name of `fusion.losses.LOSSES`.
+        alpha: Weight of L_text, the query against the product's text alone.
+        beta: Weight of L_vision, against its picture alone.
+        modality_dropout: Chance that a product with several modalities loses one of them in L_fused.
+        chunk: Queries or products encoded at a time, their activations made again when gradients are due; so memory
+            does not grow with the batch. None keeps all.
+    """
+
+    loss: str = "graded"
+    alpha: float = 0.5
+    beta: float = 0.5
+    modality_dropout: float = 0.2
+    chunk: int | None = None
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Of `TERMS`."""
+        return 1.0, self.alpha, self.beta
+
+
+def joint_loss(
+    model: ProductSearchModel,
+    queries: Items,
+    products: Items,
+    grades: np.ndarray,
+    objective: Objective,
+    rng: np.random.Generator,
+) -> tuple[Tensor, dict[str, float]]:
+    """A step's loss. Every process is given the whole step, and encodes its share.
+
+    Args:
+        model: Both towers.
+        queries: Q of them.
+        products: P of them, each once.
+        grades: int (Q, P), as for `fusion.losses.contrastive`.
+        objective: What counts how much.
+        rng: In the same state in all processes.
+
+    Returns:
+        This process's part of the loss, a scalar; the gradients of all parts have to be summed. And the value over all
+        processes of the loss and of each of `TERMS`.
+    """
+    device = next(model.parameters()).device
+    lost = _lost(products.present, objective.modality_dropout, rng)
+    here = world()
+
+    def encode_queries(rows: np.ndarray) -> Tensor:
+        return model.encode_query(queries.batch(rows, device))
+
+    def encode_products(rows: np.ndarray) -> Tensor:
+        return model.views(products.batch(rows, device), torch.from_numpy(lost[rows]).to(device))
+
+    seen = gather(_encode(encode_products, here.share(len(products)), objective.chunk, device), len(products))
+    has = torch.from_numpy(products.present).to(device)
+
+    def sums(rows: np.ndarray) -> Tensor:
+        """Of each term over some queries."""
+        asked = model.scale * encode_queries(rows)
+        judged = torch.from_numpy(grades[rows]).to(device)
+        terms = [contrastive(asked @ seen[:, 0].T, judged, objective.loss)]
+        for view, there in enumerate(has.T, start=1):
+            terms.append(contrastive(asked @ seen[:, view].T, judged.where(there, IGNORED), objective.loss))
+        return torch.stack(terms, 1)
+
+    own = np.arange(here.rank, len(queries), here.size)
+    found = _encode(sums, own, objective.chunk, device).sum(0)
+    counts = torch.tensor([_answerable(grades, there, objective.loss) for there in _views(products)])
+    terms = found / counts.clamp(min=1).to(device)
+    loss = (terms * torch.tensor(objective.weights, device=device)).sum()
+    values = total(torch.cat([loss[None], terms])).tolist()
+    return loss, dict(zip(("loss", *TERMS), values, strict=True))
+
+
+def _views(products: Items) -> list[np.ndarray]:
+    """Which products each of `ProductSearchModel.views` shows, bool (P,) each."""
+    return [np.ones(len(products), bool), *products.present.T]
+
+
+def _answerable(grades: np.ndarray, there: np.ndarray, loss: str) -> int:
+    return int(answerable(torch.from_numpy(grades[:, there]), loss).sum())
+
+
+def _encode(
+    encode: Callable[[np.ndarray], Tensor], rows: np.ndarray, chunk: int | None, device: torch.device
+) -> Tensor:
+    """`encode` of all rows, in chunks if they are to be cached: "gradient caching" of Gao et al., 2021."""
+    if chunk is None or len(rows) <= chunk:
+        return encode(rows)
+
+    def again(index: Tensor) -> Tensor:
+        return encode(index.cpu().numpy())
+
+    # The rows travel as a tensor on the device, by which the random state to restore is found.
+    parts = torch.from_numpy(rows).to(device).split(chunk)
+    return torch.cat([checkpoint(again, part, use_reentrant=False) for part in parts])
+
+
+def _lost(present: np.ndarray, chance: float, rng: np.random.Generator) -> np.ndarray:
+    """One modality of some products that have several, bool like `present`."""
+    unlucky = (present.sum(1) > 1) & (rng.random(len(present)) < chance)
+    victim = (rng.random(present.shape) * present).argmax(1)
+    return (np.arange(len(MODALITIES)) == victim[:, None]) & unlucky[:, None]

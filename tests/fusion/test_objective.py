@@ -1,0 +1,165 @@
+"""The joint loss against its formula, whole and in chunks, in one process and in two."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import Tensor, nn
+
+from catalog.schema import EXACT, IRRELEVANT, SUBSTITUTE
+from fusion.features import Items
+from fusion.fusions import FUSIONS
+from fusion.losses import LOSSES, UNJUDGED, answerable, contrastive
+from fusion.model import ProductSearchModel
+from fusion.objective import Objective, joint_loss
+
+MakeModel = Callable[..., ProductSearchModel]
+Batch = tuple[Items, Items, np.ndarray]
+PLAIN = Objective(alpha=0.5, beta=0.25, modality_dropout=0.0)
+
+
+@pytest.fixture(scope="module")
+def batch(make_items: Callable[..., Items]) -> Batch:
+    """Seven queries, by text, picture or both, and eleven products, some with one modality."""
+    rng = np.random.default_rng(1)
+
+    def items(has_text: list[int], has_image: list[int]) -> Items:
+        tokens = rng.integers(2, 40, (len(has_text), 5)) * np.array(has_text)[:, None]
+        images = rng.normal(size=(len(has_text), 16)) * np.array(has_image)[:, None]
+        return make_items(tokens, images, np.array(has_image, bool))
+
+    grades = rng.choice([EXACT, SUBSTITUTE, IRRELEVANT, UNJUDGED], (7, 11), p=[0.15, 0.15, 0.2, 0.5])
+    grades[3] = UNJUDGED  # nobody knows what answers it
+    queries = items([1, 1, 0, 0, 1, 1, 0], [0, 0, 1, 1, 1, 0, 1])
+    return queries, items([1, 1, 1, 0] * 2 + [1] * 3, [1, 1, 0, 1] * 2 + [1] * 3), grades
+
+
+def run(model: ProductSearchModel, batch: Batch, objective: Objective, seed: int = 0) -> dict[str, float]:
+    """Losses; the gradients are left in the model."""
+    torch.manual_seed(0)
+    model.zero_grad()
+    loss, values = joint_loss(model, *batch, objective, np.random.default_rng(seed))
+    loss.backward()
+    return values
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        name: torch.zeros_like(weight) if weight.grad is None else weight.grad.clone()
+        for name, weight in model.named_parameters()
+    }
+
+
+@pytest.mark.parametrize("loss", list(LOSSES))
+@pytest.mark.parametrize(("alpha", "beta"), [(0.5, 0.25), (0.0, 0.0), (2.0, 0.0)])
+def test_it_is_its_formula(make_model: MakeModel, batch: Batch, loss: str, alpha: float, beta: float) -> None:
+    model, (queries, products, grades) = make_model(), batch
+    values = run(model, batch, Objective(loss=loss, alpha=alpha, beta=beta, modality_dropout=0.0))
+    asked = model.scale * model.encode_query(queries.batch(slice(None)))
+
+    def mean(has: np.ndarray, *only: str) -> float:
+        judged = torch.from_numpy(grades[:, has])
+        seen = model.encode_product(products.batch(has), only)
+        return contrastive(asked @ seen.T, judged, loss)[answerable(judged, loss)].mean().item()
+
+    text, vision = (mean(products.present[:, i], name) for i, name in enumerate(("text", "image")))
+    fused = mean(np.ones(len(products), bool), "text", "image")
+    expected = {"loss": alpha * text + beta * vision + fused, "text": text, "vision": vision, "fused": fused}
+    assert values == pytest.approx(expected, rel=1e-5)
+
+
+def test_dropped_modalities_change_only_the_fused_loss(make_model: MakeModel, batch: Batch) -> None:
+    model = make_model()
+    kept, dropped = (run(model, batch, replace(PLAIN, modality_dropout=share)) for share in (0.0, 1.0))
+    assert (kept["text"], kept["vision"]) == (dropped["text"], dropped["vision"])
+    assert abs(kept["fused"] - dropped["fused"]) > 1e-5
+
+
+def test_a_product_never_loses_its_only_modality(make_model: MakeModel, batch: Batch) -> None:
+    queries, products, grades = batch
+    single = np.flatnonzero(products.present.sum(1) == 1)
+    part = queries, products.take(single), grades[:, single]
+    kept, dropped = (run(make_model(), part, replace(PLAIN, modality_dropout=share)) for share in (0.0, 1.0))
+    assert kept == dropped
+
+
+def test_a_catalogue_without_pictures(make_model: MakeModel, batch: Batch) -> None:
+    queries, products, grades = batch
+    model = make_model().train()
+    written = products.without("image").take(products.tokens[:, 0] != 0)
+    values = run(model, (queries, written, grades[:, products.tokens[:, 0] != 0]), PLAIN)
+    assert values["vision"] == 0
+    assert all(gradient.isfinite().all() for gradient in gradients(model).values())
+
+
+@pytest.mark.parametrize("fusion", list(FUSIONS.entries))
+@pytest.mark.parametrize("chunk", [1, 3, 7])
+def test_chunks_give_the_same_gradients(make_model: MakeModel, batch: Batch, fusion: str, chunk: int) -> None:
+    model = make_model(fusion=fusion, dropout=0.0).train()
+    whole, expected = run(model, batch, PLAIN), gradients(model)
+    assert run(model, batch, replace(PLAIN, chunk=chunk)) == pytest.approx(whole, rel=1e-5)
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=1e-5, msg=name)
+
+
+def test_chunks_drop_the_same_twice(
+    make_model: MakeModel, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is made again for the gradients has the dropout that the loss was computed with."""
+    model = make_model(dropout=0.5).train()
+    cached = replace(PLAIN, chunk=3)
+    values, found = run(model, batch, cached), gradients(model)
+    monkeypatch.setattr("fusion.objective.checkpoint", lambda function, part, use_reentrant: function(part))
+    assert run(model, batch, cached) == pytest.approx(values, rel=1e-6)
+    for name, expected in gradients(model).items():
+        torch.testing.assert_close(found[name], expected, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_chunks_are_not_kept(make_model: MakeModel, batch: Batch) -> None:
+    """Between forward and backward, the text encoder's activations of no chunk remain."""
+    model = make_model().train()
+    kept: list[int] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    def size(objective: Objective) -> int:
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            joint_loss(model, *batch, objective, np.random.default_rng(0))
+        return sum(kept)
+
+    assert size(replace(PLAIN, chunk=2)) < 0.2 * size(PLAIN)
+
+
+@pytest.mark.parametrize("cached", [{}, {"chunk": 2, "modality_dropout": 0.5}], ids=["whole", "chunks"])
+def test_two_processes_give_the_gradients_of_one(
+    make_model: MakeModel, batch: Batch, tmp_path: Path, cached: dict[str, float]
+) -> None:
+    """Each has half of the queries and products; the numbers of both are odd."""
+    make_model(fusion="attention", dropout=0.0).save(tmp_path)
+    for name, items in zip(("queries", "products"), batch[:2], strict=True):
+        pq.write_table(items.to_table(), tmp_path / name)
+    np.save(tmp_path / "grades.npy", batch[2])
+    objective = json.dumps(asdict(PLAIN) | cached)
+    script = [Path(__file__).with_name("gradients.py"), tmp_path]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    for name, start in {"one": [], "two": torchrun}.items():
+        (tmp_path / name).mkdir()
+        subprocess.run([sys.executable, *start, *script, tmp_path / name, objective], check=True, timeout=120)
+    one, *two = (
+        torch.load(tmp_path / name, weights_only=True) for name in ("one/0.pt", "two/0.pt", "two/1.pt")
+    )
+    for found in two:
+        assert found["values"] == pytest.approx(one["values"], rel=1e-5)
+        for name, gradient in found["gradients"].items():
+            torch.testing.assert_close(gradient, one["gradients"][name], atol=1e-5, rtol=1e-5, msg=name)
+    assert max(gradient.abs().max() for gradient in one["gradients"].values()) > 1e-2
