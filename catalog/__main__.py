@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
 
     verb = verbs.add_parser("sample", help="draw a catalogue whose truth is known")
     verb.add_argument("--products", type=int, required=True, metavar="N")
-    verb.add_argument("--queries", type=int, default=600, metavar="N", help="default %(default)s")
+    verb.add_argument("--queries", type=int, default=720, metavar="N", help="default %(default)s")
     verb.add_argument(
         "--seed", type=int, required=True, metavar="N", help="the same seed draws the same bytes"
     )

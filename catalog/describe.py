@@ -1,14 +1,16 @@
-"""What is in a data set, for a person: figures as text, and a sheet of pictures."""
+"""What is in a data set, for a person: figures as text, and a sheet of pictures and clips."""
 
 import textwrap
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from heapq import nsmallest
+from itertools import accumulate
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 from zlib import crc32
 
+import pyarrow.compute as pc
 from PIL import Image, ImageDraw, ImageFont
 
 from catalog.images import PictureError, decode, fit
@@ -16,6 +18,7 @@ from catalog.schema import EXACT, GRADE_NAMES, SPLITS
 from catalog.store import batches
 
 TOP = 12  # categories and examples listed
+ROWS = 128  # products with clips in memory at a time
 TILE, CAPTION = 144, 44  # pixels of a sheet's pictures, and of the space for their captions
 
 
@@ -31,14 +34,15 @@ def describe(data: Path) -> str:
 def _products(data: Path) -> Iterator[str]:
     count, present, categories = 0, Counter[str](), Counter[str]()
     prices: list[float] = []
-    lengths = Counter[int]()
+    lengths, frames = Counter[int](), Counter[int]()
     optional = ("description", "category", "brand", "color", "material", "price", "image")
-    for batch in batches(data, "products", ("title", *optional)):
+    for batch in batches(data, "products", ("title", *optional, "video"), ROWS):
         count += batch.num_rows
         present.update({name: batch.num_rows - batch[name].null_count for name in optional})
         categories.update(name for name in batch["category"].to_pylist() if name)
         lengths.update(len(title.split()) for title in batch["title"].to_pylist())
         sold = [price for price in batch["price"].to_pylist() if price is not None]
+        frames.update(n for n in pc.list_value_length(batch["video"]).to_pylist() if n)
         prices = [min(prices + sold), max(prices + sold)] if prices + sold else []
     yield f"{count:,} products"
     yield "  with      " + ", ".join(f"{name} {_share(present[name], count)}" for name in optional)
@@ -46,6 +50,9 @@ def _products(data: Path) -> Iterator[str]:
         yield f"  prices    {prices[0]:,.2f} to {prices[1]:,.2f}"
     if lengths:
         yield f"  titles    {min(lengths)} to {max(lengths)} words, median {median(lengths.elements()):.0f}"
+    if clips := frames.total():
+        spread = f"{min(frames)} to {max(frames)} frames, median {median(frames.elements()):.0f}"
+        yield f"  clips     {clips:,} ({_share(clips, count)}), {spread}"
     yield f"  {len(categories)} categories: " + ", ".join(
         f"{name} {n:,}" for name, n in categories.most_common(TOP)
     )
@@ -95,23 +102,32 @@ class Tile(NamedTuple):
 
 
 def contact_sheet(data: Path, out: Path, count: int = 48, columns: int = 8) -> None:
-    """Write pictures of products, and below a line those of queries, as one PNG.
+    """Write pictures of products, a few clips as strips of frames, and pictures of queries, a line between, as one PNG.
 
     Args:
-        count: Pictures of products, at most; a third as many of queries.
+        count: Pictures of products, at most; a third as many of queries, an eighth as many clips.
+        columns: Pictures in a row; a longer clip gives frames at equal distances.
 
     Raises:
         DataError: where a table is missing or cannot be read.
     """
-    products, queries = _tiles(data, "products", "title", count), _tiles(data, "queries", "text", count // 3)
-    heights = [-(-len(tiles) // columns) * (TILE + CAPTION) for tiles in (products, queries)]
-    sheet = Image.new("RGB", (columns * TILE, max(1, sum(heights))), "white")
-    for top, tiles in ((0, products), (heights[0], queries)):
-        for place, tile in enumerate(tiles):
-            row, column = divmod(place, columns)
-            _paste(sheet, tile, column * TILE, top + row * (TILE + CAPTION))
-    ImageDraw.Draw(sheet).line([(0, heights[0] - 1), (sheet.width, heights[0] - 1)], fill="black", width=2)
+    sections = [
+        _rows(_tiles(data, "products", "title", count), columns),
+        _strips(data, count // 8, columns),
+        _rows(_tiles(data, "queries", "text", count // 3), columns),
+    ]
+    *ends, height = accumulate(len(rows) * (TILE + CAPTION) for rows in sections)
+    sheet = Image.new("RGB", (columns * TILE, max(1, height)), "white")
+    for y, row in enumerate(row for rows in sections for row in rows):
+        for x, tile in enumerate(row):
+            _paste(sheet, tile, x * TILE, y * (TILE + CAPTION))
+    for end in ends:
+        ImageDraw.Draw(sheet).line([(0, end - 1), (sheet.width, end - 1)], fill="black", width=2)
     sheet.save(out, "PNG")
+
+
+def _rows(tiles: Sequence[Tile], columns: int) -> list[Sequence[Tile]]:
+    return [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
 
 
 def _tiles(data: Path, table: str, text: str, count: int) -> list[Tile]:
@@ -123,6 +139,21 @@ def _tiles(data: Path, table: str, text: str, count: int) -> list[Tile]:
         if row["image"] and row["image"]["bytes"]
     )
     return nsmallest(count, pictured, key=lambda tile: crc32(tile.picture))
+
+
+def _strips(data: Path, count: int, columns: int) -> list[Sequence[Tile]]:
+    """A row for each of some clips, chosen as pictures are; the title is under the first frame."""
+    clips = (
+        [
+            Tile((frame and frame["bytes"]) or b"", "" if n else row["title"])
+            for n, frame in enumerate(row["video"])
+        ]
+        for batch in batches(data, "products", ("title", "video"), ROWS)
+        for row in batch.to_pylist()
+        if row["video"]
+    )
+    chosen = nsmallest(count, clips, key=lambda tiles: crc32(tiles[0].picture))
+    return [tiles[:: -(-len(tiles) // columns)] for tiles in chosen]
 
 
 def _paste(sheet: Image.Image, tile: Tile, x: int, y: int) -> None:

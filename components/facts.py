@@ -74,12 +74,14 @@ def gather(data: Path, limits: Limits) -> dict[str, pd.DataFrame]:
     Returns:
         name → frame, the first column (of judgements, the first two) naming the row:
 
-        - products: product_id, title, price, and a `Look` without its problem
+        - products: product_id, title, price, a `Look` without its problem, and frames, the number of its clip's frames,
+          null where it has none
         - queries: query_id, text, split, asks ("text", "image", "text + image"), exact (judgements of grade 3, for
           test queries only), the splits that share its `text` or `pixels` with it where there are several, and a `Look`
         - judgements: query_id, product_id, grade, and the id that is not in its table as unknown_query, unknown_product
         - targets: one row per split and product judged exact there; the splits that share its id, title or pixels
-        - pictures: one row per picture of products, queries and videos; videos have only a problem or none
+        - pictures: one row per picture of products and queries
+        - frames: one row per frame of a clip, and its problem or none
         - satisfaction, where there is one
         - tables, splits: the number of rows, of queries
 
@@ -89,6 +91,7 @@ def gather(data: Path, limits: Limits) -> dict[str, pd.DataFrame]:
     with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
         products, shop = _with_looks(data, "products", ["product_id", "title", "price"], limits, pool)
         queries, asked = _with_looks(data, "queries", ["query_id", "text", "split"], limits, pool)
+        products["frames"], frames_seen = _clips(data, limits, pool)
     judgements = store.read(data, "judgements").to_pandas()
     frames = {"products": products, "queries": queries, "judgements": judgements}
     if store.files(data, "satisfaction"):
@@ -103,6 +106,7 @@ def gather(data: Path, limits: Limits) -> dict[str, pd.DataFrame]:
     return frames | {
         "targets": _targets(products, queries, judgements),
         "pictures": pd.concat([shop, asked], ignore_index=True),
+        "frames": frames_seen,
         "tables": _counted("table", "rows", counts),
         "splits": _counted("split", "queries", {s: int((queries.split == s).sum()) for s in SPLITS}),
     }
@@ -116,19 +120,12 @@ def _with_looks(
     rows: list[pa.RecordBatch] = []
     looks: list[Look] = []
     pictures: list[tuple] = []
-    media = [name for name in ("image", "video") if name in TABLES[table].names]
-    for batch in _progress(data, table, [*names, *media]):
+    for batch in _progress(data, table, [*names, "image"], table):
         rows.append(batch.select(names))
         ids = batch.column(names[0]).to_pylist()
         seen = list(pool.map(see, batch.column("image").to_pylist()))
         looks += seen
         pictures += [(f"{table}/{key}", *facts) for key, facts in zip(ids, seen, strict=True) if any(facts)]
-        if "video" in media:
-            for key, video in zip(ids, batch.column("video").to_pylist(), strict=True):
-                problems = [frame.problem for frame in pool.map(see, video or [])]
-                pictures += [
-                    (f"{table}/{key} frame {n}", *Look(problem)) for n, problem in enumerate(problems)
-                ]
     schema = pa.schema([TABLES[table].field(name).with_nullable(True) for name in names])
     frame = pa.Table.from_batches(rows, schema=schema).to_pandas()
     return (
@@ -137,9 +134,26 @@ def _with_looks(
     )
 
 
-def _progress(data: Path, table: str, names: list[str]) -> Iterator[pa.RecordBatch]:
+def _clips(data: Path, limits: Limits, pool: ThreadPoolExecutor) -> tuple[pd.Series, pd.DataFrame]:
+    """How many frames each product's clip has, null where it has none; and a row per frame."""
+    counts: list[int | None] = []
+    frames: list[tuple[str, str | None]] = []
+    for batch in _progress(data, "products", ["product_id", "video"], "clips"):
+        for key, video in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            counts.append(len(video or []) or None)
+            problems = pool.map(partial(_frame_problem, limits=limits), video or [])
+            frames += [(f"products/{key} frame {n}", problem) for n, problem in enumerate(problems)]
+    return pd.Series(counts, dtype="Int32"), pd.DataFrame(frames, columns=["frame", "problem"], dtype="str")
+
+
+def _frame_problem(frame: dict[str, Any] | None, limits: Limits) -> str | None:
+    seen = look(frame, limits)
+    return seen.problem or (None if seen.pixels else "nothing there")
+
+
+def _progress(data: Path, table: str, names: list[str], what: str) -> Iterator[pa.RecordBatch]:
     total = sum(store.open_file(path).metadata.num_rows for path in store.files(data, table))
-    with tqdm(total=total, desc=table, unit="row", disable=None) as bar:
+    with tqdm(total=total, desc=what, unit="row", disable=None) as bar:
         for batch in store.batches(data, table, names, rows=ROWS):
             yield batch
             bar.update(batch.num_rows)

@@ -1,7 +1,8 @@
 """The sample catalogue: drawn from a seed at any size, and its truth is known.
 
 Every product has a type, colour, pattern, brand and material. The picture shows the first three, the text carries the
-type and the last two; a query asks for both kinds, so neither pictures nor words alone can answer it.
+type and the last two; a query asks for both kinds, so neither pictures nor words alone can answer it. A quarter of the
+products have a clip, and a motion that only the clip shows; queries of the segment "video" ask for it.
 """
 
 import os
@@ -27,7 +28,7 @@ B = TypeVar("B")
 TASK = 250  # products drawn by a process at a time
 
 
-def sample(out: Path, products: int, seed: int, queries: int = 600, workers: int | None = None) -> None:
+def sample(out: Path, products: int, seed: int, queries: int = 720, workers: int | None = None) -> None:
     """Draw a data set into a new folder.
 
     The same arguments give the same bytes, whatever `workers`; memory does not grow with the number of products.

@@ -1,4 +1,4 @@
-"""Draw the pictures of the sample catalogue: a type in a colour, a pattern and a pose."""
+"""Draw the pictures and clips of the sample catalogue: a type in a colour, a pattern, a pose and a motion."""
 
 import io
 import math
@@ -7,12 +7,15 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from catalog.sample.canvas import Canvas
+from catalog.sample.canvas import RGB, Canvas
+from catalog.sample.motions import MOVES
 from catalog.sample.silhouettes import SILHOUETTES
-from catalog.sample.words import COLOURS, PATTERNS, TYPES, Colour
+from catalog.sample.words import COLOURS, MOTIONS, PATTERNS, TYPES, Colour
 
-SIDE = 96  # pixels of a finished picture
+SIDE, CLIP_SIDE = 96, 48  # pixels of a finished picture, of a clip's frame
 OVERSAMPLING = 4  # drawn this many times as large, then reduced: smooth edges
+KEY: RGB = (255, 0, 255)  # around a product that is cut out; no product has it
+MARGIN = 0.62  # size of a product that is cut out, so that all that sticks out of its square is there
 
 # Patterns: the share of the accent colour at a point of the cloth, u and v counted in repeats.
 
@@ -80,8 +83,33 @@ def picture(
     return _photograph(canvas.image.reduce(OVERSAMPLING), rng, rough)
 
 
+def clip(kind: int, colour: int, pattern: int, motion: int, rng: np.random.Generator) -> list[Image.Image]:
+    """Draw one product moving: RGB frames of 48 × 48 pixels.
+
+    Args:
+        kind: Index into `words.TYPES`.
+        colour: Index into `words.COLOURS`.
+        pattern: Index into `words.PATTERNS`.
+        motion: Index into `words.MOTIONS`.
+        rng: Draws what a picture's does, once for the clip, then the motion's course and the noise of each frame.
+    """
+    angle, size = math.radians(rng.uniform(-9, 9)), rng.uniform(0.72, 0.88)
+    ground = _background(rng, rough=False).reduce(SIDE // CLIP_SIDE)
+    pose = np.vstack([_pose(angle, size, rng) * CLIP_SIDE / SIDE, [0, 0, 1]])
+    shape, place = _cut_out(kind, colour, pattern, rng)
+    light = _light(CLIP_SIDE, rng)
+    frames = []
+    for step in MOVES[MOTIONS[motion][0]](rng):
+        back = place @ np.linalg.inv(pose @ step)  # from pixels of the frame to those of the shape
+        moved = shape.transform(ground.size, Image.Transform.AFFINE, back[:2].ravel().tolist())
+        frame = ground.copy()
+        frame.paste(moved, mask=moved)
+        frames.append(_grain(np.asarray(frame.reduce(OVERSAMPLING)) * light, rng, rough=False))
+    return frames
+
+
 def encode(image: Image.Image) -> bytes:
-    """WebP, about 2.5 kB for 96 × 96 pixels."""
+    """WebP, about 2.5 kB for 96 × 96 pixels, 0.5 kB for 48 × 48."""
     stream = io.BytesIO()
     image.save(stream, "WEBP", quality=80, method=2)
     return stream.getvalue()
@@ -126,13 +154,37 @@ def _enlarge(image: Image.Image) -> Image.Image:
     return image.resize((SIDE * OVERSAMPLING,) * 2, Image.Resampling.NEAREST)
 
 
+def _cut_out(
+    kind: int, colour: int, pattern: int, rng: np.random.Generator
+) -> tuple[Image.Image, np.ndarray]:
+    """A product alone, upright, transparent around it (RGBA); and the 3 × 3 map from the outline's square to it."""
+    side = SIDE * OVERSAMPLING
+    image = Image.new("RGB", (side, side), KEY)
+    middle, zoom = side / 2, MARGIN * side / 2
+    place = np.array([[zoom, 0, middle], [0, zoom, middle], [0, 0, 1]])
+    cloth = _cloth(COLOURS[colour], PATTERNS[pattern][0], 0, rng)
+    SILHOUETTES[TYPES[kind].name](Canvas(image, cloth, COLOURS[colour], place[:2], rng))
+    image.putalpha(Image.fromarray((np.asarray(image) != KEY).any(axis=2)).convert("L"))
+    return image, place
+
+
 def _photograph(image: Image.Image, rng: np.random.Generator, rough: bool) -> Image.Image:
     """Uneven light, exposure and sensor noise."""
-    x = np.linspace(-1, 1, SIDE, dtype=np.float32)
+    return _grain(np.asarray(image) * _light(SIDE, rng), rng, rough)
+
+
+def _light(side: int, rng: np.random.Generator) -> np.ndarray:
+    """How bright it is at each pixel: float32 of shape (side, side, 1), about 1."""
+    x = np.linspace(-1, 1, side, dtype=np.float32)
     light = (
         rng.uniform(0.93, 1.05)
         + rng.uniform(-0.09, 0.09) * x[None, :]
         + rng.uniform(-0.06, 0.06) * x[:, None]
     )
-    noise = rng.standard_normal((SIDE, SIDE, 1), dtype=np.float32) * rng.uniform(2, 6 if rough else 4)
-    return Image.fromarray(np.clip(np.asarray(image) * light[..., None] + noise, 0, 255).astype(np.uint8))
+    return light[..., None]
+
+
+def _grain(pixels: np.ndarray, rng: np.random.Generator, rough: bool) -> Image.Image:
+    """The picture of pixels from 0 to 255, float of shape (height, width, 3), with sensor noise."""
+    noise = rng.standard_normal((*pixels.shape[:2], 1), dtype=np.float32) * rng.uniform(2, 6 if rough else 4)
+    return Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8))

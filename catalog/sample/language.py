@@ -6,8 +6,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from catalog.sample.truth import BRAND, COLOUR, KIND, MATERIAL, PATTERN
-from catalog.sample.words import BRANDS, COLOURS, MATERIALS, PATTERNS, TYPES
+from catalog.sample.truth import BRAND, COLOUR, KIND, MATERIAL, MOTION, PATTERN
+from catalog.sample.words import BRANDS, COLOURS, MATERIALS, MOTIONS, PATTERNS, TYPES
 
 T = TypeVar("T")
 
@@ -18,6 +18,7 @@ NAMES: dict[int, Sequence[Sequence[str]]] = {
     PATTERN: PATTERNS,
     BRAND: [(brand,) for brand in BRANDS],
     MATERIAL: [(material,) for material in MATERIALS],
+    MOTION: MOTIONS,
 }
 
 

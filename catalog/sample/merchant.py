@@ -1,16 +1,27 @@
 """A product of the sample catalogue as its merchant lists it.
 
 The picture shows type, colour and pattern, never more. The text carries type, brand and material, and seldom colour
-or pattern: a product is found by both together.
+or pattern: a product is found by both together. A clip, where there is one, alone shows how it moves.
 """
 
 from typing import Any
 
 import numpy as np
 
-from catalog.sample.draw import encode, picture
+from catalog.sample.draw import clip, encode, picture
 from catalog.sample.language import misspell, phrase, pick, word
-from catalog.sample.truth import BRAND, COLOUR, KIND, MATERIAL, PATTERN, PRODUCTS, truth
+from catalog.sample.truth import (
+    BRAND,
+    CLIPS,
+    COLOUR,
+    KIND,
+    MATERIAL,
+    MOTION,
+    PATTERN,
+    PRODUCTS,
+    STILL,
+    truth,
+)
 from catalog.sample.words import BRAND_PRICE, BRANDS, CARE, COLOURS, LINES, MATERIALS, SIZES, TYPES
 
 TITLES = (
@@ -82,8 +93,16 @@ def listing(seed: int, index: int) -> dict[str, Any]:
         "color": COLOURS[values[COLOUR]].words[0] if "colour" in words else None,
         "price": _price(values, rng),
         "currency": "EUR",
+        "video": None if values[MOTION] == STILL else _video(seed, index, product_id),
         "attributes": [(measure, size), ("model", words["code"])],
     }
+
+
+def _video(seed: int, index: int, product_id: str) -> list[dict[str, Any]]:
+    """The frames of a clip, from a stream of their own: all else stays as it is, whatever moves."""
+    kind, colour, pattern, motion = truth(seed, index)[[KIND, COLOUR, PATTERN, MOTION]].tolist()
+    frames = clip(kind, colour, pattern, motion, np.random.default_rng([seed, CLIPS, index]))
+    return [{"bytes": encode(frame), "path": f"{product_id}-{n}.webp"} for n, frame in enumerate(frames)]
 
 
 def _title(words: dict[str, str], rng: np.random.Generator, kind_needed: bool) -> str:

@@ -14,9 +14,11 @@ from catalog.sample.truth import (
     JUDGEMENTS,
     KIND,
     MATERIAL,
+    MOTION,
     PATTERN,
     QUERIES,
     SPLITTING,
+    STILL,
     Need,
     grades,
     resembles,
@@ -27,8 +29,9 @@ from catalog.sample.words import COLOURS, PATTERNS, TYPES
 from catalog.schema import COMPLEMENT, EXACT, IRRELEVANT, SUBSTITUTE, DataError
 from catalog.text import normalise
 
-# Of every twenty queries.
+# Of every twenty queries; the last of all, one in six, are of the segment "video".
 SEGMENTS = ("text",) * 11 + ("image",) * 4 + ("composed",) * 5
+VIDEO = 6
 
 # What is pinned beside type and colour, and how often. Most name something that only the text carries.
 PINS: dict[str, dict[tuple[int, ...], float]] = {
@@ -42,6 +45,7 @@ PINS: dict[str, dict[tuple[int, ...], float]] = {
     },
     "image": {(PATTERN,): 1.0},
     "composed": {(BRAND,): 0.33, (MATERIAL,): 0.36, (PATTERN,): 0.11, (): 0.2},
+    "video": {(MOTION,): 1.0},
 }
 
 PHRASES = {
@@ -60,10 +64,24 @@ PHRASES = {
         ("{colour}", "{pattern}", "{material}", "version of this", "by {brand}"),
         ("one of these, {colour}", "and {pattern}", "and of {material}", "and by {brand}"),
     ),
+    "video": (
+        ("{motion}", "{colour}", "{kind}"),
+        ("{colour}", "{kind}", "{motion}"),
+        ("{kind}", "in {colour}", "that is {motion}"),
+        ("{motion}", "{kind}", "in {colour}"),
+        ("clip of", "{colour}", "{kind}", "{motion}"),
+    ),
 }
-SLOTS = {"kind": KIND, "colour": COLOUR, "pattern": PATTERN, "brand": BRAND, "material": MATERIAL}
+SLOTS = {
+    "kind": KIND,
+    "colour": COLOUR,
+    "pattern": PATTERN,
+    "brand": BRAND,
+    "material": MATERIAL,
+    "motion": MOTION,
+}
 MISSPELT = 0.05
-ATTEMPTS = 200  # at a text that no other query has
+ATTEMPTS = 200  # at something to be had, and a text that no other query has
 
 # Judged products of each grade, at most. The irrelevant are half look-alikes, half anything.
 JUDGED = {EXACT: 100, SUBSTITUTE: 40, COMPLEMENT: 10, IRRELEVANT: 20}
@@ -97,23 +115,26 @@ def ask(seed: int, products: int, count: int) -> Iterator[Query]:
     """
     split, texts = splits(seed), set[str]()
     for number in range(count):
-        segment = SEGMENTS[number % len(SEGMENTS)]
+        segment = SEGMENTS[number % len(SEGMENTS)] if number < count - count // VIDEO else "video"
         for attempt in range(ATTEMPTS):
             rng = np.random.default_rng([seed, QUERIES, number, attempt])
             need = _wish(segment, seed, products, rng)
+            if MOTION in need.pinned and need.truth[MOTION] == STILL:
+                continue
             text = _say(segment, need, rng) if segment in PHRASES else None
             if normalise(text) not in texts:
                 break
         else:
             raise DataError(
-                f"no new text found for query {number + 1} of {count}; ask for fewer queries (--queries)"
+                f"no new {segment} query found as number {number + 1} of {count}; "
+                "ask for fewer queries (--queries) or draw more products (--products)"
             )
         if text:
             texts.add(str(normalise(text)))
         row = {
             "query_id": f"q{number:06d}",
             "text": text,
-            "image": None if segment == "text" else _photo(need, rng, other=segment == "composed"),
+            "image": None if segment in ("text", "video") else _photo(need, rng, other=segment == "composed"),
             "split": str(split[need.truth[KIND], need.truth[COLOUR]]),
             "segment": segment,
         }
@@ -121,7 +142,7 @@ def ask(seed: int, products: int, count: int) -> Iterator[Query]:
 
 
 def _wish(segment: str, seed: int, products: int, rng: np.random.Generator) -> Need:
-    """Something that the catalogue has."""
+    """What some product of the catalogue is like."""
     wanted = truth(seed, int(rng.integers(products)))
     pins = PINS[segment]
     return Need(wanted, (KIND, COLOUR, *list(pins)[rng.choice(len(pins), p=list(pins.values()))]))

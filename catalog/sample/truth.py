@@ -9,16 +9,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from catalog.sample.words import BRAND_SHARES, COLOURS, MATERIALS, PATTERN_SHARES, TYPES
+from catalog.sample.words import BRAND_SHARES, COLOURS, MATERIALS, MOTIONS, PATTERN_SHARES, TYPES
 from catalog.schema import COMPLEMENT, EXACT, IRRELEVANT, SUBSTITUTE
 
 CHUNK = 4096  # products drawn together; another value draws another catalogue
 
-# Columns of a truth: each holds an index into TYPES, COLOURS, PATTERNS, BRANDS, MATERIALS.
-KIND, COLOUR, PATTERN, BRAND, MATERIAL = range(5)
+# Columns of a truth: each holds an index into TYPES, COLOURS, PATTERNS, BRANDS, MATERIALS, MOTIONS.
+KIND, COLOUR, PATTERN, BRAND, MATERIAL, MOTION = range(6)
+
+STILL = -1  # the motion of a product that has no clip
+CLIPPED = 0.25  # share of products that have one
 
 # One stream of random numbers per purpose.
-TRUTHS, PRODUCTS, QUERIES, JUDGEMENTS, SPLITTING = range(5)
+TRUTHS, PRODUCTS, QUERIES, JUDGEMENTS, SPLITTING, MOVEMENTS, CLIPS = range(7)
 
 _KINDS = [kind.name for kind in TYPES]
 _COMPLEMENTS = np.array([_KINDS.index(kind.complement) for kind in TYPES])
@@ -33,7 +36,7 @@ _MATERIALS = np.array(
 
 
 class Need(NamedTuple):
-    """What a query asks for: the values of `truth` (int array of five) in the columns `pinned`.
+    """What a query asks for: the values of `truth` (int array of six) in the columns `pinned`.
 
     Type and colour are always pinned, so a split by (type, colour) keeps the exact matches of its queries to itself.
     """
@@ -44,18 +47,20 @@ class Need(NamedTuple):
 
 @lru_cache(maxsize=4)
 def truths(seed: int, chunk: int) -> np.ndarray:
-    """The truths of products chunk × CHUNK and following: int8 array of shape (CHUNK, 5)."""
+    """The truths of products chunk × CHUNK and following: int8 array of shape (CHUNK, 6)."""
     rng = np.random.default_rng([seed, TRUTHS, chunk])
     kind = rng.integers(len(TYPES), size=CHUNK)
     colour = rng.integers(len(COLOURS), size=CHUNK)
     pattern = rng.choice(len(PATTERN_SHARES), size=CHUNK, p=PATTERN_SHARES)
     brand = rng.choice(len(BRAND_SHARES), size=CHUNK, p=BRAND_SHARES)
     material = _MATERIALS[kind, (rng.random(CHUNK) * _MATERIAL_COUNTS[kind]).astype(int)]
-    return np.stack([kind, colour, pattern, brand, material], axis=1).astype(np.int8)
+    rng = np.random.default_rng([seed, MOVEMENTS, chunk])
+    motion = np.where(rng.random(CHUNK) < CLIPPED, rng.integers(len(MOTIONS), size=CHUNK), STILL)
+    return np.stack([kind, colour, pattern, brand, material, motion], axis=1).astype(np.int8)
 
 
 def truth(seed: int, index: int) -> np.ndarray:
-    """The truth of one product: int8 array of five."""
+    """The truth of one product: int8 array of six."""
     return truths(seed, index // CHUNK)[index % CHUNK]
 
 
@@ -66,7 +71,7 @@ def grades(candidates: np.ndarray, need: Need) -> np.ndarray:
     with the wanted one, in the wanted colour. All else is irrelevant.
 
     Args:
-        candidates: Truths, shape (N, 5).
+        candidates: Truths, shape (N, 6).
 
     Returns:
         int8 array of shape (N,).

@@ -1,6 +1,7 @@
 """What the sample catalogue sells and how people say it: data only.
 
-A word or phrase names one type, colour, pattern, material or brand and no other, so that a text has one meaning.
+A word or phrase names one type, colour, pattern, motion, material or brand and no other, so that a text has one
+meaning.
 """
 
 from typing import NamedTuple
@@ -137,6 +138,14 @@ PATTERNS = (
     ("floral", "flowery"),
 )
 PATTERN_SHARES = (0.32, 0.17, 0.17, 0.17, 0.17)
+
+# Of a product that has a clip; nothing else tells them.
+MOTIONS = (
+    ("swinging", "swaying", "rocking"),
+    ("spinning", "twirling", "rotating"),
+    ("unfolding", "popping up", "expanding"),
+    ("folding away", "collapsing", "shrinking"),
+)
 
 BRANDS = ("Nordvik", "Almera", "Tessolo", "Kestrane", "Velmont", "Ossaby", "Brunelle", "Quintara")
 BRAND_SHARES = (0.22, 0.18, 0.14, 0.12, 0.1, 0.09, 0.08, 0.07)

@@ -1,3 +1,4 @@
+import io
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,9 @@ from PIL import Image
 
 from catalog.describe import CAPTION, TILE, contact_sheet, describe
 from catalog.schema import DataError
+
+Tables = dict[str, list[dict[str, Any]]]
+Write = Callable[[Tables], Path]
 
 
 def test_describe_counts_what_is_there(tiny_data: Path) -> None:
@@ -22,9 +26,16 @@ def test_describe_counts_what_is_there(tiny_data: Path) -> None:
     assert "text        red or blue shirt" in text
     assert re.search(r"^  3 exact +12  50%$", text, re.MULTILINE)
     assert "exact matches of a query: 2 to 2, median 2" in text
+    assert "clips" not in text
 
 
-def test_describe_of_empty_tables(write_data: Callable[[dict[str, list[dict[str, Any]]]], Path]) -> None:
+def test_describe_counts_clips(tiny_tables: Tables, write_data: Write) -> None:
+    for number, frames in enumerate((8, 0, 2, 8)):
+        tiny_tables["products"][number]["video"] = [tiny_tables["products"][5]["image"]] * frames
+    assert "  clips     3 (25%), 2 to 8 frames, median 8\n" in describe(write_data(tiny_tables))
+
+
+def test_describe_of_empty_tables(write_data: Write) -> None:
     text = describe(write_data({"products": [], "queries": [], "judgements": []}))
     assert "0 products" in text
     assert "0 queries" in text
@@ -36,29 +47,53 @@ def test_describe_wants_a_data_set(tmp_path: Path) -> None:
         describe(tmp_path)
 
 
-def test_sheet_shows_products_above_queries(drawn: Path, tmp_path: Path) -> None:
+def test_sheet_shows_products_above_clips_above_queries(drawn: Path, tmp_path: Path) -> None:
     contact_sheet(drawn, tmp_path / "sheet.png", count=9, columns=4)
     with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.size == (4 * TILE, 4 * (TILE + CAPTION))  # three rows of products, one of queries
+        assert sheet.size == (
+            4 * TILE,
+            5 * (TILE + CAPTION),
+        )  # three rows of products, one of a clip, one of queries
         pixels = np.asarray(sheet.convert("L"))
     filled = [
         pixels[
             8 + row * (TILE + CAPTION) : TILE - 8 + row * (TILE + CAPTION),
             8 + column * TILE : -8 + (column + 1) * TILE,
         ]
-        for row in range(4)
+        for row in range(5)
         for column in range(4)
     ]
-    assert [bool(tile.std() > 5) for tile in filled] == [True] * 9 + [False] * 3 + [True] * 3 + [False]
+    assert [bool(tile.std() > 5) for tile in filled] == (
+        [True] * 9 + [False] * 3 + [True] * 4 + [True] * 3 + [False]
+    )
+
+
+@pytest.mark.parametrize(("frames", "shown"), [(2, [0, 1]), (3, [0, 1, 2]), (8, [0, 3, 6])])
+def test_a_clip_is_a_strip_of_frames_in_order(
+    frames: int, shown: list[int], tiny_tables: Tables, write_data: Write, tmp_path: Path
+) -> None:
+    def flat(level: int) -> dict[str, Any]:
+        stream = io.BytesIO()
+        Image.new("RGB", (9, 9), (level, 0, 0)).save(stream, "PNG")
+        return {"bytes": stream.getvalue(), "path": None}
+
+    tiny_tables["products"] = [
+        {"product_id": "p0", "title": "mug", "video": [flat(9 + 30 * n) for n in range(frames)]}
+    ]
+    contact_sheet(write_data(tiny_tables), tmp_path / "sheet.png", count=8, columns=3)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        seen = [sheet.getpixel((x * TILE + TILE // 2, TILE // 2)) for x in range(3)]
+    assert seen == [(9 + 30 * n, 0, 0) for n in shown] + [(255, 255, 255)] * (3 - len(shown))
 
 
 def test_sheet_shows_which_pictures_are_broken(
-    tiny_tables: dict[str, list[dict[str, Any]]],
-    write_data: Callable[[dict[str, list[dict[str, Any]]]], Path],
-    tmp_path: Path,
+    tiny_tables: Tables, write_data: Write, tmp_path: Path
 ) -> None:
     for product in tiny_tables["products"]:
         product["image"] = {"bytes": b"no picture", "path": None}
-    contact_sheet(write_data(tiny_tables), tmp_path / "sheet.png", count=1, columns=1)
+    tiny_tables["products"][3]["video"] = [{"bytes": None, "path": "frame.png"}, None]
+    contact_sheet(write_data(tiny_tables), tmp_path / "sheet.png", count=8, columns=4)
     with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.getpixel((TILE // 2, TILE - 10)) == (211, 211, 211)
+        for column, row in ((0, 0), (0, 2), (1, 2)):
+            place = column * TILE + TILE // 2, row * (TILE + CAPTION) + TILE - 10
+            assert sheet.getpixel(place) == (211, 211, 211)

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from catalog.images import decode, is_flat
-from catalog.sample.draw import SIDE, WEAVES, encode, picture
+from catalog.sample.draw import CLIP_SIDE, SIDE, WEAVES, clip, encode, picture
+from catalog.sample.motions import FRAMES, MOVES
 from catalog.sample.silhouettes import SILHOUETTES
-from catalog.sample.words import COLOURS, PATTERNS, TYPES
+from catalog.sample.words import COLOURS, MOTIONS, PATTERNS, TYPES
 
 BLACK, WHITE = ([colour.words[0] for colour in COLOURS].index(name) for name in ("black", "white"))
 PLAIN = 0
+SWINGING, SPINNING, UNFOLDING, FOLDING_AWAY = range(4)
 
 
 def shape(kind: int, seed: int) -> np.ndarray:
@@ -21,9 +23,28 @@ def shape(kind: int, seed: int) -> np.ndarray:
     return (np.abs(white - black).mean(axis=2) > 90).astype(float).reshape(24, 4, 24, 4).mean(axis=(1, 3))
 
 
-def test_every_type_and_pattern_has_a_drawing() -> None:
+def filmed(kind: int, colour: int, motion: int, seed: int) -> np.ndarray:
+    """A clip of a plain product: float array of shape (FRAMES, CLIP_SIDE, CLIP_SIDE, 3)."""
+    frames = clip(kind, colour, PLAIN, motion, np.random.default_rng(seed))
+    return np.stack([np.asarray(frame, dtype=float) for frame in frames])
+
+
+def extent(kind: int, motion: int, seed: int) -> np.ndarray:
+    """Where the product is in each frame: left, top, right and bottom pixel, shape (4, FRAMES)."""
+    black, white = (filmed(kind, colour, motion, seed) for colour in (BLACK, WHITE))
+    area = np.abs(white - black).mean(axis=3) > 60
+    edges = []
+    for axis in (1, 2):
+        there = area.any(axis=axis)
+        edges += [there.argmax(axis=1), CLIP_SIDE - there[:, ::-1].argmax(axis=1)]
+    left, right, top, bottom = edges
+    return np.stack([left, top, right, bottom])
+
+
+def test_every_type_pattern_and_motion_has_a_drawing() -> None:
     assert list(SILHOUETTES) == [kind.name for kind in TYPES]
     assert list(WEAVES) == [words[0] for words in PATTERNS]
+    assert list(MOVES) == [words[0] for words in MOTIONS]
 
 
 @pytest.mark.parametrize("kind", range(len(TYPES)), ids=lambda kind: TYPES[kind].name)
@@ -81,3 +102,92 @@ def test_pictures_are_small_files_that_decode(rough: bool) -> None:
         assert image.size == (SIDE, SIDE)
         assert not is_flat(image)
         assert len(data) < 6000
+
+
+# Clips.
+
+SEEN = range(0, len(TYPES), 3)
+
+
+@pytest.mark.parametrize("kind", SEEN, ids=lambda kind: TYPES[kind].name)
+def test_what_unfolds_rises_and_what_folds_away_sinks(kind: int) -> None:
+    _, top, _, bottom = extent(kind, UNFOLDING, seed=kind)
+    height = bottom - top
+    assert height[-1] > 2 * height[0]
+    assert (np.diff(height) >= -1).all()  # a pixel of noise
+    _, top, _, bottom = extent(kind, FOLDING_AWAY, seed=kind)
+    assert (np.abs(height[::-1] - (bottom - top)) <= 1).all()
+
+
+@pytest.mark.parametrize("kind", SEEN, ids=lambda kind: TYPES[kind].name)
+def test_what_spins_narrows_and_keeps_its_height(kind: int) -> None:
+    left, top, right, bottom = extent(kind, SPINNING, seed=kind)
+    width, height = right - left, bottom - top
+    assert width.min() < 0.6 * width.max()
+    assert height.min() > 0.75 * height.max()  # tilted, it does change a little
+
+
+@pytest.mark.parametrize("kind", SEEN, ids=lambda kind: TYPES[kind].name)
+def test_what_swings_goes_to_either_side_and_keeps_its_size(kind: int) -> None:
+    left, top, right, bottom = extent(kind, SWINGING, seed=kind)
+    middle, area = (left + right) / 2, (right - left) * (bottom - top)
+    steps = np.diff(middle)
+    assert steps.min() < -2 < 2 < steps.max()
+    assert area.min() > 0.4 * area.max()
+
+
+@pytest.mark.parametrize("seed", range(9))
+def test_folding_away_is_unfolding_backwards_so_that_only_the_order_tells(seed: int) -> None:
+    unfolding, folding = (filmed(seed, seed, motion, seed) for motion in (UNFOLDING, FOLDING_AWAY))
+    noise = np.abs(folding[::-1] - unfolding).mean()
+    assert noise < 5
+    assert np.abs(folding - unfolding).mean() > 1.5 * noise
+    there, back = (MOVES[name](np.random.default_rng(seed)) for name in ("unfolding", "folding away"))
+    assert (there == back[::-1]).all()
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_motions_differ_from_clip_to_clip(name: str) -> None:
+    paths = np.array([MOVES[name](np.random.default_rng(seed)) for seed in range(40)])
+    assert paths.shape == (40, FRAMES, 3, 3)
+    assert len(np.unique(paths.round(6).reshape(40, -1), axis=0)) == 40
+    assert (np.linalg.det(paths) != 0).all()  # never too thin to be drawn
+
+
+def test_all_but_the_product_stands_still() -> None:
+    for motion in range(len(MOTIONS)):
+        corner = filmed(5, BLACK, motion, seed=2)[:, :4, :4]
+        assert np.ptp(corner.mean(axis=(1, 2)), axis=0).max() < 5
+        assert np.ptp(corner, axis=0).min() > 0  # there is noise
+
+
+def test_nothing_is_left_of_the_ground_that_a_product_is_cut_from() -> None:
+    green = [colour.words[0] for colour in COLOURS].index("green")
+    for kind in range(len(TYPES)):
+        red, shown, blue = np.moveaxis(filmed(kind, green, SWINGING, seed=kind), 3, 0)
+        assert (np.minimum(red, blue) - shown).max() < 70
+
+
+def test_frames_show_the_colour() -> None:
+    palette = np.array([colour.rgb for colour in COLOURS], dtype=float)
+    sofa = [kind.name for kind in TYPES].index("sofa")
+    for colour in range(len(COLOURS)):
+        full = filmed(sofa, colour, UNFOLDING, seed=4)[-1]
+        left, top, right, bottom = extent(sofa, UNFOLDING, seed=4)[:, -1]
+        shown = full[top:bottom, left:right].reshape(-1, 3)
+        assert np.linalg.norm(palette - np.median(shown, axis=0), axis=1).argmin() == colour
+
+
+def test_clips_are_small_frames_that_decode_and_the_same_for_the_same_random_numbers() -> None:
+    for number in range(20):
+        kind, motion = number % len(TYPES), number % len(MOTIONS)
+        one, two = (
+            [encode(f) for f in clip(kind, 3, 2, motion, np.random.default_rng(number))] for _ in range(2)
+        )
+        assert one == two
+        assert len(set(one)) == FRAMES
+        for data in one:
+            image = decode(data)
+            assert image.size == (CLIP_SIDE, CLIP_SIDE)
+            assert not is_flat(image)
+            assert len(data) < 1500

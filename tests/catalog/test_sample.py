@@ -1,6 +1,8 @@
+import re
 import subprocess
 import sys
 from collections import defaultdict
+from itertools import islice
 from math import gcd
 from pathlib import Path
 
@@ -13,15 +15,29 @@ from catalog.__main__ import main
 from catalog.images import decode, pixel_hash
 from catalog.sample import sample
 from catalog.sample.language import NAMES, misspell, phrase
-from catalog.sample.merchant import CODES, STRIDE, code
-from catalog.sample.shopper import JUDGED, Query, ask, judge, splits
-from catalog.sample.truth import BRAND, CHUNK, COLOUR, KIND, MATERIAL, PATTERN, truth, truths
-from catalog.sample.words import BRANDS, CARE, COLOURS, LINES, MATERIALS, PATTERNS, SIZES, TYPES
+from catalog.sample.merchant import CODES, LOOKS, OPENINGS, STRIDE, TITLES, code, listing
+from catalog.sample.motions import FRAMES
+from catalog.sample.shopper import JUDGED, PHRASES, PINS, SLOTS, Query, ask, judge, splits
+from catalog.sample.truth import (
+    BRAND,
+    CHUNK,
+    COLOUR,
+    KIND,
+    MATERIAL,
+    MOTION,
+    PATTERN,
+    STILL,
+    grades,
+    truth,
+    truths,
+)
+from catalog.sample.words import BRANDS, CARE, COLOURS, LINES, MATERIALS, MOTIONS, PATTERNS, SIZES, TYPES
 from catalog.schema import COMPLEMENT, EXACT, IRRELEVANT, SUBSTITUTE, DataError, product_text
 from catalog.store import fingerprint, read
 from catalog.text import normalise
 
 PRODUCTS = CHUNK + 900  # more than one chunk
+SLOT = re.compile(r"{\w+}")
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +68,21 @@ def test_sentences_give_no_attribute_away() -> None:
         *LINES,
         *(s for kind in TYPES for s in kind.features),
         *(s for care in CARE.values() for s in care),
+        *(f"{measure} {' '.join(sizes)}" for measure, sizes in SIZES.values()),
+        *(" ".join(pieces) for pieces in (*TITLES, *OPENINGS, LOOKS)),
+        *(" ".join(pieces) for phrases in PHRASES.values() for pieces in phrases),
     ]
     for sentence in sentences:
-        words = "".join(sign if sign.isalnum() else " " for sign in sentence.casefold()).split()
-        assert not hidden & set(words), sentence
+        words = "".join(sign if sign.isalnum() else " " for sign in SLOT.sub("", sentence).casefold()).split()
+        assert not {word for word in hidden if f" {word} " in f" {' '.join(words)} "}, sentence
+
+
+def test_every_phrase_of_a_segment_can_say_all_that_its_queries_pin() -> None:
+    pinnable = {segment: {column for pinned in pins for column in pinned} for segment, pins in PINS.items()}
+    for segment, phrases in PHRASES.items():
+        wanted = pinnable[segment] | {COLOUR} | ({KIND} if segment != "composed" else set())
+        for pieces in phrases:
+            assert sorted(SLOTS[slot[1:-1]] for slot in SLOT.findall(" ".join(pieces))) == sorted(wanted)
 
 
 def test_every_type_is_complete() -> None:
@@ -74,11 +101,23 @@ def test_every_type_is_complete() -> None:
 
 def test_truths_fit_the_vocabulary() -> None:
     drawn = truths(1, 0)
-    counts = (len(TYPES), len(COLOURS), len(PATTERNS), len(BRANDS), len(MATERIALS))
-    assert (drawn.min(axis=0) == 0).all()
+    counts = (len(TYPES), len(COLOURS), len(PATTERNS), len(BRANDS), len(MATERIALS), len(MOTIONS))
+    assert drawn.min(axis=0).tolist() == [0, 0, 0, 0, 0, STILL]
     assert (drawn.max(axis=0) == np.array(counts) - 1).all()
     for kind, material in drawn[:500, [KIND, MATERIAL]]:
         assert MATERIALS[material] in TYPES[kind].materials
+
+
+def test_a_quarter_moves_each_way_as_often_whatever_the_product() -> None:
+    drawn = np.concatenate([truths(1, chunk) for chunk in range(4)])
+    clipped = drawn[:, MOTION] != STILL
+    assert clipped.mean() == pytest.approx(0.25, abs=0.02)
+    assert np.bincount(drawn[clipped, MOTION]) / clipped.sum() == pytest.approx(0.25, abs=0.03)
+    for column in (KIND, COLOUR, PATTERN, BRAND):
+        values = np.unique(drawn[:, column])
+        assert np.array([clipped[drawn[:, column] == value].mean() for value in values]) == pytest.approx(
+            0.25, abs=0.06
+        )
 
 
 def test_truth_of_one_is_that_of_its_chunk() -> None:
@@ -158,9 +197,9 @@ def test_queries_pin_type_and_colour_and_say_so(asked: list[Query]) -> None:
     for row, need in asked:
         assert need.pinned[:2] == (KIND, COLOUR)
         assert (row["text"] is None) == (row["segment"] == "image")
-        assert (row["image"] is None) == (row["segment"] == "text")
+        assert (row["image"] is None) == (row["segment"] in ("text", "video"))
         if row["text"]:
-            spoken = [column for column in need.pinned if row["segment"] == "text" or column != KIND]
+            spoken = [column for column in need.pinned if row["segment"] != "composed" or column != KIND]
             names = [NAMES[column][need.truth[column]] for column in spoken]
             said += all(any(word.casefold() in row["text"] for word in words) for words in names)
     assert said >= 0.9 * sum(row["text"] is not None for row, _ in asked)  # the others are misspelt
@@ -168,11 +207,36 @@ def test_queries_pin_type_and_colour_and_say_so(asked: list[Query]) -> None:
 
 def test_most_queries_need_what_only_the_text_tells(asked: list[Query]) -> None:
     read_only = [
-        bool({BRAND, MATERIAL} & set(need.pinned)) for row, need in asked if row["segment"] != "image"
+        bool({BRAND, MATERIAL} & set(need.pinned))
+        for row, need in asked
+        if row["segment"] in ("text", "composed")
     ]
     assert np.mean(read_only) > 0.7
     exact = [need.pinned for row, need in asked if row["segment"] == "text"]
     assert all(set(pinned) & {BRAND, MATERIAL, PATTERN} for pinned in exact)
+
+
+def test_the_last_sixth_asks_for_motions_that_can_be_seen(asked: list[Query]) -> None:
+    assert {query.row["segment"] for query in asked[:167]} == {"text", "image", "composed"}
+    assert {query.row["segment"] for query in asked[167:]} == {"video"}
+    assert {int(query.need.truth[MOTION]) for query in asked[167:]} == set(range(len(MOTIONS)))
+    for number, (_, need) in enumerate(asked):
+        assert (need.pinned == (KIND, COLOUR, MOTION)) == (MOTION in need.pinned) == (number >= 167)
+
+
+def test_what_still_products_are_worth_to_a_video_query(asked: list[Query]) -> None:
+    need = asked[-1].need
+    still, other, blue, both = (need.truth.copy() for _ in range(4))
+    still[MOTION] = both[MOTION] = STILL
+    other[MOTION] = (need.truth[MOTION] + 1) % len(MOTIONS)
+    blue[COLOUR] = both[COLOUR] = (need.truth[COLOUR] + 1) % len(COLOURS)
+    candidates = np.array([need.truth, still, other, blue, both])
+    assert grades(candidates, need).tolist() == [EXACT, SUBSTITUTE, SUBSTITUTE, SUBSTITUTE, IRRELEVANT]
+
+
+def test_other_queries_are_the_same_however_many_ask_for_motions(asked: list[Query]) -> None:
+    for one, other in zip(asked[:50], ask(seed=5, products=PRODUCTS, count=60), strict=False):
+        assert one.row == other.row
 
 
 @pytest.mark.parametrize("read", [{KIND, BRAND, MATERIAL}, {KIND, COLOUR, PATTERN}], ids=["text", "picture"])
@@ -190,6 +254,13 @@ def test_too_many_queries_for_the_catalogue_are_refused(monkeypatch: pytest.Monk
     monkeypatch.setattr("catalog.sample.shopper.ATTEMPTS", 3)
     with pytest.raises(DataError, match=r"ask for fewer queries \(--queries\)"):
         list(ask(seed=0, products=1, count=2000))
+
+
+def test_video_queries_want_a_product_with_a_clip() -> None:
+    still = next(seed for seed in range(99) if truth(seed, 0)[MOTION] == STILL)
+    assert len(list(ask(still, products=1, count=5))) == 5
+    with pytest.raises(DataError, match=r"no new video query found as number 6 of 6; .*\(--products\)"):
+        list(ask(still, products=1, count=6))
 
 
 # Products.
@@ -230,6 +301,42 @@ def test_text_tells_brand_and_material_but_seldom_colour_and_pattern(drawn: Path
     assert 0.05 < share[PATTERN] < 0.25
 
 
+def test_those_that_move_have_a_clip_and_no_others(drawn: Path) -> None:
+    products = read(drawn, "products").to_pylist()
+    for index, product in enumerate(products):
+        if truth(3, index)[MOTION] == STILL:
+            assert product["video"] is None
+        else:
+            frames = product["video"]
+            assert [frame["path"] for frame in frames] == [f"p{index:08d}-{n}.webp" for n in range(FRAMES)]
+            assert len({frame["bytes"] for frame in frames}) == FRAMES
+    assert sum(product["video"] is not None for product in products) > 50
+
+
+@pytest.mark.parametrize("motion", [STILL, *range(len(MOTIONS))])
+def test_the_clip_alone_tells_the_motion(motion: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    moving = [index for index in range(60) if truth(3, index)[MOTION] not in (STILL, motion)]
+    before = [listing(3, index) for index in moving]
+
+    def moves(seed: int, index: int) -> np.ndarray:
+        return np.append(truth(seed, index)[:MOTION], motion)
+
+    monkeypatch.setattr("catalog.sample.merchant.truth", moves)
+    for index, one in zip(moving, before, strict=True):
+        other = listing(3, index)
+        assert [name for name in one if one[name] != other[name]] == ["video"]
+
+
+def test_no_text_but_that_of_video_queries_speaks_of_motion(drawn: Path) -> None:
+    words = [word for names in MOTIONS for word in names]
+    for product in read(drawn, "products").to_pylist():
+        del product["image"], product["video"]
+        assert not any(word in str(product).casefold() for word in words)
+    for query in read(drawn, "queries", ["text", "segment"]).to_pylist():
+        if query["segment"] != "video":
+            assert not any(word in (query["text"] or "") for word in words)
+
+
 def test_some_things_are_missing(drawn: Path) -> None:
     products = read(drawn, "products")
     missing = {name: products[name].null_count / products.num_rows for name in products.column_names}
@@ -245,6 +352,20 @@ def test_same_seed_same_bytes_whatever_the_workers(tmp_path: Path, monkeypatch: 
         sample(tmp_path / name, products=60, seed=seed, queries=10, workers=workers)
     prints = {name: fingerprint(tmp_path / name) for name in ("one", "two", "other")}
     assert prints["one"] == prints["two"] != prints["other"]
+
+
+def test_the_committed_sample_is_still_what_its_seed_draws() -> None:
+    assert [query.row["text"] for query in islice(ask(seed=7, products=4000, count=720), 3)] == [
+        "snow purse made of canvas",
+        "tessolo midnight blue backpack",
+        "steel ceiling light in dark blue",
+    ]
+    drawn = [listing(7, index) for index in (0, 1, 3999)]
+    assert [(row["title"], row["price"]) for row in drawn] == [
+        ("Tessolo Isla A0A0A0 uplighter", 156.95),
+        ("Ossaby teapot Sol V2H9H5", 43.95),
+        ("Sol X3X3K6 denim", 63.95),
+    ]
 
 
 @pytest.mark.parametrize(

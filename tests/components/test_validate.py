@@ -200,7 +200,6 @@ class TestPictures:
         products[0]["image"]["bytes"] = bomb(30_000)
         products[1]["image"]["bytes"] = b"<html>not found</html>"
         products[2]["image"] = {"bytes": None, "path": "p2.png"}
-        products[11]["video"] = [{"bytes": png(1), "path": None}, {"bytes": b"", "path": None}]
         queries[1]["image"]["bytes"] += bytes(9_000)
         (rule,) = (r for r in check(write_data(tiny_tables), max_image_bytes=9_000)["rules"] if r["count"])
         assert rule["rule"] == "broken_images"
@@ -208,7 +207,6 @@ class TestPictures:
         assert "limit" in reasons["products/p0"]
         assert "not a" in reasons["products/p1"]
         assert "no bytes" in reasons["products/p2"]
-        assert "not a" in reasons["products/p11 frame 1"]
         assert "limit is 9,000" in reasons["queries/q1"]
 
     def test_small_and_flat_pictures_are_warnings(self, shop: Tables, write_data: Write, png: Png) -> None:
@@ -228,6 +226,73 @@ class TestPictures:
             assert report["passed"] is passed
             (rule,) = (rule for rule in report["rules"] if rule["rule"] == "duplicate_images")
             assert (rule["count"], rule["share"], rule["examples"]) == (2, 2 / 199, ["x186", "x187"])
+
+
+class TestClips:
+    @pytest.fixture
+    def films(self, tiny_tables: Tables, png: Png) -> Tables:
+        """As tiny_tables, p3 and p4 with clips of 3 frames, p5 with an empty list."""
+        for number in (3, 4):
+            tiny_tables["products"][number]["video"] = [
+                {"bytes": png(10 * number + n, 24, 24), "path": None} for n in range(3)
+            ]
+        tiny_tables["products"][5]["video"] = []
+        return tiny_tables
+
+    def test_good_ones_pass(
+        self, films: Tables, write_data: Write, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert not broken(check(write_data(films)))
+        assert capsys.readouterr().err == ""  # small frames are good frames
+
+    def test_a_broken_frame_is_one_clear_message(self, films: Tables, write_data: Write) -> None:
+        films["products"][4]["video"][2]["bytes"] = b"<html>"
+        data = write_data(films)
+        with pytest.raises(ValidationFailed) as raised:
+            validate(data, ValidateParams(), data.parent / "validate")
+        _, message, _ = str(raised.value).splitlines()
+        assert message == (
+            "  broken_frames (frames): frames must decode and keep to the limits of size (or leave the clip out); "
+            "1 of 6 (16.7 %) break this: products/p4 frame 2: not a JPEG, PNG, WEBP, GIF picture"
+        )
+
+    def test_what_is_wrong_with_a_frame_is_told(self, films: Tables, write_data: Write) -> None:
+        frames = films["products"][3]["video"] + films["products"][4]["video"]
+        for frame, content in zip(frames, (bomb(30_000), b"", None, frames[3]["bytes"][:99]), strict=False):
+            frame["bytes"] = content
+        frames[2]["path"] = "p3.png"
+        films["products"][4]["video"][2] = None
+        found = broken(check(write_data(films)))
+        assert list(found) == ["broken_frames"]
+        reasons = dict(example.split(": ", 1) for example in found["broken_frames"])
+        assert "limit" in reasons["products/p3 frame 0"]
+        assert "not a" in reasons["products/p3 frame 1"]
+        assert "no bytes" in reasons["products/p3 frame 2"]
+        assert "broken" in reasons["products/p4 frame 0"]
+        assert reasons["products/p4 frame 2"] == "nothing there"
+
+    def test_frames_and_pictures_have_their_own_allowance(
+        self, films: Tables, write_data: Write, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        films["products"][4]["video"][2]["bytes"] = b""
+        films["products"][0]["image"]["bytes"] = b""
+        data = write_data(films)  # 1 of 6 frames, 1 of 14 pictures
+        assert list(broken(check(data, max_broken_images=0.1))) == ["broken_frames"]
+        assert check(data, max_broken_images=0.2)["passed"]
+        lines = [line for line in capsys.readouterr().err.splitlines() if "allowed" in line]
+        assert [line.split()[2] for line in lines] == ["broken_images", "broken_images", "broken_frames"]
+
+    def test_a_single_frame_is_no_clip(self, films: Tables, write_data: Write) -> None:
+        del films["products"][4]["video"][1:]
+        data = write_data(films)
+        with pytest.raises(ValidationFailed) as raised:
+            validate(data, ValidateParams(), data.parent / "validate")
+        first, message, _ = str(raised.value).splitlines()
+        assert first == f"{data}: not fit to use, 1 rule is broken:"
+        assert message == (
+            "  short_clips (products): a clip must have 2 frames or more (a lone picture goes into image); "
+            "1 of 2 (50 %) break this: p4: 1"
+        )
 
 
 class TestSeverity:
