@@ -23,7 +23,7 @@ from eval.report import Example, Report, Result, best_other, extremes, render
 from eval.significance import PairedResult, paired_test
 from fusion.features import Items
 from fusion.index import top_k
-from fusion.model import MODALITIES, ProductSearchModel, embed
+from fusion.model import ProductSearchModel, embed
 from fusion.search import SearchIndex, run_table
 
 CANDIDATE = "fused"
@@ -52,7 +52,7 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
     asked = queries.take(queries.splits == "test")
     qrels, segments = test_qrels(data)
     index = SearchIndex.build(network, products, data)
-    towers = {name: embed(network, products, "product", [name]) for name in MODALITIES}
+    towers = {name: embed(network, products, "product", [name]) for name in network.config.modalities}
     wanted = embed(network, asked, "query")
     tables = {"bm25": bm25(data, asked.ids, params.depth)} | {
         system: run_table(asked.ids, products.ids, *top_k(wanted, vectors, params.depth))

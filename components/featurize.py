@@ -17,6 +17,7 @@ from fusion.facets import COLUMNS as FACETS
 from fusion.featurizer import COLUMNS, Featurizer
 from fusion.image import ImageEncoder
 from fusion.text import Vocabulary
+from fusion.video import Clips
 
 ROWS = 512  # per shard: what a killed run loses at most
 SHOWN = 5
@@ -44,6 +45,7 @@ def featurize(data: Path, report: Path, params: FeaturizeParams, features: Path)
     featurizer = Featurizer(
         Vocabulary.build(_training_texts(data, sides), params.vocabulary, params.min_count),
         ImageEncoder.pretrained(params.image_encoder, params.image_grid, params.image_weights),
+        Clips.pretrained(params.video_encoder, params.clip_frames, params.video_weights),
         params.image_size,
         params.max_tokens,
     )

@@ -38,6 +38,11 @@ class FeaturizeParams(Params):
     image_weights: str | None = Field(None, description="path, for encoders whose weights no package ships")
     image_size: int = Field(96, ge=32, le=1024, description="pixels; the square a picture is fitted into")
     image_grid: int = Field(3, ge=1, le=16, description="a picture is divided into grid × grid regions")
+    video_encoder: Literal["conv3d", "r3d_18"] = Field(
+        "conv3d", description="for the products that have clips"
+    )
+    video_weights: str | None = Field(None, description="path, as image_weights")
+    clip_frames: int = Field(8, ge=1, le=64, description="taken from a clip, evenly spaced")
     vocabulary: int = Field(20_000, ge=1, description="most frequent words kept")
     min_count: int = Field(2, ge=1, description="occurrences below which a word is unknown")
     max_tokens: int = Field(64, ge=1, description="words kept of a text")

@@ -20,7 +20,7 @@ from eval.metrics import score
 from eval.rankings import Qrels, Run
 from fusion.distributed import from_leader, processes
 from fusion.facets import Facets
-from fusion.features import Items
+from fusion.features import MODALITIES, Items
 from fusion.featurizer import FILES as FEATURIZER_FILES
 from fusion.fusions import FUSIONS
 from fusion.model import ModelConfig, ProductSearchModel
@@ -59,10 +59,13 @@ def train(features: Path, params: TrainParams, model: Path) -> None:
         run = Run.from_table(rank(candidate, valid, products, 10))
         return score(run, qrels, [VALIDATED_BY], gains=GAINS).means()[VALIDATED_BY]
 
+    has_clips = products.present[:, MODALITIES.index("video")].any()
+    settings = json.loads((features / "featurizer.json").read_text())
     config = ModelConfig(
         vocabulary=len(vocabulary),
         image_features=products.images.shape[1],
         region_features=products.regions.shape[2],
+        video_encoder=settings["clips"][0] if has_clips else None,
         **params.model_dump(include=_names(ModelConfig)),
     )
     network = ProductSearchModel(config, params.temperature)

@@ -1,5 +1,6 @@
 """Products and queries as arrays: what `featurize` writes and everything after it reads."""
 
+from ast import literal_eval
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -13,8 +14,12 @@ from torch import Tensor
 
 from catalog.schema import DataError
 
-MODALITIES = ("text", "image")
-_FIELDS = {"text": ("tokens",), "image": ("images", "regions", "has_image")}  # that hold each
+MODALITIES = ("text", "image", "video")
+_FIELDS = {
+    "text": ("tokens",),
+    "image": ("images", "regions", "has_image"),
+    "video": ("videos",),
+}  # that hold each
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class Items:
         images: float16, shape (N, D); zeros where there is no picture.
         regions: float16, shape (N, R, C): features of R parts of the picture, row by row; (N, 0, 0) if not loaded.
         has_image: bool, shape (N,).
+        videos: object, shape (N,): what `fusion.video.Clips` makes of a clip, all of one shape; None without a clip.
     """
 
     ids: np.ndarray
@@ -38,6 +44,7 @@ class Items:
     images: np.ndarray
     regions: np.ndarray
     has_image: np.ndarray
+    videos: np.ndarray
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -45,7 +52,8 @@ class Items:
     @property
     def present(self) -> np.ndarray:
         """Which of `MODALITIES` each has, bool (N, M)."""
-        return np.stack([self.tokens[:, 0] != 0, self.has_image], 1)
+        has_video = np.array([video is not None for video in self.videos], bool)
+        return np.stack([self.tokens[:, 0] != 0, self.has_image, has_video], 1)
 
     def take(self, index: np.ndarray) -> Self:
         """The items at `index` (ints or a mask)."""
@@ -55,7 +63,7 @@ class Items:
         """The same, but that the items at `rows` lack one of `MODALITIES`."""
         changed = {name: getattr(self, name).copy() for name in _FIELDS[modality]}
         for array in changed.values():
-            array[rows] = 0
+            array[rows] = None if array.dtype == object else 0
         return replace(self, **changed)
 
     @classmethod
@@ -74,53 +82,75 @@ class Items:
         """As the model takes it.
 
         Returns:
-            tokens int64 (B, T), images float32 (B, D), regions float16 (B, R, C), has_text and has_image bool (B,).
+            tokens int64 (B, T), images float32 (B, D), regions float16 (B, R, C); videos, of the V items that have
+            some; present, bool (B, M).
         """
         tokens = torch.from_numpy(self.tokens[index].astype(np.int64))
         batch = {
             "tokens": tokens,
             "images": torch.from_numpy(self.images[index].astype(np.float32)),
             "regions": torch.from_numpy(self.regions[index]),
-            "has_text": tokens[:, 0] != 0,
-            "has_image": torch.from_numpy(self.has_image[index]),
+            "present": torch.from_numpy(self.present[index]),
         }
+        videos = [video for video in self.videos[index] if video is not None]
+        if videos:
+            batch["videos"] = torch.from_numpy(np.stack(videos))
         return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
     def to_table(self) -> pa.Table:
         """One row an item."""
 
-        def rows(array: np.ndarray, kind: pa.DataType) -> pa.Array:
-            column = pa.array(array.reshape(-1), kind)
+        def rows(array: np.ndarray) -> pa.Array:
+            column = pa.array(array.reshape(-1))
             for size in array.shape[:0:-1]:
                 column = pa.FixedSizeListArray.from_arrays(column, size)
             return column
 
-        return pa.table(
-            {
-                "ids": pa.array(self.ids, pa.string()),
-                "splits": pa.array(self.splits, pa.string()),
-                "segments": pa.array(self.segments, pa.string()),
-                "tokens": rows(self.tokens, pa.int32()),
-                "images": rows(self.images, pa.float16()),
-                "regions": rows(self.regions, pa.float16()),
-                "has_image": pa.array(self.has_image),
-            }
-        )
+        columns = {
+            "ids": pa.array(self.ids, pa.string()),
+            "splits": pa.array(self.splits, pa.string()),
+            "segments": pa.array(self.segments, pa.string()),
+            "tokens": rows(self.tokens),
+            "images": rows(self.images),
+            "regions": rows(self.regions),
+            "has_image": pa.array(self.has_image),
+        }
+        table = pa.table(columns)
+        some = [video for video in self.videos if video is not None]
+        if some:  # as bytes: parquet reads no lists of fixed size that may be missing
+            field = pa.field(
+                "videos", pa.binary(), metadata={"dtype": some[0].dtype.str, "shape": str(some[0].shape)}
+            )
+            column = pa.array(
+                [video if video is None else video.tobytes() for video in self.videos], pa.binary()
+            )
+            table = table.append_column(field, column)
+        return table
 
     @classmethod
     def from_table(cls, table: pa.Table) -> Self:
-        """The inverse of `to_table`."""
+        """The inverse of `to_table`; columns that are not there are empty."""
 
-        def column(name: str) -> np.ndarray:
-            if name not in table.column_names:
-                return np.zeros((len(table), 0, 0), np.float16)
-            array, shape = table[name].combine_chunks(), [len(table)]
-            while pa.types.is_fixed_size_list(array.type):
-                shape.append(array.type.list_size)
-                array = array.flatten()
-            return array.to_numpy(zero_copy_only=False).reshape(shape)
+        def arrays(column: pa.Array) -> np.ndarray:
+            shape = [len(column)]
+            while pa.types.is_fixed_size_list(column.type):
+                shape.append(column.type.list_size)
+                column = column.flatten()
+            return column.to_numpy(zero_copy_only=False).reshape(shape)
 
-        return cls(**{field.name: column(field.name) for field in fields(cls)})
+        found = {
+            field.name: arrays(table[field.name].combine_chunks())
+            for field in fields(cls)
+            if field.name in table.column_names and field.name != "videos"
+        }
+        found.setdefault("regions", np.zeros((len(table), 0, 0), np.float16))
+        videos = np.full(len(table), None, object)
+        if "videos" in table.column_names:
+            told = table.schema.field("videos").metadata
+            dtype, shape = told[b"dtype"].decode(), literal_eval(told[b"shape"].decode())
+            for row, data in enumerate(table["videos"].to_pylist()):
+                videos[row] = data and np.frombuffer(data, dtype).reshape(shape)
+        return cls(**found, videos=videos)
 
     @classmethod
     def load(cls, features: Path, table: str, regions: bool = False) -> Self:
@@ -132,5 +162,7 @@ class Items:
         found = sorted((features / table).glob("*.parquet"))
         if not found:
             raise DataError(f"{features / table}: no features here; run the featurize stage")
-        wanted = [field.name for field in fields(cls) if regions or field.name != "regions"]
-        return cls.from_table(pa.concat_tables(pq.read_table(path, columns=wanted) for path in found))
+        wanted = {field.name for field in fields(cls) if regions or field.name != "regions"}
+        files = (pq.ParquetFile(path) for path in found)
+        tables = (file.read([name for name in file.schema_arrow.names if name in wanted]) for file in files)
+        return cls.concatenate([cls.from_table(table) for table in tables])

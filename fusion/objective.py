@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fusion.distributed import gather, total, world
-from fusion.features import MODALITIES, Items
+from fusion.features import Items
 from fusion.losses import IGNORED, answerable, contrastive
 from fusion.model import ProductSearchModel
 
-TERMS = ("fused", "text", "vision")  # a loss for each of `ProductSearchModel.views`
+TERMS = ("fused", "text", "vision", "video")  # a loss for each of `ProductSearchModel.views`
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Objective:
     Attributes:
         loss: A name of `fusion.losses.LOSSES`.
         alpha: Weight of L_text, the query against the product's text alone.
-        beta: Weight of L_vision, against its picture alone.
+        beta: Weight of L_vision, against its picture alone; and of the same for its clip alone.
         modality_dropout: Chance that a product with several modalities loses one of them in L_fused.
         chunk: Queries or products encoded at a time, their activations made again when gradients are due; so memory
             does not grow with the batch. None keeps all.
@@ -38,7 +38,7 @@ class Objective:
     @property
     def weights(self) -> tuple[float, ...]:
         """Of `TERMS`."""
-        return 1.0, self.alpha, self.beta
+        return 1.0, self.alpha, self.beta, self.beta
 
 
 def joint_loss(
@@ -64,7 +64,8 @@ def joint_loss(
         processes of the loss and of each of `TERMS`.
     """
     device = next(model.parameters()).device
-    lost = _lost(products.present, objective.modality_dropout, rng)
+    present = products.present[:, : len(model.config.modalities)]
+    lost = _lost(present, objective.modality_dropout, rng)
     here = world()
 
     def encode_queries(rows: np.ndarray) -> Tensor:
@@ -74,7 +75,7 @@ def joint_loss(
         return model.views(products.batch(rows, device), torch.from_numpy(lost[rows]).to(device))
 
     seen = gather(_encode(encode_products, here.share(len(products)), objective.chunk, device), len(products))
-    has = torch.from_numpy(products.present).to(device)
+    has = torch.from_numpy(present).to(device)
 
     def sums(rows: np.ndarray) -> Tensor:
         """Of each term over some queries."""
@@ -87,16 +88,12 @@ def joint_loss(
 
     own = np.arange(here.rank, len(queries), here.size)
     found = _encode(sums, own, objective.chunk, device).sum(0)
-    counts = torch.tensor([_answerable(grades, there, objective.loss) for there in _views(products)])
+    shown = [np.ones(len(products), bool), *present.T]  # by each view
+    counts = torch.tensor([_answerable(grades, there, objective.loss) for there in shown])
     terms = found / counts.clamp(min=1).to(device)
-    loss = (terms * torch.tensor(objective.weights, device=device)).sum()
+    loss = (terms * torch.tensor(objective.weights[: len(terms)], device=device)).sum()
     values = total(torch.cat([loss[None], terms])).tolist()
-    return loss, dict(zip(("loss", *TERMS), values, strict=True))
-
-
-def _views(products: Items) -> list[np.ndarray]:
-    """Which products each of `ProductSearchModel.views` shows, bool (P,) each."""
-    return [np.ones(len(products), bool), *products.present.T]
+    return loss, dict(zip(("loss", *TERMS), values, strict=False))
 
 
 def _answerable(grades: np.ndarray, there: np.ndarray, loss: str) -> int:
@@ -122,4 +119,4 @@ def _lost(present: np.ndarray, chance: float, rng: np.random.Generator) -> np.nd
     """One modality of some products that have several, bool like `present`."""
     unlucky = (present.sum(1) > 1) & (rng.random(len(present)) < chance)
     victim = (rng.random(present.shape) * present).argmax(1)
-    return (np.arange(len(MODALITIES)) == victim[:, None]) & unlucky[:, None]
+    return (np.arange(present.shape[1]) == victim[:, None]) & unlucky[:, None]

@@ -11,10 +11,10 @@ from safetensors import SafetensorError
 
 from catalog import store
 from catalog.schema import DataError
-from fusion.features import Items
+from fusion.features import MODALITIES, Items
 from fusion.featurizer import Featurizer
 from fusion.index import top_k
-from fusion.model import MODALITIES, ProductSearchModel, embed
+from fusion.model import ProductSearchModel, embed
 
 
 def rank(

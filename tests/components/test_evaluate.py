@@ -19,14 +19,14 @@ from eval.rankings import Qrels, Run
 
 Tables = dict[str, list[dict[str, Any]]]
 Write = Callable[[Tables], Path]
-SYSTEMS = {"bm25", "text", "image", CANDIDATE}
+SYSTEMS = {"bm25", "text", "image", "video", CANDIDATE}
 
 
 def read(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def test_four_systems_by_every_metric(evaluation: Path) -> None:
+def test_every_system_by_every_metric(evaluation: Path) -> None:
     metrics = read(evaluation / "metrics.json")
     assert set(metrics) == SYSTEMS
     assert all(list(means) == EvaluateParams().metrics for means in metrics.values())

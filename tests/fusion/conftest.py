@@ -18,6 +18,7 @@ from fusion.objective import Objective
 from fusion.sampling import Judged, TrainingSet
 from fusion.text import Vocabulary
 from fusion.training import fit
+from fusion.video import Clips
 
 KINDS, COLOURS, EACH = 6, 5, 2  # 60 products
 FEATURES, REGIONS = 16, 4  # width of a picture's features; each of its regions has an equal share of them
@@ -65,12 +66,13 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def make_items() -> Callable[..., Items]:
-    """N items from their tokens, and pictures where `images` are given: make_items(tokens, images, …)."""
+    """N items from their tokens, and pictures and clips where they are given: make_items(tokens, images, …)."""
 
     def make(
         tokens: np.ndarray,
         images: np.ndarray | None = None,
         has_image: np.ndarray | None = None,
+        videos: np.ndarray | None = None,
         prefix: str = "i",
         splits: np.ndarray | str = "train",
     ) -> Items:
@@ -85,6 +87,7 @@ def make_items() -> Callable[..., Items]:
             images=images.astype(np.float16),
             regions=images.astype(np.float16).reshape(count, REGIONS, -1),
             has_image=seen,
+            videos=np.full(count, None, object) if videos is None else videos,
         )
 
     return make
@@ -165,7 +168,7 @@ def saved(encoder: ImageEncoder, tmp_path_factory: pytest.TempPathFactory) -> Pa
     torch.manual_seed(0)
     vocabulary = Vocabulary(["shirt", "red", "blue", "green", "black", "navy", "or"])
     folder = tmp_path_factory.mktemp("model")
-    Featurizer(vocabulary, encoder, image_size=32, max_tokens=8).save(folder)
+    Featurizer(vocabulary, encoder, Clips("conv3d", 4, {}), image_size=32, max_tokens=8).save(folder)
     ProductSearchModel(
         ModelConfig(len(vocabulary), encoder.width, encoder.region_width, dim=32, hidden=64)
     ).save(folder)

@@ -1,3 +1,4 @@
+import io
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -21,6 +22,16 @@ def halves(shape: tuple[int, ...]) -> st.SearchStrategy[np.ndarray]:
 
 
 @st.composite
+def clips(draw: st.DrawFn, count: int) -> np.ndarray:
+    """Pixels of clips, or features of them; some are missing."""
+    elements = draw(st.sampled_from([hnp.arrays(np.uint8, (2, 1, 3)), halves((4,))]))
+    found = np.full(count, None, object)
+    for row in range(count):
+        found[row] = draw(st.none() | elements)
+    return found
+
+
+@st.composite
 def items(draw: st.DrawFn) -> Items:
     count, width, features = draw(st.integers(0, 5)), draw(st.integers(1, 4)), draw(st.integers(1, 3))
 
@@ -35,18 +46,26 @@ def items(draw: st.DrawFn) -> Items:
         images=draw(halves((count, features))),
         regions=draw(halves((count, draw(st.integers(1, 3)), features))),
         has_image=draw(hnp.arrays(bool, count)),
+        videos=draw(clips(count)),
     )
 
 
 def equal(one: Items, other: Items) -> bool:
     pairs = [(getattr(one, field.name), getattr(other, field.name)) for field in fields(Items)]
-    return all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in pairs)
+    *arrays, (videos, others) = pairs
+    same_videos = [
+        (a is None and b is None) or (a.dtype == b.dtype and np.array_equal(a, b))
+        for a, b in zip(videos, others, strict=True)
+    ]
+    return all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in arrays) and all(same_videos)
 
 
 @settings(deadline=None, max_examples=50)
 @given(items())
 def test_table_and_back(one: Items) -> None:
-    assert equal(Items.from_table(one.to_table()), one)
+    stream = io.BytesIO()
+    pq.write_table(one.to_table(), stream)
+    assert equal(Items.from_table(pq.read_table(stream)), one)
 
 
 def test_files_in_order_of_name(make_items: Callable[..., Items], tmp_path: Path) -> None:
@@ -75,22 +94,32 @@ def test_concatenate_pads_shorter_texts(make_items: Callable[..., Items]) -> Non
 def test_batch_says_what_is_there(make_items: Callable[..., Items]) -> None:
     pictures = np.array([[1.5, 2.0, 3.0, 4.0], [0.0] * 4])
     batch = make_items(np.array([[0, 0], [4, 0]]), pictures, np.array([True, False])).batch(slice(None))
-    assert batch["has_text"].tolist() == [False, True]
-    assert batch["has_image"].tolist() == [True, False]
+    assert batch["present"].tolist() == [[False, True, False], [True, False, False]]
+    assert "videos" not in batch
     assert torch.equal(batch["images"], torch.from_numpy(pictures).float())
     assert (batch["tokens"].dtype, batch["tokens"].tolist()) == (torch.int64, [[0, 0], [4, 0]])
     assert batch["regions"].tolist() == [[[1.5], [2.0], [3.0], [4.0]], [[0.0]] * 4]
 
 
+def test_batch_has_the_clips_there_are(make_items: Callable[..., Items]) -> None:
+    videos = np.array([None, np.array([[1, 2, 3]], np.uint8), None, np.array([[4, 5, 6]], np.uint8)], object)
+    items = make_items(np.ones((4, 2)), videos=videos)
+    batch = items.batch(np.array([3, 0, 1]))
+    assert batch["present"][:, 2].tolist() == [True, False, True]
+    assert batch["videos"].tolist() == [[[4, 5, 6]], [[1, 2, 3]]]
+
+
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_without_a_modality(make_items: Callable[..., Items], modality: str) -> None:
-    whole = make_items(np.array([[4, 5], [6, 7]]), np.ones((2, 4)))
-    before = replace(whole, tokens=whole.tokens.copy(), images=whole.images.copy())
+    clip = np.zeros((1, 3), np.uint8)
+    videos = np.array([clip, None], object)
+    videos[1] = clip
+    whole = make_items(np.array([[4, 5], [6, 7]]), np.ones((2, 4)), videos=videos)
+    before = replace(whole, tokens=whole.tokens.copy(), images=whole.images.copy(), videos=videos.copy())
+    column = MODALITIES.index(modality)
     first, none = whole.without(modality, np.array([True, False])), whole.without(modality)
-    assert first.batch(slice(None))[f"has_{modality}"].tolist() == [False, True]
-    assert none.batch(slice(None))[f"has_{modality}"].tolist() == [False, False]
-    other = next(name for name in MODALITIES if name != modality)
-    assert none.batch(slice(None))[f"has_{other}"].tolist() == [True, True]
+    assert first.present[:, column].tolist() == [False, True]
+    assert none.present.tolist() == [[name != modality for name in MODALITIES]] * 2
     assert equal(first.take(np.array([1])), whole.take(np.array([1])))
-    assert none.images.any() == (modality == "text")
+    assert none.images.any() == (modality != "image")
     assert equal(whole, before), "the original is left alone"

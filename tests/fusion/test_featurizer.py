@@ -9,13 +9,15 @@ from catalog.schema import TEXT_COLUMNS
 from fusion.featurizer import BATCH, Featurizer
 from fusion.image import ImageEncoder
 from fusion.text import PAD, UNKNOWN, Vocabulary
+from fusion.video import Clips
 
 Row = dict[str, Any]
 
 
 @pytest.fixture
 def featurizer(encoder: ImageEncoder) -> Featurizer:
-    return Featurizer(Vocabulary(["red", "shirt", "cotton"]), encoder, image_size=32, max_tokens=4)
+    clips = Clips("conv3d", 4, {})
+    return Featurizer(Vocabulary(["red", "shirt", "cotton"]), encoder, clips, image_size=32, max_tokens=4)
 
 
 def product(number: int, image: bytes | None = None, **texts: str) -> Row:
@@ -31,7 +33,7 @@ def test_texts(featurizer: Featurizer) -> None:
     ]
     found, broken = featurizer.rows("products", rows)
     assert found.tokens.tolist() == [[2, 3, 4, PAD], [3, UNKNOWN, UNKNOWN, UNKNOWN], [PAD] * 4]
-    assert found.batch(slice(None))["has_text"].tolist() == [True, True, False]
+    assert found.present[:, 0].tolist() == [True, True, False]
     assert (found.ids.tolist(), broken) == (["p0", "p1", "p2"], {})
     assert not found.has_image.any()
     assert (found.images == 0).all()
@@ -108,3 +110,17 @@ def test_survives_saving(featurizer: Featurizer, png: Callable[..., bytes], tmp_
     (before, _), (after, _) = (one.rows("products", rows) for one in (featurizer, Featurizer.load(tmp_path)))
     assert np.array_equal(before.tokens, after.tokens)
     assert np.array_equal(before.images, after.images)
+
+
+def test_clips(featurizer: Featurizer, png: Callable[..., bytes]) -> None:
+    def clip(*frames: bytes) -> list[dict[str, Any]]:
+        return [{"bytes": frame, "path": None} for frame in frames]
+
+    good = [png(seed) for seed in range(6)]
+    clips = [clip(*good), None, [], clip(*good[:2], b"not a picture", *good[3:]), clip(good[0])]
+    rows = [product(n, title="red") | {"video": video} for n, video in enumerate(clips)]
+    found, broken = featurizer.rows("products", rows)
+    assert found.present[:, 2].tolist() == [True, False, False, False, True]
+    assert list(broken) == [3] and broken[3].startswith("frame 2 of its clip: ")
+    assert np.array_equal(found.videos[0], featurizer.clips.read(good))
+    assert found.videos[4].shape == found.videos[0].shape

@@ -1,26 +1,35 @@
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from fusion.features import Items
+from fusion.features import MODALITIES, Items
 from fusion.fusions import FUSIONS
-from fusion.model import MODALITIES, ProductSearchModel, embed
+from fusion.model import ProductSearchModel, embed
 
 MakeModel = Callable[..., ProductSearchModel]
 every_fusion = pytest.mark.parametrize("fusion", list(FUSIONS.entries))
 
 
 @pytest.fixture
+def make_model(make_model: MakeModel) -> MakeModel:
+    return partial(make_model, video_encoder="conv3d")
+
+
+@pytest.fixture
 def items(make_items: Callable[..., Items]) -> Items:
-    """Every mixture of text and picture: both, text, picture, neither."""
+    """Every mixture of text and picture: both, text, picture, neither; and a clip for every third, but the last."""
     rng = np.random.default_rng(0)
     has_text, has_image = np.array([1, 1, 0, 0] * 5, bool), np.array([1, 0, 1, 0] * 5, bool)
     tokens = np.where(has_text[:, None], rng.integers(2, 40, (20, 4)), 0)
     images = np.where(has_image[:, None], rng.normal(size=(20, 16)), 0)
-    return make_items(tokens, images, has_image)
+    videos = np.full(20, None, object)
+    for row in range(0, 18, 3):
+        videos[row] = rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    return make_items(tokens, images, has_image, videos)
 
 
 @every_fusion
@@ -40,7 +49,8 @@ def test_unit_vectors_or_zero(make_model: MakeModel, items: Items, role: str, fu
     vectors = embed(make_model(fusion=fusion), items, role)
     assert vectors.shape == (20, 32)
     assert vectors.dtype == np.float32
-    expected = np.array([1, 1, 1, 0] * 5)  # nothing to see: zero
+    expected = items.present.any(1)  # nothing to see: zero
+    assert 0 < expected.sum() < 20
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), expected, atol=1e-5)
 
 
@@ -50,10 +60,12 @@ def test_what_is_not_looked_at_has_no_influence(
     make_model: MakeModel, items: Items, only: str, fusion: str
 ) -> None:
     model = make_model(fusion=fusion)
-    blind = items.without("text" if only == "image" else "image")
+    blind = items
+    for name in MODALITIES:
+        blind = blind if name == only else blind.without(name)
     through, expected = embed(model, items, "product", [only]), embed(model, blind, "product")
     np.testing.assert_allclose(through, expected, atol=1e-5)
-    has = items.batch(slice(None))[f"has_{only}"].numpy()
+    has = items.present[:, MODALITIES.index(only)]
     assert (through[~has] == 0).all()
     assert (np.abs(through[has]).max(1) > 0).all()
 
@@ -77,7 +89,7 @@ def test_towers_share_encoders_but_not_the_fusion(make_model: MakeModel, items: 
     assert not torch.allclose(model.encode_query(batch), model.encode_product(batch))
     model.encode_query(batch).sum().backward()
     reached = {name.split(".")[0] for name, weight in model.named_parameters() if weight.grad is not None}
-    assert reached == {"text", "image", "query_fusion"}
+    assert reached == {"text", "image", "video", "query_fusion"}
 
 
 def test_scale_is_capped(make_model: MakeModel) -> None:
@@ -91,3 +103,11 @@ def test_scale_is_capped(make_model: MakeModel) -> None:
 def test_unknown_fusion(make_model: MakeModel) -> None:
     with pytest.raises(ValueError, match="unknown fusion 'sum'; known are concat"):
         make_model(fusion="sum")
+
+
+@every_fusion
+def test_a_model_without_clips_overlooks_them(make_model: MakeModel, items: Items, fusion: str) -> None:
+    model = make_model(fusion=fusion, video_encoder=None)
+    assert model.config.modalities == ("text", "image")
+    blind = items.without("video")
+    assert np.array_equal(embed(model, items, "product"), embed(model, blind, "product"))

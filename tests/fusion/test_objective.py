@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from catalog.schema import EXACT, IRRELEVANT, SUBSTITUTE
-from fusion.features import Items
+from fusion.features import MODALITIES, Items
 from fusion.fusions import FUSIONS
 from fusion.losses import LOSSES, UNJUDGED, answerable, contrastive
 from fusion.model import ProductSearchModel
@@ -25,9 +26,14 @@ Batch = tuple[Items, Items, np.ndarray]
 PLAIN = Objective(alpha=0.5, beta=0.25, modality_dropout=0.0)
 
 
+@pytest.fixture
+def make_model(make_model: MakeModel) -> MakeModel:
+    return partial(make_model, video_encoder="conv3d")
+
+
 @pytest.fixture(scope="module")
 def batch(make_items: Callable[..., Items]) -> Batch:
-    """Seven queries, by text, picture or both, and eleven products, some with one modality."""
+    """Seven queries, by text, picture or both, and eleven products, some with one modality, some with a clip."""
     rng = np.random.default_rng(1)
 
     def items(has_text: list[int], has_image: list[int]) -> Items:
@@ -38,7 +44,10 @@ def batch(make_items: Callable[..., Items]) -> Batch:
     grades = rng.choice([EXACT, SUBSTITUTE, IRRELEVANT, UNJUDGED], (7, 11), p=[0.15, 0.15, 0.2, 0.5])
     grades[3] = UNJUDGED  # nobody knows what answers it
     queries = items([1, 1, 0, 0, 1, 1, 0], [0, 0, 1, 1, 1, 0, 1])
-    return queries, items([1, 1, 1, 0] * 2 + [1] * 3, [1, 1, 0, 1] * 2 + [1] * 3), grades
+    products = items([1, 1, 1, 0] * 2 + [1] * 3, [1, 1, 0, 1] * 2 + [1] * 3)
+    for row in (0, 3, 4, 8, 9):
+        products.videos[row] = rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    return queries, products, grades
 
 
 def run(model: ProductSearchModel, batch: Batch, objective: Objective, seed: int = 0) -> dict[str, float]:
@@ -69,9 +78,10 @@ def test_it_is_its_formula(make_model: MakeModel, batch: Batch, loss: str, alpha
         seen = model.encode_product(products.batch(has), only)
         return contrastive(asked @ seen.T, judged, loss)[answerable(judged, loss)].mean().item()
 
-    text, vision = (mean(products.present[:, i], name) for i, name in enumerate(("text", "image")))
-    fused = mean(np.ones(len(products), bool), "text", "image")
-    expected = {"loss": alpha * text + beta * vision + fused, "text": text, "vision": vision, "fused": fused}
+    text, image, video = (mean(products.present[:, i], name) for i, name in enumerate(MODALITIES))
+    fused = mean(np.ones(len(products), bool), *MODALITIES)
+    whole = alpha * text + beta * (image + video) + fused
+    expected = {"loss": whole, "text": text, "vision": image, "video": video, "fused": fused}
     assert values == pytest.approx(expected, rel=1e-5)
 
 
@@ -93,9 +103,9 @@ def test_a_product_never_loses_its_only_modality(make_model: MakeModel, batch: B
 def test_a_catalogue_without_pictures(make_model: MakeModel, batch: Batch) -> None:
     queries, products, grades = batch
     model = make_model().train()
-    written = products.without("image").take(products.tokens[:, 0] != 0)
+    written = products.without("image").without("video").take(products.tokens[:, 0] != 0)
     values = run(model, (queries, written, grades[:, products.tokens[:, 0] != 0]), PLAIN)
-    assert values["vision"] == 0
+    assert values["vision"] == values["video"] == 0
     assert all(gradient.isfinite().all() for gradient in gradients(model).values())
 
 

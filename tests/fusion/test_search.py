@@ -15,8 +15,9 @@ import pytest
 
 from catalog.schema import DataError
 from fusion.__main__ import main
+from fusion.features import MODALITIES
 from fusion.featurizer import Featurizer
-from fusion.model import MODALITIES, ProductSearchModel, embed
+from fusion.model import ProductSearchModel, embed
 from fusion.search import SearchIndex, rank, rank_data
 
 ROOT = Path(__file__).parents[2]
