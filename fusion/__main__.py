@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from catalog.command import run
 from catalog.schema import SPLITS
+from fusion.rerank import RERANKERS
 from fusion.search import rank_data
 
 
@@ -20,11 +21,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb.add_argument("--data", type=Path, required=True)
     verb.add_argument("--split", choices=SPLITS, default="test")
     verb.add_argument("--depth", type=int, default=100)
+    verb.add_argument(
+        "--rerank", choices=list(RERANKERS.entries), help="a second stage, over the first products"
+    )
+    verb.add_argument(
+        "--rerank-weights", metavar="PATH", help="its folder, or id on the hub; else the published"
+    )
+    verb.add_argument("--top", type=int, default=50, help="products of each query that it puts in order")
     verb.add_argument("--run", type=Path, required=True, help="parquet file to write")
     asked = top.parse_args(argv)
-    return run(
-        lambda: pq.write_table(rank_data(asked.model, asked.data, asked.split, asked.depth), asked.run)
-    )
+
+    def ranked() -> None:
+        second = RERANKERS[asked.rerank](asked.rerank_weights) if asked.rerank else None
+        found = rank_data(asked.model, asked.data, asked.split, asked.depth, second, asked.top)
+        pq.write_table(found, asked.run)
+
+    return run(ranked)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from fusion.registry import Registry
 
 # Texts and pictures of B pairs → their scores.
 Score = Callable[[Sequence[str], Sequence[np.ndarray]], np.ndarray]
+# Ids of products → what a reranker reads of them, None for one without a picture.
+Pictures = Callable[[Sequence[str]], Sequence[np.ndarray | None]]
 
 
 class Reranker(ABC):
@@ -34,6 +36,7 @@ class Reranker(ABC):
         revision: The one that holds `published` as safetensors.
         vocabulary: The tokenizer's id on the hub, where that is another.
         architecture: Its class in transformers.
+        side: Pixels of the squares that it reads pictures as; None where it reads regions.
         files: What a folder must hold, and where it is published.
 
     Raises:
@@ -45,6 +48,7 @@ class Reranker(ABC):
     revision: ClassVar[str]
     vocabulary: ClassVar[str | None] = None
     architecture: ClassVar[str]
+    side: ClassVar[int | None] = None
     files: ClassVar[str]
 
     def __init__(self, weights: str | None = None) -> None:
@@ -67,7 +71,7 @@ class Reranker(ABC):
             reason = " ".join(str(error).split())[:300]
             raise DataError(
                 f"rerank: {what} cannot be loaded ({type(error).__name__}: {reason}); "
-                f"download {self.files} into one folder and give its path as `weights` "
+                f"download {self.files} into one folder and give its path (--rerank-weights) "
                 "(a pickled pytorch_model.bin is never read)"
             ) from error
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -130,6 +134,7 @@ class Vilt(Reranker):
     published = "dandelin/vilt-b32-finetuned-coco"
     revision = "refs/pr/2"
     architecture = "ViltForImageAndTextRetrieval"
+    side = 384
     files = (
         "config.json, model.safetensors, preprocessor_config.json, tokenizer_config.json and vocab.txt "
         f"of {published} at the revision {revision}"
@@ -202,7 +207,7 @@ class VisualBert(Reranker):
 def rerank(
     run: pa.Table,
     texts: Mapping[str, str],
-    pictures: Callable[[Sequence[str]], Sequence[np.ndarray | None]],
+    pictures: Pictures,
     score: Score,
     k: int,
     batch_size: int = 32,
@@ -216,7 +221,7 @@ def rerank(
     Args:
         run: Columns query_id, product_id and score, as `fusion.search.rank` returns.
         texts: Of queries, by id; those without one are absent or empty.
-        pictures: Gives what `score` reads of the products with these ids, None for one without a picture.
+        pictures: Gives what `score` reads of products.
         score: `Reranker.score`.
         k: Products per query.
         batch_size: Pairs scored at a time.

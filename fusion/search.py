@@ -6,15 +6,18 @@ from typing import Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from safetensors import SafetensorError
 
 from catalog import store
+from catalog.images import PictureError, decode, fit
 from catalog.schema import DataError
 from fusion.features import MODALITIES, Items
 from fusion.featurizer import Featurizer
 from fusion.index import top_k
 from fusion.model import ProductSearchModel, embed
+from fusion.rerank import Pictures, Reranker, rerank
 
 
 def rank(
@@ -85,14 +88,18 @@ class SearchIndex:
         )
 
 
-def rank_data(folder: Path, data: Path, split: str, depth: int) -> pa.Table:
-    """Rank the queries of one split of a data set with a saved model, from texts and pictures alone.
+def rank_data(
+    folder: Path, data: Path, split: str, depth: int, second: Reranker | None = None, top: int = 0
+) -> pa.Table:
+    """Rank the queries of one split of a data set with a saved model, from texts, pictures and clips alone.
 
     Args:
         folder: What the train stage wrote.
         data: The data set.
         split: Of the queries.
         depth: Products kept per query.
+        second: Puts the first `top` products of each query into its own order.
+        top: How many.
 
     Raises:
         DataError: where no query has the split, or the folder does not hold a model.
@@ -102,7 +109,37 @@ def rank_data(folder: Path, data: Path, split: str, depth: int) -> pa.Table:
     asked = queries.take(queries.splits == split)
     if not len(asked):
         raise DataError(f"{data / 'queries'}: no query has the split '{split}'; nothing to rank")
-    return rank(model, asked, featurizer.table(data, "products"), depth)
+    products = featurizer.table(data, "products")
+    run = rank(model, asked, products, depth)
+    if second is None:
+        return run
+    said = store.read(data, "queries", ["query_id", "text"])
+    texts = {key: text for key, text in zip(*said.to_pydict().values(), strict=True) if text}
+    pictures = _regions(products) if second.side is None else _squares(data, run, second.side)
+    return rerank(run, texts, pictures, second.score, top)
+
+
+def _regions(products: Items) -> Pictures:
+    """The regions of products' pictures as the image encoder sees them, float16 (R, C)."""
+    rows = {key: row for row, key in enumerate(products.ids) if products.has_image[row]}
+    return lambda ids: [products.regions[rows[key]] if key in rows else None for key in ids]
+
+
+def _squares(data: Path, run: pa.Table, side: int) -> Pictures:
+    """The pictures of the products in a run, decoded as they are asked for: uint8 (side, side, 3)."""
+    found = pc.unique(run["product_id"])
+    stored: dict[str, bytes] = {}
+    for batch in store.batches(data, "products", ["product_id", "image"]):
+        rows = batch.filter(pc.is_in(batch["product_id"], found)).to_pylist()
+        stored |= {row["product_id"]: row["image"]["bytes"] for row in rows if row["image"]}
+
+    def square(key: str) -> np.ndarray | None:
+        try:
+            return np.array(fit(decode(stored[key]), side)) if stored.get(key) else None
+        except PictureError:  # counts as missing, as in the first stage
+            return None
+
+    return lambda ids: [square(key) for key in ids]
 
 
 def _load(folder: Path) -> tuple[ProductSearchModel, Featurizer]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers
@@ -20,7 +21,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from catalog.schema import DataError
+from fusion.__main__ import main
+from fusion.image import ImageEncoder
 from fusion.rerank import RERANKERS, Reranker, rerank
+from fusion.search import rank_data
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "blue", "shirt", "shoe", "##s", "a"]
 TEXTS = ["red shirt", "Blue shoes with a red shirt", "shoe", "nothing known"]
@@ -302,7 +306,7 @@ def test_a_folder_that_cannot_be_read(
     assert f"'{folder}'" in message
     assert "cannot be loaded" in message
     published, revision = RERANKERS[name].published, RERANKERS[name].revision
-    for needed in ("config.json", "model.safetensors", "vocab.txt", published, revision, "`weights`"):
+    for needed in ("config.json", "model.safetensors", "vocab.txt", published, revision, "--rerank-weights"):
         assert needed in message
 
 
@@ -319,7 +323,7 @@ def test_no_hub(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     reranker = RERANKERS[name]
     with pytest.raises(
-        DataError, match=f"'{reranker.published}' is no folder.*cannot be loaded.*download .*`weights`"
+        DataError, match=f"'{reranker.published}' is no folder.*cannot be loaded.*download .*--rerank-weights"
     ):
         reranker()
 
@@ -526,3 +530,39 @@ def test_reranks_with_a_model(
     for query, found in orders(done).items():
         scores = rerankers[name].score([texts[query]] * 3, read[name][:3])
         assert found == [*(f"p{i}" for i in np.argsort(-scores, kind="stable")), "p3"]
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory, encoder: ImageEncoder) -> Path:
+    """A checkpoint that reads the regions of the image encoder."""
+    torch.manual_seed(0)
+    config = transformers.VisualBertConfig(**SMALL, visual_embedding_dim=encoder.region_width)
+    folder = tmp_path_factory.mktemp("wide")
+    return publish(transformers.VisualBertForPreTraining(config), folder / "visualbert")
+
+
+@pytest.mark.parametrize("name", list(RERANKERS.entries))
+def test_command(
+    name: str, saved: Path, tiny_data: Path, folders: dict[str, Path], wide: Path, tmp_path: Path
+) -> None:
+    """The first products of text queries change places; those of queries by picture stay."""
+    weights = wide if name == "visualbert" else folders[name]
+    plain = rank_data(saved, tiny_data, "test", 8)
+    command = ["rank", "--model", saved, "--data", tiny_data, "--depth", 8, "--run", tmp_path / "run.parquet"]
+    second = ["--rerank", name, "--rerank-weights", weights, "--top", 5]
+    assert main([str(word) for word in (*command, *second)]) == 0
+    found = pq.read_table(tmp_path / "run.parquet")
+    ids, before = (table["product_id"].to_numpy().reshape(2, 8) for table in (found, plain))
+    assert found["query_id"].to_pylist() == ["q4"] * 8 + ["q5"] * 8
+    assert sorted(ids[0, :5]) == sorted(before[0, :5]) and ids[0, :5].tolist() != before[0, :5].tolist()
+    assert ids[0, 5:].tolist() == before[0, 5:].tolist()
+    assert ids[1].tolist() == before[1].tolist(), "nobody said anything of this one"
+
+
+def test_command_without_the_weights(
+    saved: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["rank", "--model", saved, "--data", tiny_data, "--run", tmp_path / "run.parquet"]
+    assert main([str(w) for w in (*command, "--rerank", "vilt", "--rerank-weights", tmp_path)]) == 1
+    assert "vitrine: rerank: the folder" in capsys.readouterr().err
+    assert not (tmp_path / "run.parquet").exists()
