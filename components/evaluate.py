@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from catalog import store
 from catalog.schema import GRADE_NAMES, DataError
 from components.bm25 import bm25
 from components.params import EvaluateParams
+from components.tasks import tasks
 from eval.metrics import Scores, score
 from eval.rankings import Qrels, Run
-from eval.report import Example, Report, Result, best_other, extremes, render
+from eval.report import Example, Measure, Report, Result, best_other, extremes, render
 from eval.significance import PairedResult, paired_test
 from fusion.features import Items
 from fusion.index import top_k
@@ -33,7 +34,7 @@ SHOWN = 8  # products of each
 
 
 def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, evaluation: Path) -> None:
-    """Judge the fused model beside BM25 and its own single modalities.
+    """Judge the fused model beside BM25, its own single modalities, and itself without each of them.
 
     Args:
         data: The data set.
@@ -42,7 +43,8 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
         params: How rankings are judged.
         evaluation: Folder to write: metrics.json (system → metric → mean), segments.csv (the same by segment),
             comparisons.json (the candidate against each other system), scores/ (per query) and runs/ (parquet and TREC)
-            by system, queries.parquet, facts.json (latency, sizes), index.parquet, report.html.
+            by system, tasks.json (titles and pictures, similar products, tags), queries.parquet, facts.json (latency,
+            sizes), index.parquet, report.html.
 
     Raises:
         DataError: where no test query is judged.
@@ -52,18 +54,20 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
     asked = queries.take(queries.splits == "test")
     qrels, segments = test_qrels(data)
     index = SearchIndex.build(network, products, data)
-    towers = {name: embed(network, products, "product", [name]) for name in network.config.modalities}
+    others = {name: embed(network, products, "product", only) for name, only in views(network).items()}
     wanted = embed(network, asked, "query")
     tables = {"bm25": bm25(data, asked.ids, params.depth)} | {
         system: run_table(asked.ids, products.ids, *top_k(wanted, vectors, params.depth))
-        for system, vectors in (towers | {CANDIDATE: index.vectors}).items()
+        for system, vectors in (others | {CANDIDATE: index.vectors}).items()
     }
     runs = {system: Run.from_table(table) for system, table in tables.items() if len(table)}
     scores = {
         system: score(run, qrels, params.metrics, gains=params.gains, relevant=params.relevant)
         for system, run in runs.items()
     }
+    measures = tasks(data, features, model, network, products)
     with store.fresh(evaluation) as out:
+        _write(out / "tasks.json", [asdict(measure) for measure in measures])
         _write(out / "made_from.json", _made_from(features, model, params))
         _write(out / "metrics.json", {system: one.means() for system, one in scores.items()})
         pv.write_csv(by_segment(scores, segments), out / "segments.csv")
@@ -79,10 +83,18 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
             pa.table({"query_id": scores[CANDIDATE].query_ids, "segment": segments}), out / "queries.parquet"
         )
         index.save(out / "index.parquet")
-        page = report(data, runs, scores, against, qrels, segments, params.metrics[0])
+        page = report(data, runs, scores, against, qrels, segments, params.metrics[0], measures)
         (out / "report.html").write_text(render(page))
         _write(out / "facts.json", facts(network, asked, index, model))
     print(table_of(json.loads((evaluation / "metrics.json").read_text())))
+
+
+def views(network: ProductSearchModel) -> dict[str, list[str]]:
+    """Through what products are seen: each modality alone, and all but each, where that is something else."""
+    every = network.config.modalities
+    alone = {name: [name] for name in every}
+    without = {f"no {name}": [other for other in every if other != name] for name in every}
+    return alone | (without if len(every) > 2 else {})
 
 
 def test_qrels(data: Path) -> tuple[Qrels, np.ndarray]:
@@ -154,15 +166,17 @@ def report(
     qrels: Qrels,
     segments: np.ndarray,
     primary: str,
+    measures: Sequence[Measure],
 ) -> Report:
     """The page's content: tables, and the queries most won and most lost against the best other system."""
-    rival = best_other(scores, CANDIDATE, primary)
+    shown = {system: one for system, one in scores.items() if not system.startswith("no ")}
+    rival = best_other(shown, CANDIDATE, primary)
     won, lost = extremes(scores[CANDIDATE], scores[rival], primary, EXAMPLES)
-    shown = {query: {name: top(runs[name], query) for name in (CANDIDATE, rival)} for query in (*won, *lost)}
+    firsts = {query: {name: top(runs[name], query) for name in (CANDIDATE, rival)} for query in (*won, *lost)}
     products = _rows(
-        data, "products", {i for lists in shown.values() for top in lists.values() for i, _ in top}
+        data, "products", {i for found in firsts.values() for first in found.values() for i, _ in first}
     )
-    queries = _rows(data, "queries", set(shown))
+    queries = _rows(data, "queries", set(firsts))
     grades = qrels.to_dict()
 
     def example(query: str) -> Example:
@@ -171,7 +185,7 @@ def report(
                 Result(products[i]["title"], value, grades[query].get(i), products[i]["picture"])
                 for i, value in found
             ]
-            for system, found in shown[query].items()
+            for system, found in firsts[query].items()
         }
         position = int(np.searchsorted(scores[CANDIDATE].query_ids, query))
         values = {system: float(scores[system].values[primary][position]) for system in lists}
@@ -188,6 +202,7 @@ def report(
         grades=GRADE_NAMES,
         won=[example(query) for query in won],
         lost=[example(query) for query in lost],
+        tasks=measures,
     )
 
 

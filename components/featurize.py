@@ -13,7 +13,7 @@ from tqdm import tqdm
 from catalog import store
 from catalog.schema import EXACT, SPLITS, TEXT_COLUMNS, DataError, product_text
 from components.params import FeaturizeParams
-from fusion.facets import COLUMNS as FACETS
+from fusion.facets import ATTRIBUTES, PASSED_ON
 from fusion.featurizer import COLUMNS, Featurizer
 from fusion.image import ImageEncoder
 from fusion.text import Vocabulary
@@ -107,15 +107,16 @@ def _write_shards(
 ) -> None:
     """A file per `ROWS` rows; those that are there already are left alone."""
     folder.mkdir(exist_ok=True)
+    columns = (*COLUMNS[table], ATTRIBUTES) if table == "products" else COLUMNS[table]
     total = sum(store.open_file(path).metadata.num_rows for path in store.files(data, table))
     with tqdm(total=total, desc=f"featurize {table}", unit="row") as bar:
-        for number, rows in enumerate(_in_shards(store.batches(data, table, COLUMNS[table], ROWS))):
+        for number, rows in enumerate(_in_shards(store.batches(data, table, columns, ROWS))):
             path = folder / f"{number:06d}.parquet"
             if not path.exists():
                 items, broken = featurizer.rows(table, rows.to_pylist(), sides)
                 reasons = pa.array([broken.get(i) for i in range(len(items))], pa.string())
                 shard = items.to_table().append_column("broken", reasons)
-                for column in (name for name in FACETS if name in rows.column_names):
+                for column in (name for name in PASSED_ON if name in rows.column_names):
                     shard = shard.append_column(column, rows[column])
                 unfinished = path.with_suffix(".partial")
                 pq.write_table(shard, unfinished)

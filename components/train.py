@@ -51,7 +51,8 @@ def train(features: Path, params: TrainParams, model: Path) -> None:
     products, queries = (Items.load(features, table, attends) for table in ("products", "queries"))
     judgements = pq.read_table(features / "judgements.parquet")
     vocabulary = Vocabulary.load(features / "vocabulary.json")
-    training = _training_set(products, queries, judgements, Facets.load(features, vocabulary))
+    facets = Facets.load(features, vocabulary)
+    training = _training_set(products, queries, judgements, facets)
     valid = queries.take(queries.splits == "valid")
     qrels = _qrels(judgements, valid)
 
@@ -66,7 +67,10 @@ def train(features: Path, params: TrainParams, model: Path) -> None:
         image_features=products.images.shape[1],
         region_features=products.regions.shape[2],
         video_encoder=settings["clips"][0] if has_clips else None,
-        **params.model_dump(include=_names(ModelConfig)),
+        tags={
+            name: facets.labels[facets.columns.index(name)] for name in params.tags if name in facets.columns
+        },
+        **params.model_dump(include=_names(ModelConfig) - {"tags"}),
     )
     network = ProductSearchModel(config, params.temperature)
     made_from = {"features": store.fingerprint(features), "params": params.model_dump()}

@@ -43,6 +43,25 @@ class Example:
     segment: str | None = None
 
 
+@dataclass(frozen=True)
+class Measure:
+    """How well a task besides search is done.
+
+    Attributes:
+        task: What is done.
+        view: From what, where that varies.
+        metric: How it is measured.
+        value: The result.
+        basis: Over what.
+    """
+
+    task: str
+    view: str
+    metric: str
+    value: float
+    basis: str
+
+
 @dataclass(frozen=True, eq=False)
 class Report:
     """What the page shows.
@@ -56,6 +75,7 @@ class Report:
         segments: (Q,) str, the segment of each query.
         grades: Grade → what it is called, such as 3 → "exact".
         won, lost: The queries most won and most lost by the subject; see `extremes`.
+        tasks: What else was measured.
     """
 
     title: str
@@ -67,6 +87,7 @@ class Report:
     grades: Mapping[int, str]
     won: Sequence[Example] = ()
     lost: Sequence[Example] = ()
+    tasks: Sequence[Measure] = ()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Products and queries as arrays: what `featurize` writes and everything after it reads."""
 
 from ast import literal_eval
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Self
@@ -54,6 +54,10 @@ class Items:
         """Which of `MODALITIES` each has, bool (N, M)."""
         has_video = np.array([video is not None for video in self.videos], bool)
         return np.stack([self.tokens[:, 0] != 0, self.has_image, has_video], 1)
+
+    def seen(self, only: Collection[str]) -> np.ndarray:
+        """Which have one of the modalities named in `only`, bool (N,)."""
+        return np.any(self.present[:, [name in only for name in MODALITIES]], axis=1)
 
     def take(self, index: np.ndarray) -> Self:
         """The items at `index` (ints or a mask)."""

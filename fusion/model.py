@@ -1,8 +1,8 @@
 """The model: a query tower and a product tower in one space."""
 
 import json
-from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -32,6 +32,7 @@ class ModelConfig:
         dropout: Share dropped in training.
         text_encoder: A name of `fusion.text.ENCODERS`.
         video_encoder: A name of `fusion.video.ENCODERS`, or None where no product has a clip.
+        tags: What products are tagged with: for each kind of tag the values to choose from.
     """
 
     vocabulary: int
@@ -43,6 +44,7 @@ class ModelConfig:
     dropout: float = 0.1
     text_encoder: str = "bilstm"
     video_encoder: str | None = None
+    tags: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -105,6 +107,7 @@ class ProductSearchModel(nn.Module):
             self.narrow = nn.ModuleList(nn.Linear(width, config.dim // 2) for width in widths)
         self.query_fusion = fusion(count, config.dim, config.hidden, config.dropout)
         self.product_fusion = fusion(count, config.dim, config.hidden, config.dropout)
+        self.tags = nn.ModuleList(nn.Linear(config.dim, len(values)) for values in config.tags.values())
         self.log_scale = nn.Parameter(torch.tensor(1 / temperature).log())
 
     def measure(self, pictures: Items) -> None:
@@ -171,6 +174,24 @@ class ProductSearchModel(nn.Module):
         seen = [parts.only(~lost), *(parts.only(one) for one in alone)]
         return torch.stack([_unit(self.product_fusion(view)) for view in seen], 1)
 
+    def tag(self, products: Tensor) -> list[Tensor]:
+        """How well each tag fits, for each kind in the order of `ModelConfig.tags`.
+
+        Args:
+            products: Unit vectors, float (…, dim).
+
+        Returns:
+            Logits, float (…, values) each.
+        """
+        wide = products * self.config.dim**0.5  # each feature about as large as one that is normalised
+        return [head(wide) for head in self.tags]
+
+    @torch.inference_mode()
+    def best_tags(self, products: Items, only: Collection[str] = MODALITIES) -> list[np.ndarray]:
+        """The number of the best value of each kind of tag in `ModelConfig.tags`, int64 (N,) each."""
+        vectors = torch.from_numpy(embed(self, products, "product", only)).to(self.log_scale.device)
+        return [logits.argmax(-1).cpu().numpy() for logits in self.tag(vectors)]
+
     def save(self, folder: Path) -> None:
         """Write config.json and weights.safetensors."""
         (folder / "config.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
@@ -213,8 +234,7 @@ def embed(
     """
     device = next(model.parameters()).device
     out = np.zeros((len(items), model.config.dim), np.float32)
-    known = [name in only and name in model.config.modalities for name in MODALITIES]
-    seen = np.any(items.present[:, known], axis=1)
+    seen = items.seen(set(only) & set(model.config.modalities))
     for start in range(0, len(items), batch_size):
         rows = slice(start, start + batch_size)
         batch = items.batch(rows, device)

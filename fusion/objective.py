@@ -1,4 +1,4 @@
-"""The joint loss of a training step: L = α·L_text + β·L_vision + L_fused, over all processes that train."""
+"""The joint loss of a step, over all processes that train: L = α·L_text + β·L_vision + L_fused + γ·L_tags."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from fusion.distributed import gather, total, world
@@ -13,6 +14,7 @@ from fusion.features import Items
 from fusion.losses import IGNORED, answerable, contrastive
 from fusion.model import ProductSearchModel
 
+UNTAGGED = -1
 TERMS = ("fused", "text", "vision", "video")  # a loss for each of `ProductSearchModel.views`
 
 
@@ -24,6 +26,7 @@ class Objective:
         loss: A name of `fusion.losses.LOSSES`.
         alpha: Weight of L_text, the query against the product's text alone.
         beta: Weight of L_vision, against its picture alone; and of the same for its clip alone.
+        gamma: Weight of L_tags, the cross-entropy of the products' tags, whole and through each modality alone.
         modality_dropout: Chance that a product with several modalities loses one of them in L_fused.
         chunk: Queries or products encoded at a time, their activations made again when gradients are due; so memory
             does not grow with the batch. None keeps all.
@@ -32,6 +35,7 @@ class Objective:
     loss: str = "graded"
     alpha: float = 0.5
     beta: float = 0.5
+    gamma: float = 0.0
     modality_dropout: float = 0.2
     chunk: int | None = None
 
@@ -46,6 +50,7 @@ def joint_loss(
     queries: Items,
     products: Items,
     grades: np.ndarray,
+    tags: np.ndarray,
     objective: Objective,
     rng: np.random.Generator,
 ) -> tuple[Tensor, dict[str, float]]:
@@ -56,12 +61,13 @@ def joint_loss(
         queries: Q of them.
         products: P of them, each once.
         grades: int (Q, P), as for `fusion.losses.contrastive`.
+        tags: int64 (P, T), for each of `ModelConfig.tags` the product's value, or `UNTAGGED`.
         objective: What counts how much.
         rng: In the same state in all processes.
 
     Returns:
         This process's part of the loss, a scalar; the gradients of all parts have to be summed. And the value over all
-        processes of the loss and of each of `TERMS`.
+        processes of the loss and of each of `TERMS`, and of the tags.
     """
     device = next(model.parameters()).device
     present = products.present[:, : len(model.config.modalities)]
@@ -74,7 +80,8 @@ def joint_loss(
     def encode_products(rows: np.ndarray) -> Tensor:
         return model.views(products.batch(rows, device), torch.from_numpy(lost[rows]).to(device))
 
-    seen = gather(_encode(encode_products, here.share(len(products)), objective.chunk, device), len(products))
+    encoded = _encode(encode_products, here.share(len(products)), objective.chunk, device)
+    seen = gather(encoded, len(products))
     has = torch.from_numpy(present).to(device)
 
     def sums(rows: np.ndarray) -> Tensor:
@@ -92,8 +99,29 @@ def joint_loss(
     counts = torch.tensor([_answerable(grades, there, objective.loss) for there in shown])
     terms = found / counts.clamp(min=1).to(device)
     loss = (terms * torch.tensor(objective.weights[: len(terms)], device=device)).sum()
-    values = total(torch.cat([loss[None], terms])).tolist()
-    return loss, dict(zip(("loss", *TERMS), values, strict=False))
+    tagged = _tag_loss(model, encoded, np.stack(shown, 1), tags)
+    loss = loss + objective.gamma * tagged
+    values = total(torch.stack([loss, tagged, *terms])).tolist()
+    return loss, dict(zip(("loss", "tags", *TERMS), values, strict=False))
+
+
+def _tag_loss(model: ProductSearchModel, encoded: Tensor, shown: np.ndarray, tags: np.ndarray) -> Tensor:
+    """The mean over kinds of tags of their cross-entropy, this process's part of it.
+
+    Args:
+        model: Has the heads.
+        encoded: This process's share of the products, as `ProductSearchModel.views`.
+        shown: bool (P, 1 + M), which of all products each view shows.
+        tags: See `joint_loss`.
+    """
+    known = np.where(shown[..., None], tags[:, None], UNTAGGED)
+    own = torch.from_numpy(known[world().rank :: world().size]).to(encoded.device)
+    losses = [
+        cross_entropy(logits.flatten(0, 1), own[..., kind].flatten(), ignore_index=UNTAGGED, reduction="sum")
+        / max(1, (known[..., kind] != UNTAGGED).sum())
+        for kind, logits in enumerate(model.tag(encoded[: len(own)]))
+    ]
+    return torch.stack(losses).mean() if losses else encoded.new_zeros(())
 
 
 def _answerable(grades: np.ndarray, there: np.ndarray, loss: str) -> int:

@@ -1,6 +1,6 @@
 """What a training step sees: judged queries, pseudo-queries that the catalogue itself answers, and their products."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -8,19 +8,19 @@ from typing import NamedTuple
 import numpy as np
 
 from catalog.schema import EXACT
-from fusion.facets import CATEGORY, COLUMNS, VISIBLE, Facets, together
-from fusion.features import Items
+from fusion.facets import CATEGORY, Facets, together
+from fusion.features import MODALITIES, Items
 from fusion.losses import IGNORED, UNJUDGED
 from fusion.text import PAD, UNKNOWN
 
+TEXT = MODALITIES.index("text")
 STEPS = 60  # of an epoch, at most: a large catalogue is seen over several
 DRAWS = (True, True, False)  # products drawn per judged query: exact ones and others
 PSEUDO_WORDS = (1, 5)
 WORDS, FACETS, PICTURE = range(3)  # what a pseudo-query is made of
 SHARES = (0.25, 0.6, 0.15)
-ASKED = np.array(
-    [{"category": 1.0, "color": 0.9}.get(column, 0.5) for column in COLUMNS]
-)  # chance, where stated
+RARE, SOMETIMES = 0.2, 0.5  # how often a facet is asked for; the second also where the judgements do not tell
+USUALLY_VISIBLE = ("category", "color")
 COMPOSED = 0.5  # share of queries for facets that show the category instead of naming it
 
 
@@ -52,6 +52,28 @@ class Judged:
         wanted = queries[:, None] * self.products + products
         at = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
         return np.where(keys[at] == wanted, self.grade[at], UNJUDGED)
+
+    def shared(self, values: np.ndarray, queries: np.ndarray) -> np.ndarray:
+        """How often what answers a query exactly has a value in common, which tells what the queries ask for.
+
+        Args:
+            values: int (products, F), 0 where unknown.
+            queries: Rows of the queries to look at, int64.
+
+        Returns:
+            For each of F the share of those queries with two exact products of known value of which all have the same;
+            nan where no query has two. float of shape (F,).
+        """
+        exact = (self.grade == EXACT) & np.isin(self.query, queries)
+        found = values[self.product[exact]]
+        starts = np.flatnonzero(np.diff(self.query[exact], prepend=-1))
+        if not len(starts):
+            return np.full(values.shape[1], np.nan)
+        known = np.add.reduceat(found > 0, starts, dtype=int) >= 2
+        highest = np.maximum.reduceat(found, starts)
+        lowest = np.minimum.reduceat(np.where(found > 0, found, found.max() + 1), starts)
+        with np.errstate(invalid="ignore"):
+            return (known & (highest == lowest)).sum(0) / known.sum(0)
 
     def draw(self, queries: np.ndarray, exact: bool, rng: np.random.Generator) -> np.ndarray:
         """One product per query, of grade `EXACT` or of any other grade; queries that have none are left out."""
@@ -95,6 +117,34 @@ class TrainingSet:
         return self.stated or Facets.none(len(self.products))
 
     @cached_property
+    def asked(self) -> np.ndarray:
+        """The chance that a query for facets names each, where stated: none for those that hardly any query with a text
+        asks for; otherwise as often as they do, but not too seldom.
+
+        float of shape (F,).
+        """
+        shared = self.judged.shared(self.facets.values, np.flatnonzero(self.queries.present[:, TEXT]))
+        chances = np.where(shared < RARE, 0.0, np.fmax(shared, SOMETIMES))
+        chances[CATEGORY] = 1.0
+        return chances
+
+    @cached_property
+    def visible(self) -> np.ndarray:
+        """Which facets a picture shows: those that queries by picture alone ask for. bool of shape (F,)."""
+        pictured = self.queries.has_image & ~self.queries.present[:, TEXT]
+        shared = self.judged.shared(self.facets.values, np.flatnonzero(pictured))
+        return np.where(np.isnan(shared), np.isin(self.facets.columns, USUALLY_VISIBLE), shared > SOMETIMES)
+
+    def tags(self, columns: Sequence[str]) -> np.ndarray:
+        """Some columns' values of all products, counted from 0; -1 where not stated, or not on the training side.
+
+        Returns:
+            int64 of shape (products, columns).
+        """
+        found = self.facets.values[:, [self.facets.columns.index(column) for column in columns]]
+        return np.where(self.products.splits[:, None] == "train", found.astype(np.int64) - 1, -1)
+
+    @cached_property
     def own(self) -> np.ndarray:
         """Rows of the products on the training side, int64."""
         return np.flatnonzero(self.products.splits == "train")
@@ -136,13 +186,13 @@ class TrainingSet:
         kind[(kind == PICTURE) & ~self.products.has_image[sources]] = FACETS
         kind[said[sources, CATEGORY] == 0] = WORDS
         worded, stated, pictured = (sources[kind == i] for i in (WORDS, FACETS, PICTURE))
-        asked = said[stated] * (rng.random((len(stated), len(ASKED))) < ASKED)
+        asked = said[stated] * (rng.random((len(stated), said.shape[1])) < self.asked)
 
         by_words = pseudo_queries(self.products.take(worded), rng)
         by_facets = self._ask(stated, asked, rng)
         by_picture = self.products.take(pictured).without("text")
         exact = [self._has_words(by_words, rows), self.facets.fit(asked, rows), pictured[:, None] == rows]
-        needs = np.concatenate([said[worded], asked, said[pictured] * VISIBLE])
+        needs = np.concatenate([said[worded], asked, said[pictured] * self.visible])
         grades = np.select(
             [np.concatenate(exact), self.facets.may_fit(needs, rows)], [EXACT, IGNORED], UNJUDGED
         )

@@ -22,7 +22,7 @@ from catalog.sample.truth import (
     STILL,
     truth,
 )
-from catalog.sample.words import BRAND_PRICE, BRANDS, CARE, COLOURS, LINES, MATERIALS, SIZES, TYPES
+from catalog.sample.words import BRAND_PRICE, BRANDS, CARE, COLOURS, LINES, MATERIALS, PATTERNS, SIZES, TYPES
 
 TITLES = (
     ("{brand}", "{line}", "{code}", "{pattern}", "{colour}", "{material}", "{kind}", "{size}"),
@@ -78,6 +78,7 @@ def listing(seed: int, index: int) -> dict[str, Any]:
         if rng.random() < TELLS[name]:
             words[name] = word(rng, attribute, values[attribute])
     title = _title(words, rng, kind_needed=not columns & {"category", "description"})
+    pattern = [("pattern", PATTERNS[values[PATTERN]][0])] if "pattern" in words else []
     shown = picture(values[KIND], values[COLOUR], values[PATTERN], rng)
     product_id = f"p{index:08d}"
     row = {
@@ -94,7 +95,7 @@ def listing(seed: int, index: int) -> dict[str, Any]:
         "price": _price(values, rng),
         "currency": "EUR",
         "video": None if values[MOTION] == STILL else _video(seed, index, product_id),
-        "attributes": [(measure, size), ("model", words["code"])],
+        "attributes": [(measure, size), ("model", words["code"]), *pattern],
     }
 
 

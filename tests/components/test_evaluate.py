@@ -11,15 +11,16 @@ import pytest
 
 from catalog import store
 from catalog.schema import DataError
-from components.evaluate import CANDIDATE, evaluate, top
+from components.evaluate import CANDIDATE, evaluate, top, views
 from components.evaluate import test_qrels as judged  # a function of the stage, and no test
 from components.params import EvaluateParams
 from eval.metrics import Scores, score
 from eval.rankings import Qrels, Run
+from fusion.model import ModelConfig, ProductSearchModel
 
 Tables = dict[str, list[dict[str, Any]]]
 Write = Callable[[Tables], Path]
-SYSTEMS = {"bm25", "text", "image", "video", CANDIDATE}
+SYSTEMS = {"bm25", "text", "image", "video", "no text", "no image", "no video", CANDIDATE}
 
 
 def read(path: Path) -> Any:
@@ -105,3 +106,30 @@ def test_without_judged_test_queries_there_is_nothing_to_do(
     with pytest.raises(DataError, match="no judged query has the split 'test'"):
         evaluate(tmp_path / "data", features, model, EvaluateParams(), tmp_path / "evaluate")
     assert not (tmp_path / "evaluate").exists()
+
+
+def test_views_of_two_modalities_are_each_alone(make_network: Callable[..., ProductSearchModel]) -> None:
+    assert views(make_network(None)) == {"text": ["text"], "image": ["image"]}
+    three = views(make_network("conv3d"))
+    assert three["video"] == ["video"]
+    assert three["no image"] == ["text", "video"]
+
+
+@pytest.fixture
+def make_network() -> Callable[..., ProductSearchModel]:
+    return lambda video: ProductSearchModel(ModelConfig(9, 4, 4, dim=8, hidden=8, video_encoder=video))
+
+
+def test_every_task_is_measured(evaluation: Path) -> None:
+    found = read(evaluation / "tasks.json")
+    named = {measure["task"] for measure in found}
+    assert {
+        "title → picture",
+        "picture → title",
+        "similar products",
+        "tags: category",
+        "tags: color",
+    } <= named
+    assert all(0 <= measure["value"] <= 1 and measure["basis"] for measure in found)
+    page = (evaluation / "report.html").read_text()
+    assert "What else is it good for?" in page and "title → picture" in page

@@ -19,8 +19,9 @@ def main(step: Path, out: Path, objective: Objective) -> None:
     model = ProductSearchModel.load(step).train()
     queries, products = (Items.from_table(pq.read_table(step / name)) for name in ("queries", "products"))
     with processes() as here:
-        grades, rng = np.load(step / "grades.npy"), np.random.default_rng(0)
-        loss, values = joint_loss(model, queries, products, grades, objective, rng)
+        grades, tags = np.load(step / "grades.npy"), np.load(step / "tags.npy")
+        rng = np.random.default_rng(0)
+        loss, values = joint_loss(model, queries, products, grades, tags, objective, rng)
         loss.backward()
         sum_gradients(model)
         gradients = {name: weight.grad for name, weight in model.named_parameters()}

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ values = hnp.arrays(np.int32, st.tuples(st.integers(0, 6), st.just(F)), elements
 @settings(deadline=None, max_examples=100)
 @given(values, values)
 def test_fit_and_may_fit(stated: np.ndarray, asked: np.ndarray) -> None:
-    facets, rows = Facets(stated, Facets.none(0).names), np.arange(len(stated))
+    facets, rows = replace(Facets.none(0), values=stated), np.arange(len(stated))
     fits, may_fit = facets.fit(asked, rows), facets.may_fit(asked, rows)
     assert fits.shape == may_fit.shape == (len(asked), len(stated))
     for i, query in enumerate(asked.tolist()):
@@ -60,3 +61,24 @@ def test_load(features: Path) -> None:
 def test_together() -> None:
     tokens = np.array([[PAD, 5, PAD, 3], [1, 2, 3, 4], [PAD] * 4])
     assert together(tokens).tolist() == [[5, 3, PAD, PAD], [1, 2, 3, 4], [PAD] * 4]
+
+
+def test_attributes_are_columns_where_they_describe(features: Path) -> None:
+    for path, rows in zip(sorted((features / "products").iterdir()), (slice(0, 3), slice(3, 5)), strict=True):
+        attributes = [
+            [("gender", "Women"), ("model", "a1")],
+            [("gender", "men"), ("gender", "women")],
+            None,
+            [("gender", "men"), ("season", "summer")],
+            [],
+        ]
+        kind = pa.map_(pa.string(), pa.string())
+        pq.write_table(
+            pq.read_table(path).append_column("attributes", pa.array(attributes[rows], kind)), path
+        )
+    facets = Facets.load(features, Vocabulary(["men", "women", "summer", "a1"]))
+    assert facets.columns == (*COLUMNS, "attributes.gender"), "a key needs two values to tell products apart"
+    gender = facets.values[:, -1]
+    assert gender[0] == gender[1] != gender[3] and gender[[2, 4]].tolist() == [0, 0]
+    assert facets.names[-1][gender[0]].tolist() == [3, PAD, PAD, PAD]
+    assert facets.labels[-1][gender[0] - 1] == "women"

@@ -19,16 +19,17 @@ from fusion.features import MODALITIES, Items
 from fusion.fusions import FUSIONS
 from fusion.losses import LOSSES, UNJUDGED, answerable, contrastive
 from fusion.model import ProductSearchModel
-from fusion.objective import Objective, joint_loss
+from fusion.objective import UNTAGGED, Objective, joint_loss
 
 MakeModel = Callable[..., ProductSearchModel]
-Batch = tuple[Items, Items, np.ndarray]
-PLAIN = Objective(alpha=0.5, beta=0.25, modality_dropout=0.0)
+Batch = tuple[Items, Items, np.ndarray, np.ndarray]
+PLAIN = Objective(alpha=0.5, beta=0.25, gamma=0.3, modality_dropout=0.0)
+TAGS = {"category": ["mug", "sofa", "shirt"], "color": ["red", "blue"]}
 
 
 @pytest.fixture
 def make_model(make_model: MakeModel) -> MakeModel:
-    return partial(make_model, video_encoder="conv3d")
+    return partial(make_model, video_encoder="conv3d", tags=TAGS)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def batch(make_items: Callable[..., Items]) -> Batch:
     products = items([1, 1, 1, 0] * 2 + [1] * 3, [1, 1, 0, 1] * 2 + [1] * 3)
     for row in (0, 3, 4, 8, 9):
         products.videos[row] = rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
-    return queries, products, grades
+    return queries, products, grades, rng.integers(UNTAGGED, (3, 2), (11, 2))
 
 
 def run(model: ProductSearchModel, batch: Batch, objective: Objective, seed: int = 0) -> dict[str, float]:
@@ -69,8 +70,9 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 @pytest.mark.parametrize("loss", list(LOSSES))
 @pytest.mark.parametrize(("alpha", "beta"), [(0.5, 0.25), (0.0, 0.0), (2.0, 0.0)])
 def test_it_is_its_formula(make_model: MakeModel, batch: Batch, loss: str, alpha: float, beta: float) -> None:
-    model, (queries, products, grades) = make_model(), batch
-    values = run(model, batch, Objective(loss=loss, alpha=alpha, beta=beta, modality_dropout=0.0))
+    model, (queries, products, grades, tags) = make_model(), batch
+    objective = Objective(loss=loss, alpha=alpha, beta=beta, gamma=0.3, modality_dropout=0.0)
+    values = run(model, batch, objective)
     asked = model.scale * model.encode_query(queries.batch(slice(None)))
 
     def mean(has: np.ndarray, *only: str) -> float:
@@ -80,9 +82,22 @@ def test_it_is_its_formula(make_model: MakeModel, batch: Batch, loss: str, alpha
 
     text, image, video = (mean(products.present[:, i], name) for i, name in enumerate(MODALITIES))
     fused = mean(np.ones(len(products), bool), *MODALITIES)
-    whole = alpha * text + beta * (image + video) + fused
-    expected = {"loss": whole, "text": text, "vision": image, "video": video, "fused": fused}
+    tagged = np.mean([tag_loss(model, products, kind, tags[:, kind]) for kind in range(len(TAGS))])
+    whole = alpha * text + beta * (image + video) + fused + 0.3 * tagged
+    expected = {"loss": whole, "tags": tagged, "text": text, "vision": image, "video": video, "fused": fused}
     assert values == pytest.approx(expected, rel=1e-5)
+
+
+def tag_loss(model: ProductSearchModel, products: Items, kind: int, values: np.ndarray) -> float:
+    """The mean over the products that have a value, each as often as it is seen."""
+    found = []
+    for only in (MODALITIES, *([name] for name in MODALITIES)):
+        seen = products.present[:, [name in only for name in MODALITIES]].any(1) & (values != UNTAGGED)
+        logits = model.tag(model.encode_product(products.batch(seen), only))[kind]
+        found += nn.functional.cross_entropy(
+            logits, torch.from_numpy(values[seen]), reduction="none"
+        ).tolist()
+    return float(np.mean(found))
 
 
 def test_dropped_modalities_change_only_the_fused_loss(make_model: MakeModel, batch: Batch) -> None:
@@ -93,18 +108,19 @@ def test_dropped_modalities_change_only_the_fused_loss(make_model: MakeModel, ba
 
 
 def test_a_product_never_loses_its_only_modality(make_model: MakeModel, batch: Batch) -> None:
-    queries, products, grades = batch
+    queries, products, grades, tags = batch
     single = np.flatnonzero(products.present.sum(1) == 1)
-    part = queries, products.take(single), grades[:, single]
+    part = queries, products.take(single), grades[:, single], tags[single]
     kept, dropped = (run(make_model(), part, replace(PLAIN, modality_dropout=share)) for share in (0.0, 1.0))
     assert kept == dropped
 
 
 def test_a_catalogue_without_pictures(make_model: MakeModel, batch: Batch) -> None:
-    queries, products, grades = batch
+    queries, products, grades, tags = batch
     model = make_model().train()
-    written = products.without("image").without("video").take(products.tokens[:, 0] != 0)
-    values = run(model, (queries, written, grades[:, products.tokens[:, 0] != 0]), PLAIN)
+    with_text = products.present[:, 0]
+    written = products.without("image").without("video").take(with_text)
+    values = run(model, (queries, written, grades[:, with_text], tags[with_text]), PLAIN)
     assert values["vision"] == values["video"] == 0
     assert all(gradient.isfinite().all() for gradient in gradients(model).values())
 
@@ -159,6 +175,7 @@ def test_two_processes_give_the_gradients_of_one(
     for name, items in zip(("queries", "products"), batch[:2], strict=True):
         pq.write_table(items.to_table(), tmp_path / name)
     np.save(tmp_path / "grades.npy", batch[2])
+    np.save(tmp_path / "tags.npy", batch[3])
     objective = json.dumps(asdict(PLAIN) | cached)
     script = [Path(__file__).with_name("gradients.py"), tmp_path]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

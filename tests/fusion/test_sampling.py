@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalog.schema import EXACT, GRADES
-from fusion.facets import COLUMNS, Facets
+from catalog.schema import EXACT, GRADES, IRRELEVANT
+from fusion.facets import CATEGORY, COLUMNS, Facets
 from fusion.features import Items
 from fusion.losses import IGNORED, UNJUDGED
 from fusion.sampling import Judged, TrainingSet, pseudo_queries
@@ -163,7 +163,7 @@ def faceted(training: TrainingSet) -> TrainingSet:
     names = [np.zeros((4, 2), np.int32) for _ in COLUMNS]
     for number, called in enumerate(names):
         called[1:, 0] = FACET_WORDS + 3 * number + np.arange(3)
-    return replace(training, stated=Facets(values, tuple(names)))
+    return replace(training, stated=Facets(COLUMNS, ((),) * len(COLUMNS), values, tuple(names)))
 
 
 def test_facets_make_queries_of_words_and_pictures_of_the_training_side(faceted: TrainingSet) -> None:
@@ -210,3 +210,46 @@ def test_any_batch_size(training: TrainingSet, batch_size: int) -> None:
     steps = epoch(training, batch_size)
     assert len(steps) == training.steps(batch_size)
     assert all(len(step.queries) <= batch_size for step in steps)
+
+
+def test_what_exact_products_share_tells_what_is_asked() -> None:
+    """Query 0 asks for the first facet, query 1 for both; what query 2 asks for nobody can tell."""
+    values = np.array([[1, 1], [1, 2], [1, 0], [2, 3], [2, 3], [0, 3], [3, 3]])
+    grades = {
+        0: {0: EXACT, 1: EXACT, 2: EXACT, 6: IRRELEVANT},
+        1: {3: EXACT, 4: EXACT, 5: EXACT},
+        2: {6: EXACT},
+    }
+    rows = np.array([(q, p, grade) for q, found in grades.items() for p, grade in found.items()])
+    judged = Judged.build(*rows.T, len(values))
+    assert judged.shared(values, np.arange(3)).tolist() == [1.0, 0.5]
+    assert judged.shared(values, np.array([0])).tolist() == [1.0, 0.0]
+    assert np.isnan(judged.shared(values, np.array([2]))).all()
+    assert np.isnan(judged.shared(values, np.array([], int))).all()
+
+
+def test_chances_are_those_of_the_judged_queries(faceted: TrainingSet) -> None:
+    """All columns of `faceted` but the category are drawn at random, so its queries ask for none of them."""
+    assert faceted.asked[CATEGORY] == 1
+    assert faceted.asked.shape == faceted.visible.shape == (len(COLUMNS),)
+    assert set(faceted.asked[1:]) <= {0.0, 0.5}
+    assert faceted.visible.tolist() == [True, False, True, False], "nobody asked by picture: as usual"
+
+
+def test_tags_are_of_the_training_side(faceted: TrainingSet) -> None:
+    tags = faceted.tags(["color", "category"])
+    train = faceted.products.splits == "train"
+    assert 0 < train.sum() < len(train)
+    assert (tags[~train] == -1).all()
+    stated = faceted.facets.values[:, [COLUMNS.index("color"), COLUMNS.index("category")]]
+    np.testing.assert_array_equal(tags[train], stated[train] - 1)
+
+
+@pytest.mark.parametrize(
+    ("shared", "chance"), [(0.0, 0.0), (0.1, 0.0), (0.3, 0.5), (0.8, 0.8), (1.0, 1.0), (np.nan, 0.5)]
+)
+def test_a_facet_is_asked_for_seldom_or_never(
+    faceted: TrainingSet, monkeypatch: pytest.MonkeyPatch, shared: float, chance: float
+) -> None:
+    monkeypatch.setattr(Judged, "shared", lambda *_: np.full(len(COLUMNS), shared))
+    assert replace(faceted).asked.tolist() == [1.0, *[chance] * (len(COLUMNS) - 1)]

@@ -1,0 +1,121 @@
+"""What else the model is good for: from titles to pictures and back, similar products, tags. Each with its measure."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from sklearn.metrics import f1_score
+
+from catalog import store
+from catalog.schema import EXACT
+from eval.metrics import score
+from eval.rankings import Qrels, Run
+from eval.report import Measure
+from fusion.facets import Facets
+from fusion.features import Items
+from fusion.featurizer import Featurizer
+from fusion.index import top_k
+from fusion.model import ProductSearchModel, embed
+from fusion.search import run_table
+
+CANDIDATES = 1000  # held-out products that titles and pictures are told apart among, at most
+FOUND = ("recall@1", "recall@5", "recall@10", "mrr@100")
+ALIKE = ("ndcg@10", "recall@10", "mrr@10")
+SEED = 0
+
+
+def tasks(
+    data: Path, features: Path, model: Path, network: ProductSearchModel, products: Items
+) -> list[Measure]:
+    """Measure each task on the products that answer test queries, which training did not see as answers.
+
+    Args:
+        data: The data set.
+        features: What `featurize` made of it.
+        model: What `train` wrote, and
+        network: the same, loaded.
+        products: The catalogue.
+    """
+    held_out = products.take(products.splits == "test")
+    titles = store.read(data, "products", ["product_id", "title"])
+    written = dict(zip(*titles.to_pydict().values(), strict=True))
+    featurizer = Featurizer.load(model)
+    return [
+        *_retrieval(network, held_out, [written[key] for key in held_out.ids], featurizer),
+        *_similar(network, data, products),
+        *_tagging(network, products, Facets.load(features, featurizer.vocabulary)),
+    ]
+
+
+def _retrieval(
+    network: ProductSearchModel, held_out: Items, titles: Sequence[str], featurizer: Featurizer
+) -> Iterator[Measure]:
+    """Which picture belongs to a title, which title to a picture, among products that have both."""
+    tokens = featurizer.vocabulary.encode(titles, featurizer.max_tokens)
+    titled = replace(held_out, tokens=tokens).without("video")
+    both = np.flatnonzero(titled.present[:, :2].all(1))
+    chosen = titled.take(np.sort(np.random.default_rng(SEED).permutation(both)[:CANDIDATES]))
+    if not len(chosen):
+        return
+    same = _qrels(chosen.ids, chosen.ids)
+    for name, asked, sought in (("title → picture", "text", "image"), ("picture → title", "image", "text")):
+        other = "image" if asked == "text" else "text"
+        queries = embed(network, chosen.without(other), "query")
+        candidates = embed(network, chosen, "product", [sought])
+        run = run_table(chosen.ids, chosen.ids, *top_k(queries, candidates, 100))
+        yield from _measures(name, run, same, FOUND, f"{len(chosen):,} held-out products")
+
+
+def _similar(network: ProductSearchModel, data: Path, products: Items) -> Iterator[Measure]:
+    """Products that answer a query exactly, sought by one of the others that do."""
+    queries = store.read(data, "queries", ["query_id", "split"])
+    test = queries.filter(pc.equal(queries["split"], "test"))["query_id"]
+    judged = store.read(data, "judgements")
+    exact = judged.filter(
+        pc.and_(pc.is_in(judged["query_id"], test), pc.equal(judged["grade"], EXACT))
+    ).select(["query_id", "product_id"])
+    pairs = exact.join(exact, "query_id", right_suffix="_other", join_type="inner")
+    pairs = pairs.filter(pc.not_equal(pairs["product_id"], pairs["product_id_other"]))
+    pairs = pairs.select(["product_id", "product_id_other"]).group_by(["product_id", "product_id_other"])
+    alike = pairs.aggregate([])
+    if not len(alike):
+        return
+    rows = np.flatnonzero(np.isin(products.ids, alike["product_id"].to_numpy()))
+    vectors = embed(network, products, "product")
+    found, scores = top_k(vectors[rows], vectors, 101)
+    run = run_table(products.ids[rows], products.ids, found, scores)
+    run = run.filter(pc.not_equal(run["query_id"], run["product_id"]))
+    qrels = _qrels(alike["product_id"].to_numpy(), alike["product_id_other"].to_numpy())
+    yield from _measures("similar products", run, qrels, ALIKE, f"{len(rows):,} products as queries")
+
+
+def _tagging(network: ProductSearchModel, products: Items, facets: Facets) -> Iterator[Measure]:
+    """Macro-averaged F1 of each kind of tag over held-out products that state it, by what the model sees of them."""
+    held_out = products.splits == "test"
+    seen = {"all": network.config.modalities} | {name: [name] for name in network.config.modalities}
+    for kind, (name, values) in enumerate(network.config.tags.items()):
+        stated = np.array([*facets.labels[facets.columns.index(name)]])
+        truth = facets.values[:, facets.columns.index(name)]
+        for view, only in seen.items():
+            rows = held_out & (truth > 0) & products.seen(only)
+            if not rows.any():
+                continue
+            best = network.best_tags(products.take(rows), only)[kind]
+            value = f1_score(stated[truth[rows] - 1], np.array([*values])[best], average="macro")
+            basis = f"{rows.sum():,} held-out products that state it"
+            yield Measure(f"tags: {name}", f"from {view}", "macro-F1", float(value), basis)
+
+
+def _qrels(queries: np.ndarray, products: np.ndarray) -> Qrels:
+    columns = {"query_id": pa.array(queries, pa.string()), "product_id": pa.array(products, pa.string())}
+    return Qrels.from_table(pa.table(columns | {"grade": np.full(len(queries), EXACT)}))
+
+
+def _measures(
+    task: str, run: pa.Table, qrels: Qrels, metrics: Sequence[str], basis: str
+) -> Iterator[Measure]:
+    means = score(Run.from_table(run), qrels, metrics, relevant=EXACT).means()
+    yield from (Measure(task, "", metric, value, basis) for metric, value in means.items())
