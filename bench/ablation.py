@@ -2,9 +2,9 @@
 
     python bench/ablation.py RUNS fusion=concat,gated,attention,coattention loss=graded,binary seed=0,1,2 > TABLE.md
 
-Every run is a folder of RUNS, as `python -m components train` and `evaluate` write it; those that are there already are
-not made again, so a grid can be interrupted and grow. Settings are those of the section `train` of params.yaml; what the
-grid does not name is as committed.
+Every run is a folder of RUNS, as `python -m components train` and `evaluate` write it; those that are there already
+are not made again, so a grid can be interrupted and grow. Settings are those of the section `train` of params.yaml;
+what the grid does not name is as committed.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""`python -m fusion rank`: a saved model's run over a data set, in a process of its own."""
+"""`python -m fusion`: a saved model's run over a data set, and why a product answers a query."""
 
 import argparse
 import sys
@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from catalog.command import run
 from catalog.schema import SPLITS
+from fusion.explain import explain_data
 from fusion.rerank import RERANKERS
 from fusion.search import rank_data
 
@@ -16,27 +17,45 @@ from fusion.search import rank_data
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; the exit code of `catalog.command.run`."""
     top = argparse.ArgumentParser(prog="python -m fusion")
-    verb = top.add_subparsers(dest="verb", required=True).add_parser("rank", help="rank a data set's queries")
-    verb.add_argument("--model", type=Path, required=True, help="folder that the train stage wrote")
-    verb.add_argument("--data", type=Path, required=True)
-    verb.add_argument("--split", choices=SPLITS, default="test")
-    verb.add_argument("--depth", type=int, default=100)
-    verb.add_argument(
+    verbs = top.add_subparsers(dest="verb", required=True)
+    ranking = verbs.add_parser("rank", help="rank a data set's queries")
+    ranking.set_defaults(work=_rank)
+    why = verbs.add_parser("explain", help="tell what a product's score for a query is made of")
+    why.set_defaults(work=_explain)
+    for verb in (ranking, why):
+        verb.add_argument("--model", type=Path, required=True, help="folder that the train stage wrote")
+        verb.add_argument("--data", type=Path, required=True)
+    ranking.add_argument("--split", choices=SPLITS, default="test")
+    ranking.add_argument("--depth", type=int, default=100)
+    ranking.add_argument(
         "--rerank", choices=list(RERANKERS.entries), help="a second stage, over the first products"
     )
-    verb.add_argument(
+    ranking.add_argument(
         "--rerank-weights", metavar="PATH", help="its folder, or id on the hub; else the published"
     )
-    verb.add_argument("--top", type=int, default=50, help="products of each query that it puts in order")
-    verb.add_argument("--run", type=Path, required=True, help="parquet file to write")
+    ranking.add_argument("--top", type=int, default=50, help="products of each query that it puts in order")
+    ranking.add_argument("--run", type=Path, required=True, help="parquet file to write")
+    why.add_argument("--query", required=True, metavar="ID")
+    why.add_argument("--product", required=True, metavar="ID")
+    why.add_argument("--overlay", type=Path, help="picture to write: red where it speaks for the product")
     asked = top.parse_args(argv)
+    return run(lambda: asked.work(asked))
 
-    def ranked() -> None:
-        second = RERANKERS[asked.rerank](asked.rerank_weights) if asked.rerank else None
-        found = rank_data(asked.model, asked.data, asked.split, asked.depth, second, asked.top)
-        pq.write_table(found, asked.run)
 
-    return run(ranked)
+def _rank(asked: argparse.Namespace) -> None:
+    second = RERANKERS[asked.rerank](asked.rerank_weights) if asked.rerank else None
+    found = rank_data(asked.model, asked.data, asked.split, asked.depth, second, asked.top)
+    pq.write_table(found, asked.run)
+
+
+def _explain(asked: argparse.Namespace) -> None:
+    found = explain_data(asked.model, asked.data, asked.query, asked.product)
+    print("\n".join(found.lines()))
+    overlay = found.overlay()
+    if asked.overlay and overlay is None:
+        print("the product has no picture, so there is no overlay", file=sys.stderr)
+    elif asked.overlay and overlay:
+        overlay.save(asked.overlay)
 
 
 if __name__ == "__main__":

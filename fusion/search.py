@@ -104,7 +104,7 @@ def rank_data(
     Raises:
         DataError: where no query has the split, or the folder does not hold a model.
     """
-    model, featurizer = _load(folder)
+    model, featurizer = load(folder)
     queries = featurizer.table(data, "queries")
     asked = queries.take(queries.splits == split)
     if not len(asked):
@@ -142,7 +142,12 @@ def _squares(data: Path, run: pa.Table, side: int) -> Pictures:
     return lambda ids: [square(key) for key in ids]
 
 
-def _load(folder: Path) -> tuple[ProductSearchModel, Featurizer]:
+def load(folder: Path) -> tuple[ProductSearchModel, Featurizer]:
+    """What the train stage wrote.
+
+    Raises:
+        DataError: where the folder does not hold a model.
+    """
     try:
         return ProductSearchModel.load(folder), Featurizer.load(folder)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
