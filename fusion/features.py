@@ -59,8 +59,8 @@ class Items:
         """Which have one of the modalities named in `only`, bool (N,)."""
         return np.any(self.present[:, [name in only for name in MODALITIES]], axis=1)
 
-    def take(self, index: np.ndarray) -> Self:
-        """The items at `index` (ints or a mask)."""
+    def take(self, index: np.ndarray | slice) -> Self:
+        """The items at `index` (ints, a mask or a slice)."""
         return type(self)(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
 
     def without(self, modality: str, rows: np.ndarray | slice = slice(None)) -> Self:

@@ -39,16 +39,17 @@ def contrastive(scores: Tensor, grades: Tensor, loss: str = "graded") -> Tensor:
         scores.masked_fill((grades >= grade) | (grades == IGNORED), LOWEST).logsumexp(1)
         for grade in GRADES[1:]
     ]
-    rivals = torch.stack(lower, 1).gather(1, (grades - 1).clamp(min=0))
+    rivals = torch.stack(lower, 1).gather(1, (grades.long() - 1).clamp(min=0))
     total = weights.sum(1)
     return (weights * softplus(rivals - scores)).sum(1) / total.where(total > 0, 1.0)
 
 
 def answerable(grades: Tensor, loss: str = "graded") -> Tensor:
     """Which queries have a product with a weight, bool (Q,); arguments as for `contrastive`."""
-    return _weights(grades, loss).any(1)
+    targets = [grade for grade, weight in LOSSES[loss].items() if weight]
+    return torch.isin(grades, torch.tensor(targets, device=grades.device)).any(1)
 
 
 def _weights(grades: Tensor, loss: str) -> Tensor:
     worth = torch.tensor([LOSSES[loss][grade] for grade in GRADES], device=grades.device)
-    return worth[grades.clamp(min=0)]
+    return worth[grades.long().clamp(min=0)]

@@ -28,7 +28,7 @@ class ModelConfig:
         region_features: Width of those of a region, C.
         fusion: A name of `FUSIONS`.
         dim: Width of the shared space.
-        hidden: Width inside the fusion.
+        hidden: Width inside the fusion, and between the image features and the shared space.
         dropout: Share dropped in training.
         text_encoder: A name of `fusion.text.ENCODERS`.
         video_encoder: A name of `fusion.video.ENCODERS`, or None where no product has a clip.
@@ -92,7 +92,12 @@ class ProductSearchModel(nn.Module):
         self.config = config
         self.text = TEXT_ENCODERS[config.text_encoder](config.vocabulary, config.dim)
         self.standardise = Standardise(config.image_features)
-        self.image = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(config.image_features, config.dim))
+        self.image = nn.Sequential(
+            nn.Linear(config.image_features, config.hidden),
+            nn.GELU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.hidden, config.dim),
+        )
         if config.video_encoder:
             self.video = VIDEO_ENCODERS[config.video_encoder](config.dim, config.dropout)
         fusion, count = FUSIONS[config.fusion], len(config.modalities)

@@ -135,14 +135,19 @@ class TrainingSet:
         shared = self.judged.shared(self.facets.values, np.flatnonzero(pictured))
         return np.where(np.isnan(shared), np.isin(self.facets.columns, USUALLY_VISIBLE), shared > SOMETIMES)
 
-    def tags(self, columns: Sequence[str]) -> np.ndarray:
-        """Some columns' values of all products, counted from 0; -1 where not stated, or not on the training side.
+    def tags(self, columns: Sequence[str], products: np.ndarray) -> np.ndarray:
+        """What products state in some columns, counted from 0; -1 where nothing, or not on the training side.
+
+        Args:
+            columns: C names of `Facets.columns`.
+            products: int64 (P,), rows.
 
         Returns:
-            int64 of shape (products, columns).
+            int64 of shape (P, C).
         """
-        found = self.facets.values[:, [self.facets.columns.index(column) for column in columns]]
-        return np.where(self.products.splits[:, None] == "train", found.astype(np.int64) - 1, -1)
+        places = [self.facets.columns.index(column) for column in columns]
+        found = self.facets.values[products][:, places].astype(np.int64)
+        return np.where(self.products.splits[products, None] == "train", found - 1, -1)
 
     @cached_property
     def own(self) -> np.ndarray:

@@ -147,7 +147,7 @@ class _Run:
         """
         self.model.train()
         products = _hide(data.products.take(step.products), self.model.config.vocabulary, rng)
-        tags = data.tags(list(self.model.config.tags))[step.products]
+        tags = data.tags(list(self.model.config.tags), step.products)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             loss, values = joint_loss(self.model, step.queries, products, step.grades, tags, objective, rng)
         if not math.isfinite(values["loss"]):

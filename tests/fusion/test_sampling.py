@@ -237,7 +237,8 @@ def test_chances_are_those_of_the_judged_queries(faceted: TrainingSet) -> None:
 
 
 def test_tags_are_of_the_training_side(faceted: TrainingSet) -> None:
-    tags = faceted.tags(["color", "category"])
+    rows = np.arange(len(faceted.products))[::-1]
+    tags = faceted.tags(["color", "category"], rows)[::-1]
     train = faceted.products.splits == "train"
     assert 0 < train.sum() < len(train)
     assert (tags[~train] == -1).all()
