@@ -1,0 +1,88 @@
+"""What is left when the catalogue loses pictures or texts: `python bench/missing_modality.py [SHARE] > TABLE.md`.
+
+The model is that of `artifacts/`, trained on the whole catalogue; a share of the products, drawn from a seed, loses its
+pictures or its texts at test time. The fused model is compared with BM25 and with its own tower of the modality that
+nothing was taken from, over the same test queries.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from catalog import store
+from catalog.schema import TEXT_COLUMNS
+from components.bm25 import bm25
+from components.evaluate import test_qrels
+from components.params import EvaluateParams
+from eval.metrics import score
+from eval.rankings import Run
+from eval.significance import paired_test
+from fusion.features import Items
+from fusion.model import ProductSearchModel
+from fusion.search import rank
+
+PRIMARY = "ndcg@10"
+SEED = 0
+UNTOUCHED = {"image": "text", "text": "image"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("share", type=float, nargs="?", default=0.3)
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--artifacts", type=Path, default=Path("artifacts"))
+    asked = parser.parse_args()
+    params = EvaluateParams()
+    model = ProductSearchModel.load(asked.artifacts / "train")
+    features = asked.artifacts / "featurize"
+    products, queries = (Items.load(features, table, model.attends) for table in ("products", "queries"))
+    test, (qrels, _) = queries.take(queries.splits == "test"), test_qrels(asked.data)
+    rng = np.random.default_rng(SEED)
+    lost = np.sort(rng.permutation(len(products))[: round(asked.share * len(products))])
+    print(f"    python bench/missing_modality.py {asked.share}\n")
+    print(
+        f"| taken from {asked.share:.0%} | system | {PRIMARY} | fused minus it | p |\n|---|---|---|---|---|"
+    )
+    for modality, untouched in UNTOUCHED.items():
+        fewer = products.without(modality, lost)
+        runs = {
+            "bm25": keyword(asked.data, test, products.ids[lost] if modality == "text" else (), params.depth),
+            untouched: rank(model, test, fewer, params.depth, [untouched]),
+            "fused": rank(model, test, fewer, params.depth),
+        }
+        values = {
+            name: score(Run.from_table(run), qrels, [PRIMARY], gains=params.gains).values[PRIMARY]
+            for name, run in runs.items()
+        }
+        for name, found in values.items():
+            cells = [modality, name, f"{found.mean():.3f}"]
+            if name == "fused":
+                cells += ["", ""]
+            else:
+                result = paired_test(values["fused"], found, params.resamples, params.seed)
+                cells += [f"{result.difference:+.3f}", f"{result.p_value:.1g}"]
+            print(f"| {' | '.join(cells)} |")
+
+
+def keyword(data: Path, queries: Items, wordless: Iterable[str], depth: int) -> pa.Table:
+    """BM25 over the catalogue, of which some products have no text."""
+    gone = set(wordless)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        with store.TableWriter(copy, "products") as table:
+            for batch in store.batches(data, "products", ["product_id", *TEXT_COLUMNS]):
+                for row in batch.to_pylist():
+                    emptied = {"product_id": row["product_id"], "title": ""}
+                    table.write(emptied if row["product_id"] in gone else row)
+        (copy / "queries").symlink_to((data / "queries").resolve())
+        return bm25(copy, queries.ids, depth)
+
+
+if __name__ == "__main__":
+    main()
