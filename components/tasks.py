@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from sklearn.metrics import f1_score
 
 from catalog import store
 from catalog.schema import EXACT
@@ -94,19 +93,22 @@ def _similar(network: ProductSearchModel, data: Path, products: Items) -> Iterat
 
 def _tagging(network: ProductSearchModel, products: Items, facets: Facets) -> Iterator[Measure]:
     """Macro-averaged F1 of each kind of tag over held-out products that state it, by what the model sees of them."""
-    held_out = products.splits == "test"
-    seen = {"all": network.config.modalities} | {name: [name] for name in network.config.modalities}
+    from sklearn.metrics import f1_score
+
+    held_out = products.take(products.splits == "test")
+    stated = facets.values[products.splits == "test"]
+    views = {"all": network.config.modalities} | {name: [name] for name in network.config.modalities}
+    found = {view: (held_out.seen(only), network.best_tags(held_out, only)) for view, only in views.items()}
     for kind, (name, values) in enumerate(network.config.tags.items()):
-        stated = np.array([*facets.labels[facets.columns.index(name)]])
-        truth = facets.values[:, facets.columns.index(name)]
-        for view, only in seen.items():
-            rows = held_out & (truth > 0) & products.seen(only)
-            if not rows.any():
-                continue
-            best = network.best_tags(products.take(rows), only)[kind]
-            value = f1_score(stated[truth[rows] - 1], np.array([*values])[best], average="macro")
-            basis = f"{rows.sum():,} held-out products that state it"
-            yield Measure(f"tags: {name}", f"from {view}", "macro-F1", float(value), basis)
+        place = facets.columns.index(name)
+        labels = np.array([*facets.labels[place]])
+        for view, (seen, best) in found.items():
+            rows = seen & (stated[:, place] > 0)
+            if rows.any():
+                truth, said = labels[stated[rows, place] - 1], np.array([*values])[best[kind][rows]]
+                value = f1_score(truth, said, average="macro")
+                basis = f"{rows.sum():,} held-out products that state it"
+                yield Measure(f"tags: {name}", f"from {view}", "macro-F1", float(value), basis)
 
 
 def _qrels(queries: np.ndarray, products: np.ndarray) -> Qrels:

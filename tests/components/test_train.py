@@ -74,13 +74,22 @@ def test_a_learning_rate_that_is_too_high(features: Path, tmp_path: Path) -> Non
 
 def test_two_processes_train_the_model_of_one(features: Path, tmp_path: Path) -> None:
     """Up to rounding, and to dropout, which is none here; one of them writes."""
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"train": SMALL.model_dump() | {"dropout": 0.0}}))
-    train_ = ["-m", "components", "train", "--features", features, "--params", tmp_path / "params.yaml"]
+    steady = SMALL.model_copy(update={"dropout": 0.0})
+    train(features, steady, tmp_path / "one")
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"train": steady.model_dump()}))
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    words = [
+        "train",
+        "--features",
+        features,
+        "--params",
+        tmp_path / "params.yaml",
+        "--model",
+        tmp_path / "two",
+    ]
+    subprocess.run([sys.executable, *torchrun, "-m", "components", *words], check=True, timeout=180)
     histories = []
-    for name, start in {"one": [], "two": torchrun}.items():
-        command = [sys.executable, *start, *train_, "--model", tmp_path / name]
-        subprocess.run([str(word) for word in command], check=True, timeout=180)
+    for name in ("one", "two"):
         with (tmp_path / name / "history.csv").open() as stream:
             histories.append([float(row["loss"]) for row in csv.DictReader(stream)])
     assert histories[1] == pytest.approx(histories[0], rel=1e-3)

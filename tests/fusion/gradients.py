@@ -1,4 +1,4 @@
-"""The losses and gradients of one step, in as many processes as start it: `gradients.py STEP OUT OBJECTIVE`."""
+"""The losses and gradients of one step, in as many processes as start it: `gradients.py STEP OUT OBJECTIVES`."""
 
 import json
 import sys
@@ -14,19 +14,24 @@ from fusion.model import ProductSearchModel
 from fusion.objective import Objective, joint_loss
 
 
-def main(step: Path, out: Path, objective: Objective) -> None:
+def main(step: Path, out: Path, objectives: list[Objective]) -> None:
+    """Write RANK.pt: for each objective the values, and the gradients by name."""
     torch.set_num_threads(1)
     model = ProductSearchModel.load(step).train()
     queries, products = (Items.from_table(pq.read_table(step / name)) for name in ("queries", "products"))
+    grades, tags = np.load(step / "grades.npy"), np.load(step / "tags.npy")
+    found = []
     with processes() as here:
-        grades, tags = np.load(step / "grades.npy"), np.load(step / "tags.npy")
-        rng = np.random.default_rng(0)
-        loss, values = joint_loss(model, queries, products, grades, tags, objective, rng)
-        loss.backward()
-        sum_gradients(model)
-        gradients = {name: weight.grad for name, weight in model.named_parameters()}
-        torch.save({"values": values, "gradients": gradients}, out / f"{here.rank}.pt")
+        for objective in objectives:
+            model.zero_grad()
+            rng = np.random.default_rng(0)
+            loss, values = joint_loss(model, queries, products, grades, tags, objective, rng)
+            loss.backward()
+            sum_gradients(model)
+            gradients = {name: weight.grad.clone() for name, weight in model.named_parameters()}
+            found.append({"values": values, "gradients": gradients})
+        torch.save(found, out / f"{here.rank}.pt")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), Objective(**json.loads(sys.argv[3])))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), [Objective(**told) for told in json.loads(sys.argv[3])])
