@@ -65,7 +65,7 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
         system: score(run, qrels, params.metrics, gains=params.gains, relevant=params.relevant)
         for system, run in runs.items()
     }
-    measures = tasks(data, features, model, network, products)
+    measures = tasks(data, features, network, products, index.vectors)
     with store.fresh(evaluation) as out:
         _write(out / "tasks.json", [asdict(measure) for measure in measures])
         _write(out / "made_from.json", _made_from(features, model, params))

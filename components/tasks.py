@@ -15,10 +15,10 @@ from eval.rankings import Qrels, Run
 from eval.report import Measure
 from fusion.facets import Facets
 from fusion.features import Items
-from fusion.featurizer import Featurizer
 from fusion.index import top_k
 from fusion.model import ProductSearchModel, embed
 from fusion.search import run_table
+from fusion.text import Vocabulary
 
 CANDIDATES = 1000  # held-out products that titles and pictures are told apart among, at most
 FOUND = ("recall@1", "recall@5", "recall@10", "mrr@100")
@@ -27,33 +27,33 @@ SEED = 0
 
 
 def tasks(
-    data: Path, features: Path, model: Path, network: ProductSearchModel, products: Items
+    data: Path, features: Path, network: ProductSearchModel, products: Items, vectors: np.ndarray
 ) -> list[Measure]:
     """Measure each task on the products that answer test queries, which training did not see as answers.
 
     Args:
         data: The data set.
         features: What `featurize` made of it.
-        model: What `train` wrote, and
-        network: the same, loaded.
+        network: The model, in evaluation mode.
         products: The catalogue.
+        vectors: The same, encoded: float32 (P, dim).
     """
     held_out = products.take(products.splits == "test")
     titles = store.read(data, "products", ["product_id", "title"])
     written = dict(zip(*titles.to_pydict().values(), strict=True))
-    featurizer = Featurizer.load(model)
+    vocabulary = Vocabulary.load(features / "vocabulary.json")
     return [
-        *_retrieval(network, held_out, [written[key] for key in held_out.ids], featurizer),
-        *_similar(network, data, products),
-        *_tagging(network, products, Facets.load(features, featurizer.vocabulary)),
+        *_retrieval(network, held_out, [written[key] for key in held_out.ids], vocabulary),
+        *_similar(data, products, vectors),
+        *_tagging(network, products, Facets.load(features, vocabulary)),
     ]
 
 
 def _retrieval(
-    network: ProductSearchModel, held_out: Items, titles: Sequence[str], featurizer: Featurizer
+    network: ProductSearchModel, held_out: Items, titles: Sequence[str], vocabulary: Vocabulary
 ) -> Iterator[Measure]:
     """Which picture belongs to a title, which title to a picture, among products that have both."""
-    tokens = featurizer.vocabulary.encode(titles, featurizer.max_tokens)
+    tokens = vocabulary.encode(titles, held_out.tokens.shape[1])
     titled = replace(held_out, tokens=tokens).without("video")
     both = np.flatnonzero(titled.present[:, :2].all(1))
     chosen = titled.take(np.sort(np.random.default_rng(SEED).permutation(both)[:CANDIDATES]))
@@ -68,7 +68,7 @@ def _retrieval(
         yield from _measures(name, run, same, FOUND, f"{len(chosen):,} held-out products")
 
 
-def _similar(network: ProductSearchModel, data: Path, products: Items) -> Iterator[Measure]:
+def _similar(data: Path, products: Items, vectors: np.ndarray) -> Iterator[Measure]:
     """Products that answer a query exactly, sought by one of the others that do."""
     queries = store.read(data, "queries", ["query_id", "split"])
     test = queries.filter(pc.equal(queries["split"], "test"))["query_id"]
@@ -83,7 +83,6 @@ def _similar(network: ProductSearchModel, data: Path, products: Items) -> Iterat
     if not len(alike):
         return
     rows = np.flatnonzero(np.isin(products.ids, alike["product_id"].to_numpy()))
-    vectors = embed(network, products, "product")
     found, scores = top_k(vectors[rows], vectors, 101)
     run = run_table(products.ids[rows], products.ids, found, scores)
     run = run.filter(pc.not_equal(run["query_id"], run["product_id"]))

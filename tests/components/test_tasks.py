@@ -31,7 +31,8 @@ def measured(
 
     monkeypatch.setattr(module, "embed", known)
     network = ProductSearchModel.load(model)
-    found = tasks(data, features, model, network, Items.load(features, "products"))
+    products = Items.load(features, "products")
+    found = tasks(data, features, network, products, known(network, products, "product"))
     return {(measure.task, measure.view, measure.metric): measure for measure in found}
 
 
