@@ -26,6 +26,7 @@ from fusion.features import Items
 from fusion.index import top_k
 from fusion.model import ProductSearchModel, embed
 from fusion.search import SearchIndex, run_table
+from fusion.zeroshot import dual, zero_shot
 
 CANDIDATE = "fused"
 LATENCY_QUERIES = 100
@@ -34,7 +35,7 @@ SHOWN = 8  # products of each
 
 
 def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, evaluation: Path) -> None:
-    """Judge the fused model beside BM25, its own single modalities, and itself without each of them.
+    """Judge the fused model beside BM25, its own single modalities, itself without each of them, and CLIP if it is one.
 
     Args:
         data: The data set.
@@ -60,6 +61,9 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
         system: run_table(asked.ids, products.ids, *top_k(wanted, vectors, params.depth))
         for system, vectors in (others | {CANDIDATE: index.vectors}).items()
     }
+    if tower := dual(features):
+        found = top_k(zero_shot(tower, asked), zero_shot(tower, products), params.depth)
+        tables["zero-shot"] = run_table(asked.ids, products.ids, *found)
     runs = {system: Run.from_table(table) for system, table in tables.items() if len(table)}
     scores = {
         system: score(run, qrels, params.metrics, gains=params.gains, relevant=params.relevant)

@@ -16,7 +16,7 @@ from components.params import FeaturizeParams
 from fusion.facets import ATTRIBUTES, PASSED_ON
 from fusion.featurizer import COLUMNS, Featurizer
 from fusion.image import ImageEncoder
-from fusion.text import Vocabulary
+from fusion.text import Start, Vocabulary
 from fusion.video import Clips
 
 ROWS = 512  # per shard: what a killed run loses at most
@@ -33,7 +33,8 @@ def featurize(data: Path, report: Path, params: FeaturizeParams, features: Path)
         report: What `validate` wrote about it.
         params: How.
         features: Folder to write: products/ and queries/ (see `fusion.features.Items`), judgements.parquet without
-            those of the test split, the featurizer (see `fusion.featurizer.Featurizer.save`) and broken.json.
+            those of the test split, the featurizer (see `fusion.featurizer.Featurizer.save`), what training begins
+            the text encoder from (see `fusion.text.Start.save`) and broken.json.
 
     Raises:
         DataError: where the data is not what was validated, too many pictures are broken, or weights are missing.
@@ -42,8 +43,10 @@ def featurize(data: Path, report: Path, params: FeaturizeParams, features: Path)
     judgements = store.read(data, "judgements")
     queries = store.read(data, "queries", ["query_id", "split"])
     sides = product_sides(judgements, queries)
+    start = Start.find(params.text_encoder, params.max_tokens)
     featurizer = Featurizer(
-        Vocabulary.build(_training_texts(data, sides), params.vocabulary, params.min_count),
+        start.vocabulary
+        or Vocabulary.build(_training_texts(data, sides), params.vocabulary, params.min_count),
         ImageEncoder.pretrained(params.image_encoder, params.image_grid, params.image_weights),
         Clips.pretrained(params.video_encoder, params.clip_frames, params.video_weights),
         params.image_size,
@@ -53,6 +56,7 @@ def featurize(data: Path, report: Path, params: FeaturizeParams, features: Path)
         if store.go_on(partial, made_from):
             print("featurize: going on where an earlier run stopped", file=sys.stderr)
         featurizer.save(partial)
+        start.save(partial)
         seen = queries.filter(pc.not_equal(queries["split"], "test"))["query_id"]
         pq.write_table(
             judgements.filter(pc.is_in(judgements["query_id"], seen)), partial / "judgements.parquet"

@@ -34,6 +34,7 @@ class ValidateParams(Params):
 class FeaturizeParams(Params):
     """How text and pictures become arrays."""
 
+    text_encoder: str = Field("bilstm", description="see fusion.text.Start.find")
     image_encoder: str = Field("efficientnet_lite0", description="see fusion.image.architecture")
     image_weights: str | None = Field(None, description="path, for encoders whose weights no package ships")
     image_size: int = Field(96, ge=32, le=1024, description="pixels; the square a picture is fitted into")
@@ -56,6 +57,11 @@ class TrainParams(Params):
     dim: int = Field(256, ge=8, multiple_of=8, description="width of the shared space")
     hidden: int = Field(512, ge=8)
     dropout: Share = 0.2
+    freeze: str = Field(
+        "all",
+        pattern=r"^(all|none|last_[1-9]\d*)$",
+        description="layers of published encoders that stay as they are",
+    )
     loss: Literal["graded", "binary"] = Field("graded", description="whether substitutes count for something")
     alpha: float = Field(0.5, ge=0, description="weight of L_text")
     beta: float = Field(0.5, ge=0, description="weight of L_vision")

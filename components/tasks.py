@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 
 from catalog import store
 from catalog.schema import EXACT
 from eval.metrics import score
 from eval.rankings import Qrels, Run
 from eval.report import Measure
+from fusion.entities import Entities, f1, spans
 from fusion.facets import Facets
 from fusion.features import Items
 from fusion.index import top_k
@@ -42,19 +44,19 @@ def tasks(
     titles = store.read(data, "products", ["product_id", "title"])
     written = dict(zip(*titles.to_pydict().values(), strict=True))
     vocabulary = Vocabulary.load(features / "vocabulary.json")
+    tokens = vocabulary.encode([written[key] for key in held_out.ids], held_out.tokens.shape[1])
+    facets = Facets.load(features, vocabulary)
     return [
-        *_retrieval(network, held_out, [written[key] for key in held_out.ids], vocabulary),
+        *_retrieval(network, replace(held_out, tokens=tokens)),
         *_similar(data, products, vectors),
-        *_tagging(network, products, Facets.load(features, vocabulary)),
+        *_tagging(network, products, facets),
+        *_entities(network, tokens, facets.values[products.splits == "test"], Entities(facets)),
     ]
 
 
-def _retrieval(
-    network: ProductSearchModel, held_out: Items, titles: Sequence[str], vocabulary: Vocabulary
-) -> Iterator[Measure]:
+def _retrieval(network: ProductSearchModel, titled: Items) -> Iterator[Measure]:
     """Which picture belongs to a title, which title to a picture, among products that have both."""
-    tokens = vocabulary.encode(titles, held_out.tokens.shape[1])
-    titled = replace(held_out, tokens=tokens).without("video")
+    titled = titled.without("video")
     both = np.flatnonzero(titled.present[:, :2].all(1))
     chosen = titled.take(np.sort(np.random.default_rng(SEED).permutation(both)[:CANDIDATES]))
     if not len(chosen):
@@ -108,6 +110,22 @@ def _tagging(network: ProductSearchModel, products: Items, facets: Facets) -> It
                 value = f1_score(truth, said, average="macro")
                 basis = f"{rows.sum():,} held-out products that state it"
                 yield Measure(f"tags: {name}", f"from {view}", "macro-F1", float(value), basis)
+
+
+def _entities(
+    network: ProductSearchModel, titles: np.ndarray, stated: np.ndarray, entities: Entities
+) -> Iterator[Measure]:
+    """F1 of each type of entity in the titles of held-out products, by what their columns state."""
+    if not len(titles) or not entities.types:
+        return
+    truth = entities.label(titles, stated)
+    with torch.inference_mode():
+        found = network.recognise(torch.from_numpy(titles.astype(np.int64))).numpy()
+    for kind, name in enumerate(entities.types, start=1):
+        there = sum(any(what == kind for what, *_ in spans(row)) for row in truth.tolist())
+        if there:
+            basis = f"{there:,} held-out titles that name it"
+            yield Measure(f"entities: {name}", "in titles", "F1", f1(truth, found, kind), basis)
 
 
 def _qrels(queries: np.ndarray, products: np.ndarray) -> Qrels:

@@ -27,7 +27,7 @@ from fusion.model import ModelConfig, ProductSearchModel
 from fusion.objective import Objective
 from fusion.sampling import Judged, TrainingSet
 from fusion.search import rank
-from fusion.text import Vocabulary
+from fusion.text import Start, Vocabulary
 from fusion.training import fit
 
 VALIDATED_BY = "ndcg@10"
@@ -61,18 +61,26 @@ def train(features: Path, params: TrainParams, model: Path) -> None:
         return score(run, qrels, [VALIDATED_BY], gains=GAINS).means()[VALIDATED_BY]
 
     has_clips = products.present[:, MODALITIES.index("video")].any()
+    start = Start.load(features)
     settings = json.loads((features / "featurizer.json").read_text())
     config = ModelConfig(
         vocabulary=len(vocabulary),
         image_features=products.images.shape[1],
         region_features=products.regions.shape[2],
+        text_encoder=start.encoder,
+        text_settings=start.settings,
         video_encoder=settings["clips"][0] if has_clips else None,
         tags={
-            name: facets.labels[facets.columns.index(name)] for name in params.tags if name in facets.columns
+            name: labels
+            for name, labels in zip(facets.columns, facets.labels, strict=True)
+            if name in params.tags and labels
         },
-        **params.model_dump(include=_names(ModelConfig) - {"tags"}),
+        entities=training.entities.types,
+        **params.model_dump(include=_names(ModelConfig) - {"tags", "entities"}),
     )
     network = ProductSearchModel(config, params.temperature)
+    network.text.start(start.state)
+    network.freeze(params.freeze)
     made_from = {"features": store.fingerprint(features), "params": params.model_dump()}
     with processes() as here, store.whole(model) if here.leads else nullcontext(model) as partial:
         if here.leads:
@@ -84,7 +92,7 @@ def train(features: Path, params: TrainParams, model: Path) -> None:
             validate,
             Objective(**params.model_dump(include=_names(Objective))),
             checkpoint=checkpoint,
-            **params.model_dump(exclude=_names(Objective) | _names(ModelConfig) | {"temperature"}),
+            **params.model_dump(exclude=_names(Objective) | _names(ModelConfig) | {"temperature", "freeze"}),
         )
         if here.leads:
             _write(network.cpu(), history, features, partial)

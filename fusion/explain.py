@@ -21,7 +21,7 @@ from fusion.features import MODALITIES, Items
 from fusion.featurizer import COLUMNS, Featurizer
 from fusion.model import ProductSearchModel, embed
 from fusion.search import load
-from fusion.text import PAD, words
+from fusion.text import PAD
 
 CELLS = 6  # a picture is covered in 6 × 6 places, one after the other
 COVER = 2  # cells wide and high; places overlap
@@ -94,12 +94,12 @@ def explain(
     known = [name for name in has if name in model.config.modalities]
     without = Items.concatenate([shown, *(shown.without(name) for name in known)])
     losses = score - _scores(model, asked, without)[1:]
-    picture = _picture(product, featurizer)
+    picture, split = _picture(product, featurizer), featurizer.vocabulary.split
     return Explanation(
         score=float(score),
         modalities=dict(zip(known, losses.tolist(), strict=True)),
-        query=_by_word(query["text"] or "", score - _scores(model, _word_by_word(asked), shown)),
-        product=_by_word(product_text(product), score - _scores(model, asked, _word_by_word(shown))),
+        query=_by_word(split(query["text"] or ""), score - _scores(model, _word_by_word(asked), shown)),
+        product=_by_word(split(product_text(product)), score - _scores(model, asked, _word_by_word(shown))),
         regions=None if picture is None else _by_place(model, featurizer, asked, shown, picture, score),
         picture=picture,
     )
@@ -141,8 +141,8 @@ def _word_by_word(item: Items) -> Items:
     return replace(item.take(np.zeros(count, int)), tokens=shorter.reshape(count, len(tokens)))
 
 
-def _by_word(text: str, losses: np.ndarray) -> list[tuple[str, float]]:
-    return list(zip(words(text), losses.tolist(), strict=False))
+def _by_word(words: Sequence[str], losses: np.ndarray) -> list[tuple[str, float]]:
+    return list(zip(words, losses.tolist(), strict=False))
 
 
 def _picture(product: Mapping[str, Any], featurizer: Featurizer) -> np.ndarray | None:

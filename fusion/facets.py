@@ -16,7 +16,7 @@ COLUMNS = ("category", "brand", "color", "material")
 CATEGORY = COLUMNS.index("category")
 ATTRIBUTES = "attributes"
 PASSED_ON = (*COLUMNS, ATTRIBUTES)  # by featurize, beside the products' features
-WORDS = 4  # kept of a value's name
+WORDS = 6  # kept of a value's name
 VALUES = range(2, 1000)  # of an attribute; one with more of them names products, as a model number does
 
 

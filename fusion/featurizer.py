@@ -55,7 +55,7 @@ class Featurizer:
         self.encoder.save(folder / "encoder.safetensors")
         self.clips.save(folder / "clips.safetensors")
         settings = {
-            "encoder": [self.encoder.name, self.encoder.grid],
+            "encoder": [self.encoder.name, self.encoder.grid, dict(self.encoder.settings)],
             "clips": [self.clips.name, self.clips.frames],
             "image_size": self.image_size,
             "max_tokens": self.max_tokens,
@@ -66,8 +66,7 @@ class Featurizer:
     def load(cls, folder: Path) -> Self:
         """The inverse of `save`; needs no hub and no package of weights."""
         settings = json.loads((folder / "featurizer.json").read_text())
-        name, grid = settings.pop("encoder")
-        encoder = ImageEncoder.load(name, grid, folder / "encoder.safetensors")
+        encoder = ImageEncoder.load(folder / "encoder.safetensors", *settings.pop("encoder"))
         name, frames = settings.pop("clips")
         clips = Clips.load(name, frames, folder / "clips.safetensors")
         return cls(Vocabulary.load(folder / "vocabulary.json"), encoder, clips, **settings)

@@ -1,7 +1,7 @@
 """Pictures: the frozen encoders that turn them into features, one decorator to add one."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,11 +11,15 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from catalog.schema import DataError
+from fusion import hub
 from fusion.registry import Registry
 from fusion.weights import fetch, read
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
+
+
+NO_SETTINGS: Mapping[str, Any] = {}
 
 
 class Architecture(NamedTuple):
@@ -29,6 +33,7 @@ class Architecture(NamedTuple):
         std: Per channel, likewise.
         published: Fetches the published weights, as a state dict.
         prefix: What the keys of a published state dict lack to be those of `features`.
+        settings: JSON with which it is built again where its weights came from is out of reach.
     """
 
     features: nn.Module
@@ -38,13 +43,15 @@ class Architecture(NamedTuple):
     std: Sequence[float]
     published: Callable[[], dict[str, Tensor]]
     prefix: str = ""
+    settings: Mapping[str, Any] = NO_SETTINGS
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """A published state dict as one of `features`."""
         return {self.prefix + key: value for key, value in state.items()}
 
 
-ENCODERS: Registry[Callable[[], Architecture]] = Registry(
+# Each is given what follows a colon in its name, and `Architecture.settings` where they are known.
+ENCODERS: Registry[Callable[[str, Mapping[str, Any]], Architecture]] = Registry(
     "image encoder", "any classification model of torchvision, such as resnet50"
 )
 
@@ -88,7 +95,7 @@ def _cells(maps: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 @ENCODERS("efficientnet_lite0")
-def efficientnet_lite0() -> Architecture:
+def efficientnet_lite0(_weights: str, _settings: Mapping[str, Any]) -> Architecture:
     """EfficientNet-Lite0: 1,280 features of its last map, and 2 × (16 + 24 + 40 + 112) of four earlier ones.
 
     A region has 320 in place of the 1,280: those that the last convolution is given.
@@ -130,10 +137,14 @@ class _LastMap(nn.Module):
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         maps = self.network(pictures)
-        if maps.ndim == 3:  # a vision transformer's class token and patches
-            side = math.isqrt(maps.shape[1] - 1)
-            maps = maps[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+        maps = _patches(maps) if maps.ndim == 3 else maps
         return maps.mean((2, 3)), maps
+
+
+def _patches(states: Tensor) -> Tensor:
+    """A vision transformer's class token and patches (N, 1 + S × S, C) as a map (N, C, S, S)."""
+    side = math.isqrt(states.shape[1] - 1)
+    return states[:, 1:].transpose(1, 2).unflatten(2, (side, side))
 
 
 def _last_map(network: "GraphModule") -> tuple["Node", int]:
@@ -165,18 +176,63 @@ def torchvision_model(name: str) -> Architecture:
     return Architecture(features, width, width, normal.mean, normal.std, published, "network.")
 
 
-def architecture(name: str) -> Architecture:
-    """Of a name of `ENCODERS`, or of torchvision's classification models.
+class _ClipVision(nn.Module):
+    """CLIP's picture tower: what it compares with texts, and its map of patches.
+
+    Args:
+        config: Of the tower.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.network = hub.build(_CLIP, config)
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.network(pixel_values=pictures, interpolate_pos_encoding=True)
+        return found.image_embeds, _patches(found.last_hidden_state)
+
+
+_CLIP = "CLIPVisionModelWithProjection"
+
+
+@ENCODERS("clip")
+def clip(weights: str, settings: Mapping[str, Any]) -> Architecture:
+    """The picture tower of any CLIP in the Hugging Face format: "clip:PATH", PATH a folder or an id on the hub."""
+    state: dict[str, Tensor] = {}
+    if not settings:
+        files = "config.json, model.safetensors and preprocessor_config.json"
+        with hub.explained("featurize.image_encoder", weights, files, "image_encoder: clip:FOLDER"):
+            network, settings = _published_clip(weights)
+            state = network.state_dict()
+    config = settings["config"]
+    features, widths = _ClipVision(config), (config["projection_dim"], config["hidden_size"])
+    normal = settings["mean"], settings["std"]
+    return Architecture(features, *widths, *normal, lambda: state, "network.", settings)
+
+
+def _published_clip(weights: str) -> tuple[nn.Module, dict[str, Any]]:
+    from transformers import CLIPImageProcessor
+
+    network = hub.load(_CLIP, weights)
+    normal = CLIPImageProcessor.from_pretrained(weights, **hub.options(weights))
+    config = hub.config(network)
+    return network, {"config": config, "mean": normal.image_mean, "std": normal.image_std}
+
+
+def architecture(name: str, settings: Mapping[str, Any] = NO_SETTINGS) -> Architecture:
+    """Of a name of `ENCODERS`, followed by a path if it needs one, or of torchvision's classification models.
 
     Raises:
         ValueError: where neither knows the name.
+        DataError: where it is a path that cannot be reached; it says how to get what should be there.
     """
-    if name not in ENCODERS.entries:
+    kind, _, weights = name.partition(":")
+    if kind not in ENCODERS.entries:
         import torchvision
 
         if name in torchvision.models.list_models(torchvision.models):
             return torchvision_model(name)
-    return ENCODERS[name]()
+    return ENCODERS[kind](weights, settings)
 
 
 class ImageEncoder(nn.Module):
@@ -186,15 +242,18 @@ class ImageEncoder(nn.Module):
         name: See `architecture`.
         grid: A picture is divided into grid × grid regions.
         state: Weights; `pretrained` and `load` find them.
+        settings: See `Architecture`.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, grid: int, state: dict[str, Tensor]) -> None:
+    def __init__(
+        self, name: str, grid: int, state: dict[str, Tensor], settings: Mapping[str, Any] = NO_SETTINGS
+    ) -> None:
         super().__init__()
-        design = architecture(name)
-        self.name, self.grid = name, grid
+        design = architecture(name, settings)
+        self.name, self.grid, self.settings = name.partition(":")[0], grid, design.settings
         self.width, self.region_width = design.width, design.region_width
         self.features = design.features
         needed = self.features.state_dict().keys()
@@ -217,14 +276,14 @@ class ImageEncoder(nn.Module):
             raise DataError(f"featurize.image_encoder: {error}") from error
 
         def build(state: dict[str, Tensor]) -> ImageEncoder:
-            return cls(name, grid, design.adapt(state))
+            return cls(name, grid, design.adapt(state), design.settings)
 
         return fetch("featurize.image", name, weights, design.published, build)
 
     @classmethod
-    def load(cls, name: str, grid: int, path: Path) -> "ImageEncoder":
+    def load(cls, path: Path, name: str, grid: int, settings: Mapping[str, Any]) -> "ImageEncoder":
         """As `save` left it."""
-        return cls(name, grid, load_file(path))
+        return cls(name, grid, load_file(path), settings)
 
     def save(self, path: Path) -> None:
         """Weights as safetensors."""

@@ -4,13 +4,14 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from fusion.entities import Labeller
 from fusion.features import MODALITIES, Items
 from fusion.fusions import FUSIONS, Parts
 from fusion.text import ENCODERS as TEXT_ENCODERS
@@ -31,8 +32,10 @@ class ModelConfig:
         hidden: Width inside the fusion, and between the image features and the shared space.
         dropout: Share dropped in training.
         text_encoder: A name of `fusion.text.ENCODERS`.
+        text_settings: What that one needs besides.
         video_encoder: A name of `fusion.video.ENCODERS`, or None where no product has a clip.
         tags: What products are tagged with: for each kind of tag the values to choose from.
+        entities: What is recognised in texts, as `fusion.entities.Entities.types`.
     """
 
     vocabulary: int
@@ -43,8 +46,10 @@ class ModelConfig:
     hidden: int = 512
     dropout: float = 0.1
     text_encoder: str = "bilstm"
+    text_settings: Mapping[str, Any] = field(default_factory=dict)
     video_encoder: str | None = None
     tags: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    entities: Sequence[str] = field(default_factory=list)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -90,7 +95,10 @@ class ProductSearchModel(nn.Module):
     def __init__(self, config: ModelConfig, temperature: float = 0.07) -> None:
         super().__init__()
         self.config = config
-        self.text = TEXT_ENCODERS[config.text_encoder](config.vocabulary, config.dim)
+        encoder, kinds = TEXT_ENCODERS[config.text_encoder], len(config.entities)
+        self.text = encoder(config.vocabulary, config.dim, kinds, **config.text_settings)
+        if config.entities:
+            self.labeller = Labeller(config.vocabulary, kinds)
         self.standardise = Standardise(config.image_features)
         self.image = nn.Sequential(
             nn.Linear(config.image_features, config.hidden),
@@ -115,6 +123,23 @@ class ProductSearchModel(nn.Module):
         self.tags = nn.ModuleList(nn.Linear(config.dim, len(values)) for values in config.tags.values())
         self.log_scale = nn.Parameter(torch.tensor(1 / temperature).log())
 
+    def freeze(self, layers: str) -> None:
+        """Say what training leaves as it is of a published encoder.
+
+        Args:
+            layers: "all", "none", or "last_N": all but the last N.
+        """
+        for trunk in self.trunks:
+            trunk.requires_grad_(layers == "none")
+            if layers.startswith("last_"):
+                for layer in _layers(trunk)[-int(layers.removeprefix("last_")) :]:
+                    layer.requires_grad_(True)
+
+    @property
+    def trunks(self) -> list[nn.Module]:
+        """The published encoders."""
+        return self.text.trunks
+
     def measure(self, pictures: Items) -> None:
         """Standardise the image features by those of some items, all with a picture."""
         self.standardise.measure(pictures.images)
@@ -129,7 +154,7 @@ class ProductSearchModel(nn.Module):
     def parts(self, batch: dict[str, Tensor]) -> Parts:
         """Each modality by itself, in the order of `ModelConfig.modalities`, before they meet."""
         present = batch["present"][:, : len(self.config.modalities)]
-        text, words = self.text(batch["tokens"])
+        text, words = self.text(batch["tokens"], self._kinds(batch["tokens"]))
         pooled = [text, self.image(self.standardise(batch["images"]))]
         regions = self.standardise_regions(batch["regions"].float()) if self.attends else batch["regions"]
         states = [words, regions]
@@ -143,6 +168,28 @@ class ProductSearchModel(nn.Module):
         inside[0] = batch["tokens"][:, : words.shape[1]] != PAD
         narrow = [layer(found) for layer, found in zip(self.narrow, states, strict=True)]
         return Parts(torch.stack(pooled, 1), present, tuple(narrow), tuple(inside))
+
+    def _kinds(self, tokens: Tensor) -> Tensor:
+        """How likely each word is part of each of `ModelConfig.entities`, float (B, T, E).
+
+        The labeller learns from its own loss alone.
+        """
+        if not self.config.entities:
+            return tokens.new_zeros(*tokens.shape, 0, dtype=torch.float32)
+        return self.labeller(tokens).softmax(2)[..., 1:].detach()
+
+    def recognise(self, tokens: Tensor) -> Tensor:
+        """Which entity each word is most likely part of.
+
+        Args:
+            tokens: int64 (B, T).
+
+        Returns:
+            int64 (B, T): n for the n-th of `ModelConfig.entities`, counted from 1; 0 for none of them.
+        """
+        if not self.config.entities:
+            return torch.zeros_like(tokens)
+        return self.labeller(tokens).argmax(2) * (tokens != PAD)
 
     def _clips(self, batch: dict[str, Tensor], has: Tensor) -> tuple[Tensor, Tensor]:
         """Encode the clips there are: float (B, dim) and (B, S, W), zero for items without one."""
@@ -211,6 +258,12 @@ class ProductSearchModel(nn.Module):
         model = cls(ModelConfig(**json.loads((folder / "config.json").read_text())))
         model.load_state_dict(load_file(folder / "weights.safetensors"))
         return model.eval()
+
+
+def _layers(trunk: nn.Module) -> list[nn.Module]:
+    """The stack of equal layers that a published encoder is made of."""
+    stacks = [list(module) for module in trunk.modules() if isinstance(module, nn.ModuleList)]
+    return max(stacks, key=len)
 
 
 def _unit(vectors: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from fusion.distributed import gather, total, world
+from fusion.entities import UNKNOWABLE
 from fusion.features import Items
 from fusion.losses import IGNORED, answerable, contrastive
 from fusion.model import ProductSearchModel
@@ -103,6 +104,35 @@ def joint_loss(
     loss = loss + objective.gamma * tagged
     values = total(torch.stack([loss, tagged, *terms])).tolist()
     return loss, dict(zip(("loss", "tags", *TERMS), values, strict=False))
+
+
+def label_loss(
+    model: ProductSearchModel, tokens: np.ndarray, entities: np.ndarray, chunk: int | None
+) -> tuple[Tensor, float]:
+    """The mean cross-entropy of words' entities. Every process is given all texts, and reads its share.
+
+    Args:
+        model: Has the labeller, which alone learns from this.
+        tokens: int32 (L, T).
+        entities: int64 (L, T), as `fusion.entities.Entities.label` returns them.
+        chunk: As in `Objective`.
+
+    Returns:
+        This process's part, a scalar, and the value over all processes.
+    """
+    device = next(model.parameters()).device
+    if not model.config.entities:
+        return torch.zeros((), device=device), 0.0
+
+    def sums(rows: np.ndarray) -> Tensor:
+        texts, labels = (torch.from_numpy(of[rows]).to(device) for of in (tokens, entities))
+        return model.labeller.loss(texts.long(), labels)
+
+    here = world()
+    own = np.arange(here.rank, len(tokens), here.size)
+    known = max(1, int((entities != UNKNOWABLE).sum()))
+    loss = _encode(sums, own, chunk, device).sum() / known
+    return loss, float(total(loss))
 
 
 def _tag_loss(model: ProductSearchModel, encoded: Tensor, shown: np.ndarray, tags: np.ndarray) -> Tensor:

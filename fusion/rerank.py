@@ -6,8 +6,7 @@ anew, so it only puts the first k products of each query into a better order.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from catalog.schema import DataError
+from fusion import hub
 from fusion.registry import Registry
 
 # Texts and pictures of B pairs → their scores.
@@ -53,43 +53,23 @@ class Reranker(ABC):
 
     def __init__(self, weights: str | None = None) -> None:
         weights = weights or self.published
-        local = Path(weights).is_dir()
-        revision = self.revision if weights == self.published else "main"
-        options = {"local_files_only": local, "trust_remote_code": False, "revision": revision}
-        try:
-            import transformers
-        except ModuleNotFoundError as error:
-            raise DataError(
-                "rerank: transformers is not installed; install it with: pip install 'vitrine[encoders]'"
-            ) from error
-        try:
-            self._load(transformers, weights, options)
-        except Exception as error:  # transformers raises OSError, ValueError, RuntimeError, SafetensorError …
-            what = (
-                f"the folder '{weights}'" if local else f"'{weights}' is no folder here, and from the hub it"
-            )
-            reason = " ".join(str(error).split())[:300]
-            raise DataError(
-                f"rerank: {what} cannot be loaded ({type(error).__name__}: {reason}); "
-                f"download {self.files} into one folder and give its path (--rerank-weights) "
-                "(a pickled pytorch_model.bin is never read)"
-            ) from error
+        with hub.explained("rerank", weights, self.files, "--rerank-weights"):
+            self._load(weights, self.revision if weights == self.published else "main")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model.to(self.device).eval().requires_grad_(False)
 
-    def _load(self, transformers: Any, weights: str, options: Mapping[str, Any]) -> None:
+    def _load(self, weights: str, revision: str) -> None:
+        import transformers
+
+        options = hub.options(weights, revision)
         architecture = getattr(transformers, self.architecture)
         config, _ = architecture.config_class.get_config_dict(weights, **options)
         found = config.get("architectures") or ["nothing, or is missing"]
         if self.architecture not in found:
             raise ValueError(f"config.json should name {self.architecture}; it names {', '.join(found)}")
-        self.model, info = architecture.from_pretrained(
-            weights, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options
-        )
-        if lacking := sorted(info["missing_keys"]):  # transformers draws these at random
-            raise ValueError(f"model.safetensors lacks {', '.join(lacking)}")
+        self.model = hub.load(self.architecture, weights, revision)
         if self.vocabulary and not options["local_files_only"]:
-            weights, options = self.vocabulary, {**options, "revision": "main"}
+            weights, options = self.vocabulary, hub.options(self.vocabulary)
         self.tokenizer = transformers.BertTokenizer.from_pretrained(weights, **options)
         if len(self.tokenizer) != self.model.config.vocab_size:  # without its files it comes almost empty
             raise ValueError(
@@ -141,9 +121,11 @@ class Vilt(Reranker):
     )
     LONGEST = 20
 
-    def _load(self, transformers: Any, weights: str, options: Mapping[str, Any]) -> None:
-        super()._load(transformers, weights, options)
-        self.processor = transformers.ViltImageProcessor.from_pretrained(weights, **options)
+    def _load(self, weights: str, revision: str) -> None:
+        from transformers import ViltImageProcessor
+
+        super()._load(weights, revision)
+        self.processor = ViltImageProcessor.from_pretrained(weights, **hub.options(weights, revision))
 
     def _scores(self, words: Mapping[str, Tensor], pictures: Sequence[np.ndarray]) -> Tensor:
         for picture in pictures:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from catalog.schema import EXACT
+from fusion.entities import Entities
 from fusion.facets import CATEGORY, Facets, together
 from fusion.features import MODALITIES, Items
 from fusion.losses import IGNORED, UNJUDGED
@@ -89,11 +90,15 @@ class Step(NamedTuple):
         queries: Judged queries and pseudo-queries.
         products: Rows of the catalogue, int64 (P,), each once.
         grades: int64 (Q, P), `UNJUDGED` where nothing is known.
+        texts: Some texts' tokens, int32 (L, T).
+        entities: What their words are, int64 (L, T), as `fusion.entities.Entities.label`.
     """
 
     queries: Items
     products: np.ndarray
     grades: np.ndarray
+    texts: np.ndarray
+    entities: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,10 @@ class TrainingSet:
     @cached_property
     def facets(self) -> Facets:
         return self.stated or Facets.none(len(self.products))
+
+    @cached_property
+    def entities(self) -> Entities:
+        return Entities(self.facets)
 
     @cached_property
     def asked(self) -> np.ndarray:
@@ -175,14 +184,17 @@ class TrainingSet:
             queries = rng.choice(len(self.queries), min(half, len(self.queries)), replace=False)
             drawn = [self.judged.draw(queries, exact, rng) for exact in DRAWS]
             rows = np.unique(np.concatenate([sources, *drawn]))
-            pseudo, answers = self._pseudo(sources, rows, rng)
+            pseudo, answers, stated = self._pseudo(sources, rows, rng)
             grades = np.concatenate([self.judged.lookup(queries, rows), answers])
-            yield Step(Items.concatenate([self.queries.take(queries), pseudo]), rows, grades)
+            told = Items.concatenate([pseudo, self.products.take(sources)]).tokens
+            entities = self.entities.label(told, np.concatenate([stated, self.facets.values[sources]]))
+            yield Step(Items.concatenate([self.queries.take(queries), pseudo]), rows, grades, told, entities)
 
     def _pseudo(
         self, sources: np.ndarray, rows: np.ndarray, rng: np.random.Generator
-    ) -> tuple[Items, np.ndarray]:
-        """A pseudo-query for each source, and its grades of the products in `rows`, int64.
+    ) -> tuple[Items, np.ndarray, np.ndarray]:
+        """A pseudo-query for each source, its grades of the products in `rows`, int64 (S, P), and what is stated of it,
+        int32 (S, F).
 
         A product that answers but for what it leaves unsaid may well be right, so it is `IGNORED`.
         """
@@ -201,7 +213,7 @@ class TrainingSet:
         grades = np.select(
             [np.concatenate(exact), self.facets.may_fit(needs, rows)], [EXACT, IGNORED], UNJUDGED
         )
-        return Items.concatenate([by_words, by_facets, by_picture]), grades
+        return Items.concatenate([by_words, by_facets, by_picture]), grades, needs
 
     def _has_words(self, pseudo: Items, rows: np.ndarray) -> np.ndarray:
         """Which products' texts have all words of a pseudo-query, bool (Q, P); none answers one without words."""

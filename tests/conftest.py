@@ -18,6 +18,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "blue", "shirt", "shoe", "##s", "a"]
+SMALL: dict[str, Any] = {
+    "vocab_size": len(PIECES),
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 14,
+    "initializer_range": 0.5,  # far from the usual 0.02, so that texts are told apart
+}
+
 
 @pytest.fixture
 def real_data() -> Path:
@@ -104,3 +115,53 @@ def tiny_data(
 ) -> Path:
     """A valid data set of 12 products and 6 queries; a fresh copy for each test."""
     return write_data(tiny_tables)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    """Of a published text encoder that knows `PIECES`."""
+    import transformers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    made = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(PIECES)}, unk_token=PIECES[1]))
+    made.normalizer = normalizers.Lowercase()
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, [("[CLS]", 2), ("[SEP]", 3)])
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, **special)
+
+
+@pytest.fixture(scope="session")
+def bert(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a text encoder, tiny and with random weights; nobody may change it."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("bert")
+    transformers.BertModel(transformers.BertConfig(**SMALL)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clip(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of both towers of a CLIP."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("clip")
+    text = {key: value for key, value in SMALL.items() if key != "initializer_range"}
+    vision = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.CLIPConfig(
+        text_config=text | {"eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 0},
+        vision_config=vision | {"image_size": 32, "patch_size": 8},
+        projection_dim=12,
+    )
+    config.text_config.projection_dim = config.vision_config.projection_dim = 12
+    transformers.CLIPModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    transformers.CLIPImageProcessor(size=size, crop_size=size).save_pretrained(folder)
+    return folder

@@ -13,13 +13,17 @@ from catalog import store
 from catalog.schema import DataError
 from components.evaluate import CANDIDATE, evaluate, top, views
 from components.evaluate import test_qrels as judged  # a function of the stage, and no test
-from components.params import EvaluateParams
+from components.featurize import featurize
+from components.params import EvaluateParams, FeaturizeParams, TrainParams
+from components.train import train
 from eval.metrics import Scores, score
 from eval.rankings import Qrels, Run
 from fusion.model import ModelConfig, ProductSearchModel
+from fusion.text import Start
 
 Tables = dict[str, list[dict[str, Any]]]
 Write = Callable[[Tables], Path]
+QUICK = EvaluateParams(resamples=200)
 SYSTEMS = {"bm25", "text", "image", "video", "no text", "no image", "no video", CANDIDATE}
 
 
@@ -133,3 +137,17 @@ def test_every_task_is_measured(evaluation: Path) -> None:
     assert all(0 <= measure["value"] <= 1 and measure["basis"] for measure in found)
     page = (evaluation / "report.html").read_text()
     assert "What else is it good for?" in page and "title → picture" in page
+
+
+def test_a_published_clip_as_both_towers(data: Path, report: Path, clip: Path, tmp_path: Path) -> None:
+    """It is judged as it was published beside what training makes of it."""
+    encoders = {"text_encoder": f"clip:{clip}", "image_encoder": f"clip:{clip}"}
+    featurize(data, report, FeaturizeParams(image_size=32, max_tokens=12, **encoders), tmp_path / "features")
+    tuned = TrainParams(epochs=1, dim=16, hidden=16, batch_size=64, freeze="last_1")
+    train(tmp_path / "features", tuned, tmp_path / "model")
+    evaluate(data, tmp_path / "features", tmp_path / "model", QUICK, tmp_path / "evaluation")
+    assert set(read(tmp_path / "evaluation" / "metrics.json")) == SYSTEMS | {"zero-shot"}
+    start = Start.load(tmp_path / "features").state
+    (trunk,) = ProductSearchModel.load(tmp_path / "model").trunks
+    moved = {name for name, value in trunk.state_dict().items() if not value.equal(start[name])}
+    assert moved and all(".layers.2." in name for name in moved)

@@ -11,7 +11,7 @@ import torch
 from fusion.distributed import processes, sum_gradients
 from fusion.features import Items
 from fusion.model import ProductSearchModel
-from fusion.objective import Objective, joint_loss
+from fusion.objective import Objective, joint_loss, label_loss
 
 
 def main(step: Path, out: Path, objectives: list[Objective]) -> None:
@@ -19,16 +19,18 @@ def main(step: Path, out: Path, objectives: list[Objective]) -> None:
     torch.set_num_threads(1)
     model = ProductSearchModel.load(step).train()
     queries, products = (Items.from_table(pq.read_table(step / name)) for name in ("queries", "products"))
-    grades, tags = np.load(step / "grades.npy"), np.load(step / "tags.npy")
+    grades, tags, entities = (np.load(step / f"{name}.npy") for name in ("grades", "tags", "entities"))
     found = []
     with processes() as here:
         for objective in objectives:
             model.zero_grad()
             rng = np.random.default_rng(0)
             loss, values = joint_loss(model, queries, products, grades, tags, objective, rng)
-            loss.backward()
+            labelled, values["entities"] = label_loss(model, queries.tokens, entities, objective.chunk)
+            (loss + labelled).backward()
             sum_gradients(model)
-            gradients = {name: weight.grad.clone() for name, weight in model.named_parameters()}
+            weights = dict(model.named_parameters())
+            gradients = {name: weight.grad for name, weight in weights.items() if weight.grad is not None}
             found.append({"values": values, "gradients": gradients})
         torch.save(found, out / f"{here.rank}.pt")
 

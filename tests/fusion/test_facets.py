@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fusion.facets import CATEGORY, COLUMNS, Facets, together
+from fusion.facets import CATEGORY, COLUMNS, WORDS, Facets, together
 from fusion.text import PAD, Vocabulary
 
 F = len(COLUMNS)
@@ -80,5 +80,5 @@ def test_attributes_are_columns_where_they_describe(features: Path) -> None:
     assert facets.columns == (*COLUMNS, "attributes.gender"), "a key needs two values to tell products apart"
     gender = facets.values[:, -1]
     assert gender[0] == gender[1] != gender[3] and gender[[2, 4]].tolist() == [0, 0]
-    assert facets.names[-1][gender[0]].tolist() == [3, PAD, PAD, PAD]
+    assert facets.names[-1][gender[0]].tolist() == [3] + [PAD] * (WORDS - 1)
     assert facets.labels[-1][gender[0] - 1] == "women"

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from catalog.schema import DataError
-from fusion.image import ENCODERS, ImageEncoder, architecture
+from fusion.image import ImageEncoder, architecture
 
 GRID = 2  # as the fixture `encoder` has it
 
@@ -43,7 +43,7 @@ def test_published_weights_are_used(encoder: ImageEncoder, pictures: Tensor) -> 
     assert regions.shape == (3, GRID**2, encoder.region_width)
     assert features.dtype == regions.dtype == torch.float32
     same(encoder(pictures), ImageEncoder.pretrained(encoder.name, GRID)(pictures))
-    untrained = ImageEncoder(encoder.name, GRID, ENCODERS[encoder.name]().features.state_dict())(pictures)
+    untrained = ImageEncoder(encoder.name, GRID, architecture(encoder.name).features.state_dict())(pictures)
     cosine = torch.nn.functional.cosine_similarity(features, untrained[0])
     assert (cosine < 0.9).all()
 
@@ -74,7 +74,7 @@ def test_is_frozen(encoder: ImageEncoder, pictures: Tensor) -> None:
 
 
 def test_pixels_are_normalised_as_the_weights_were_trained_with(encoder: ImageEncoder) -> None:
-    mean, std = ENCODERS[encoder.name]().mean, ENCODERS[encoder.name]().std
+    mean, std = architecture(encoder.name).mean, architecture(encoder.name).std
     pictures = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
     scaled = (pictures / 255 - torch.tensor(mean)) / torch.tensor(std)
     pooled, _ = encoder.features(scaled.permute(0, 3, 1, 2))
@@ -136,7 +136,7 @@ def test_efficientnet_from_the_published_file(encoder: ImageEncoder, pictures: T
 
 def test_survives_saving(encoder: ImageEncoder, pictures: Tensor, tmp_path: Path) -> None:
     encoder.save(tmp_path / "encoder.safetensors")
-    loaded = ImageEncoder.load(encoder.name, GRID, tmp_path / "encoder.safetensors")
+    loaded = ImageEncoder.load(tmp_path / "encoder.safetensors", encoder.name, GRID, {})
     assert all(torch.equal(*found) for found in zip(loaded(pictures), encoder(pictures), strict=True))
     assert loaded.state_dict().keys() == encoder.state_dict().keys()
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from catalog.schema import EXACT, IRRELEVANT, SUBSTITUTE
+from fusion.entities import UNKNOWABLE
 from fusion.features import MODALITIES, Items
 from fusion.fusions import FUSIONS
 from fusion.losses import LOSSES, UNJUDGED, answerable, contrastive
@@ -169,11 +170,14 @@ def test_chunks_are_not_kept(make_model: MakeModel, batch: Batch) -> None:
 
 def test_two_processes_give_the_gradients_of_one(make_model: MakeModel, batch: Batch, tmp_path: Path) -> None:
     """Whole and in chunks. Each has half of the queries and products; the numbers of both are odd."""
-    make_model(fusion="attention", dropout=0.0).save(tmp_path)
+    make_model(fusion="attention", dropout=0.0, entities=["color", "brand"]).save(tmp_path)
     for name, items in zip(("queries", "products"), batch[:2], strict=True):
         pq.write_table(items.to_table(), tmp_path / name)
     np.save(tmp_path / "grades.npy", batch[2])
     np.save(tmp_path / "tags.npy", batch[3])
+    np.save(
+        tmp_path / "entities.npy", np.random.default_rng(0).integers(UNKNOWABLE, 3, batch[0].tokens.shape)
+    )
     objectives = [PLAIN, replace(PLAIN, chunk=2, modality_dropout=0.5)]
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
