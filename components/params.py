@@ -66,6 +66,7 @@ class TrainParams(Params):
     alpha: float = Field(0.5, ge=0, description="weight of L_text")
     beta: float = Field(0.5, ge=0, description="weight of L_vision")
     gamma: float = Field(0.2, ge=0, description="weight of L_tags")
+    delta: float = Field(0.1, ge=0, description="weight of L_pairs")
     tags: list[str] = Field(
         ["category", "color", "material", "attributes.pattern"],
         description="columns whose values products are tagged with; those that a catalogue lacks are left out",

@@ -55,7 +55,11 @@ def register(data: Path, model: Path, evaluation: Path, params: RegisterParams, 
     source = json.loads((evaluation / "made_from.json").read_text())
     client = tracking.connect()
     chain = _chain(model, evaluation)
-    with store.fresh(registration) as out, tracking.run(chain, tracking.lineage(source["data"])) as run:
+    training = store.fingerprint(model / "made_from.json")
+    with (
+        store.fresh(registration) as out,
+        tracking.run(chain, training, tracking.lineage(source["data"])) as run,
+    ):
         tracking.log(client, run, _flat(source["params"]), _metrics(evaluation), _curves(model))
         tracking.attach(run, evaluation, EVIDENCE, "evaluation")
         version = _version(

@@ -62,10 +62,11 @@ def _retrieval(network: ProductSearchModel, titled: Items) -> Iterator[Measure]:
     if not len(chosen):
         return
     same = _qrels(chosen.ids, chosen.ids)
-    for name, asked, sought in (("title → picture", "text", "image"), ("picture → title", "image", "text")):
-        other = "image" if asked == "text" else "text"
-        queries = embed(network, chosen.without(other), "query")
-        candidates = embed(network, chosen, "product", [sought])
+    texts, pictures = (embed(network, chosen, "product", [seen]) for seen in ("text", "image"))
+    for name, queries, candidates in (
+        ("title → picture", texts, pictures),
+        ("picture → title", pictures, texts),
+    ):
         run = run_table(chosen.ids, chosen.ids, *top_k(queries, candidates, 100))
         yield from _measures(name, run, same, FOUND, f"{len(chosen):,} held-out products")
 

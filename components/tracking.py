@@ -4,8 +4,9 @@ import json
 import logging
 import os
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,11 @@ from catalog.schema import DataError
 
 if TYPE_CHECKING:
     from mlflow import ActiveRun, MlflowClient
+    from mlflow.entities import Run as MlflowRun
 
 EXPERIMENT = "product-search"
 CHAIN = "vitrine.chain"
+TRAINING = "vitrine.training"
 
 
 def metric_name(name: str) -> str:
@@ -56,26 +59,80 @@ def connect() -> "MlflowClient":
 
 
 @contextmanager
-def run(chain: str, tags: Mapping[str, str]) -> Iterator["ActiveRun"]:
-    """The one MLflow run of a chain: started, or taken up again where an earlier attempt left it.
+def run(chain: str, training: str, tags: Mapping[str, str]) -> Iterator["ActiveRun"]:
+    """The one MLflow run of a chain: taken up where an earlier attempt or its training left it, or else started.
 
     Args:
         chain: Identifies what the chain made; a second call with the same one finds the first one's run.
-        tags: Set on the run when it is started; what it came from does not change later.
+        training: Identifies what was trained how, as for `watch`.
+        tags: Set on the run when it first belongs to the chain; what it came from does not change later.
     """
     import mlflow
 
-    found = mlflow.search_runs(
-        experiment_names=[EXPERIMENT], filter_string=f"tags.`{CHAIN}` = '{chain}'", output_format="list"
-    )
-    run_id = found[0].info.run_id if found else None
     # an MLFLOW_RUN_ID left in the environment would win over what was found
     os.environ.pop("MLFLOW_RUN_ID", None)
-    started: dict[str, Any] = (
-        {} if found else {"run_name": f"chain-{chain[:8]}", "tags": {CHAIN: chain, **tags}}
+    own = {CHAIN: chain, **tags}
+    if found := _find(CHAIN, chain):
+        with mlflow.start_run(run_id=found[0].info.run_id) as one:
+            yield one
+    elif free := [trained for trained in _find(TRAINING, training) if CHAIN not in trained.data.tags]:
+        with mlflow.start_run(run_id=free[0].info.run_id) as one:
+            mlflow.set_tags(own)
+            yield one
+    else:
+        with mlflow.start_run(run_name=f"chain-{chain[:8]}", tags={TRAINING: training, **own}) as one:
+            yield one
+
+
+def _find(tag: str, value: str) -> list["MlflowRun"]:
+    import mlflow
+
+    return mlflow.search_runs(
+        experiment_names=[EXPERIMENT], filter_string=f"tags.`{tag}` = '{value}'", output_format="list"
     )
-    with mlflow.start_run(run_id=run_id, **started) as one:
-        yield one
+
+
+@contextmanager
+def watch(training: str) -> Iterator[Callable[[dict[str, float]], None]]:
+    """Show a training in MLflow while it goes on, where MLFLOW_TRACKING_URI names a store.
+
+    What cannot be shown is said once, and lost: no training fails for it.
+
+    Args:
+        training: Identifies what is trained how; the same training goes on in the same run.
+
+    Yields:
+        A function that is told of each epoch: its number in `epoch`, and metrics.
+    """
+    if "MLFLOW_TRACKING_URI" not in os.environ:
+        yield lambda _: None
+        return
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    with ExitStack() as stack:
+        try:
+            client = connect()
+            os.environ.pop("MLFLOW_RUN_ID", None)
+            found = _find(TRAINING, training)
+            new: dict[str, Any] = {"run_name": f"train-{training[:8]}", "tags": {TRAINING: training}}
+            old = {"run_id": found[0].info.run_id} if found else new
+            one = stack.enter_context(mlflow.start_run(**old))
+        except (DataError, MlflowException) as error:
+            print(f"train: warning: not shown in MLflow: {error}", file=sys.stderr)
+            yield lambda _: None
+            return
+        lost: list[str] = []
+
+        def show(row: dict[str, float]) -> None:
+            try:
+                log(client, one, {}, {}, [row])
+            except MlflowException as error:
+                if not lost:
+                    print(f"train: warning: no longer shown in MLflow: {error}", file=sys.stderr)
+                lost.append(str(error))
+
+        yield show
 
 
 def log(

@@ -3,9 +3,11 @@
 import csv
 import json
 import shutil
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +18,7 @@ import torch
 from catalog import store
 from catalog.schema import GAINS, DataError
 from components.params import TrainParams
+from components.tracking import watch
 from eval.metrics import score
 from eval.rankings import Qrels, Run
 from fusion.distributed import from_leader, processes
@@ -36,6 +39,8 @@ VALIDATED_BY = "ndcg@10"
 def train(features: Path, params: TrainParams, model: Path) -> None:
     """Train one model; a killed run goes on from its last finished epoch.
 
+    Where MLFLOW_TRACKING_URI names a store, each epoch is shown there as it ends, in the run that `register` takes up.
+
     Started by `torchrun -m components train …`, its processes share every step.
 
     Args:
@@ -45,6 +50,44 @@ def train(features: Path, params: TrainParams, model: Path) -> None:
 
     Raises:
         DataError: where there is nothing to train or to validate on.
+    """
+    network, training, validate = prepare(features, params)
+    made_from = {"features": store.fingerprint(features), "params": params.model_dump()}
+    with processes() as here, store.whole(model) if here.leads else nullcontext(model) as partial:
+        if here.leads:
+            store.go_on(partial, made_from)
+        checkpoint = from_leader(partial / "checkpoint.pt")
+        shown = watch(store.fingerprint(partial / "made_from.json")) if here.leads else nullcontext(_silent)
+        with shown as report:
+            history = fit(
+                network.to("cuda" if torch.cuda.is_available() else "cpu"),
+                training,
+                validate,
+                objective(params),
+                checkpoint=checkpoint,
+                report=report,
+                **params.model_dump(
+                    exclude=_names(Objective) | _names(ModelConfig) | {"temperature", "freeze"}
+                ),
+            )
+        if here.leads:
+            _write(network.cpu(), history, features, partial)
+            checkpoint.unlink()
+            best = max(history, key=lambda row: row["score"])
+            said = {
+                "epochs": len(history),
+                "best_epoch": best["epoch"],
+                f"valid {VALIDATED_BY}": best["score"],
+            }
+            print(json.dumps(said))
+
+
+def prepare(
+    features: Path, params: TrainParams
+) -> tuple[ProductSearchModel, TrainingSet, Callable[[ProductSearchModel], float]]:
+    """The untrained model, what it may see, and how it is validated.
+
+    Arguments and errors as for `train`.
     """
     torch.manual_seed(params.seed)
     attends = FUSIONS[params.fusion].attends
@@ -81,29 +124,22 @@ def train(features: Path, params: TrainParams, model: Path) -> None:
     network = ProductSearchModel(config, params.temperature)
     network.text.start(start.state)
     network.freeze(params.freeze)
-    made_from = {"features": store.fingerprint(features), "params": params.model_dump()}
-    with processes() as here, store.whole(model) if here.leads else nullcontext(model) as partial:
-        if here.leads:
-            store.go_on(partial, made_from)
-        checkpoint = from_leader(partial / "checkpoint.pt")
-        history = fit(
-            network.to("cuda" if torch.cuda.is_available() else "cpu"),
-            training,
-            validate,
-            Objective(**params.model_dump(include=_names(Objective))),
-            checkpoint=checkpoint,
-            **params.model_dump(exclude=_names(Objective) | _names(ModelConfig) | {"temperature", "freeze"}),
-        )
-        if here.leads:
-            _write(network.cpu(), history, features, partial)
-            checkpoint.unlink()
-            best = max(history, key=lambda row: row["score"])
-            said = {
-                "epochs": len(history),
-                "best_epoch": best["epoch"],
-                f"valid {VALIDATED_BY}": best["score"],
-            }
-            print(json.dumps(said))
+    return network, training, validate
+
+
+def objective(params: TrainParams) -> Objective:
+    """What training minimises."""
+    return Objective(**params.model_dump(include=_names(Objective)))
+
+
+def schedule(params: TrainParams) -> dict[str, Any]:
+    """The arguments of `fit` that are knobs."""
+    elsewhere = _names(Objective) | _names(ModelConfig) | {"temperature", "freeze"}
+    return params.model_dump(exclude=elsewhere)
+
+
+def _silent(_: dict[str, float]) -> None:
+    pass
 
 
 def _write(

@@ -35,6 +35,7 @@ class Explanation:
     Attributes:
         score: Of the query and the product, a cosine.
         modalities: Name → what the score loses without that modality of the product; those it has.
+        entities: Type of entity → the query's words and the product's words of that type; those the query names.
         query: The query's words and what it loses without each; those cut off are left out.
         product: Likewise the product's, in the order of its text.
         regions: float (CELLS, CELLS), what it loses where the picture is covered; None without a picture.
@@ -43,6 +44,7 @@ class Explanation:
 
     score: float
     modalities: Mapping[str, float]
+    entities: Mapping[str, tuple[str, str]]
     query: Sequence[tuple[str, float]]
     product: Sequence[tuple[str, float]]
     regions: np.ndarray | None
@@ -59,6 +61,8 @@ class Explanation:
         for title, losses in found.items():
             first = sorted(losses, key=lambda pair: -abs(pair[1]))[:most]
             out += [title] * bool(first) + [f"  {name:<16} {-loss:+.3f}" for name, loss in first]
+        out += ["what the query names: what the product has"] * bool(self.entities)
+        out += [f"  {kind:<16} {asked}: {has or 'nothing'}" for kind, (asked, has) in self.entities.items()]
         return out
 
     def overlay(self) -> Image.Image | None:
@@ -98,6 +102,7 @@ def explain(
     return Explanation(
         score=float(score),
         modalities=dict(zip(known, losses.tolist(), strict=True)),
+        entities=_entities(model, asked, split(query["text"] or ""), shown, split(product_text(product))),
         query=_by_word(split(query["text"] or ""), score - _scores(model, _word_by_word(asked), shown)),
         product=_by_word(split(product_text(product)), score - _scores(model, asked, _word_by_word(shown))),
         regions=None if picture is None else _by_place(model, featurizer, asked, shown, picture, score),
@@ -139,6 +144,26 @@ def _word_by_word(item: Items) -> Items:
     count = int((tokens != PAD).sum())
     shorter = np.array([np.append(np.delete(tokens, place), PAD) for place in range(count)], np.int32)
     return replace(item.take(np.zeros(count, int)), tokens=shorter.reshape(count, len(tokens)))
+
+
+def _entities(
+    model: ProductSearchModel, query: Items, asked: Sequence[str], product: Items, has: Sequence[str]
+) -> dict[str, tuple[str, str]]:
+    """As `Explanation.entities`, from both texts' words."""
+    device = model.log_scale.device
+    with torch.inference_mode():
+        _, named = model.encode_query(query.batch(slice(None), device), entities=True)
+        stated = model.recognise(product.batch(slice(None), device)["tokens"])
+
+    def of(kind: int, words: Sequence[str], labels: list[int]) -> str:
+        chosen = [word for word, label in zip(words, labels, strict=False) if label == kind]
+        return " ".join(dict.fromkeys(chosen))
+
+    found = {
+        name: (of(kind, asked, named[0].tolist()), of(kind, has, stated[0].tolist()))
+        for kind, name in enumerate(model.config.entities, start=1)
+    }
+    return {name: pair for name, pair in found.items() if pair[0]}
 
 
 def _by_word(words: Sequence[str], losses: np.ndarray) -> list[tuple[str, float]]:

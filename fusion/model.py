@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, overload
 
 import numpy as np
 import torch
@@ -202,9 +202,18 @@ class ProductSearchModel(nn.Module):
         )
         return clips[place] * has[:, None], moments[place] * has[:, None, None]
 
-    def encode_query(self, batch: dict[str, Tensor]) -> Tensor:
-        """Queries as unit vectors, float (B, dim)."""
-        return _unit(self.query_fusion(self.parts(batch)))
+    @overload
+    def encode_query(self, batch: dict[str, Tensor]) -> Tensor: ...
+
+    @overload
+    def encode_query(self, batch: dict[str, Tensor], *, entities: Literal[True]) -> tuple[Tensor, Tensor]: ...
+
+    def encode_query(
+        self, batch: dict[str, Tensor], *, entities: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Queries as unit vectors, float (B, dim); with `entities` also what `recognise` finds in their texts."""
+        vectors = _unit(self.query_fusion(self.parts(batch)))
+        return (vectors, self.recognise(batch["tokens"])) if entities else vectors
 
     def encode_product(self, batch: dict[str, Tensor], only: Collection[str] = MODALITIES) -> Tensor:
         """Products as unit vectors, float (B, dim), seen through the modalities named in `only`."""

@@ -1,4 +1,7 @@
-"""The joint loss of a step, over all processes that train: L = α·L_text + β·L_vision + L_fused + γ·L_tags."""
+"""The joint loss of a step, over all processes that train.
+
+L = α·L_text + β·L_vision + L_fused + γ·L_tags + δ·L_pairs
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from fusion.distributed import gather, total, world
 from fusion.entities import UNKNOWABLE
 from fusion.features import Items
-from fusion.losses import IGNORED, answerable, contrastive
+from fusion.losses import IGNORED, LOWEST, answerable, contrastive
 from fusion.model import ProductSearchModel
 
 UNTAGGED = -1
@@ -28,6 +31,7 @@ class Objective:
         alpha: Weight of L_text, the query against the product's text alone.
         beta: Weight of L_vision, against its picture alone; and of the same for its clip alone.
         gamma: Weight of L_tags, the cross-entropy of the products' tags, whole and through each modality alone.
+        delta: Weight of L_pairs, in which each product's text and picture find each other among the step's products.
         modality_dropout: Chance that a product with several modalities loses one of them in L_fused.
         chunk: Queries or products encoded at a time, their activations made again when gradients are due; so memory
             does not grow with the batch. None keeps all.
@@ -37,6 +41,7 @@ class Objective:
     alpha: float = 0.5
     beta: float = 0.5
     gamma: float = 0.0
+    delta: float = 0.0
     modality_dropout: float = 0.2
     chunk: int | None = None
 
@@ -101,9 +106,10 @@ def joint_loss(
     terms = found / counts.clamp(min=1).to(device)
     loss = (terms * torch.tensor(objective.weights[: len(terms)], device=device)).sum()
     tagged = _tag_loss(model, encoded, np.stack(shown, 1), tags)
-    loss = loss + objective.gamma * tagged
-    values = total(torch.stack([loss, tagged, *terms])).tolist()
-    return loss, dict(zip(("loss", "tags", *TERMS), values, strict=False))
+    paired = _pair_loss(seen[:, 1:3], products, model.scale)
+    loss = loss + objective.gamma * tagged + objective.delta * paired
+    values = total(torch.stack([loss, tagged, paired, *terms])).tolist()
+    return loss, dict(zip(("loss", "tags", "pairs", *TERMS), values, strict=False))
 
 
 def label_loss(
@@ -133,6 +139,30 @@ def label_loss(
     known = max(1, int((entities != UNKNOWABLE).sum()))
     loss = _encode(sums, own, chunk, device).sum() / known
     return loss, float(total(loss))
+
+
+def _pair_loss(seen: Tensor, products: Items, scale: Tensor) -> Tensor:
+    """InfoNCE both ways (as in CLIP, Radford et al., 2021) between texts and pictures, this process's part of it.
+
+    Products whose texts are equal do not compete.
+
+    Args:
+        seen: Each product's text alone and its picture alone, unit vectors, float (P, 2, dim).
+        products: The same, P of them.
+        scale: Of the scores.
+    """
+    both = np.flatnonzero(products.present[:, :2].all(1))
+    if not len(both):
+        return seen.new_zeros(())
+    here = world()
+    own = torch.arange(here.rank, len(both), here.size, device=seen.device)
+    _, text = np.unique(products.tokens[both], axis=0, return_inverse=True)
+    group = torch.from_numpy(text.ravel()).to(seen.device)
+    rivals = (group[own, None] != group) | (own[:, None] == torch.arange(len(both), device=seen.device))
+    words, pictures = scale * seen[both, 0], seen[both, 1]
+    ways = (words[own] @ pictures.T, pictures[own] @ words.T)
+    losses = [cross_entropy(one.masked_fill(~rivals, LOWEST), own, reduction="sum") for one in ways]
+    return torch.stack(losses).mean() / len(both)
 
 
 def _tag_loss(model: ProductSearchModel, encoded: Tensor, shown: np.ndarray, tags: np.ndarray) -> Tensor:

@@ -1,8 +1,9 @@
 """The training loop, and nothing else."""
 
 import math
+import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -40,6 +41,7 @@ def fit(
     weight_decay: float,
     seed: int,
     checkpoint: Path,
+    report: Callable[[dict[str, float]], None] = lambda _: None,
 ) -> list[dict[str, float]]:
     """Train in place, and leave the model with the weights of its best epoch.
 
@@ -64,12 +66,13 @@ def fit(
         weight_decay: Of AdamW.
         seed: Of everything random.
         checkpoint: Written after each epoch; if it exists, training goes on from it.
+        report: Told of each epoch as it ends: its row, and the queries and products seen per second.
 
     Returns:
         One row an epoch: epoch, loss and its terms, and the score.
 
     Raises:
-        FloatingPointError: where the loss is not finite; names epoch and step.
+        FloatingPointError: where the loss is not finite; names epoch, step and what was in it.
     """
     here, steps = world(), data.steps(batch_size)
     seen = _pictures(data)
@@ -89,21 +92,31 @@ def fit(
             )  # dropout differs by process
             rng = np.random.default_rng([seed, epoch])
             sums: dict[str, float] = {}
+            began, samples = time.perf_counter(), 0
             for number, step in enumerate(data.epoch(batch_size, rng), start=1):
                 try:
                     values = run.step(data, step, objective, rng)
                 except FloatingPointError as error:
                     raise FloatingPointError(
-                        f"{error} in epoch {epoch + 1}, step {number}; lower train.learning_rate"
+                        f"{error} in epoch {epoch + 1}, step {number}; {_suspects(data, step)}"
                     ) from None
                 sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
-                bar.set_postfix(epoch=epoch + 1, loss=f"{sums['loss'] / number:.3f}", refresh=False)
+                samples += len(step.queries) + len(step.products)
+                pace = samples / (time.perf_counter() - began)
+                best = run.history[_best_epoch(run.history)]["score"] if run.history else 0.0
+                told = {
+                    "loss": f"{sums['loss'] / number:.3f}",
+                    "best": f"{best:.3f}",
+                    "samples/s": f"{pace:.0f}",
+                }
+                bar.set_postfix({"epoch": str(epoch + 1)} | told, refresh=False)
                 bar.update()
             score = from_leader(float(validate(run.averaged)) if here.leads else 0.0)
             means = {name: total / steps for name, total in sums.items()}
             run.finish_epoch({"epoch": epoch + 1, **means, "score": score})
             if here.leads:
                 run.save(checkpoint)
+                report(run.history[-1] | {"samples_per_s": pace})
     model.load_state_dict(run.best)
     model.eval()
     return run.history
@@ -213,6 +226,25 @@ def _hide(tokens: np.ndarray, hidden: np.ndarray) -> np.ndarray:
         hidden: bool (vocabulary,).
     """
     return np.where(hidden[tokens] & (tokens != PAD), UNKNOWN, tokens)
+
+
+def _suspects(data: TrainingSet, step: Step) -> str:
+    """What was in a step whose loss is not finite, and what to do."""
+    products = data.products.take(step.products)
+    broken = [
+        key
+        for items in (step.queries, products)
+        for key, features in zip(items.ids, items.images, strict=True)
+        if not np.isfinite(features).all()
+    ]
+    if broken:
+        return f"the pictures of {_some(broken)} have features that are not finite; remove them from the data"
+    seen = f"queries {_some(step.queries.ids)}; products {_some(products.ids)}"
+    return f"lower train.learning_rate, or look into what it read: {seen}"
+
+
+def _some(ids: Sequence[str] | np.ndarray, most: int = 10) -> str:
+    return ", ".join(ids[:most]) + (f" and {len(ids) - most} more" if len(ids) > most else "")
 
 
 def _pictures(data: TrainingSet) -> Items:

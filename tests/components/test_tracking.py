@@ -76,12 +76,12 @@ def everything(client: "MlflowClient") -> list[Any]:
 
 
 def test_a_chain_has_one_run(client: "MlflowClient", monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InterruptedError), tracking.run("a", {"from": "here"}) as first:
+    with pytest.raises(InterruptedError), tracking.run("a", "t", {"from": "here"}) as first:
         raise InterruptedError
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)  # as a parent process may leave it
-    with tracking.run("a", {"from": "elsewhere"}) as second:
+    with tracking.run("a", "t", {"from": "elsewhere"}) as second:
         pass
-    with tracking.run("b", {}) as other:
+    with tracking.run("b", "u", {}) as other:
         pass
     assert second.info.run_id == first.info.run_id != other.info.run_id
     runs = {run.info.run_id: run for run in everything(client)}
@@ -90,11 +90,61 @@ def test_a_chain_has_one_run(client: "MlflowClient", monkeypatch: pytest.MonkeyP
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
 
 
+def test_a_chain_takes_up_the_run_of_its_training(client: "MlflowClient") -> None:
+    """Each epoch is there as soon as it has ended; killed and started again, a training goes on in its run."""
+    with pytest.raises(InterruptedError), tracking.watch("t") as show:
+        show({"epoch": 1, "loss": 2.0, "samples_per_s": 30.0})
+        (live,) = everything(client)
+        assert live.info.status == "RUNNING"
+        assert live.data.metrics == {"train/loss": 2.0, "train/samples_per_s": 30.0}
+        raise InterruptedError
+    with tracking.watch("t") as show:
+        show({"epoch": 2, "loss": 1.0})
+    with tracking.run("a", "t", {"from": "here"}) as chain:
+        tracking.log(client, chain, {}, {}, [{"epoch": 1.0, "loss": 2.0}, {"epoch": 2.0, "loss": 1.0}])
+    with tracking.run("b", "t", {}) as judged_otherwise:
+        pass
+    assert chain.info.run_id == live.info.run_id != judged_otherwise.info.run_id
+    history = client.get_metric_history(live.info.run_id, "train/loss")
+    assert [(point.step, point.value) for point in history] == [(1, 2.0), (2, 1.0)]
+    tags = client.get_run(live.info.run_id).data.tags
+    assert (tags[tracking.CHAIN], tags["from"]) == ("a", "here")
+
+
+def test_training_does_not_fail_for_want_of_a_tracker(
+    away: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////dev/null/mlflow.db")
+    with tracking.watch("t") as show:
+        show({"epoch": 1, "loss": 2.0})
+    assert "not shown in MLflow" in capsys.readouterr().err
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with tracking.watch("t") as show:
+        show({"epoch": 1, "loss": 2.0})
+    assert not list(away.glob("*.db"))
+    assert not capsys.readouterr().err
+
+
+def test_a_tracker_that_goes_away_is_told_of_once(
+    client: "MlflowClient", monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mlflow.exceptions import MlflowException
+
+    def fail(*_: object) -> None:
+        raise MlflowException("gone")
+
+    with tracking.watch("t") as show:
+        monkeypatch.setattr(tracking, "log", fail)
+        show({"epoch": 1, "loss": 2.0})
+        show({"epoch": 2, "loss": 2.0})
+    assert capsys.readouterr().err.count("no longer shown in MLflow: gone") == 1
+
+
 def test_saying_the_same_twice_changes_nothing(client: "MlflowClient") -> None:
     curves = [{"epoch": 1.0, "loss": 2.0}, {"epoch": 2.0, "loss": 1.5}]
     metrics = {"ndcg@10": 0.5, "bm25/ndcg@10": 0.25}
     for gains in ({"0": 0.0, "3": 1.0}, {"3": 1.0, "0": 0.0}):  # KFP keeps no order
-        with tracking.run("a", {}) as one:
+        with tracking.run("a", "t", {}) as one:
             tracking.log(client, one, {"fusion": "concat", "gains": gains, "weights": None}, metrics, curves)
     (run,) = everything(client)
     assert run.data.params == {"fusion": "concat", "gains": '{"0": 0.0, "3": 1.0}', "weights": "null"}
@@ -107,7 +157,7 @@ def test_files_and_folders_come_back(client: "MlflowClient", tmp_path: Path) -> 
     (tmp_path / "made" / "scores").mkdir(parents=True)
     (tmp_path / "made" / "metrics.json").write_text("{}")
     (tmp_path / "made" / "scores" / "fused.txt").write_text("1")
-    with tracking.run("a", {}) as one:
+    with tracking.run("a", "t", {}) as one:
         tracking.attach(one, tmp_path / "made", ["metrics.json", "scores"], "evaluation")
         tracking.attach(one, tmp_path / "made", ["metrics.json"])
     found = tracking.fetch(one.info.run_id, "evaluation", tmp_path / "back")

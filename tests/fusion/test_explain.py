@@ -1,10 +1,12 @@
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from catalog.schema import DataError
@@ -100,7 +102,7 @@ def test_overlay_is_red_where_it_speaks_for_the_product() -> None:
     regions = np.zeros((CELLS, CELLS))
     regions[0, 0], regions[-1, -1] = 0.2, -0.2
     grey = np.full((60, 60, 3), 100, np.uint8)
-    drawn = Explanation(0.5, {}, [], [], regions, grey).overlay()
+    drawn = Explanation(0.5, {}, {}, [], [], regions, grey).overlay()
     assert drawn is not None
     red, blue, middle = (drawn.getpixel(at) for at in ((2, 2), (57, 57), (30, 30)))
     assert red[0] > red[2] + 50 and blue[2] > blue[0] + 50 and middle == (100, 100, 100)  # type: ignore[index]
@@ -119,6 +121,21 @@ def test_what_is_missing_is_left_out(
     assert list(found.modalities) == (["image"] if lacking == "text" else ["text"])
     assert (found.overlay() is None) == (lacking != "text")
     assert bool(found.product) == (lacking != "text")
+
+
+def test_entities_of_both_sides(
+    parts: tuple[ProductSearchModel, Featurizer], query: Row, product: Row, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Words in the order of the texts, each once; what the query does not name is left out."""
+    model, featurizer = parts
+    known = ProductSearchModel(replace(model.config, entities=["color", "brand", "product type"])).eval()
+    ids = {word: featurizer.vocabulary.ids[word] for word in ("red", "blue", "navy", "shirt")}
+    kinds = torch.zeros(len(featurizer.vocabulary), dtype=torch.int64)
+    kinds[[ids["red"], ids["blue"], ids["navy"]]], kinds[ids["shirt"]] = 1, 3
+    monkeypatch.setattr(known, "recognise", lambda tokens: kinds[tokens])
+    found = explain(known, featurizer, query | {"text": "red or blue, red"}, product)
+    assert found.entities == {"color": ("red blue", "red navy")}
+    assert "  color            red blue: red navy" in found.lines()
 
 
 def test_command(saved: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

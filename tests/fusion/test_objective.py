@@ -25,7 +25,7 @@ from fusion.objective import UNTAGGED, Objective, joint_loss
 
 MakeModel = Callable[..., ProductSearchModel]
 Batch = tuple[Items, Items, np.ndarray, np.ndarray]
-PLAIN = Objective(alpha=0.5, beta=0.25, gamma=0.3, modality_dropout=0.0)
+PLAIN = Objective(alpha=0.5, beta=0.25, gamma=0.3, delta=0.4, modality_dropout=0.0)
 TAGS = {"category": ["mug", "sofa", "shirt"], "color": ["red", "blue"]}
 
 
@@ -48,6 +48,7 @@ def batch(make_items: Callable[..., Items]) -> Batch:
     grades[3] = UNJUDGED  # nobody knows what answers it
     queries = items([1, 1, 0, 0, 1, 1, 0], [0, 0, 1, 1, 1, 0, 1])
     products = items([1, 1, 1, 0] * 2 + [1] * 3, [1, 1, 0, 1] * 2 + [1] * 3)
+    products.tokens[9] = products.tokens[8]  # sold twice
     for row in (0, 3, 4, 8, 9):
         products.videos[row] = rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     return queries, products, grades, rng.integers(UNTAGGED, (3, 2), (11, 2))
@@ -73,7 +74,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 @pytest.mark.parametrize(("alpha", "beta"), [(0.5, 0.25), (0.0, 0.0), (2.0, 0.0)])
 def test_it_is_its_formula(make_model: MakeModel, batch: Batch, loss: str, alpha: float, beta: float) -> None:
     model, (queries, products, grades, tags) = make_model(), batch
-    objective = Objective(loss=loss, alpha=alpha, beta=beta, gamma=0.3, modality_dropout=0.0)
+    objective = replace(PLAIN, loss=loss, alpha=alpha, beta=beta)
     values = run(model, batch, objective)
     asked = model.scale * model.encode_query(queries.batch(slice(None)))
 
@@ -85,8 +86,10 @@ def test_it_is_its_formula(make_model: MakeModel, batch: Batch, loss: str, alpha
     text, image, video = (mean(products.present[:, i], name) for i, name in enumerate(MODALITIES))
     fused = mean(np.ones(len(products), bool), *MODALITIES)
     tagged = np.mean([tag_loss(model, products, kind, tags[:, kind]) for kind in range(len(TAGS))])
-    whole = alpha * text + beta * (image + video) + fused + 0.3 * tagged
-    expected = {"loss": whole, "tags": tagged, "text": text, "vision": image, "video": video, "fused": fused}
+    paired = pair_loss(model, products)
+    whole = alpha * text + beta * (image + video) + fused + 0.3 * tagged + 0.4 * paired
+    expected = {"loss": whole, "tags": tagged, "pairs": paired, "fused": fused}
+    expected |= {"text": text, "vision": image, "video": video}
     assert values == pytest.approx(expected, rel=1e-5)
 
 
@@ -99,6 +102,20 @@ def tag_loss(model: ProductSearchModel, products: Items, kind: int, values: np.n
         found += nn.functional.cross_entropy(
             logits, torch.from_numpy(values[seen]), reduction="none"
         ).tolist()
+    return float(np.mean(found))
+
+
+def pair_loss(model: ProductSearchModel, products: Items) -> float:
+    """Over the products that have both, each against the others whose text is another."""
+    both = products.present[:, :2].all(1)
+    batch = products.batch(both)
+    texts, pictures = (model.encode_product(batch, [name]) for name in ("text", "image"))
+    scores, words = model.scale * texts @ pictures.T, products.tokens[both]
+    found = []
+    for table in (scores, scores.T):
+        for row, values in enumerate(table):
+            rivals = [other == row or (words[other] != words[row]).any() for other in range(len(table))]
+            found.append((values[rivals].logsumexp(0) - values[row]).item())
     return float(np.mean(found))
 
 
@@ -123,7 +140,7 @@ def test_a_catalogue_without_pictures(make_model: MakeModel, batch: Batch) -> No
     with_text = products.present[:, 0]
     written = products.without("image").without("video").take(with_text)
     values = run(model, (queries, written, grades[:, with_text], tags[with_text]), PLAIN)
-    assert values["vision"] == values["video"] == 0
+    assert values["vision"] == values["video"] == values["pairs"] == 0
     assert all(gradient.isfinite().all() for gradient in gradients(model).values())
 
 

@@ -119,13 +119,17 @@ def test_nan_features_stop_training(
     images = training.products.images.copy()
     images[17] = np.nan
     broken = replace(training, products=replace(training.products, images=images))
-    with pytest.raises(FloatingPointError, match=r"nan in epoch 1, step \d+"):
+    told = r"nan in epoch 1, step \d+; the pictures of p017 have features that are not finite; remove"
+    with pytest.raises(FloatingPointError, match=told):
         train(make_model(), tmp_path / "c.pt", data=broken)
     assert not (tmp_path / "c.pt").exists()
 
 
 def test_a_diverged_model_stops_training(make_model: MakeModel, train: Train, tmp_path: Path) -> None:
-    with pytest.raises(FloatingPointError, match=r"epoch \d+, step \d+.*train\.learning_rate"):
+    with pytest.raises(
+        FloatingPointError,
+        match=r"epoch \d+, step \d+.*train\.learning_rate.*queries q\d.*products p\d.* more",
+    ):
         train(make_model(), tmp_path / "c.pt", learning_rate=1e30)
 
 
@@ -143,3 +147,15 @@ def test_both_modalities_beat_either(
 
     single, both = max(recall("text"), recall("image")), recall("text", "image")
     assert both > single + 0.2
+
+
+def test_each_epoch_is_reported_as_it_ends(make_model: MakeModel, train: Train, tmp_path: Path) -> None:
+    told: list[dict[str, float]] = []
+
+    def validate(_: ProductSearchModel) -> float:
+        return float(len(told))
+
+    history = train(make_model(), tmp_path / "c.pt", validate, epochs=3, report=told.append)
+    assert [row["score"] for row in history] == [0, 1, 2], "before the next one is validated"
+    paces = [row.pop("samples_per_s") for row in told]
+    assert told == history and all(pace > 0 for pace in paces)

@@ -1,0 +1,116 @@
+"""Titles and pictures of held-out products: the model against ridge regressions between their features.
+
+    python bench/pairs.py DATA FEATURES MODEL > TABLE.md
+
+All are given the pictures' features that `featurize` made, and the same candidates. The regressions read a title as
+TF-IDF of its words, or as the sentence vector of all-MiniLM-L6-v2, which is frozen; each way has its own, learned from
+the training side with the penalty that suits the validation side best.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import Ridge
+from sklearn.preprocessing import StandardScaler
+from tqdm import tqdm
+
+from catalog import store
+from components.tasks import CANDIDATES, SEED
+from fusion.features import Items
+from fusion.model import ProductSearchModel, embed
+from fusion.text import Start, Transformer, Vocabulary
+
+PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0)
+FIRST = (1, 5, 10)
+
+
+def main(data: Path, features: Path, model: Path) -> None:
+    items = Items.load(features, "products")
+    written = dict(
+        zip(*store.read(data, "products", ["product_id", "title"]).to_pydict().values(), strict=True)
+    )
+    titles = np.array([written[key] for key in items.ids], object)
+    vocabulary = Vocabulary.load(features / "vocabulary.json")
+    titled = Items(**(vars(items) | {"tokens": vocabulary.encode(titles, items.tokens.shape[1])}))
+    both = titled.present[:, :2].all(1)
+    train, valid, test = (
+        np.flatnonzero(both & (items.splits == side)) for side in ("train", "valid", "test")
+    )
+    test, valid = (
+        np.sort(np.random.default_rng(SEED).permutation(rows)[:CANDIDATES]) for rows in (test, valid)
+    )
+
+    network, chosen = ProductSearchModel.load(model), titled.take(test)
+    words, pictures = (embed(network, chosen.without("video"), "product", [one]) for one in ("text", "image"))
+    rows = {"model": (recalls(words @ pictures.T), recalls(pictures @ words.T))}
+    scaler = StandardScaler().fit(items.images[train].astype(np.float32))
+    seen = scaler.transform(items.images.astype(np.float32)).clip(-5, 5)
+    for name, read in {"TF-IDF": tf_idf, "MiniLM": minilm}.items():
+        given, wanted = read(titles, train)
+        rows[f"ridge, {name}"] = (
+            ridge(given, seen, train, valid, test),
+            ridge(seen, wanted, train, valid, test),
+        )
+    heads = [f"{way} R@{k}" for way in ("title → picture", "picture → title") for k in FIRST]
+    print(f"{len(test):,} held-out candidates, {len(train):,} pairs to learn from\n")
+    print(f"| system | {' | '.join(heads)} |\n|{'---|' * (1 + len(heads))}")
+    for name, ways in rows.items():
+        print(f"| {name} | {' | '.join(f'{value:.3f}' for way in ways for value in way)} |")
+
+
+def recalls(scores: np.ndarray) -> list[float]:
+    """How often the diagonal of (N, N) is among the first of its row."""
+    rank = (scores > np.diag(scores)[:, None]).sum(1)
+    return [float((rank < k).mean()) for k in FIRST]
+
+
+def ridge(
+    given: Any, wanted: np.ndarray, train: np.ndarray, valid: np.ndarray, test: np.ndarray
+) -> list[float]:
+    """Recalls of the test rows by cosine, with the penalty that has the best first recall on the validation rows."""
+    mean = wanted[train].mean(0)
+
+    def scores(regression: Any, rows: np.ndarray) -> np.ndarray:
+        return unit(regression.predict(given[rows]) - mean) @ unit(wanted[rows] - mean).T
+
+    fitted = [Ridge(alpha=penalty).fit(given[train], wanted[train]) for penalty in tqdm(PENALTIES)]
+    best = max(fitted, key=lambda one: recalls(scores(one, valid))[0])
+    return recalls(scores(best, test))
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+
+
+def tf_idf(titles: np.ndarray, train: np.ndarray) -> tuple[Any, np.ndarray]:
+    """What to regress from, sparse (N, V); and what to regress to, reduced to 1,024 dimensions."""
+    reader = TfidfVectorizer(min_df=2, sublinear_tf=True).fit(titles[train])
+    vectors = reader.transform(titles)
+    smaller = TruncatedSVD(1024, random_state=0).fit(vectors[train])
+    return vectors.astype(np.float32), smaller.transform(vectors).astype(np.float32)
+
+
+@torch.inference_mode()
+def minilm(titles: np.ndarray, _: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors, float32 (N, 384), for both."""
+    start = Start.find("minilm", 64)
+    vocabulary: Any = start.vocabulary
+    encoder = Transformer(0, 1, 0, **start.settings).eval()
+    encoder.start(start.state)
+    tokens = torch.from_numpy(vocabulary.encode(titles, 64).astype(np.int64))
+    order = (tokens != 0).sum(1).argsort()  # texts of one length together, so that padding costs nothing
+    out = torch.zeros(len(titles), start.settings["config"]["hidden_size"])
+    for rows in tqdm(order.split(256)):
+        longest = int((tokens[rows] != 0).sum(1).max())
+        out[rows] = encoder.encode(tokens[rows, :longest])[0]
+    vectors = unit(out.numpy())
+    return vectors, vectors
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
