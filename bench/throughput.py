@@ -29,7 +29,7 @@ from fusion.features import Items
 from fusion.featurizer import BATCH, Featurizer
 from fusion.objective import joint_loss, label_loss
 
-ROUNDS = 3
+ROUNDS = 7
 DATA, FEATURES = Path("data"), Path("artifacts/featurize")
 
 

@@ -201,7 +201,7 @@ def clip(weights: str, settings: Mapping[str, Any]) -> Architecture:
     state: dict[str, Tensor] = {}
     if not settings:
         files = "config.json, model.safetensors and preprocessor_config.json"
-        with hub.explained("featurize.image_encoder", weights, files, "image_encoder: clip:FOLDER"):
+        with hub.explained("featurize.image_encoder", weights or "clip", files, "image_encoder: clip:FOLDER"):
             network, settings = _published_clip(weights)
             state = network.state_dict()
     config = settings["config"]

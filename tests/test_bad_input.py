@@ -206,7 +206,7 @@ def test_an_unknown_encoder(tiny_data: Path, params: Params, refused: Refused) -
     assert main([str(word) for word in validate(tiny_data, params())]) == 0
     said = refused(*featurize(tiny_data, params(featurize={"image_encoder": "resnet5"})))
     assert (
-        "image encoder 'resnet5'; known are efficientnet_lite0, any classification model of torchvision"
+        "image encoder 'resnet5'; known are efficientnet_lite0, clip, any classification model of torchvision"
         in said
     )
 
