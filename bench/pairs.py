@@ -3,8 +3,8 @@
     python bench/pairs.py DATA FEATURES MODEL > TABLE.md
 
 All are given the pictures' features that `featurize` made, and the same candidates. The regressions read a title as
-TF-IDF of its words, or as the sentence vector of all-MiniLM-L6-v2, which is frozen; each way has its own, learned from
-the training side with the penalty that suits the validation side best.
+TF-IDF of its words, reduced to 1,024 dimensions, or as the sentence vector of all-MiniLM-L6-v2, which is frozen; each
+way has its own, learned from the training side with the penalty that suits the validation side best.
 """
 
 import sys
@@ -51,10 +51,10 @@ def main(data: Path, features: Path, model: Path) -> None:
     scaler = StandardScaler().fit(items.images[train].astype(np.float32))
     seen = scaler.transform(items.images.astype(np.float32)).clip(-5, 5)
     for name, read in {"TF-IDF": tf_idf, "MiniLM": minilm}.items():
-        given, wanted = read(titles, train)
+        said = read(titles, train)
         rows[f"ridge, {name}"] = (
-            ridge(given, seen, train, valid, test),
-            ridge(seen, wanted, train, valid, test),
+            ridge(said, seen, train, valid, test),
+            ridge(seen, said, train, valid, test),
         )
     heads = [f"{way} R@{k}" for way in ("title → picture", "picture → title") for k in FIRST]
     print(f"{len(test):,} held-out candidates, {len(train):,} pairs to learn from\n")
@@ -70,7 +70,7 @@ def recalls(scores: np.ndarray) -> list[float]:
 
 
 def ridge(
-    given: Any, wanted: np.ndarray, train: np.ndarray, valid: np.ndarray, test: np.ndarray
+    given: np.ndarray, wanted: np.ndarray, train: np.ndarray, valid: np.ndarray, test: np.ndarray
 ) -> list[float]:
     """Recalls of the test rows by cosine, with the penalty that has the best first recall on the validation rows."""
     mean = wanted[train].mean(0)
@@ -87,17 +87,15 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
 
 
-def tf_idf(titles: np.ndarray, train: np.ndarray) -> tuple[Any, np.ndarray]:
-    """What to regress from, sparse (N, V); and what to regress to, reduced to 1,024 dimensions."""
-    reader = TfidfVectorizer(min_df=2, sublinear_tf=True).fit(titles[train])
-    vectors = reader.transform(titles)
-    smaller = TruncatedSVD(1024, random_state=0).fit(vectors[train])
-    return vectors.astype(np.float32), smaller.transform(vectors).astype(np.float32)
+def tf_idf(titles: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Reduced to 1,024 dimensions, float32 (N, 1024)."""
+    vectors = TfidfVectorizer(min_df=2, sublinear_tf=True).fit(titles[train]).transform(titles)
+    return TruncatedSVD(1024, random_state=0).fit(vectors[train]).transform(vectors).astype(np.float32)
 
 
 @torch.inference_mode()
-def minilm(titles: np.ndarray, _: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors, float32 (N, 384), for both."""
+def minilm(titles: np.ndarray, _: np.ndarray) -> np.ndarray:
+    """Unit vectors, float32 (N, 384)."""
     start = Start.find("minilm", 64)
     vocabulary: Any = start.vocabulary
     encoder = Transformer(0, 1, 0, **start.settings).eval()
@@ -108,8 +106,7 @@ def minilm(titles: np.ndarray, _: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for rows in tqdm(order.split(256)):
         longest = int((tokens[rows] != 0).sum(1).max())
         out[rows] = encoder.encode(tokens[rows, :longest])[0]
-    vectors = unit(out.numpy())
-    return vectors, vectors
+    return unit(out.numpy())
 
 
 if __name__ == "__main__":
