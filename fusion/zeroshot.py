@@ -20,8 +20,10 @@ def dual(features: Path) -> Transformer | None:
         features: What `featurize` wrote.
     """
     image, *_ = json.loads((features / "featurizer.json").read_text())["encoder"]
+    if image != "clip":
+        return None
     start = Start.load(features)
-    if image != "clip" or start.encoder != "transformer":
+    if start.encoder != "transformer":
         return None
     tower = Transformer(0, 1, 0, **start.settings)
     tower.start(start.state)

