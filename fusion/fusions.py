@@ -14,7 +14,7 @@ class Parts(NamedTuple):
     """What the encoders say of B items, modality by modality, before they meet.
 
     Attributes:
-        pooled: float (B, M, dim), one vector a modality.
+        pooled: float (B, M, dim), one vector a modality, of root mean square 1.
         present: bool (B, M); what is False has no influence.
         states: For each modality float (B, S, dim // 2), of its words or regions; none where no fusion attends to them.
         inside: For each modality bool (B, S), False where a state is padding.

@@ -162,12 +162,14 @@ class ProductSearchModel(nn.Module):
             clips, moments = self._clips(batch, present[:, 2])
             pooled.append(clips)
             states.append(moments)
+        # As loud as each other (RMSNorm of Zhang and Sennrich, 2019), or pictures drown what words alone tell.
+        level = nn.functional.rms_norm(torch.stack(pooled, 1), (self.config.dim,))
         if not self.attends:
-            return Parts(torch.stack(pooled, 1), present)
+            return Parts(level, present)
         inside = [has[:, None].expand(found.shape[:2]) for has, found in zip(present.T, states, strict=True)]
         inside[0] = batch["tokens"][:, : words.shape[1]] != PAD
         narrow = [layer(found) for layer, found in zip(self.narrow, states, strict=True)]
-        return Parts(torch.stack(pooled, 1), present, tuple(narrow), tuple(inside))
+        return Parts(level, present, tuple(narrow), tuple(inside))
 
     def _kinds(self, tokens: Tensor) -> Tensor:
         """How likely each word is part of each of `ModelConfig.entities`, float (B, T, E).

@@ -79,6 +79,16 @@ def test_batches_have_no_influence(make_model: MakeModel, items: Items, batch_si
         np.testing.assert_allclose(parts, whole, atol=1e-5)
 
 
+@every_fusion
+def test_no_modality_drowns_another(make_model: MakeModel, items: Items, fusion: str) -> None:
+    model = make_model(fusion=fusion)
+    with torch.no_grad():
+        model.image[-1].weight.mul_(100)
+    parts = model.parts(items.batch(slice(None)))
+    size = parts.pooled.square().mean(2).sqrt()
+    torch.testing.assert_close(size[parts.present], torch.ones(int(parts.present.sum())), atol=1e-3, rtol=0)
+
+
 def test_nothing_to_embed(make_model: MakeModel, items: Items) -> None:
     assert embed(make_model(), items.take(np.zeros(20, bool)), "query").shape == (0, 32)
 
