@@ -4,7 +4,7 @@
     python bench/throughput.py train
 
 The first sets pictures in the data, decoded and resized on the way, against the encoder alone on tensors that are
-ready; the second an epoch with all that surrounds its steps, but without validation, against loss, gradients and
+ready; the second two epochs with all that surrounds their steps, but without validation, against loss, gradients and
 optimiser alone on batches that are ready. Prints the ratio of the medians, and both.
 """
 
@@ -27,7 +27,9 @@ from components.train import objective, prepare, schedule
 from fusion import training
 from fusion.features import Items
 from fusion.featurizer import BATCH, Featurizer
+from fusion.mining import mine
 from fusion.objective import joint_loss, label_loss
+from fusion.sampling import Pairs
 
 ROUNDS = 7
 DATA, FEATURES = Path("data"), Path("artifacts/featurize")
@@ -66,11 +68,13 @@ def featurize(pictures: int = 512) -> tuple[Callable[[], Any], Callable[[], Any]
 
 def train() -> tuple[Callable[[], Any], Callable[[], Any], str]:
     torch.manual_seed(0)
-    params = TrainParams.model_validate(load(Path("params.yaml"), "train").model_dump() | {"epochs": 1})
+    params = TrainParams.model_validate(load(Path("params.yaml"), "train").model_dump() | {"epochs": 2})
     network, data, _ = prepare(FEATURES, params)
     goal, knobs, device = objective(params), schedule(params), "cuda" if torch.cuda.is_available() else "cpu"
     network.to(device)
-    steps = list(data.epoch(params.batch_size, np.random.default_rng(0)))
+    rng = np.random.default_rng(0)
+    hard = [Pairs.none(), mine(network.eval(), data, rng) if params.hard_negatives else Pairs.none()]
+    steps = [step for pairs in hard for step in data.epoch(params.batch_size, rng, pairs)]
     tags = [data.tags(list(network.config.tags), step.products) for step in steps]
     queries = [Ready(step.queries, device) for step in steps]
     products = [Ready(data.products.take(step.products), device) for step in steps]

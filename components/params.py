@@ -83,6 +83,9 @@ class TrainParams(Params):
     learning_rate: float = Field(4e-3, gt=0)
     weight_decay: float = Field(5e-2, ge=0)
     temperature: float = Field(0.07, gt=0, description="initial; it is learned")
+    hard_negatives: bool = Field(
+        True, description="whether judged queries meet products that the model wrongly ranks high"
+    )
     seed: int = 0
 
 

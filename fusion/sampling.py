@@ -48,9 +48,9 @@ class Judged:
         return cls(query[order], product[order], grade[order].astype(np.int64), products)
 
     def lookup(self, queries: np.ndarray, products: np.ndarray) -> np.ndarray:
-        """Grades of all pairs, int64 of shape (Q, P), `UNJUDGED` where nobody judged."""
+        """Grades of pairs, int64, `UNJUDGED` where nobody judged; the arguments' shapes are broadcast."""
         keys = self.query * self.products + self.product
-        wanted = queries[:, None] * self.products + products
+        wanted = queries * self.products + products
         at = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
         return np.where(keys[at] == wanted, self.grade[at], UNJUDGED)
 
@@ -81,6 +81,22 @@ class Judged:
         pool = (self.grade == EXACT) == exact
         query, product = self.query[pool], self.product[pool]
         return _one_each(query, product, queries, rng)[1]
+
+
+class Pairs(NamedTuple):
+    """Queries and products as row numbers, sorted by query.
+
+    Attributes:
+        query: int64, shape (N,).
+        product: int64, shape (N,).
+    """
+
+    query: np.ndarray
+    product: np.ndarray
+
+    @classmethod
+    def none(cls) -> "Pairs":
+        return cls(np.empty(0, np.int64), np.empty(0, np.int64))
 
 
 class Step(NamedTuple):
@@ -175,17 +191,21 @@ class TrainingSet:
         """Steps of one epoch: every product of `own` is the source of a pseudo-query, or as many as `STEPS` take."""
         return min(STEPS, -(-len(self.own) // (batch_size // 2)))
 
-    def epoch(self, batch_size: int, rng: np.random.Generator) -> Iterator[Step]:
-        """Half of each batch are judged queries, half pseudo-queries, everything in random order."""
+    def epoch(self, batch_size: int, rng: np.random.Generator, hard: Pairs) -> Iterator[Step]:
+        """Half of each batch are judged queries, half pseudo-queries, everything in random order.
+
+        Each judged query comes with a product of `hard`, if it has any there.
+        """
         half = batch_size // 2
         own = rng.permutation(self.own)
         for start in range(0, self.steps(batch_size) * half, half):
             sources = own[start : start + half]
             queries = rng.choice(len(self.queries), min(half, len(self.queries)), replace=False)
             drawn = [self.judged.draw(queries, exact, rng) for exact in DRAWS]
+            drawn.append(_one_each(*hard, queries, rng)[1])
             rows = np.unique(np.concatenate([sources, *drawn]))
             pseudo, answers, stated = self._pseudo(sources, rows, rng)
-            grades = np.concatenate([self.judged.lookup(queries, rows), answers])
+            grades = np.concatenate([self.judged.lookup(queries[:, None], rows), answers])
             told = Items.concatenate([pseudo, self.products.take(sources)]).tokens
             entities = self.entities.label(told, np.concatenate([stated, self.facets.values[sources]]))
             yield Step(Items.concatenate([self.queries.take(queries), pseudo]), rows, grades, told, entities)

@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 from fusion.distributed import from_leader, sum_gradients, world
 from fusion.features import Items
+from fusion.mining import mine
 from fusion.model import ProductSearchModel
 from fusion.objective import Objective, joint_loss, label_loss
-from fusion.sampling import Step, TrainingSet
+from fusion.sampling import Pairs, Step, TrainingSet
 from fusion.text import PAD, UNKNOWN
 
 WARM_UP = 0.1
@@ -39,6 +40,7 @@ def fit(
     batch_size: int,
     learning_rate: float,
     weight_decay: float,
+    hard_negatives: bool,
     seed: int,
     checkpoint: Path,
     report: Callable[[dict[str, float]], None] = lambda _: None,
@@ -64,6 +66,8 @@ def fit(
         batch_size: Queries in a step, half of them judged.
         learning_rate: Highest; warms up over a tenth of all steps, then falls along a cosine.
         weight_decay: Of AdamW.
+        hard_negatives: Whether judged queries meet what the model wrongly ranks high, mined before each epoch but the
+            first.
         seed: Of everything random.
         checkpoint: Written after each epoch; if it exists, training goes on from it.
         report: Told of each epoch as it ends: its row, and the queries and products seen per second.
@@ -91,9 +95,13 @@ def fit(
                 (seed * 1_000_003 + epoch) * here.size + here.rank
             )  # dropout differs by process
             rng = np.random.default_rng([seed, epoch])
+            hard = Pairs.none()
+            if hard_negatives and epoch:
+                mining = np.random.default_rng([seed, epoch, 1])
+                hard = from_leader(mine(run.averaged, data, mining) if here.leads else hard)
             sums: dict[str, float] = {}
             began, samples = time.perf_counter(), 0
-            for number, step in enumerate(data.epoch(batch_size, rng), start=1):
+            for number, step in enumerate(data.epoch(batch_size, rng, hard), start=1):
                 try:
                     values = run.step(data, step, objective, rng)
                 except FloatingPointError as error:

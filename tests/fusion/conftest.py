@@ -29,6 +29,7 @@ FIT: dict[str, Any] = {
     "batch_size": 64,
     "learning_rate": 1e-2,
     "weight_decay": 0.01,
+    "hard_negatives": True,
     "seed": 0,
 }
 

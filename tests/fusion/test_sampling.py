@@ -11,7 +11,7 @@ from catalog.schema import EXACT, GRADES, IRRELEVANT
 from fusion.facets import CATEGORY, COLUMNS, Facets
 from fusion.features import Items
 from fusion.losses import IGNORED, UNJUDGED
-from fusion.sampling import Judged, TrainingSet, pseudo_queries
+from fusion.sampling import Judged, Pairs, TrainingSet, pseudo_queries
 from fusion.text import PAD, UNKNOWN
 
 QUERIES, PRODUCTS = 6, 9
@@ -31,7 +31,7 @@ def judged(truth: Truth) -> Judged:
 @quick
 @given(truths, st.lists(st.integers(0, QUERIES - 1)), st.lists(st.integers(0, PRODUCTS - 1)))
 def test_lookup(truth: Truth, queries: list[int], products: list[int]) -> None:
-    found = judged(truth).lookup(np.array(queries, np.int64), np.array(products, np.int64))
+    found = judged(truth).lookup(np.array(queries, np.int64)[:, None], np.array(products, np.int64))
     assert found.shape == (len(queries), len(products))
     assert found.tolist() == [[truth.get((q, p), UNJUDGED) for p in products] for q in queries]
 
@@ -98,8 +98,21 @@ def test_pseudo_queries_differ_from_draw_to_draw(training: TrainingSet) -> None:
     assert not np.array_equal(one, other)
 
 
-def epoch(training: TrainingSet, batch_size: int = 8, seed: int = 0) -> list[Any]:
-    return list(training.epoch(batch_size, np.random.default_rng(seed)))
+def epoch(training: TrainingSet, batch_size: int = 8, seed: int = 0, hard: Pairs | None = None) -> list[Any]:
+    return list(training.epoch(batch_size, np.random.default_rng(seed), hard or Pairs.none()))
+
+
+def test_judged_queries_meet_their_hard_negatives(training: TrainingSet) -> None:
+    """Of the ten queries, the even ones have two each, which nothing else brings along as often."""
+    asking = np.repeat(np.arange(0, 10, 2), 2)
+    hard = Pairs(asking, np.arange(10, 20))
+    met: dict[int, set[int]] = {query: set() for query in range(10)}
+    for step in (step for seed in range(9) for step in epoch(training, seed=seed, hard=hard)):
+        for query in (int(item[1:]) for item in step.queries.ids if item.startswith("q")):
+            its = {10 + query, 11 + query} & set(step.products.tolist())
+            assert its or query % 2
+            met[query] |= its
+    assert all(len(met[query]) == 2 for query in range(0, 10, 2)), "each some time"
 
 
 def test_an_epoch_asks_for_every_training_product_once_and_for_no_other(training: TrainingSet) -> None:
