@@ -1,8 +1,9 @@
 """evaluate: the candidate and its baselines on the test queries, over the whole catalogue."""
 
+import io
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from components.params import EvaluateParams
 from components.tasks import tasks
 from eval.metrics import Scores, score
 from eval.rankings import Qrels, Run
-from eval.report import Example, Measure, Report, Result, best_other, extremes, render
+from eval.report import Example, Measure, Report, Result, Why, best_other, extremes, render
 from eval.significance import PairedResult, paired_test
+from fusion.explain import explain
 from fusion.features import Items
+from fusion.featurizer import COLUMNS, Featurizer
 from fusion.index import top_k
 from fusion.model import ProductSearchModel, embed
 from fusion.search import SearchIndex, run_table
@@ -87,7 +90,12 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
             pa.table({"query_id": scores[CANDIDATE].query_ids, "segment": segments}), out / "queries.parquet"
         )
         index.save(out / "index.parquet")
-        page = report(data, runs, scores, against, qrels, segments, params.metrics[0], measures)
+        reader = Featurizer.load(model)
+
+        def why(query: Mapping[str, Any], product: Mapping[str, Any]) -> Why:
+            return explained(network, reader, query, product)
+
+        page = report(data, runs, scores, against, qrels, segments, params.metrics[0], measures, why)
         (out / "report.html").write_text(render(page))
         _write(out / "facts.json", facts(network, asked, index, model))
     print(table_of(json.loads((evaluation / "metrics.json").read_text())))
@@ -171,8 +179,12 @@ def report(
     segments: np.ndarray,
     primary: str,
     measures: Sequence[Measure],
+    why: Callable[[Mapping[str, Any], Mapping[str, Any]], Why],
 ) -> Report:
-    """The page's content: tables, and the queries most won and most lost against the best other system."""
+    """The page's content: tables, and the queries most won and most lost against the best other system.
+
+    `why` explains the candidate's first product of each, from their rows.
+    """
     shown = {system: one for system, one in scores.items() if not system.startswith("no ")}
     rival = best_other(shown, CANDIDATE, primary)
     won, lost = extremes(scores[CANDIDATE], scores[rival], primary, EXAMPLES)
@@ -186,15 +198,16 @@ def report(
     def example(query: str) -> Example:
         lists = {
             system: [
-                Result(products[i]["title"], value, grades[query].get(i), products[i]["picture"])
+                Result(products[i]["title"], value, grades[query].get(i), _picture(products[i]))
                 for i, value in found
             ]
             for system, found in firsts[query].items()
         }
         position = int(np.searchsorted(scores[CANDIDATE].query_ids, query))
         values = {system: float(scores[system].values[primary][position]) for system in lists}
-        row = queries[query]
-        return Example(query, lists, values, row["text"], row["picture"], segments[position])
+        row, first = queries[query], firsts[query][CANDIDATE]
+        because = why(row, products[first[0][0]]) if first else None
+        return Example(query, lists, values, row["text"], _picture(row), segments[position], because)
 
     return Report(
         title="Product search: candidate and baselines",
@@ -219,15 +232,29 @@ def top(run: Run, query: str) -> list[tuple[str, float]]:
     return list(zip(run.item_ids[rows].tolist(), run.values[rows].tolist(), strict=True))
 
 
+def explained(
+    network: ProductSearchModel, reader: Featurizer, query: Mapping[str, Any], product: Mapping[str, Any]
+) -> Why:
+    """What `fusion.explain.explain` finds, for the page."""
+    found, png = explain(network, reader, query, product), io.BytesIO()
+    overlay = found.overlay()
+    if overlay:
+        overlay.save(png, "PNG")
+    return Why(found.modalities, found.query, found.product, found.entities, png.getvalue() or None)
+
+
 def _rows(data: Path, table: str, ids: set[str]) -> dict[str, dict[str, Any]]:
-    """Some rows of a table by id, with the bytes of their picture in `picture`."""
-    key, columns = {"products": ("product_id", ["title"]), "queries": ("query_id", ["text"])}[table]
-    wanted = pa.array(sorted(ids), pa.string())
-    rows = {}
-    for batch in store.batches(data, table, [key, *columns, "image"]):
-        for row in batch.filter(pc.is_in(batch[key], wanted)).to_pylist():
-            rows[row[key]] = row | {"picture": row["image"] and row["image"]["bytes"]}
-    return rows
+    """Some rows of a table by id."""
+    key, wanted = COLUMNS[table][0], pa.array(sorted(ids), pa.string())
+    return {
+        row[key]: row
+        for batch in store.batches(data, table, COLUMNS[table])
+        for row in batch.filter(pc.is_in(batch[key], wanted)).to_pylist()
+    }
+
+
+def _picture(row: Mapping[str, Any]) -> bytes | None:
+    return row["image"] and row["image"]["bytes"]
 
 
 def facts(network: ProductSearchModel, queries: Items, index: SearchIndex, model: Path) -> dict[str, float]:

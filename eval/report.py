@@ -32,8 +32,35 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Why:
+    """What the score of a query's first result loses without each part of it, or of the query.
+
+    Attributes:
+        parts: Name of a part of the result → loss.
+        query: The query's words, each with its loss.
+        product: The result's words, likewise.
+        entities: Type of entity → how the query names it, and how the result does.
+        overlay: The result's picture, coloured by what its places matter.
+    """
+
+    parts: Mapping[str, float]
+    query: Sequence[tuple[str, float]]
+    product: Sequence[tuple[str, float]]
+    entities: Mapping[str, tuple[str, str]]
+    overlay: bytes | None = None
+
+    @property
+    def reach(self) -> float:
+        """The largest effect of a word."""
+        return max((abs(loss) for _, loss in (*self.query, *self.product)), default=0.0) or 1.0
+
+
+@dataclass(frozen=True)
 class Example:
-    """One query and what the systems made of it: system → first results, and system → primary metric."""
+    """One query and what the systems made of it: system → first results, and system → primary metric.
+
+    `why` is about the first result of the system under review.
+    """
 
     query_id: str
     lists: Mapping[str, Sequence[Result]]
@@ -41,6 +68,7 @@ class Example:
     text: str | None = None
     picture: bytes | None = None
     segment: str | None = None
+    why: Why | None = None
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,13 @@ def test_every_task_is_measured(evaluation: Path) -> None:
     assert "What else is it good for?" in page and "title → picture" in page
 
 
+def test_the_page_says_why(evaluation: Path) -> None:
+    page = (evaluation / "report.html").read_text()
+    asked = page.count("<article>")
+    assert page.count(f"Why <bdi>{CANDIDATE}</bdi> puts") == asked > 0
+    assert "Its score of" in page and "Words of the result" in page
+
+
 def test_a_published_clip_as_both_towers(data: Path, report: Path, clip: Path, tmp_path: Path) -> None:
     """It is judged as it was published beside what training makes of it."""
     encoders = {"text_encoder": f"clip:{clip}", "image_encoder": f"clip:{clip}"}

@@ -9,7 +9,7 @@ from PIL import Image
 
 from eval.metrics import Scores
 from eval.rankings import JudgeError
-from eval.report import Example, Report, Result, best_other, data_uri, extremes, render
+from eval.report import Example, Report, Result, Why, best_other, data_uri, extremes, render
 from eval.significance import PairedResult
 
 HOSTILE = """<script>alert(1)</script>"><img src=x onerror='alert(2)'>{{ 7 * 7 }}"""
@@ -45,6 +45,13 @@ def report(**changes: object) -> Report:
         HOSTILE,
         picture("PNG"),
         HOSTILE,
+        Why(
+            {"text": 0.25, "image": -0.125},
+            [("red", 0.5), (HOSTILE, 0.0)],
+            [("dress", -0.25)],
+            {"color": ("red", ""), "brand": (HOSTILE, HOSTILE)},
+            picture("PNG"),
+        ),
     )
     fields: dict = {
         "title": "Fused & friends",
@@ -70,7 +77,7 @@ def report(**changes: object) -> Report:
 class Page(HTMLParser):
     """Tags, their attributes, and the text of every table row, list item and heading."""
 
-    BLOCKS = ("tr", "li", "h1", "h2", "h3", "h4", "p")
+    BLOCKS = ("tr", "li", "h1", "h2", "h3", "h4", "p", "summary", "dt", "dd")
     VOID = ("meta", "img", "br")
 
     def __init__(self, html: str) -> None:
@@ -137,6 +144,33 @@ def test_the_best_are_marked_all_of_them() -> None:
     assert '<td class="best">0.400</td>' not in html
 
 
+def test_the_first_result_is_explained(page: Page) -> None:
+    assert page.texts("summary") == ["Why fused puts Red dress first"], "where there is an explanation"
+    words = "red where they speak for it, blue where against"
+    assert page.texts("dt") == [
+        "Its score of 2.500, without its",
+        f"Words of the query, {words}",
+        f"Words of the result, {words}",
+        "What the query names: what the result has",
+    ]
+    assert page.texts("dd") == [
+        "text −0.250 , image +0.125",
+        f"red {HOSTILE}",
+        "dress",
+        f"color red : nothing ; brand {HOSTILE} : {HOSTILE}",
+    ]
+    marks = [
+        tuple(attributes.get(name) for name in ("class", "style", "title"))
+        for tag, attributes in page.tags
+        if tag == "mark"
+    ]
+    assert marks == [
+        (None, "--share:60%", "−0.500 without it"),
+        (None, "--share:0%", "+0.000 without it"),
+        ("against", "--share:30%", "+0.250 without it"),
+    ]
+
+
 def test_results_carry_rank_grade_title_and_score(page: Page) -> None:
     assert page.texts("li")[:4] == [
         "1 exact Red dress score 2.500",
@@ -153,13 +187,16 @@ def test_nothing_hostile_gets_through(page: Page) -> None:
         *("html", "head", "meta", "title", "style", "body", "main", "header", "section", "article", "div"),
         *("h1", "h2", "h3", "h4", "p", "strong", "span", "bdi", "i", "b", "ol", "li", "img"),
         *("table", "thead", "tbody", "tr", "th", "td"),
+        *("details", "summary", "dl", "dt", "dd", "mark"),
     }
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
 
 
 def test_nothing_is_fetched(page: Page) -> None:
     sources = [attributes["src"] or "" for tag, attributes in page.tags if tag == "img"]
-    assert len(sources) == 4  # three JPEGs of results, one PNG of the query; the SVG is not shown
+    assert (
+        len(sources) == 5
+    )  # three JPEGs of results, PNGs of the query and the overlay; the SVG is not shown
     assert all(re.match(r"data:image/(jpeg|png);base64,", source) for source in sources)
     assert "default-src 'none'" in str(page.tags)
     assert not [
