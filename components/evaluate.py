@@ -23,9 +23,9 @@ from eval.metrics import Scores, score
 from eval.rankings import Qrels, Run
 from eval.report import Example, Measure, Report, Result, Why, best_other, extremes, render
 from eval.significance import PairedResult, paired_test
-from fusion.explain import explain
+from fusion.explain import explain, rows
 from fusion.features import Items
-from fusion.featurizer import COLUMNS, Featurizer
+from fusion.featurizer import Featurizer
 from fusion.index import top_k
 from fusion.model import ProductSearchModel, embed
 from fusion.search import SearchIndex, run_table
@@ -189,10 +189,10 @@ def report(
     rival = best_other(shown, CANDIDATE, primary)
     won, lost = extremes(scores[CANDIDATE], scores[rival], primary, EXAMPLES)
     firsts = {query: {name: top(runs[name], query) for name in (CANDIDATE, rival)} for query in (*won, *lost)}
-    products = _rows(
+    products = rows(
         data, "products", {i for found in firsts.values() for first in found.values() for i, _ in first}
     )
-    queries = _rows(data, "queries", set(firsts))
+    queries = rows(data, "queries", set(firsts))
     grades = qrels.to_dict()
 
     def example(query: str) -> Example:
@@ -228,8 +228,8 @@ def top(run: Run, query: str) -> list[tuple[str, float]]:
     at = int(np.searchsorted(run.query_ids, query))
     if at == len(run.query_ids) or run.query_ids[at] != query:
         return []
-    rows = slice(run.offsets[at], min(run.offsets[at] + SHOWN, run.offsets[at + 1]))
-    return list(zip(run.item_ids[rows].tolist(), run.values[rows].tolist(), strict=True))
+    shown = slice(run.offsets[at], min(run.offsets[at] + SHOWN, run.offsets[at + 1]))
+    return list(zip(run.item_ids[shown].tolist(), run.values[shown].tolist(), strict=True))
 
 
 def explained(
@@ -241,16 +241,6 @@ def explained(
     if overlay:
         overlay.save(png, "PNG")
     return Why(found.modalities, found.query, found.product, found.entities, png.getvalue() or None)
-
-
-def _rows(data: Path, table: str, ids: set[str]) -> dict[str, dict[str, Any]]:
-    """Some rows of a table by id."""
-    key, wanted = COLUMNS[table][0], pa.array(sorted(ids), pa.string())
-    return {
-        row[key]: row
-        for batch in store.batches(data, table, COLUMNS[table])
-        for row in batch.filter(pc.is_in(batch[key], wanted)).to_pylist()
-    }
 
 
 def _picture(row: Mapping[str, Any]) -> bytes | None:

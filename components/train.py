@@ -66,9 +66,7 @@ def train(features: Path, params: TrainParams, model: Path) -> None:
                 objective(params),
                 checkpoint=checkpoint,
                 report=report,
-                **params.model_dump(
-                    exclude=_names(Objective) | _names(ModelConfig) | {"temperature", "freeze"}
-                ),
+                **schedule(params),
             )
         if here.leads:
             _write(network.cpu(), history, features, partial)

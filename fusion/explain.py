@@ -4,12 +4,13 @@ Every figure is exact: the pair is scored again without it. Effects of several t
 make up for another.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from PIL import Image
@@ -118,18 +119,26 @@ def explain_data(folder: Path, data: Path, query_id: str, product_id: str) -> Ex
     """
     model, featurizer = load(folder)
     query, product = (
-        _row(data, table, key) for table, key in (("queries", query_id), ("products", product_id))
+        rows(data, table, {key})[key] for table, key in (("queries", query_id), ("products", product_id))
     )
     return explain(model, featurizer, query, product)
 
 
-def _row(data: Path, table: str, key: str) -> dict[str, Any]:
-    name = COLUMNS[table][0]
+def rows(data: Path, table: str, ids: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Some queries or products of a data set by id, with the columns that a featurizer reads.
+
+    Raises:
+        DataError: where one of them is not there.
+    """
+    name, found = COLUMNS[table][0], dict[str, dict[str, Any]]()
+    wanted = pa.array(sorted(ids), pa.string())
     for batch in store.batches(data, table, COLUMNS[table]):
-        found = batch.filter(pc.equal(batch[name], key)).to_pylist()
-        if found:
-            return found[0]
-    raise DataError(f"{data / table}: there is no {name} '{key}'; give one that is there")
+        found |= {row[name]: row for row in batch.filter(pc.is_in(batch[name], wanted)).to_pylist()}
+        if len(found) == len(wanted):
+            return found
+    if missing := set(ids) - set(found):
+        raise DataError(f"{data / table}: there is no {name} '{min(missing)}'; give one that is there")
+    return found
 
 
 def _scores(model: ProductSearchModel, queries: Items, products: Items) -> np.ndarray:
