@@ -26,10 +26,11 @@ from fusion.facets import Facets
 from fusion.features import MODALITIES, Items
 from fusion.featurizer import FILES as FEATURIZER_FILES
 from fusion.fusions import FUSIONS
-from fusion.model import ModelConfig, ProductSearchModel
+from fusion.index import top_k
+from fusion.model import ModelConfig, ProductSearchModel, embed
 from fusion.objective import Objective
 from fusion.sampling import Judged, TrainingSet
-from fusion.search import rank
+from fusion.search import run_table
 from fusion.text import Start, Vocabulary
 from fusion.training import fit
 
@@ -82,7 +83,7 @@ def train(features: Path, params: TrainParams, model: Path) -> None:
 
 def prepare(
     features: Path, params: TrainParams
-) -> tuple[ProductSearchModel, TrainingSet, Callable[[ProductSearchModel], float]]:
+) -> tuple[ProductSearchModel, TrainingSet, Callable[[ProductSearchModel, np.ndarray], float]]:
     """The untrained model, what it may see, and how it is validated.
 
     Arguments and errors as for `train`.
@@ -97,8 +98,9 @@ def prepare(
     valid = queries.take(queries.splits == "valid")
     qrels = _qrels(judgements, valid)
 
-    def validate(candidate: ProductSearchModel) -> float:
-        run = Run.from_table(rank(candidate, valid, products, 10))
+    def validate(candidate: ProductSearchModel, vectors: np.ndarray) -> float:
+        found = top_k(embed(candidate, valid, "query"), vectors, 10)
+        run = Run.from_table(run_table(valid.ids, products.ids, *found))
         return score(run, qrels, [VALIDATED_BY], gains=GAINS).means()[VALIDATED_BY]
 
     has_clips = products.present[:, MODALITIES.index("video")].any()

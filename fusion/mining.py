@@ -12,7 +12,9 @@ FIRST = 30  # of each query's ranking
 SURE = 0.95  # of the score of the query's best answer: what scores higher may be an answer that nobody judged
 
 
-def mine(model: ProductSearchModel, data: TrainingSet, rng: np.random.Generator) -> Pairs:
+def mine(
+    model: ProductSearchModel, data: TrainingSet, vectors: np.ndarray, rng: np.random.Generator
+) -> Pairs:
     """Each judged query with the first products that nobody judged any good for it.
 
     Those that score nearly as high as its best exact product are left out ("TopK-PercPos" of Moreira et al., 2024,
@@ -21,10 +23,11 @@ def mine(model: ProductSearchModel, data: TrainingSet, rng: np.random.Generator)
     Args:
         model: In evaluation mode.
         data: What may be seen.
+        vectors: The model's of all products of `data`, float32 (P, dim).
         rng: Draws the products to look at where there are many.
     """
     pool = np.sort(rng.permutation(data.own)[:AMONG])
-    queries, products = embed(model, data.queries, "query"), embed(model, data.products.take(pool), "product")
+    queries, products = embed(model, data.queries, "query"), vectors[pool]
     found, scores = top_k(queries, products, FIRST)
     asking = np.arange(len(queries))[:, None]
     unfit = data.judged.lookup(asking, pool[found]) <= IRRELEVANT

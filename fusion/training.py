@@ -17,7 +17,7 @@ from tqdm import tqdm
 from fusion.distributed import from_leader, sum_gradients, world
 from fusion.features import Items
 from fusion.mining import mine
-from fusion.model import ProductSearchModel
+from fusion.model import ProductSearchModel, embed
 from fusion.objective import Objective, joint_loss, label_loss
 from fusion.sampling import Pairs, Step, TrainingSet
 from fusion.text import PAD, UNKNOWN
@@ -32,7 +32,7 @@ MEASURED = 10_000  # pictures that the features are standardised by, at most
 def fit(
     model: ProductSearchModel,
     data: TrainingSet,
-    validate: Callable[[ProductSearchModel], float],
+    validate: Callable[[ProductSearchModel, np.ndarray], float],
     objective: Objective,
     *,
     epochs: int,
@@ -59,15 +59,16 @@ def fit(
     Args:
         model: On the device to train on.
         data: What may be seen.
-        validate: The score of a model in evaluation mode, higher is better.
+        validate: The score of a model in evaluation mode, higher is better, given the vectors by which it finds the
+            products of `data`, float32 (P, dim).
         objective: What is minimised.
         epochs: At most this many.
         patience: Epochs without a better score before stopping.
         batch_size: Queries in a step, half of them judged.
         learning_rate: Highest; warms up over a tenth of all steps, then falls along a cosine.
         weight_decay: Of AdamW.
-        hard_negatives: Whether judged queries meet what the model wrongly ranks high, mined before each epoch but the
-            first.
+        hard_negatives: Whether judged queries meet what the model wrongly ranks high, mined after each epoch but the
+            last.
         seed: Of everything random.
         checkpoint: Written after each epoch; if it exists, training goes on from it.
         report: Told of each epoch as it ends: its row, and the queries and products seen per second.
@@ -95,13 +96,9 @@ def fit(
                 (seed * 1_000_003 + epoch) * here.size + here.rank
             )  # dropout differs by process
             rng = np.random.default_rng([seed, epoch])
-            hard = Pairs.none()
-            if hard_negatives and epoch:
-                mining = np.random.default_rng([seed, epoch, 1])
-                hard = from_leader(mine(run.averaged, data, mining) if here.leads else hard)
             sums: dict[str, float] = {}
             began, samples = time.perf_counter(), 0
-            for number, step in enumerate(data.epoch(batch_size, rng, hard), start=1):
+            for number, step in enumerate(data.epoch(batch_size, rng, run.hard), start=1):
                 try:
                     values = run.step(data, step, objective, rng)
                 except FloatingPointError as error:
@@ -119,9 +116,15 @@ def fit(
                 }
                 bar.set_postfix({"epoch": str(epoch + 1)} | told, refresh=False)
                 bar.update()
-            score = from_leader(float(validate(run.averaged)) if here.leads else 0.0)
+            score, hard = 0.0, Pairs.none()
+            if here.leads:
+                vectors = embed(run.averaged, data.products, "product")
+                score = float(validate(run.averaged, vectors))
+                if hard_negatives and epoch + 1 < epochs:
+                    hard = mine(run.averaged, data, vectors, np.random.default_rng([seed, epoch, 1]))
+            score, hard = from_leader((score, hard))
             means = {name: total / steps for name, total in sums.items()}
-            run.finish_epoch({"epoch": epoch + 1, **means, "score": score})
+            run.finish_epoch({"epoch": epoch + 1, **means, "score": score}, hard)
             if here.leads:
                 run.save(checkpoint)
                 report(run.history[-1] | {"samples_per_s": pace})
@@ -162,6 +165,7 @@ class _Run:
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGED))
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Tensor] = {}
+        self.hard = Pairs.none()
 
     @property
     def averaged(self) -> ProductSearchModel:
@@ -196,7 +200,8 @@ class _Run:
         self.schedule.step()
         return values
 
-    def finish_epoch(self, row: dict[str, float]) -> None:
+    def finish_epoch(self, row: dict[str, float], hard: Pairs) -> None:
+        self.hard = hard
         self.history.append(row)
         if _best_epoch(self.history) == len(self.history) - 1:
             self.best = {name: value.clone() for name, value in self.averaged.state_dict().items()}
@@ -205,7 +210,8 @@ class _Run:
         """Whole or not at all."""
         state = {name: part.state_dict() for name, part in self._parts().items()}
         partial = checkpoint.with_suffix(".partial")
-        torch.save(state | {"history": self.history, "best": self.best}, partial)
+        hard = tuple(map(torch.from_numpy, self.hard))
+        torch.save(state | {"history": self.history, "best": self.best, "hard": hard}, partial)
         partial.replace(checkpoint)
 
     def resume(self, checkpoint: Path) -> None:
@@ -215,6 +221,7 @@ class _Run:
             for name, part in self._parts().items():
                 part.load_state_dict(state[name])
             self.history, self.best = state["history"], state["best"]
+            self.hard = Pairs(*(rows.cpu().numpy() for rows in state["hard"]))
 
     def _parts(self) -> dict[str, Any]:
         return {

@@ -139,7 +139,7 @@ def train(world: World) -> Callable[..., list[dict[str, float]]]:
     def run(
         model: ProductSearchModel,
         checkpoint: Path,
-        validate: Callable[[ProductSearchModel], float] | None = None,
+        validate: Callable[[ProductSearchModel, np.ndarray], float] | None = None,
         data: TrainingSet = world.training,
         objective: Objective = PLAIN,
         **settings: Any,
@@ -148,7 +148,7 @@ def train(world: World) -> Callable[..., list[dict[str, float]]]:
         return fit(
             model,
             data,
-            validate or (lambda _: next(rising)),
+            validate or (lambda *_: next(rising)),
             objective,
             checkpoint=checkpoint,
             **(FIT | settings),

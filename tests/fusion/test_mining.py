@@ -31,6 +31,10 @@ def data(world: Any) -> TrainingSet:
     return replace(training, products=replace(training.products, splits=splits), judged=some)
 
 
+def mined(model: ProductSearchModel, data: TrainingSet, seed: int = 0) -> Pairs:
+    return mine(model, data, embed(model, data.products, "product"), np.random.default_rng(seed))
+
+
 def expected(model: ProductSearchModel, data: TrainingSet) -> set[tuple[int, int]]:
     scores = embed(model, data.queries, "query") @ embed(model, data.products, "product").T
     grades = data.judged.lookup(np.arange(len(scores))[:, None], np.arange(scores.shape[1]))
@@ -52,7 +56,7 @@ def test_mines_what_ranks_high_and_answers_nothing(
     make_model: MakeModel, data: TrainingSet, seed: int
 ) -> None:
     model = make_model(seed=seed)
-    found = mine(model, data, np.random.default_rng(0))
+    found = mined(model, data)
     pairs = list(zip(found.query.tolist(), found.product.tolist(), strict=True))
     assert len(pairs) > len(data.queries)
     assert set(pairs) == expected(model, data)
@@ -65,7 +69,7 @@ def test_looks_at_some_of_many(
     make_model: MakeModel, data: TrainingSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mining, "AMONG", 10)
-    one, again, other = (mine(make_model(), data, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    one, again, other = (mined(make_model(), data, seed) for seed in (0, 0, 1))
     assert 0 < len(set(one.product)) <= 10
     assert np.array_equal(one.product, again.product)
     assert set(one.product) != set(other.product)
@@ -73,5 +77,5 @@ def test_looks_at_some_of_many(
 
 def test_nothing_to_mine(make_model: MakeModel, data: TrainingSet) -> None:
     nothing = replace(data.products, splits=np.full(len(data.products), "test", object))
-    found = mine(make_model(), replace(data, products=nothing), np.random.default_rng(0))
+    found = mined(make_model(), replace(data, products=nothing))
     assert isinstance(found, Pairs) and len(found.query) == 0

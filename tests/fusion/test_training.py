@@ -21,10 +21,10 @@ class KilledError(Exception):
     """What stops a run in the middle."""
 
 
-def scores_of(values: list[float]) -> Callable[[ProductSearchModel], float]:
+def scores_of(values: list[float]) -> Callable[[ProductSearchModel, np.ndarray], float]:
     """A validation that gives these scores one after the other."""
     remaining = iter(values)
-    return lambda _: next(remaining)
+    return lambda *_: next(remaining)
 
 
 def assert_same(one: ProductSearchModel, other: ProductSearchModel) -> None:
@@ -54,10 +54,10 @@ def test_an_interrupted_run_ends_as_one_never_stopped(
 
     validate, calls = scores_of(values), iter(range(4))
 
-    def killed(model: ProductSearchModel) -> float:
+    def killed(model: ProductSearchModel, vectors: np.ndarray) -> float:
         if next(calls) == finished:
             raise KilledError
-        return validate(model)
+        return validate(model, vectors)
 
     checkpoint = tmp_path / "stopped.pt"
     with pytest.raises(KilledError):
@@ -84,7 +84,7 @@ def test_stops_after_patience_and_keeps_the_best(make_model: MakeModel, train: T
     model, seen = make_model(), []
     values = iter([0.1, 0.4, 0.4, 0.3, 0.2, 0.9])
 
-    def validate(candidate: ProductSearchModel) -> float:
+    def validate(candidate: ProductSearchModel, _: np.ndarray) -> float:
         assert not candidate.training
         seen.append({name: value.clone() for name, value in candidate.state_dict().items()})
         return next(values)
@@ -152,7 +152,7 @@ def test_both_modalities_beat_either(
 def test_each_epoch_is_reported_as_it_ends(make_model: MakeModel, train: Train, tmp_path: Path) -> None:
     told: list[dict[str, float]] = []
 
-    def validate(_: ProductSearchModel) -> float:
+    def validate(*_: object) -> float:
         return float(len(told))
 
     history = train(make_model(), tmp_path / "c.pt", validate, epochs=3, report=told.append)
