@@ -17,6 +17,7 @@ from fusion.fusions import FUSIONS, Parts
 from fusion.text import ENCODERS as TEXT_ENCODERS
 from fusion.text import PAD
 from fusion.video import ENCODERS as VIDEO_ENCODERS
+from fusion.weights import freeze
 
 
 @dataclass(frozen=True)
@@ -127,13 +128,13 @@ class ProductSearchModel(nn.Module):
         """Say what training leaves as it is of a published encoder.
 
         Args:
-            layers: "all", "none", or "last_N": all but the last N.
+            layers: See `fusion.weights.freeze`.
+
+        Raises:
+            DataError: where an encoder has fewer layers.
         """
         for trunk in self.trunks:
-            trunk.requires_grad_(layers == "none")
-            if layers.startswith("last_"):
-                for layer in _layers(trunk)[-int(layers.removeprefix("last_")) :]:
-                    layer.requires_grad_(True)
+            freeze(trunk, layers, "train.freeze")
 
     @property
     def trunks(self) -> list[nn.Module]:
@@ -269,12 +270,6 @@ class ProductSearchModel(nn.Module):
         model = cls(ModelConfig(**json.loads((folder / "config.json").read_text())))
         model.load_state_dict(load_file(folder / "weights.safetensors"))
         return model.eval()
-
-
-def _layers(trunk: nn.Module) -> list[nn.Module]:
-    """The stack of equal layers that a published encoder is made of."""
-    stacks = [list(module) for module in trunk.modules() if isinstance(module, nn.ModuleList)]
-    return max(stacks, key=len)
 
 
 def _unit(vectors: Tensor) -> Tensor:

@@ -1,16 +1,18 @@
 """Weights that others published: safetensors, or `.pth` read without unpickling anything but tensors."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from catalog.schema import DataError
 
 T = TypeVar("T")
+_LAYER = re.compile(r"(?:[^\d.]+\.)*[^.]*\d[^.]*")  # up to the first part of a name that has a digit
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -49,3 +51,42 @@ def fetch(
             f"where no hub can be reached, download the state dict elsewhere and set {parameter}_weights "
             "to its path (.safetensors or .pth)"
         ) from error
+
+
+def layers(network: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """The numbered layers of a network in their order, each with its parameters and those that follow it.
+
+    A layer is what parameters' names have in common up to the first part with a digit in it: `layer4`, `features.7`,
+    `encoder.layer.5`. What precedes the first one belongs to none.
+    """
+    found: dict[str, list[nn.Parameter]] = {}
+    for name, weight in network.named_parameters():
+        if numbered := _LAYER.match(name):
+            found.setdefault(numbered.group(), [])
+        if found:
+            found[next(reversed(found))].append(weight)
+    return found
+
+
+def freeze(network: nn.Module, extent: str, parameter: str) -> None:
+    """Say what training leaves as it is of a published network.
+
+    Args:
+        network: All of it, or its part that was published.
+        extent: "all", "none", or "last_N": all but the last N of its `layers`.
+        parameter: What the user set, to be named where it does not fit.
+
+    Raises:
+        DataError: where the network has fewer layers.
+    """
+    network.requires_grad_(extent == "none")
+    if extent.startswith("last_"):
+        count, found = int(extent.removeprefix("last_")), layers(network)
+        if count > len(found):
+            raise DataError(
+                f"{parameter}: {extent}, but the encoder has {len(found)} layers ({', '.join(found) or 'no numbers'}); "
+                "give fewer, or none to train all of it"
+            )
+        for weights in list(found.values())[-count:]:
+            for weight in weights:
+                weight.requires_grad_(True)
