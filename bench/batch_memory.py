@@ -31,6 +31,7 @@ def items(count: int, words: int, rng: np.random.Generator) -> Items:
         regions=np.zeros((count, 0, 0), np.float16),
         has_image=np.ones(count, bool),
         videos=nothing,
+        pictures=nothing,
     )
 
 

@@ -32,9 +32,10 @@ def featurize(data: Path, report: Path, params: FeaturizeParams, features: Path)
         data: The data set.
         report: What `validate` wrote about it.
         params: How.
-        features: Folder to write: products/ and queries/ (see `fusion.features.Items`), judgements.parquet without
-            those of the test split, the featurizer (see `fusion.featurizer.Featurizer.save`), what training begins
-            the text encoder from (see `fusion.text.Start.save`) and broken.json.
+        features: Folder to write: products/ and queries/ (see `fusion.features.Items`), with pictures where they are
+            kept, judgements.parquet without those of the test split, the featurizer (see
+            `fusion.featurizer.Featurizer.save`), what training begins the text encoder from (see
+            `fusion.text.Start.save`) and broken.json.
 
     Raises:
         DataError: where the data is not what was validated, too many pictures are broken, or weights are missing.
@@ -62,7 +63,7 @@ def featurize(data: Path, report: Path, params: FeaturizeParams, features: Path)
             judgements.filter(pc.is_in(judgements["query_id"], seen)), partial / "judgements.parquet"
         )
         for table in ("products", "queries"):
-            _write_shards(data, table, sides, featurizer, partial / table)
+            _write_shards(data, table, sides, featurizer, params.keep_pictures, partial / table)
         _report_broken(partial, params.max_broken_images)
 
 
@@ -107,9 +108,9 @@ def _training_texts(data: Path, sides: dict[str, str]) -> Iterator[str]:
 
 
 def _write_shards(
-    data: Path, table: str, sides: dict[str, str], featurizer: Featurizer, folder: Path
+    data: Path, table: str, sides: dict[str, str], featurizer: Featurizer, keep: bool, folder: Path
 ) -> None:
-    """A file per `ROWS` rows; those that are there already are left alone."""
+    """A file per `ROWS` rows, and one beside it if pictures are kept; those that are there already are left alone."""
     folder.mkdir(exist_ok=True)
     columns = (*COLUMNS[table], ATTRIBUTES) if table == "products" else COLUMNS[table]
     total = sum(store.open_file(path).metadata.num_rows for path in store.files(data, table))
@@ -117,12 +118,15 @@ def _write_shards(
         for number, rows in enumerate(_in_shards(store.batches(data, table, columns, ROWS))):
             path = folder / f"{number:06d}.parquet"
             if not path.exists():
-                items, broken = featurizer.rows(table, rows.to_pylist(), sides)
+                items, broken = featurizer.rows(table, rows.to_pylist(), sides, keep)
                 reasons = pa.array([broken.get(i) for i in range(len(items))], pa.string())
                 shard = items.to_table().append_column("broken", reasons)
                 for column in (name for name in PASSED_ON if name in rows.column_names):
                     shard = shard.append_column(column, rows[column])
                 unfinished = path.with_suffix(".partial")
+                if keep:  # first: where the table is, its pictures are
+                    items.save_pictures(unfinished)
+                    unfinished.replace(path.with_suffix(".npy"))
                 pq.write_table(shard, unfinished)
                 unfinished.replace(path)
             bar.update(rows.num_rows)

@@ -39,6 +39,9 @@ class FeaturizeParams(Params):
     image_weights: str | None = Field(None, description="path, for encoders whose weights no package ships")
     image_size: int = Field(96, ge=32, le=1024, description="pixels; the square a picture is fitted into")
     image_grid: int = Field(3, ge=1, le=16, description="a picture is divided into grid × grid regions")
+    keep_pictures: bool = Field(
+        False, description="whether pictures stay beside their features, for train.freeze.image"
+    )
     video_encoder: Literal["conv3d", "r3d_18"] = Field(
         "conv3d", description="for the products that have clips"
     )

@@ -17,7 +17,7 @@ from catalog.schema import DataError
 MODALITIES = ("text", "image", "video")
 _FIELDS = {
     "text": ("tokens",),
-    "image": ("images", "regions", "has_image"),
+    "image": ("images", "regions", "has_image", "pictures"),
     "video": ("videos",),
 }  # that hold each
 
@@ -35,6 +35,7 @@ class Items:
         regions: float16, shape (N, R, C): features of R parts of the picture, row by row; (N, 0, 0) if not loaded.
         has_image: bool, shape (N,).
         videos: object, shape (N,): what `fusion.video.Clips` makes of a clip, all of one shape; None without a clip.
+        pictures: object, shape (N,): the fitted picture, uint8 (S, S, 3); None without one, or if not loaded.
     """
 
     ids: np.ndarray
@@ -45,6 +46,7 @@ class Items:
     regions: np.ndarray
     has_image: np.ndarray
     videos: np.ndarray
+    pictures: np.ndarray
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -86,8 +88,8 @@ class Items:
         """As the model takes it.
 
         Returns:
-            tokens int64 (B, T), images float32 (B, D), regions float16 (B, R, C); videos, of the V items that have
-            some; present, bool (B, M).
+            tokens int64 (B, T), images float32 (B, D), regions float16 (B, R, C); videos, and pictures uint8
+            (P, S, S, 3), of the items that have some; present, bool (B, M).
         """
         tokens = torch.from_numpy(self.tokens[index].astype(np.int64))
         batch = {
@@ -96,13 +98,16 @@ class Items:
             "regions": torch.from_numpy(self.regions[index]),
             "present": torch.from_numpy(self.present[index]),
         }
-        videos = [video for video in self.videos[index] if video is not None]
-        if videos:
-            batch["videos"] = torch.from_numpy(np.stack(videos))
+        for name in ("videos", "pictures"):
+            some = [one for one in getattr(self, name)[index] if one is not None]
+            if some:
+                batch[name] = torch.from_numpy(np.stack(some))
+                if torch.device(device).type == "cuda":  # so that the copy runs beside what is computed
+                    batch[name] = batch[name].pin_memory()
         return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
     def to_table(self) -> pa.Table:
-        """One row an item."""
+        """One row an item, without the pictures, which `save_pictures` writes."""
 
         def rows(array: np.ndarray) -> pa.Array:
             column = pa.array(array.reshape(-1))
@@ -154,11 +159,40 @@ class Items:
             dtype, shape = told[b"dtype"].decode(), literal_eval(told[b"shape"].decode())
             for row, data in enumerate(table["videos"].to_pylist()):
                 videos[row] = data and np.frombuffer(data, dtype).reshape(shape)
-        return cls(**found, videos=videos)
+        return cls(**found, videos=videos, pictures=np.full(len(table), None, object))
+
+    def save_pictures(self, path: Path) -> None:
+        """Write those that there are, in their order, uint8 (P, S, S, 3): raw pixels, to be mapped into memory."""
+        with path.open("wb") as stream:
+            np.save(stream, np.array([one for one in self.pictures if one is not None], np.uint8))
+
+    def with_pictures(self, path: Path) -> Self:
+        """The same with the pictures that `save_pictures` left; they are read as they are looked at.
+
+        Raises:
+            DataError: where there is no such file, or it is of other items.
+        """
+        if not path.exists():
+            raise DataError(
+                f"{path}: featurize kept no pictures; set featurize.keep_pictures: true and run it again"
+            )
+        kept = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        pictures = np.full(len(self), None, object)
+        if len(kept) != self.has_image.sum():
+            raise DataError(f"{path}: {len(kept)} pictures of {self.has_image.sum()}; run featurize again")
+        for row, one in zip(np.flatnonzero(self.has_image), kept, strict=True):
+            pictures[row] = one
+        return replace(self, pictures=pictures)
 
     @classmethod
-    def load(cls, features: Path, table: str, regions: bool = False) -> Self:
-        """All files of one table of a features folder; the features of regions only on demand, as they are large.
+    def load(cls, features: Path, table: str, regions: bool = False, pictures: bool = False) -> Self:
+        """All files of one table of a features folder.
+
+        Args:
+            features: What `featurize` wrote.
+            table: "products" or "queries".
+            regions: Whether the features of regions are wanted, which are large.
+            pictures: Whether the pictures are.
 
         Raises:
             DataError: where there are none.
@@ -169,4 +203,10 @@ class Items:
         wanted = {field.name for field in fields(cls) if regions or field.name != "regions"}
         files = (pq.ParquetFile(path) for path in found)
         tables = (file.read([name for name in file.schema_arrow.names if name in wanted]) for file in files)
-        return cls.concatenate([cls.from_table(table) for table in tables])
+        shards = [cls.from_table(table) for table in tables]
+        if pictures:
+            shards = [
+                shard.with_pictures(path.with_suffix(".npy"))
+                for shard, path in zip(shards, found, strict=True)
+            ]
+        return cls.concatenate(shards)

@@ -72,7 +72,11 @@ class Featurizer:
         return cls(Vocabulary.load(folder / "vocabulary.json"), encoder, clips, **settings)
 
     def rows(
-        self, table: str, rows: Sequence[Mapping[str, Any]], sides: Mapping[str, str] = NO_SIDES
+        self,
+        table: str,
+        rows: Sequence[Mapping[str, Any]],
+        sides: Mapping[str, str] = NO_SIDES,
+        keep: bool = False,
     ) -> tuple[Items, dict[int, str]]:
         """Featurize N rows of a table.
 
@@ -80,12 +84,13 @@ class Featurizer:
             table: "products" or "queries".
             rows: With the columns of `COLUMNS`; a picture is a struct as in `catalog.schema.PICTURE`.
             sides: Split by product id, "train" where absent; queries have one of their own.
+            keep: Whether the items keep their pictures.
 
         Returns:
             The items, and why some pictures or clips are broken, by position; those count as missing.
         """
         pictures = [row["image"] and row["image"]["bytes"] for row in rows]
-        images, regions, broken = self._images(pictures)
+        images, regions, kept, broken = self._images(pictures, keep)
         videos, broken_videos = self._videos([row.get("video") for row in rows])
         if table == "products":
             ids, texts = [row["product_id"] for row in rows], [product_text(row) for row in rows]
@@ -102,6 +107,7 @@ class Featurizer:
             regions=regions,
             has_image=np.array(has_image, bool),
             videos=videos,
+            pictures=kept,
         )
         return items, broken_videos | broken
 
@@ -112,25 +118,37 @@ class Featurizer:
         return Items.concatenate([none, *(self.rows(table, batch.to_pylist())[0] for batch in batches)])
 
     @torch.inference_mode()
-    def _images(self, pictures: Sequence[bytes | None]) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-        """Features, float16 (N, D) and (N, R, C), zero where there is no picture; and what is broken."""
+    def encode(self, pictures: Sequence[np.ndarray], padded: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """One batch through the image encoder.
+
+        Args:
+            pictures: P of them, uint8 (S, S, 3).
+            padded: What P is filled up to: a CPU's kernels are prepared anew, at length, for each shape.
+
+        Returns:
+            Features of each, float16 (P, D), and of its regions, float16 (P, R, C).
+        """
+        stacked = np.zeros((max(padded, len(pictures)), self.image_size, self.image_size, 3), np.uint8)
+        stacked[: len(pictures)] = pictures
+        pooled, parts = self.encoder(torch.from_numpy(stacked).to(self.device))
+        return pooled[: len(pictures)].half().cpu().numpy(), parts[: len(pictures)].half().cpu().numpy()
+
+    def _images(
+        self, pictures: Sequence[bytes | None], keep: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[int, str]]:
+        """Features, float16 (N, D) and (N, R, C), zero where there is no picture; `Items.pictures`; what is broken."""
         given = [i for i, data in enumerate(pictures) if data is not None]
         decoded = self.pool.map(self._decode, (pictures[i] for i in given))  # runs ahead of the encoder
         broken: dict[int, str] = {}
         usable: list[tuple[int, np.ndarray]] = []
         out = np.zeros((len(pictures), self.encoder.width), np.float16)
         parts = np.zeros((len(pictures), self.encoder.grid**2, self.encoder.region_width), np.float16)
+        kept = np.full(len(pictures), None, object)
 
         def encode() -> None:
             if usable:
-                # one shape throughout: a CPU's kernels are prepared anew, at length, for each
-                stacked = np.zeros((min(BATCH, len(given)), self.image_size, self.image_size, 3), np.uint8)
-                stacked[: len(usable)] = [picture for _, picture in usable]
-                rows = [i for i, _ in usable]
-                for array, encoded in zip(
-                    (out, parts), self.encoder(torch.from_numpy(stacked).to(self.device)), strict=True
-                ):
-                    array[rows] = encoded[: len(usable)].half().cpu().numpy()
+                rows, stack = zip(*usable, strict=True)
+                out[[*rows]], parts[[*rows]] = self.encode(stack, min(BATCH, len(given)))
                 usable.clear()
 
         for i, picture in zip(given, decoded, strict=True):
@@ -138,10 +156,12 @@ class Featurizer:
                 broken[i] = str(picture)
                 continue
             usable.append((i, picture))
+            if keep:
+                kept[i] = picture
             if len(usable) == BATCH:
                 encode()
         encode()
-        return out, parts, broken
+        return out, parts, kept, broken
 
     def _videos(self, clips: Sequence[list[dict[str, Any]] | None]) -> tuple[np.ndarray, dict[int, str]]:
         """As `Items.videos`, and what is broken; a clip without frames is none."""

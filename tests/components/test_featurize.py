@@ -176,6 +176,30 @@ class TestGoingOn:
         assert Items.load(features, "products").ids.tolist() == [f"p{n}" for n in range(12)]
         assert len(list((features / "queries").iterdir())) == 2
 
+    def test_a_table_whose_pictures_are_written_is_the_next_to_be(
+        self, tiny_data: Path, validated: Validated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Killed between the two files of a shard, it makes both again; what is there is whole."""
+        monkeypatch.setattr(stage, "ROWS", 5)
+        write, keeping = pq.write_table, EVERY_WORD.model_copy(update={"keep_pictures": True})
+
+        def stop(table: Any, path: Path, **options: Any) -> None:
+            if path.stem == "000001":
+                raise InterruptedError
+            write(table, path, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(pq, "write_table", stop)
+            with pytest.raises(InterruptedError):
+                featurize(tiny_data, validated(tiny_data), keeping, tmp_path / "features")
+        left = sorted(path.name for path in (tmp_path / ".features.partial" / "products").iterdir())
+        assert left == ["000000.npy", "000000.parquet", "000001.npy"]
+        featurize(tiny_data, validated(tiny_data), keeping, tmp_path / "features")
+        for table, count in (("products", 11), ("queries", 3)):
+            found = Items.load(tmp_path / "features", table, pictures=True)
+            assert found.batch(slice(None))["pictures"].shape == (count, 96, 96, 3)
+        assert not [*(tmp_path / "features").glob("*/*.partial")]
+
     def test_begins_anew_with_other_parameters(
         self, tiny_data: Path, tmp_path: Path, halfway: Path, validated: Validated
     ) -> None:

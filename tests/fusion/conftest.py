@@ -74,6 +74,7 @@ def make_items() -> Callable[..., Items]:
         images: np.ndarray | None = None,
         has_image: np.ndarray | None = None,
         videos: np.ndarray | None = None,
+        pictures: np.ndarray | None = None,
         prefix: str = "i",
         splits: np.ndarray | str = "train",
     ) -> Items:
@@ -89,6 +90,7 @@ def make_items() -> Callable[..., Items]:
             regions=images.astype(np.float16).reshape(count, REGIONS, -1),
             has_image=seen,
             videos=np.full(count, None, object) if videos is None else videos,
+            pictures=np.full(count, None, object) if pictures is None else pictures,
         )
 
     return make

@@ -31,6 +31,14 @@ def clips(draw: st.DrawFn, count: int) -> np.ndarray:
     return found
 
 
+def noise(has: np.ndarray, size: int = 2) -> np.ndarray:
+    """As `Items.pictures`, each another."""
+    out = np.full(len(has), None, object)
+    for row in np.flatnonzero(has):
+        out[row] = np.random.default_rng(row).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    return out
+
+
 @st.composite
 def items(draw: st.DrawFn) -> Items:
     count, width, features = draw(st.integers(0, 5)), draw(st.integers(1, 4)), draw(st.integers(1, 3))
@@ -47,17 +55,19 @@ def items(draw: st.DrawFn) -> Items:
         regions=draw(halves((count, draw(st.integers(1, 3)), features))),
         has_image=draw(hnp.arrays(bool, count)),
         videos=draw(clips(count)),
+        pictures=np.full(count, None, object),
     )
 
 
 def equal(one: Items, other: Items) -> bool:
     pairs = [(getattr(one, field.name), getattr(other, field.name)) for field in fields(Items)]
-    *arrays, (videos, others) = pairs
-    same_videos = [
+    *arrays, videos, pictures = pairs
+    same = [
         (a is None and b is None) or (a.dtype == b.dtype and np.array_equal(a, b))
-        for a, b in zip(videos, others, strict=True)
+        for some, others in (videos, pictures)
+        for a, b in zip(some, others, strict=True)
     ]
-    return all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in arrays) and all(same_videos)
+    return all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in arrays) and all(same)
 
 
 @settings(deadline=None, max_examples=50)
@@ -76,6 +86,41 @@ def test_files_in_order_of_name(make_items: Callable[..., Items], tmp_path: Path
         pq.write_table(part.to_table(), tmp_path / "products" / f"{number:06d}.parquet")
     assert equal(Items.load(tmp_path, "products", regions=True), every)
     assert equal(Items.load(tmp_path, "products"), replace(every, regions=np.zeros((6, 0, 0), np.float16)))
+
+
+@pytest.fixture
+def kept(make_items: Callable[..., Items], tmp_path: Path) -> Items:
+    """In two files, the second without a picture."""
+    has = np.array([True, False, True, False, False])
+    every = make_items(np.ones((5, 1)), np.ones((5, 4)), has, pictures=noise(has))
+    (tmp_path / "products").mkdir()
+    for number, rows in enumerate((slice(3), slice(3, 5))):
+        part, path = every.take(rows), tmp_path / "products" / f"{number:06d}.parquet"
+        pq.write_table(part.to_table(), path)
+        part.save_pictures(path.with_suffix(".npy"))
+    return every
+
+
+def test_pictures_are_mapped_into_memory_on_demand(kept: Items, tmp_path: Path) -> None:
+    found = Items.load(tmp_path, "products", regions=True, pictures=True)
+    assert equal(found, kept)
+    base = found.pictures[2]
+    while isinstance(base.base, np.ndarray):
+        base = base.base
+    assert isinstance(base, np.memmap) and not base.flags.writeable
+    nothing = np.full(5, None, object)
+    assert equal(Items.load(tmp_path, "products", regions=True), replace(kept, pictures=nothing))
+
+
+@pytest.mark.parametrize("fault", ["absent", "other"])
+def test_pictures_that_are_not_there(kept: Items, tmp_path: Path, fault: str) -> None:
+    path = tmp_path / "products" / "000000.npy"
+    path.unlink()
+    if fault == "other":
+        kept.take(slice(1)).save_pictures(path)
+    told = {"absent": "kept no pictures; set featurize.keep_pictures: true", "other": "1 pictures of 2; run"}
+    with pytest.raises(DataError, match=rf"000000\.npy: .*{told[fault]}"):
+        Items.load(tmp_path, "products", pictures=True)
 
 
 def test_no_files(tmp_path: Path) -> None:
@@ -109,17 +154,29 @@ def test_batch_has_the_clips_there_are(make_items: Callable[..., Items]) -> None
     assert batch["videos"].tolist() == [[[4, 5, 6]], [[1, 2, 3]]]
 
 
+def test_batch_has_the_pictures_there_are(make_items: Callable[..., Items]) -> None:
+    has = np.array([True, False, True])
+    items = make_items(np.ones((3, 1)), np.ones((3, 4)), has, pictures=noise(has))
+    found = items.batch(np.array([2, 1, 0]))["pictures"]
+    assert found.dtype == torch.uint8
+    assert np.array_equal(found, np.stack([items.pictures[2], items.pictures[0]]))
+    assert "pictures" not in items.batch(np.array([1]))
+
+
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_without_a_modality(make_items: Callable[..., Items], modality: str) -> None:
     clip = np.zeros((1, 3), np.uint8)
     videos = np.array([clip, None], object)
     videos[1] = clip
-    whole = make_items(np.array([[4, 5], [6, 7]]), np.ones((2, 4)), videos=videos)
+    pictures = noise(np.ones(2, bool))
+    whole = make_items(np.array([[4, 5], [6, 7]]), np.ones((2, 4)), videos=videos, pictures=pictures)
     before = replace(whole, tokens=whole.tokens.copy(), images=whole.images.copy(), videos=videos.copy())
+    before = replace(before, pictures=pictures.copy())
     column = MODALITIES.index(modality)
     first, none = whole.without(modality, np.array([True, False])), whole.without(modality)
     assert first.present[:, column].tolist() == [False, True]
     assert none.present.tolist() == [[name != modality for name in MODALITIES]] * 2
     assert equal(first.take(np.array([1])), whole.take(np.array([1])))
     assert none.images.any() == (modality != "image")
+    assert ("pictures" in none.batch(slice(None))) == (modality != "image")
     assert equal(whole, before), "the original is left alone"

@@ -88,6 +88,21 @@ def test_neighbours_have_no_influence(featurizer: Featurizer, png: Callable[...,
     )  # the broken and the missing are alike
 
 
+def test_pictures_are_kept_as_the_encoder_sees_them(
+    featurizer: Featurizer, png: Callable[..., bytes]
+) -> None:
+    pictures = [png(seed) for seed in range(BATCH + 1)]
+    rows = [product(n, image) for n, image in enumerate([None, *pictures, b"not a picture"])]
+    found, _ = featurizer.rows("products", rows, keep=True)
+    assert [picture is not None for picture in found.pictures] == found.has_image.tolist()
+    assert found.pictures[1].shape == (32, 32, 3) and found.pictures[1].dtype == np.uint8
+    images, regions = featurizer.encode([found.pictures[BATCH + 1]], BATCH)
+    assert np.array_equal(images[0], found.images[BATCH + 1])
+    assert np.array_equal(regions[0], found.regions[BATCH + 1])
+    without, _ = featurizer.rows("products", rows)
+    assert not any(picture is not None for picture in without.pictures)
+
+
 def test_whole_table(featurizer: Featurizer, tiny_data: Path, tiny_tables: dict[str, list[Row]]) -> None:
     products, queries = (featurizer.table(tiny_data, table) for table in ("products", "queries"))
     assert products.ids.tolist() == [row["product_id"] for row in tiny_tables["products"]]
