@@ -22,6 +22,7 @@ from eval.metrics import score
 from eval.rankings import Run
 from eval.significance import paired_test
 from fusion.features import Items
+from fusion.featurizer import load_items
 from fusion.model import ProductSearchModel
 from fusion.search import rank
 
@@ -41,7 +42,10 @@ def main() -> None:
     params = EvaluateParams()
     model = ProductSearchModel.load(asked.artifacts / "train")
     features = asked.artifacts / "featurize"
-    products, queries = (Items.load(features, table, model.attends) for table in ("products", "queries"))
+    products, queries = (
+        load_items(features, table, asked.artifacts / "train", model.attends)
+        for table in ("products", "queries")
+    )
     test, (qrels, _) = queries.take(queries.splits == "test"), test_qrels(asked.data)
     rng = np.random.default_rng(SEED)
     lost = np.sort(rng.permutation(len(products))[: round(asked.share * len(products))])

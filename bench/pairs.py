@@ -2,7 +2,7 @@
 
     python bench/pairs.py DATA FEATURES MODEL > TABLE.md
 
-All are given the pictures' features that `featurize` made, and the same candidates. The regressions read a title as
+All are given the features of pictures that the model takes, and the same candidates. The regressions read a title as
 TF-IDF of its words, reduced to 1,024 dimensions, or as the sentence vector of all-MiniLM-L6-v2, which is frozen; each
 way has its own, learned from the training side with the penalty that suits the validation side best.
 """
@@ -22,6 +22,7 @@ from tqdm import tqdm
 from catalog import store
 from components.tasks import CANDIDATES, SEED
 from fusion.features import Items
+from fusion.featurizer import load_items
 from fusion.model import ProductSearchModel, embed
 from fusion.text import Start, Transformer, Vocabulary
 
@@ -30,7 +31,7 @@ FIRST = (1, 5, 10)
 
 
 def main(data: Path, features: Path, model: Path) -> None:
-    items = Items.load(features, "products")
+    items = load_items(features, "products", model)
     written = dict(
         zip(*store.read(data, "products", ["product_id", "title"]).to_pydict().values(), strict=True)
     )

@@ -25,7 +25,7 @@ from eval.report import Example, Measure, Report, Result, Why, best_other, extre
 from eval.significance import PairedResult, paired_test
 from fusion.explain import explain, rows
 from fusion.features import Items
-from fusion.featurizer import Featurizer
+from fusion.featurizer import Featurizer, load_items
 from fusion.index import top_k
 from fusion.model import ProductSearchModel, embed
 from fusion.search import SearchIndex, run_table
@@ -51,10 +51,12 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
             sizes), index.parquet, report.html.
 
     Raises:
-        DataError: where no test query is judged.
+        DataError: where no test query is judged, or no pictures were kept for a model that tuned its image encoder.
     """
     network = ProductSearchModel.load(model)
-    products, queries = (Items.load(features, table, network.attends) for table in ("products", "queries"))
+    products, queries = (
+        load_items(features, table, model, network.attends) for table in ("products", "queries")
+    )
     asked = queries.take(queries.splits == "test")
     qrels, segments = test_qrels(data)
     index = SearchIndex.build(network, products, data)
@@ -64,8 +66,13 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
         system: run_table(asked.ids, products.ids, *top_k(wanted, vectors, params.depth))
         for system, vectors in (others | {CANDIDATE: index.vectors}).items()
     }
-    if tower := dual(features):
-        found = top_k(zero_shot(tower, asked), zero_shot(tower, products), params.depth)
+    if tower := dual(features):  # both towers as published, whatever was tuned
+        seen = (
+            Items.load(features, "products"),
+            Items.load(features, "queries").take(queries.splits == "test"),
+        )
+        shown, sought = (zero_shot(tower, items) for items in seen)
+        found = top_k(sought, shown, params.depth)
         tables["zero-shot"] = run_table(asked.ids, products.ids, *found)
     runs = {system: Run.from_table(table) for system, table in tables.items() if len(table)}
     scores = {

@@ -1,14 +1,18 @@
 """The sections of params.yaml, one model each. A key that is not listed here is refused."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from catalog.schema import EXACT, GAINS, DataError
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
 Share = Annotated[float, Field(ge=0, le=1)]
+Extent = Annotated[str, Field(pattern=r"^(all|none|last_[1-9]\d*)$")]  # see fusion.weights.freeze
 Severity = Literal["error", "warning"]
 
 
@@ -53,6 +57,13 @@ class FeaturizeParams(Params):
     max_broken_images: Share = Field(0.01, description="share of pictures that may be skipped as missing")
 
 
+class Freeze(Params):
+    """Layers of published encoders that training leaves as they are."""
+
+    text: Extent = "all"
+    image: Extent = Field(default="all", description="anything else needs featurize.keep_pictures")
+
+
 class TrainParams(Params):
     """The model and its training."""
 
@@ -60,11 +71,7 @@ class TrainParams(Params):
     dim: int = Field(256, ge=8, multiple_of=8, description="width of the shared space")
     hidden: int = Field(512, ge=8)
     dropout: Share = 0.2
-    freeze: str = Field(
-        "all",
-        pattern=r"^(all|none|last_[1-9]\d*)$",
-        description="layers of published encoders that stay as they are",
-    )
+    freeze: Freeze = Freeze()
     loss: Literal["graded", "binary"] = Field("graded", description="whether substitutes count for something")
     alpha: float = Field(0.5, ge=0, description="weight of L_text")
     beta: float = Field(0.5, ge=0, description="weight of L_vision")
@@ -164,7 +171,9 @@ def load(path: Path, section: str) -> Params:
         raise DataError(f"{path}: {'; '.join(faults)}") from error
 
 
-def _reason(model: type[Params], error: object) -> str:
-    if error["type"] == "extra_forbidden":  # type: ignore[index]
+def _reason(model: type[Params], error: "ErrorDetails") -> str:
+    if error["type"] == "extra_forbidden":
+        for key in error["loc"][:-1]:
+            model = cast(type[Params], model.model_fields[str(key)].annotation)
         return f"unknown key; known are {', '.join(model.model_fields)}"
-    return f"{error['msg']}, got {error['input']!r}"  # type: ignore[index]
+    return f"{error['msg']}, got {error['input']!r}"

@@ -24,8 +24,10 @@ from eval.rankings import Qrels, Run
 from fusion.distributed import from_leader, processes
 from fusion.facets import Facets
 from fusion.features import MODALITIES, Items
+from fusion.featurizer import ENCODER
 from fusion.featurizer import FILES as FEATURIZER_FILES
 from fusion.fusions import FUSIONS
+from fusion.image import ImageEncoder
 from fusion.index import top_k
 from fusion.model import ModelConfig, ProductSearchModel, embed
 from fusion.objective import Objective
@@ -47,10 +49,12 @@ def train(features: Path, params: TrainParams, model: Path) -> None:
     Args:
         features: What `featurize` wrote.
         params: The model and its training.
-        model: Folder to write: weights.safetensors, config.json, the featurizer and history.csv.
+        model: Folder to write: weights.safetensors, config.json, the featurizer with the image encoder as tuned, and
+            history.csv.
 
     Raises:
-        DataError: where there is nothing to train or to validate on.
+        DataError: where there is nothing to train or to validate on, or no pictures were kept to tune the image encoder
+            with.
     """
     network, training, validate = prepare(features, params)
     made_from = {"features": store.fingerprint(features), "params": params.model_dump()}
@@ -90,7 +94,8 @@ def prepare(
     """
     torch.manual_seed(params.seed)
     attends = FUSIONS[params.fusion].attends
-    products, queries = (Items.load(features, table, attends) for table in ("products", "queries"))
+    tunes = params.freeze.image != "all"
+    products, queries = (Items.load(features, table, attends, tunes) for table in ("products", "queries"))
     judgements = pq.read_table(features / "judgements.parquet")
     vocabulary = Vocabulary.load(features / "vocabulary.json")
     facets = Facets.load(features, vocabulary)
@@ -123,7 +128,10 @@ def prepare(
     )
     network = ProductSearchModel(config, params.temperature)
     network.text.start(start.state)
-    network.freeze(params.freeze)
+    if tunes:
+        encoder = ImageEncoder.load(features / ENCODER, *settings["encoder"])
+        network.image_encoder = encoder.to(memory_format=torch.channels_last)  # as its pictures are
+    network.freeze(**params.freeze.model_dump())
     return network, training, validate
 
 
@@ -148,6 +156,8 @@ def _write(
     network.save(folder)
     for name in FEATURIZER_FILES:
         shutil.copy(features / name, folder / name)
+    if network.image_encoder:
+        network.image_encoder.save(folder / ENCODER)
     with (folder / "history.csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(history[0]))
         writer.writeheader()

@@ -66,7 +66,7 @@ def gather(own: Tensor, count: int) -> Tensor:
 def sum_gradients(model: nn.Module) -> None:
     """Add up what the processes' shares of the loss say of each weight."""
     if world().size > 1:
-        for weight in model.parameters():
+        for weight in (one for one in model.parameters() if one.requires_grad):
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
             distributed.all_reduce(weight.grad)

@@ -1,9 +1,11 @@
 """From texts and encoded pictures to `Items`: the same code for a catalogue of millions and for one query."""
 
+import filecmp
 import json
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,7 +28,8 @@ COLUMNS = {
     "queries": (*_QUERY_TEXTS, "image"),
 }
 NO_SIDES: Mapping[str, str] = {}
-FILES = ("vocabulary.json", "encoder.safetensors", "clips.safetensors", "featurizer.json")
+ENCODER = "encoder.safetensors"
+FILES = ("vocabulary.json", ENCODER, "clips.safetensors", "featurizer.json")
 
 
 class Featurizer:
@@ -52,7 +55,7 @@ class Featurizer:
     def save(self, folder: Path) -> None:
         """Write `FILES`."""
         self.vocabulary.save(folder / "vocabulary.json")
-        self.encoder.save(folder / "encoder.safetensors")
+        self.encoder.save(folder / ENCODER)
         self.clips.save(folder / "clips.safetensors")
         settings = {
             "encoder": [self.encoder.name, self.encoder.grid, dict(self.encoder.settings)],
@@ -66,7 +69,7 @@ class Featurizer:
     def load(cls, folder: Path) -> Self:
         """The inverse of `save`; needs no hub and no package of weights."""
         settings = json.loads((folder / "featurizer.json").read_text())
-        encoder = ImageEncoder.load(folder / "encoder.safetensors", *settings.pop("encoder"))
+        encoder = ImageEncoder.load(folder / ENCODER, *settings.pop("encoder"))
         name, frames = settings.pop("clips")
         clips = Clips.load(name, frames, folder / "clips.safetensors")
         return cls(Vocabulary.load(folder / "vocabulary.json"), encoder, clips, **settings)
@@ -133,6 +136,17 @@ class Featurizer:
         pooled, parts = self.encoder(torch.from_numpy(stacked).to(self.device))
         return pooled[: len(pictures)].half().cpu().numpy(), parts[: len(pictures)].half().cpu().numpy()
 
+    def encode_again(self, items: Items) -> Items:
+        """The same items with features of the pictures that were kept of them."""
+        images, regions = items.images.copy(), items.regions.copy()
+        rows = np.flatnonzero(items.has_image)
+        for start in tqdm(range(0, len(rows), BATCH), "encode pictures", unit="batch"):
+            some = rows[start : start + BATCH]
+            images[some], parts = self.encode(items.pictures[some].tolist(), BATCH)
+            if regions.size:  # they may not have been asked for
+                regions[some] = parts
+        return replace(items, images=images, regions=regions)
+
     def _images(
         self, pictures: Sequence[bytes | None], keep: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[int, str]]:
@@ -190,3 +204,21 @@ class Featurizer:
             return fit(decode(data), self.image_size)
         except PictureError as error:
             return error
+
+
+def load_items(features: Path, table: str, model: Path, regions: bool = False) -> Items:
+    """One table of a features folder as a model takes it: where training tuned its image encoder, with that one's
+    features, made of the pictures that were kept.
+
+    Args:
+        features: What `featurize` wrote.
+        table: "products" or "queries".
+        model: What `train` wrote.
+        regions: Whether the features of regions are wanted.
+
+    Raises:
+        DataError: where there are none, or pictures are needed and were not kept.
+    """
+    tuned = not filecmp.cmp(features / ENCODER, model / ENCODER, shallow=False)
+    items = Items.load(features, table, regions, pictures=tuned)
+    return Featurizer.load(model).encode_again(items) if tuned else items

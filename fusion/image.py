@@ -1,9 +1,9 @@
-"""Pictures: the frozen encoders that turn them into features, one decorator to add one."""
+"""Pictures: the published encoders that turn them into features, one decorator to add one."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -90,8 +90,11 @@ class _MultiScale(nn.Module):
 
 def _cells(maps: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of a map (N, C, H, W) within each cell of a grid, (N, C, height, width) each."""
+    maps = maps.float()  # a difference of squares, of which bfloat16 would leave little
     mean, square = (adaptive_avg_pool2d(m, (height, width)) for m in (maps, maps.square()))
-    return mean, (square - mean.square()).clamp(min=0).sqrt()
+    variance = square - mean.square()
+    varies = variance > 0  # elsewhere a root has no gradient
+    return mean, variance.where(varies, 1).sqrt() * varies
 
 
 @ENCODERS("efficientnet_lite0")
@@ -236,7 +239,7 @@ def architecture(name: str, settings: Mapping[str, Any] = NO_SETTINGS) -> Archit
 
 
 class ImageEncoder(nn.Module):
-    """A frozen encoder: uint8 pictures in, features out.
+    """A published encoder: uint8 pictures in, features out. Frozen, unless training is told to tune it.
 
     Args:
         name: See `architecture`.
@@ -288,6 +291,10 @@ class ImageEncoder(nn.Module):
     def save(self, path: Path) -> None:
         """Weights as safetensors."""
         save_file({key: value.contiguous() for key, value in self.features.state_dict().items()}, path)
+
+    def train(self, mode: bool = True) -> Self:
+        """Also while it is tuned it drops nothing, and batch statistics are those that were published."""
+        return super().train(False)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Encode a batch.

@@ -14,10 +14,13 @@ from torch import Tensor, nn
 from fusion.entities import Labeller
 from fusion.features import MODALITIES, Items
 from fusion.fusions import FUSIONS, Parts
+from fusion.image import ImageEncoder
 from fusion.text import ENCODERS as TEXT_ENCODERS
 from fusion.text import PAD
 from fusion.video import ENCODERS as VIDEO_ENCODERS
 from fusion.weights import freeze
+
+AT_ONCE = 128  # pictures encoded without gradient, so that it takes no more memory than a step of training
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,10 @@ class ProductSearchModel(nn.Module):
     """Two towers that share their encoders; each has a fusion of its own.
 
     A batch is a dict as `fusion.features.Items.batch` makes it. Any modality may be missing.
+
+    Attributes:
+        image_encoder: While training tunes it, reads the pictures themselves in place of their features, and all items
+            must come with theirs. Otherwise None; `save` leaves it out.
     """
 
     def __init__(self, config: ModelConfig, temperature: float = 0.07) -> None:
@@ -100,6 +107,7 @@ class ProductSearchModel(nn.Module):
         self.text = encoder(config.vocabulary, config.dim, kinds, **config.text_settings)
         if config.entities:
             self.labeller = Labeller(config.vocabulary, kinds)
+        self.image_encoder: ImageEncoder | None = None
         self.standardise = Standardise(config.image_features)
         self.image = nn.Sequential(
             nn.Linear(config.image_features, config.hidden),
@@ -124,22 +132,25 @@ class ProductSearchModel(nn.Module):
         self.tags = nn.ModuleList(nn.Linear(config.dim, len(values)) for values in config.tags.values())
         self.log_scale = nn.Parameter(torch.tensor(1 / temperature).log())
 
-    def freeze(self, layers: str) -> None:
-        """Say what training leaves as it is of a published encoder.
+    def freeze(self, text: str = "all", image: str = "all") -> None:
+        """Say what training leaves as it is of the published encoders.
 
         Args:
-            layers: See `fusion.weights.freeze`.
+            text: See `fusion.weights.freeze`.
+            image: Likewise.
 
         Raises:
             DataError: where an encoder has fewer layers.
         """
-        for trunk in self.trunks:
-            freeze(trunk, layers, "train.freeze")
+        for trunk in self.text.trunks:
+            freeze(trunk, text, "train.freeze.text")
+        if self.image_encoder:
+            freeze(self.image_encoder, image, "train.freeze.image")
 
     @property
     def trunks(self) -> list[nn.Module]:
-        """The published encoders."""
-        return self.text.trunks
+        """The published encoders that are part of it."""
+        return self.text.trunks + ([self.image_encoder] if self.image_encoder else [])
 
     def measure(self, pictures: Items) -> None:
         """Standardise the image features by those of some items, all with a picture."""
@@ -156,9 +167,9 @@ class ProductSearchModel(nn.Module):
         """Each modality by itself, in the order of `ModelConfig.modalities`, before they meet."""
         present = batch["present"][:, : len(self.config.modalities)]
         text, words = self.text(batch["tokens"], self._kinds(batch["tokens"]))
-        pooled = [text, self.image(self.standardise(batch["images"]))]
-        regions = self.standardise_regions(batch["regions"].float()) if self.attends else batch["regions"]
-        states = [words, regions]
+        images, regions = self._pictures(batch, present[:, 1])
+        pooled = [text, self.image(self.standardise(images))]
+        states = [words, self.standardise_regions(regions.float()) if self.attends else regions]
         if self.config.video_encoder:
             clips, moments = self._clips(batch, present[:, 2])
             pooled.append(clips)
@@ -194,16 +205,21 @@ class ProductSearchModel(nn.Module):
             return torch.zeros_like(tokens)
         return self.labeller(tokens).argmax(2) * (tokens != PAD)
 
+    def _pictures(self, batch: dict[str, Tensor], has: Tensor) -> tuple[Tensor, Tensor]:
+        """The features of pictures and of their regions: float (B, D) and (B, R, C), zero for items without one."""
+        if self.image_encoder is None or "pictures" not in batch:
+            return batch["images"], batch["regions"]
+        pictures = batch["pictures"].split(len(has) if torch.is_grad_enabled() else AT_ONCE)
+        images, regions = (torch.cat(found) for found in zip(*map(self.image_encoder, pictures), strict=True))
+        return _place(images, has), _place(regions, has)
+
     def _clips(self, batch: dict[str, Tensor], has: Tensor) -> tuple[Tensor, Tensor]:
         """Encode the clips there are: float (B, dim) and (B, S, W), zero for items without one."""
         if "videos" not in batch:
             nothing = batch["images"].new_zeros(len(has), 1, max(self.config.dim, self.video.width))
             return nothing[:, 0, : self.config.dim], nothing[..., : self.video.width]
         clips, moments = self.video(batch["videos"])
-        place = torch.zeros_like(has, dtype=torch.int64).masked_scatter(
-            has, torch.arange(len(clips), device=has.device)
-        )
-        return clips[place] * has[:, None], moments[place] * has[:, None, None]
+        return _place(clips, has), _place(moments, has)
 
     @overload
     def encode_query(self, batch: dict[str, Tensor]) -> Tensor: ...
@@ -257,12 +273,14 @@ class ProductSearchModel(nn.Module):
         return [logits.argmax(-1).cpu().numpy() for logits in self.tag(vectors)]
 
     def save(self, folder: Path) -> None:
-        """Write config.json and weights.safetensors."""
+        """Write config.json and weights.safetensors: what reads features, without the image encoder."""
         (folder / "config.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
-        save_file(
-            {name: value.contiguous() for name, value in self.state_dict().items()},
-            folder / "weights.safetensors",
-        )
+        state = {
+            name: value.contiguous()
+            for name, value in self.state_dict().items()
+            if not name.startswith("image_encoder.")
+        }
+        save_file(state, folder / "weights.safetensors")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -270,6 +288,14 @@ class ProductSearchModel(nn.Module):
         model = cls(ModelConfig(**json.loads((folder / "config.json").read_text())))
         model.load_state_dict(load_file(folder / "weights.safetensors"))
         return model.eval()
+
+
+def _place(rows: Tensor, has: Tensor) -> Tensor:
+    """The V rows of those items that have something, (V, …), among all B, zero elsewhere."""
+    place = torch.zeros_like(has, dtype=torch.int64).masked_scatter(
+        has, torch.arange(len(rows), device=has.device)
+    )
+    return rows[place] * has.view(-1, *[1] * (rows.ndim - 1))
 
 
 def _unit(vectors: Tensor) -> Tensor:

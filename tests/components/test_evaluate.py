@@ -14,7 +14,7 @@ from catalog.schema import DataError
 from components.evaluate import CANDIDATE, evaluate, top, views
 from components.evaluate import test_qrels as judged  # a function of the stage, and no test
 from components.featurize import featurize
-from components.params import EvaluateParams, FeaturizeParams, TrainParams
+from components.params import EvaluateParams, FeaturizeParams, Freeze, TrainParams
 from components.train import train
 from eval.metrics import Scores, score
 from eval.rankings import Qrels, Run
@@ -150,7 +150,7 @@ def test_a_published_clip_as_both_towers(data: Path, report: Path, clip: Path, t
     """It is judged as it was published beside what training makes of it."""
     encoders = {"text_encoder": f"clip:{clip}", "image_encoder": f"clip:{clip}"}
     featurize(data, report, FeaturizeParams(image_size=32, max_tokens=12, **encoders), tmp_path / "features")
-    tuned = TrainParams(epochs=1, dim=16, hidden=16, batch_size=64, freeze="last_1")
+    tuned = TrainParams(epochs=1, dim=16, hidden=16, batch_size=64, freeze=Freeze(text="last_1"))
     train(tmp_path / "features", tuned, tmp_path / "model")
     evaluate(data, tmp_path / "features", tmp_path / "model", QUICK, tmp_path / "evaluation")
     assert set(read(tmp_path / "evaluation" / "metrics.json")) == SYSTEMS | {"zero-shot"}

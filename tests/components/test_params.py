@@ -53,6 +53,15 @@ def test_all_faults_of_a_section_are_told_at_once(tmp_path: Path) -> None:
     assert "train.epochs: " in told and "train.lr: unknown key; known are fusion, " in told
 
 
+def test_faults_inside_a_knob(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("train: {freeze: {image: last_0, sound: all}}")
+    with pytest.raises(DataError) as raised:
+        load(tmp_path / "params.yaml", "train")
+    told = str(raised.value)
+    assert "train.freeze.sound: unknown key; known are text, image" in told
+    assert "train.freeze.image: " in told and "got 'last_0'" in told
+
+
 @pytest.mark.parametrize("text", ["train:", "validate: {}"])
 def test_what_is_not_there_is_the_default(tmp_path: Path, text: str) -> None:
     (tmp_path / "params.yaml").write_text(text)

@@ -125,7 +125,7 @@ def model(bert: Path) -> ProductSearchModel:
 
 @pytest.mark.parametrize(("layers", "learning"), [("all", 0), ("last_1", 1), ("last_2", 2), ("none", 3)])
 def test_freeze(model: ProductSearchModel, layers: str, learning: int) -> None:
-    model.freeze(layers)
+    model.freeze(text=layers)
     (trunk,) = model.trunks
     stack = trunk.encoder.layer  # type: ignore[union-attr]
     found = [any(weight.requires_grad for weight in layer.parameters()) for layer in stack]  # type: ignore[union-attr]

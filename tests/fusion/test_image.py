@@ -1,3 +1,4 @@
+import copy
 import os
 import pickle
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from catalog.schema import DataError
-from fusion.image import ImageEncoder, architecture
+from fusion.image import ImageEncoder, _cells, architecture
 
 GRID = 2  # as the fixture `encoder` has it
 
@@ -65,6 +66,22 @@ def test_a_region_is_what_lies_there(encoder: ImageEncoder, pictures: Tensor) ->
         changed[:, row * half : (row + 1) * half, column * half : (column + 1) * half] = 0
         moved = (encoder(changed)[1] - encoder(pictures)[1]).abs().mean((0, 2))
         assert moved.argmax() == place
+
+
+def test_gradients_are_finite_where_a_picture_is_plain(encoder: ImageEncoder) -> None:
+    """Around most pictures is a white border, in which nothing varies."""
+    tuned = copy.deepcopy(encoder).requires_grad_(True)
+    pictures = torch.full((2, 64, 64, 3), 255, dtype=torch.uint8)
+    pictures[1, 20:40] = 7
+    sum(found.square().mean() for found in tuned(pictures)).backward()
+    found = {name: weight.grad for name, weight in tuned.named_parameters() if weight.grad is not None}
+    assert len(found) > 100 and all(grad.isfinite().all() for grad in found.values())
+
+
+def test_half_precision_leaves_the_spread_within_cells() -> None:
+    maps = 100 + torch.rand(1, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = maps.bfloat16().double().unfold(2, 4, 4).unfold(3, 4, 4).std((4, 5), correction=0)
+    torch.testing.assert_close(_cells(maps.bfloat16(), 2, 2)[1].double(), expected, atol=0.05, rtol=0.05)
 
 
 def test_is_frozen(encoder: ImageEncoder, pictures: Tensor) -> None:

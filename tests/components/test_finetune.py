@@ -1,0 +1,134 @@
+"""The chain with an image encoder that training tunes: torchvision's, with random weights from a file."""
+
+import csv
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from catalog.schema import DataError
+from components.evaluate import CANDIDATE, evaluate
+from components.featurize import featurize
+from components.params import EvaluateParams, FeaturizeParams, Freeze, TrainParams
+from components.train import train
+from fusion.featurizer import Featurizer, load_items
+from fusion.search import rank_data
+
+TUNED = TrainParams(
+    epochs=2, dim=16, hidden=16, batch_size=32, dropout=0.0, fusion="attention", freeze=Freeze(image="last_1")
+)
+
+
+@pytest.fixture(scope="module")
+def features(data: Path, report: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torchvision
+
+    folder = tmp_path_factory.mktemp("finetune")
+    torch.manual_seed(0)
+    save_file(torchvision.models.resnet18(weights=None).state_dict(), folder / "resnet18.safetensors")
+    params = FeaturizeParams(
+        image_encoder="resnet18",
+        image_weights=str(folder / "resnet18.safetensors"),
+        image_size=32,
+        image_grid=1,
+        keep_pictures=True,
+    )
+    featurize(data, report, params, folder / "features")
+    return folder / "features"
+
+
+@pytest.fixture(scope="module")
+def model(features: Path) -> Path:
+    train(features, TUNED, features.parent / "model")
+    return features.parent / "model"
+
+
+@pytest.fixture
+def without_pictures(features: Path, tmp_path: Path) -> Path:
+    out = tmp_path / "features"
+    shutil.copytree(features, out, ignore=shutil.ignore_patterns("*.npy"))
+    return out
+
+
+def test_the_encoder_is_the_models_own(features: Path, model: Path) -> None:
+    before, after = (load_file(folder / "encoder.safetensors") for folder in (features, model))
+    assert before.keys() == after.keys()
+    moved = {name for name, value in before.items() if not value.equal(after[name])}
+    weights = {name for name in before if name.startswith("network.layer4.")}
+    assert moved == {name for name in weights if name.endswith(("weight", "bias"))}
+    assert not any("encoder" in name for name in load_file(model / "weights.safetensors"))
+
+
+def test_pictures_that_were_kept_are_encoded_again(data: Path, features: Path, model: Path) -> None:
+    reader = Featurizer.load(model)
+    for table in ("products", "queries"):
+        found, expected = load_items(features, table, model, regions=True), reader.table(data, table)
+        np.testing.assert_allclose(found.images, expected.images, atol=2e-3, rtol=1e-2)
+        np.testing.assert_allclose(found.regions, expected.regions, atol=2e-3, rtol=1e-2)
+        stored = load_items(features, table, features).images
+        assert np.abs(found.images - stored)[found.has_image].max() > 0.02
+
+
+def test_evaluation_and_search_rank_alike(data: Path, features: Path, model: Path, tmp_path: Path) -> None:
+    evaluate(data, features, model, EvaluateParams(resamples=200, depth=10), tmp_path / "evaluation")
+    judged = pq.read_table(tmp_path / "evaluation" / "runs" / f"{CANDIDATE}.parquet").to_pydict()
+    ranked = rank_data(model, data, "test", 10).to_pydict()
+    keys = ("query_id", "product_id", "score")
+    ours, theirs = (
+        {(q, p): s for q, p, s in zip(*(run[k] for k in keys), strict=True)} for run in (judged, ranked)
+    )
+    shared = ours.keys() & theirs.keys()
+    assert len(shared) > 0.98 * len(ours)
+    assert max(abs(ours[pair] - theirs[pair]) for pair in shared) < 1e-3
+
+
+def test_without_pictures(data: Path, without_pictures: Path, model: Path, tmp_path: Path) -> None:
+    told = r"000000\.npy: featurize kept no pictures; set featurize\.keep_pictures: true"
+    with pytest.raises(DataError, match=told):
+        train(without_pictures, TUNED, tmp_path / "model")
+    with pytest.raises(DataError, match=told):
+        evaluate(data, without_pictures, model, EvaluateParams(), tmp_path / "evaluation")
+    assert not (tmp_path / "model").exists() and not (tmp_path / "evaluation").exists()
+
+
+def test_more_layers_than_there_are(features: Path, tmp_path: Path) -> None:
+    wanted = TUNED.model_copy(update={"freeze": Freeze(image="last_7")})
+    with pytest.raises(
+        DataError, match=r"train\.freeze\.image: last_7, but the encoder has 6 layers \(.*layer4"
+    ):
+        train(features, wanted, tmp_path / "model")
+
+
+def test_two_processes_tune_the_encoder_of_one(features: Path, model: Path, tmp_path: Path) -> None:
+    """Up to rounding; nothing is dropped."""
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"train": TUNED.model_dump()}))
+    torchrun = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "components",
+        "train",
+    ]
+    paths = {"--features": features, "--params": tmp_path / "params.yaml", "--model": tmp_path / "two"}
+    words = [str(word) for pair in paths.items() for word in pair]
+    subprocess.run([sys.executable, *torchrun, *words], check=True, timeout=180)
+    histories = []
+    for folder in (model, tmp_path / "two"):
+        with (folder / "history.csv").open() as stream:
+            histories.append([float(row["loss"]) for row in csv.DictReader(stream)])
+    assert histories[1] == pytest.approx(histories[0], rel=1e-3)
+    start, one, two = (
+        load_file(folder / "encoder.safetensors") for folder in (features, model, tmp_path / "two")
+    )
+    steps = {name: (one[name] - start[name]).abs().max() for name in one}
+    apart = {name: (one[name] - two[name]).abs().max() for name in one if steps[name] > 0}
+    assert apart and sum(apart.values()) < 0.2 * sum(steps[name] for name in apart)
