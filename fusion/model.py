@@ -20,9 +20,7 @@ from fusion.text import PAD
 from fusion.video import ENCODERS as VIDEO_ENCODERS
 from fusion.weights import freeze
 
-AT_ONCE = (
-    128  # pictures encoded where no gradient is wanted, so that many items take no more memory than a step
-)
+AT_ONCE = 128  # pictures encoded where no gradient is wanted; more would take more memory than a step
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def gradients(model: ProductSearchModel, data: TrainingSet, chunk: int | None = 
         model, step.queries, products, step.grades, tags, objective, np.random.default_rng(0)
     )
     loss.backward()
-    return {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+    return {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
 
 
 @every_fusion
@@ -175,6 +175,23 @@ def test_chunks_have_the_gradients_of_the_whole(make: MakeModel, data: TrainingS
     assert whole.keys() == chunked.keys()
     for name, grad in whole.items():
         torch.testing.assert_close(chunked[name], grad, atol=1e-4, rtol=1e-3)
+
+
+@every_fusion
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")
+def test_half_precision_as_on_a_gpu(make: MakeModel, data: TrainingSet, fusion: str) -> None:
+    model = make(image="none", fusion=fusion)
+    batch = data.products.batch(slice(None))
+    expected = model.encode_product(batch)
+    # not every CPU has a kernel of oneDNN for an LSTM in bfloat16
+    with torch.backends.mkldnn.flags(enabled=False), torch.autocast("cpu", torch.bfloat16):
+        found = model.encode_product(batch)
+        half = gradients(model, data)
+    torch.testing.assert_close(found, expected, atol=0.05, rtol=0)
+    whole = gradients(model, data)
+    for name in (name for name in whole if name.startswith("image_encoder.")):
+        cosine = torch.nn.functional.cosine_similarity(half[name].flatten(), whole[name].flatten(), 0)
+        assert cosine > 0.9, name
 
 
 @every_fusion
