@@ -92,9 +92,7 @@ def _cells(maps: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of a map (N, C, H, W) within each cell of a grid, (N, C, height, width) each."""
     maps = maps.float()  # a difference of squares, of which bfloat16 would leave little
     mean, square = (adaptive_avg_pool2d(m, (height, width)) for m in (maps, maps.square()))
-    variance = square - mean.square()
-    varies = variance > 0  # elsewhere a root has no gradient
-    return mean, variance.where(varies, 1).sqrt() * varies
+    return mean, (square - mean.square()).clamp(min=0).sqrt()
 
 
 @ENCODERS("efficientnet_lite0")

@@ -238,6 +238,10 @@ def test_what_is_saved_ranks_as_what_was_trained(
     loaded = ProductSearchModel.load(folder)
     assert loaded.image_encoder is None and loaded.config == model.config
     again = load_items(features, "products", folder, loaded.attends)
+    if loaded.attends:
+        regions = model.image_encoder(again.batch(slice(None))["pictures"])[1].detach().numpy()
+        np.testing.assert_allclose(again.regions[again.has_image], regions, atol=1e-3)
+        assert np.abs(again.regions - data.products.regions).max() > 5e-3
     found = embed(loaded, again, "product")
     np.testing.assert_allclose(found, vectors, atol=5e-3)  # features are kept in half precision
     np.testing.assert_allclose(asked @ found.T, asked @ vectors.T, atol=5e-3)
