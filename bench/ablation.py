@@ -25,32 +25,48 @@ from catalog import store
 from components.evaluate import CANDIDATE
 from components.params import EvaluateParams
 from eval.metrics import Scores
-from eval.significance import paired_test
+from eval.significance import PairedResult, paired_test
 
 PRIMARY = "ndcg@10"
 TOWERS = ("text", "image", "video")
 SEEDS = "seed"
 
 Setting = dict[str, object]
+Groups = dict[tuple[object, ...], list[Path]]  # by the values of `knobs`
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("runs", type=Path)
-    parser.add_argument("grid", nargs="+", metavar="KNOB=VALUE,…", help="knobs of the section train")
-    parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--features", type=Path, default=Path("artifacts/featurize"))
-    parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="runs at a time, a core each"
-    )
-    asked = parser.parse_args(argv)
+    asked = parser(__doc__).parse_args(argv)
+    print(table(asked.grid, made(asked)))
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """What a script over a grid is told."""
+    asks = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asks.add_argument("runs", type=Path)
+    asks.add_argument("grid", nargs="+", metavar="KNOB=VALUE,…", help="knobs of the section train")
+    asks.add_argument("--data", type=Path, default=Path("data"))
+    asks.add_argument("--features", type=Path, default=Path("artifacts/featurize"))
+    asks.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs at a time, a core each")
+    return asks
+
+
+def made(asked: argparse.Namespace) -> Groups:
+    """Make the runs of a grid: the folders of each setting, one a seed."""
     settings = list(combinations(asked.grid))
     with ThreadPoolExecutor(asked.workers) as pool:
-        made = pool.map(lambda setting: make(asked.runs, setting, asked.data, asked.features), settings)
-        folders = list(tqdm(made, "runs", len(settings)))
-    print(table(asked.grid, settings, folders))
+        running = pool.map(lambda setting: make(asked.runs, setting, asked.data, asked.features), settings)
+        folders = list(tqdm(running, "runs", len(settings)))
+    names = knobs(asked.grid)
+    groups: Groups = {}
+    for setting, folder in zip(settings, folders, strict=True):
+        groups.setdefault(tuple(setting[name] for name in names), []).append(folder)
+    return groups
+
+
+def knobs(grid: Sequence[str]) -> list[str]:
+    """The names in a grid, but for the seed."""
+    return [word.partition("=")[0] for word in grid if not word.startswith(f"{SEEDS}=")]
 
 
 def combinations(grid: Iterable[str]) -> Iterable[Setting]:
@@ -90,50 +106,46 @@ def make(runs: Path, setting: Setting, data: Path, features: Path) -> Path:
     return folder
 
 
-def table(grid: Sequence[str], settings: Sequence[Setting], folders: Sequence[Path]) -> str:
+def table(grid: Sequence[str], groups: Groups) -> str:
     """Markdown: the mean and the standard deviation over seeds, and the fused model against the best tower.
 
     The test pairs queries, each with its mean over the seeds.
     """
-    knobs = [word.partition("=")[0] for word in grid if not word.startswith(f"{SEEDS}=")]
-    groups: dict[tuple[object, ...], list[Path]] = {}
-    for setting, folder in zip(settings, folders, strict=True):
-        groups.setdefault(tuple(setting[knob] for knob in knobs), []).append(folder)
+    names = knobs(grid)
     lines = [
         f"    python bench/ablation.py RUNS {' '.join(grid)}",
         "",
         f"{PRIMARY} on the test queries, mean ± standard deviation over seeds; the gain is over the best tower of the "
         "same runs, p from a paired randomisation test over queries, each with its mean over the seeds.",
         "",
-        f"| {' | '.join(knobs)} | seeds | fused | best tower | gain | p |",
-        "|" + "---|" * (len(knobs) + 5),
+        f"| {' | '.join(names)} | seeds | fused | best tower | gain | p |",
+        "|" + "---|" * (len(names) + 5),
     ]
     fused: dict[tuple[object, ...], np.ndarray] = {}
     for values, runs in groups.items():
         ours, towers = scores(runs, CANDIDATE), {name: scores(runs, name) for name in systems(runs)}
         name, best = max(towers.items(), key=lambda item: item[1].mean())
-        fused[values] = ours.mean(0)
-        test = paired(ours.mean(0), best.mean(0))
+        fused[values] = ours
+        test = paired(ours, best)
         gain = ours.mean() / best.mean() - 1
-        spread = f"{ours.mean():.3f} ± {ours.mean(1).std(ddof=len(runs) > 1):.3f}"
         cells = [
             *map(str, values),
             str(len(runs)),
-            spread,
+            spread(ours),
             f"{name} {best.mean():.3f}",
             f"{gain:+.0%}",
-            told(test),
+            told(test.p_value),
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", *contrasts(knobs, fused)]
+    lines += ["", *contrasts(names, fused)]
     return "\n".join(lines)
 
 
-def contrasts(knobs: Sequence[str], fused: Mapping[tuple[object, ...], np.ndarray]) -> Iterable[str]:
+def contrasts(names: Sequence[str], fused: Mapping[tuple[object, ...], np.ndarray]) -> Iterable[str]:
     """Each knob's first value against the others, over all settings of the other knobs."""
     yield "| knob | first | against | difference in the fused model | p |"
     yield "|---|---|---|---|---|"
-    for place, knob in enumerate(knobs):
+    for place, name in enumerate(names):
         first, *others = dict.fromkeys(values[place] for values in fused)
         for other in others:
             pairs = [
@@ -141,9 +153,8 @@ def contrasts(knobs: Sequence[str], fused: Mapping[tuple[object, ...], np.ndarra
                 for values in fused
                 if values[place] == first and (*values[:place], other, *values[place + 1 :]) in fused
             ]
-            ours, theirs = (np.mean(side, axis=0) for side in zip(*pairs, strict=True))
-            difference = (ours - theirs).mean()
-            yield f"| {knob} | {first} | {other} | {difference:+.3f} | {told(paired(ours, theirs))} |"
+            test = paired(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
+            yield f"| {name} | {first} | {other} | {test.difference:+.3f} | {told(test.p_value)} |"
 
 
 def systems(runs: Sequence[Path]) -> list[str]:
@@ -157,9 +168,15 @@ def scores(runs: Sequence[Path], system: str) -> np.ndarray:
     return np.stack([Scores.from_parquet(file).values[PRIMARY] for file in files])
 
 
-def paired(ours: np.ndarray, theirs: np.ndarray) -> float:
+def spread(values: np.ndarray) -> str:
+    """The mean of (S, Q), and the standard deviation over the S seeds."""
+    return f"{values.mean():.3f} ± {values.mean(1).std(ddof=len(values) > 1):.3f}"
+
+
+def paired(ours: np.ndarray, theirs: np.ndarray) -> PairedResult:
+    """Of (S, Q) each: over queries, each with its mean over seeds."""
     params = EvaluateParams()
-    return paired_test(ours, theirs, params.resamples, params.seed).p_value
+    return paired_test(ours.mean(0), theirs.mean(0), params.resamples, params.seed)
 
 
 def told(p_value: float) -> str:
