@@ -88,12 +88,11 @@ class Items:
         """As the model takes it.
 
         Returns:
-            tokens int64 (B, T), images float32 (B, D), regions float16 (B, R, C); videos, and pictures uint8
+            tokens int64 (B, longest text), images float32 (B, D), regions float16 (B, R, C); videos, and pictures uint8
             (P, S, S, 3), of the items that have some; present, bool (B, M).
         """
-        tokens = torch.from_numpy(self.tokens[index].astype(np.int64))
         batch = {
-            "tokens": tokens,
+            "tokens": torch.from_numpy(trim(self.tokens[index]).astype(np.int64)),
             "images": torch.from_numpy(self.images[index].astype(np.float32)),
             "regions": torch.from_numpy(self.regions[index]),
             "present": torch.from_numpy(self.present[index]),
@@ -210,3 +209,8 @@ class Items:
                 for shard, path in zip(shards, found, strict=True)
             ]
         return cls.concatenate(shards)
+
+
+def trim(tokens: np.ndarray) -> np.ndarray:
+    """Texts (N, T), each followed by zeros, without the columns beyond the longest one; one column is left at least."""
+    return tokens[:, : max(1, np.count_nonzero(tokens.any(0)))]

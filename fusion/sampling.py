@@ -10,7 +10,7 @@ import numpy as np
 from catalog.schema import EXACT
 from fusion.entities import Entities
 from fusion.facets import CATEGORY, Facets, together
-from fusion.features import MODALITIES, Items
+from fusion.features import MODALITIES, Items, trim
 from fusion.losses import IGNORED, UNJUDGED
 from fusion.text import PAD, UNKNOWN
 
@@ -206,7 +206,7 @@ class TrainingSet:
             rows = np.unique(np.concatenate([sources, *drawn]))
             pseudo, answers, stated = self._pseudo(sources, rows, rng)
             grades = np.concatenate([self.judged.lookup(queries[:, None], rows), answers])
-            told = Items.concatenate([pseudo, self.products.take(sources)]).tokens
+            told = trim(Items.concatenate([pseudo, self.products.take(sources)]).tokens)
             entities = self.entities.label(told, np.concatenate([stated, self.facets.values[sources]]))
             yield Step(Items.concatenate([self.queries.take(queries), pseudo]), rows, grades, told, entities)
 
