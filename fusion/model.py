@@ -110,6 +110,7 @@ class ProductSearchModel(nn.Module):
         self.image_encoder: ImageEncoder | None = None
         self.standardise = Standardise(config.image_features)
         self.image = nn.Sequential(
+            nn.Dropout(config.dropout),
             nn.Linear(config.image_features, config.hidden),
             nn.GELU(),
             nn.Dropout(config.dropout),
@@ -167,15 +168,13 @@ class ProductSearchModel(nn.Module):
         """Each modality by itself, in the order of `ModelConfig.modalities`, before they meet."""
         present = batch["present"][:, : len(self.config.modalities)]
         text, words = self.text(batch["tokens"], self._kinds(batch["tokens"]))
-        images, regions = self._pictures(batch, present[:, 1])
-        pooled = [text, self.image(self.standardise(images))]
-        states = [words, self.standardise_regions(regions.float()) if self.attends else regions]
+        picture, regions = self._pictures(batch)
+        pooled, states = [text, picture], [words, regions]
         if self.config.video_encoder:
             clips, moments = self._clips(batch, present[:, 2])
             pooled.append(clips)
             states.append(moments)
-        # As loud as each other (RMSNorm of Zhang and Sennrich, 2019), or pictures drown what words alone tell.
-        level = nn.functional.rms_norm(torch.stack(pooled, 1), (self.config.dim,))
+        level = _level(torch.stack(pooled, 1))
         if not self.attends:
             return Parts(level, present)
         inside = [has[:, None].expand(found.shape[:2]) for has, found in zip(present.T, states, strict=True)]
@@ -205,7 +204,13 @@ class ProductSearchModel(nn.Module):
             return torch.zeros_like(tokens)
         return self.labeller(tokens).argmax(2) * (tokens != PAD)
 
-    def _pictures(self, batch: dict[str, Tensor], has: Tensor) -> tuple[Tensor, Tensor]:
+    def _pictures(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Encode pictures: float (B, dim), and the features of their regions, float (B, R, C)."""
+        images, regions = self._features(batch, batch["present"][:, 1])
+        regions = self.standardise_regions(regions.float()) if self.attends else regions
+        return self.image(self.standardise(images)), regions
+
+    def _features(self, batch: dict[str, Tensor], has: Tensor) -> tuple[Tensor, Tensor]:
         """The features of pictures and of their regions: float (B, D) and (B, R, C), zero for items without one."""
         if self.image_encoder is None or "pictures" not in batch:
             return batch["images"], batch["regions"]
@@ -239,20 +244,34 @@ class ProductSearchModel(nn.Module):
         seen = torch.tensor([name in only for name in self.config.modalities], device=batch["present"].device)
         return _unit(self.product_fusion(self.parts(batch).only(seen)))
 
-    def views(self, batch: dict[str, Tensor], lost: Tensor) -> Tensor:
+    def views(
+        self, batch: dict[str, Tensor], lost: Tensor, swapped: tuple[Tensor, dict[str, Tensor]] | None = None
+    ) -> Tensor:
         """Products as training sees them: whole, and through each modality alone.
 
         Args:
             batch: B products.
             lost: bool (B, M), the modalities that the whole view lacks.
+            swapped: Which products the whole view shows with others' pictures, int64 (S,), and a batch of S others.
 
         Returns:
             Unit vectors, float (B, 1 + M, dim); meaningless where a modality is not there.
         """
         parts = self.parts(batch)
         alone = torch.eye(lost.shape[1], dtype=torch.bool, device=lost.device)
-        seen = [parts.only(~lost), *(parts.only(one) for one in alone)]
+        whole = self._with_pictures(parts, *swapped) if swapped else parts
+        seen = [whole.only(~lost), *(parts.only(one) for one in alone)]
         return torch.stack([_unit(self.product_fusion(view)) for view in seen], 1)
+
+    def _with_pictures(self, parts: Parts, rows: Tensor, others: dict[str, Tensor]) -> Parts:
+        """The items at `rows`, int64 (S,), with the pictures of S others."""
+        picture, regions = self._pictures(others)
+        pooled = parts.pooled.index_put((rows, torch.ones_like(rows)), _level(picture).to(parts.pooled.dtype))
+        if not self.attends:
+            return parts._replace(pooled=pooled)
+        words, own, *clips = parts.states
+        own = own.index_copy(0, rows, self.narrow[1](regions).to(own.dtype))
+        return parts._replace(pooled=pooled, states=(words, own, *clips))
 
     def tag(self, products: Tensor) -> list[Tensor]:
         """How well each tag fits, for each kind in the order of `ModelConfig.tags`.
@@ -296,6 +315,11 @@ def _place(rows: Tensor, has: Tensor) -> Tensor:
         has, torch.arange(len(rows), device=has.device)
     )
     return rows[place] * has.view(-1, *[1] * (rows.ndim - 1))
+
+
+def _level(vectors: Tensor) -> Tensor:
+    """As loud as each other (RMSNorm of Zhang and Sennrich, 2019), or pictures drown what words alone tell."""
+    return nn.functional.rms_norm(vectors, vectors.shape[-1:])
 
 
 def _unit(vectors: Tensor) -> Tensor:

@@ -33,6 +33,9 @@ class Objective:
         gamma: Weight of L_tags, the cross-entropy of the products' tags, whole and through each modality alone.
         delta: Weight of L_pairs, in which each product's text and picture find each other among the step's products.
         modality_dropout: Chance that a product with several modalities loses one of them in L_fused.
+        picture_swap: Chance that L_fused shows a product's text beside the picture of another product. On products that
+            training has seen, pictures tell more than they will on new ones; so they are trusted too much, where they
+            disagree with what words say.
         chunk: Queries or products encoded at a time, their activations made again when gradients are due; so memory
             does not grow with the batch. None keeps all.
     """
@@ -43,6 +46,7 @@ class Objective:
     gamma: float = 0.0
     delta: float = 0.0
     modality_dropout: float = 0.2
+    picture_swap: float = 0.0
     chunk: int | None = None
 
     @property
@@ -78,13 +82,20 @@ def joint_loss(
     device = next(model.parameters()).device
     present = products.present[:, : len(model.config.modalities)]
     lost = _lost(present, objective.modality_dropout, rng)
+    shown_with = _swapped(present, objective.picture_swap, rng)
     here = world()
 
     def encode_queries(rows: np.ndarray) -> Tensor:
         return model.encode_query(queries.batch(rows, device))
 
     def encode_products(rows: np.ndarray) -> Tensor:
-        return model.views(products.batch(rows, device), torch.from_numpy(lost[rows]).to(device))
+        swapped = np.flatnonzero(shown_with[rows] != rows)
+        others = products.take(shown_with[rows[swapped]]).batch(slice(None), device)
+        return model.views(
+            products.batch(rows, device),
+            torch.from_numpy(lost[rows]).to(device),
+            (torch.from_numpy(swapped).to(device), others) if len(swapped) else None,
+        )
 
     encoded = _encode(encode_products, here.share(len(products)), objective.chunk, device)
     seen = gather(encoded, len(products))
@@ -208,3 +219,12 @@ def _lost(present: np.ndarray, chance: float, rng: np.random.Generator) -> np.nd
     unlucky = (present.sum(1) > 1) & (rng.random(len(present)) < chance)
     victim = (rng.random(present.shape) * present).argmax(1)
     return (np.arange(present.shape[1]) == victim[:, None]) & unlucky[:, None]
+
+
+def _swapped(present: np.ndarray, chance: float, rng: np.random.Generator) -> np.ndarray:
+    """For each product the one with whose picture it is shown, mostly itself: int64 (P,)."""
+    shown_with = np.arange(len(present))
+    several = np.flatnonzero(present[:, :2].all(1))
+    chosen = several[rng.random(len(several)) < chance]
+    shown_with[chosen] = rng.choice(several, len(chosen)) if len(chosen) else chosen
+    return shown_with
