@@ -136,13 +136,21 @@ def test_concatenate_pads_shorter_texts(make_items: Callable[..., Items]) -> Non
     assert equal(both.take(np.array([False, True])), long)
 
 
+@pytest.mark.parametrize(("index", "width"), [([0], 1), ([0, 1], 3), ([2], 1)])
+def test_batch_ends_with_its_longest_text(
+    make_items: Callable[..., Items], index: list[int], width: int
+) -> None:
+    items = make_items(np.array([[4, 0, 0, 0], [4, 1, 5, 0], [0, 0, 0, 0]]))
+    assert items.batch(np.array(index))["tokens"].tolist() == items.tokens[index, :width].tolist()
+
+
 def test_batch_says_what_is_there(make_items: Callable[..., Items]) -> None:
     pictures = np.array([[1.5, 2.0, 3.0, 4.0], [0.0] * 4])
     batch = make_items(np.array([[0, 0], [4, 0]]), pictures, np.array([True, False])).batch(slice(None))
     assert batch["present"].tolist() == [[False, True, False], [True, False, False]]
     assert "videos" not in batch
     assert torch.equal(batch["images"], torch.from_numpy(pictures).float())
-    assert (batch["tokens"].dtype, batch["tokens"].tolist()) == (torch.int64, [[0, 0], [4, 0]])
+    assert (batch["tokens"].dtype, batch["tokens"].tolist()) == (torch.int64, [[0], [4]])
     assert batch["regions"].tolist() == [[[1.5], [2.0], [3.0], [4.0]], [[0.0]] * 4]
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from catalog.schema import DataError
-from fusion.image import ImageEncoder, _cells, architecture
+from fusion.image import LEVELS, ImageEncoder, _cells, _colours, architecture
 
 GRID = 2  # as the fixture `encoder` has it
 
@@ -65,6 +65,21 @@ def test_a_region_is_what_lies_there(encoder: ImageEncoder, pictures: Tensor) ->
         changed[:, row * half : (row + 1) * half, column * half : (column + 1) * half] = 0
         moved = (encoder(changed)[1] - encoder(pictures)[1]).abs().mean((0, 2))
         assert moved.argmax() == place
+
+
+def test_colours_of_the_picture_and_of_its_middle(encoder: ImageEncoder) -> None:
+    """A red square, a quarter of a black picture, fills its middle; a red between two steps counts for both."""
+    picture = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
+    picture[:, 16:48, 16:48, 0] = 255
+    whole, middle = encoder(picture)[0][0, -2 * LEVELS**3 :].view(2, LEVELS, LEVELS, LEVELS)
+    assert whole[0, 0, 0].item() == pytest.approx(0.75**0.5, abs=1e-3)
+    assert whole[-1, 0, 0].item() == pytest.approx(0.25**0.5, abs=1e-3)
+    assert middle[-1, 0, 0].item() == pytest.approx(1, abs=1e-3)
+    between = torch.full((1, 3, 8, 8), 0.0)
+    between[:, 0] = 0.25 / (LEVELS - 1)
+    shares = _colours(between, 2, 2).square().view(LEVELS, LEVELS, LEVELS, 4)
+    torch.testing.assert_close(shares[:2, 0, 0], torch.tensor([[0.75] * 4, [0.25] * 4]))
+    assert shares.sum().item() == pytest.approx(4)
 
 
 def test_gradients_are_finite_where_a_picture_is_plain() -> None:

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -77,6 +78,23 @@ def test_batches_have_no_influence(make_model: MakeModel, items: Items, batch_si
     for role in ("query", "product"):
         whole, parts = embed(model, items, role), embed(model, items, role, batch_size=batch_size)
         np.testing.assert_allclose(parts, whole, atol=1e-5)
+
+
+@every_fusion
+def test_a_picture_of_another_product(make_model: MakeModel, items: Items, fusion: str) -> None:
+    """Shown with it are just those that are meant, and in the whole view alone."""
+    model = make_model(fusion=fusion)
+    rows, donors = np.array([0, 8]), np.array([4, 16])  # all have both words and a picture
+    lost = torch.zeros(len(items), len(MODALITIES), dtype=torch.bool)
+    batch, swapped = items.batch(slice(None)), (torch.from_numpy(rows), items.take(donors).batch(slice(None)))
+    found, before = model.views(batch, lost, swapped), model.views(batch, lost)
+    pictured = replace(items, images=items.images.copy(), regions=items.regions.copy())
+    pictured.images[rows], pictured.regions[rows] = items.images[donors], items.regions[donors]
+    expected = model.encode_product(pictured.batch(slice(None)))
+    torch.testing.assert_close(found[:, 0], expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found[:, 1:], before[:, 1:], atol=0, rtol=0)
+    changed = (found[:, 0] - before[:, 0]).abs().amax(1) > 1e-3
+    assert np.flatnonzero(changed).tolist() == rows.tolist()
 
 
 @every_fusion

@@ -126,6 +126,22 @@ def test_dropped_modalities_change_only_the_fused_loss(make_model: MakeModel, ba
     assert abs(kept["fused"] - dropped["fused"]) > 1e-5
 
 
+def test_swapped_pictures_change_only_the_fused_loss(make_model: MakeModel, batch: Batch) -> None:
+    model = make_model()
+    own, swapped = (run(model, batch, replace(PLAIN, picture_swap=share)) for share in (0.0, 1.0))
+    same = ("text", "vision", "video", "pairs")
+    assert [own[term] for term in same] == [swapped[term] for term in same]
+    assert abs(own["fused"] - swapped["fused"]) > 1e-5
+
+
+def test_a_product_without_words_keeps_its_picture(make_model: MakeModel, batch: Batch) -> None:
+    queries, products, grades, tags = batch
+    single = np.flatnonzero(~products.present[:, :2].all(1))
+    part = queries, products.take(single), grades[:, single], tags[single]
+    own, swapped = (run(make_model(), part, replace(PLAIN, picture_swap=share)) for share in (0.0, 1.0))
+    assert own == swapped
+
+
 def test_a_product_never_loses_its_only_modality(make_model: MakeModel, batch: Batch) -> None:
     queries, products, grades, tags = batch
     single = np.flatnonzero(products.present.sum(1) == 1)
@@ -148,8 +164,9 @@ def test_a_catalogue_without_pictures(make_model: MakeModel, batch: Batch) -> No
 @pytest.mark.parametrize("chunk", [1, 3, 7])
 def test_chunks_give_the_same_gradients(make_model: MakeModel, batch: Batch, fusion: str, chunk: int) -> None:
     model = make_model(fusion=fusion, dropout=0.0).train()
-    whole, expected = run(model, batch, PLAIN), gradients(model)
-    assert run(model, batch, replace(PLAIN, chunk=chunk)) == pytest.approx(whole, rel=1e-5)
+    swapping = replace(PLAIN, picture_swap=0.5)
+    whole, expected = run(model, batch, swapping), gradients(model)
+    assert run(model, batch, replace(swapping, chunk=chunk)) == pytest.approx(whole, rel=1e-5)
     for name, gradient in gradients(model).items():
         torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=1e-5, msg=name)
 
@@ -195,7 +212,7 @@ def test_two_processes_give_the_gradients_of_one(make_model: MakeModel, batch: B
     np.save(
         tmp_path / "entities.npy", np.random.default_rng(0).integers(UNKNOWABLE, 3, batch[0].tokens.shape)
     )
-    objectives = [PLAIN, replace(PLAIN, chunk=2, modality_dropout=0.5)]
+    objectives = [PLAIN, replace(PLAIN, chunk=2, modality_dropout=0.5, picture_swap=0.5)]
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     script = Path(__file__).with_name("gradients.py")

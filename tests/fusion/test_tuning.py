@@ -243,10 +243,11 @@ def test_what_is_saved_ranks_as_what_was_trained(
         np.testing.assert_allclose(again.regions[again.has_image], regions, atol=1e-3)
         assert np.abs(again.regions - data.products.regions).max() > 5e-3
     found = embed(loaded, again, "product")
-    np.testing.assert_allclose(found, vectors, atol=5e-3)  # features are kept in half precision
-    np.testing.assert_allclose(asked @ found.T, asked @ vectors.T, atol=5e-3)
+    rounding = 5e-3  # features are kept in half precision
+    np.testing.assert_allclose(found, vectors, atol=rounding)
+    np.testing.assert_allclose(asked @ found.T, asked @ vectors.T, atol=rounding)
     before = embed(loaded, data.products, "product")
-    assert np.abs(before - vectors).max() > 0.05, "the features before tuning are others"
+    assert np.abs(before - vectors).max() > 6 * rounding, "the features before tuning are others"
     reader.save(folder)
     same = load_items(features, "products", folder, loaded.attends)
     assert np.array_equal(same.images, data.products.images)
