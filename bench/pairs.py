@@ -24,7 +24,8 @@ from components.tasks import CANDIDATES, SEED
 from fusion.features import Items
 from fusion.featurizer import load_items
 from fusion.model import ProductSearchModel, embed
-from fusion.text import Start, Transformer, Vocabulary
+from fusion.text import Start, Transformer
+from fusion.vocabulary import Vocabulary
 
 PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0)
 FIRST = (1, 5, 10)

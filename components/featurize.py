@@ -16,8 +16,9 @@ from components.params import FeaturizeParams
 from fusion.facets import ATTRIBUTES, PASSED_ON
 from fusion.featurizer import COLUMNS, Featurizer
 from fusion.image import ImageEncoder
-from fusion.text import Start, Vocabulary
+from fusion.text import Start
 from fusion.video import Clips
+from fusion.vocabulary import Vocabulary
 
 ROWS = 512  # per shard: what a killed run loses at most
 SHOWN = 5

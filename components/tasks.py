@@ -20,7 +20,7 @@ from fusion.features import Items
 from fusion.index import top_k
 from fusion.model import ProductSearchModel, embed
 from fusion.search import run_table
-from fusion.text import Vocabulary
+from fusion.vocabulary import Vocabulary
 
 CANDIDATES = 1000  # held-out products that titles and pictures are told apart among, at most
 FOUND = ("recall@1", "recall@5", "recall@10", "mrr@100")

@@ -33,8 +33,9 @@ from fusion.model import ModelConfig, ProductSearchModel, embed
 from fusion.objective import Objective
 from fusion.sampling import Judged, TrainingSet
 from fusion.search import run_table
-from fusion.text import Start, Vocabulary
+from fusion.text import Start
 from fusion.training import fit
+from fusion.vocabulary import Vocabulary
 
 VALIDATED_BY = "ndcg@10"
 

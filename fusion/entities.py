@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu
 
 from fusion.facets import Facets
-from fusion.text import PAD
+from fusion.vocabulary import PAD
 
 ENDINGS = {  # of the names of the columns that state each
     "brand": ("brand",),

@@ -22,7 +22,7 @@ from fusion.features import MODALITIES, Items
 from fusion.featurizer import COLUMNS, Featurizer
 from fusion.model import ProductSearchModel, embed
 from fusion.search import load
-from fusion.text import PAD
+from fusion.vocabulary import PAD
 
 CELLS = 6  # a picture is covered in 6 × 6 places, one after the other
 COVER = 2  # cells wide and high; places overlap

@@ -16,8 +16,8 @@ from fusion.features import MODALITIES, Items
 from fusion.fusions import FUSIONS, Parts
 from fusion.image import ImageEncoder
 from fusion.text import ENCODERS as TEXT_ENCODERS
-from fusion.text import PAD
 from fusion.video import ENCODERS as VIDEO_ENCODERS
+from fusion.vocabulary import PAD
 from fusion.weights import freeze
 
 AT_ONCE = 128  # pictures encoded where no gradient is wanted; more would take more memory than a step

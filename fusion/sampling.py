@@ -12,7 +12,7 @@ from fusion.entities import Entities
 from fusion.facets import CATEGORY, Facets, together
 from fusion.features import MODALITIES, Items, trim
 from fusion.losses import IGNORED, UNJUDGED
-from fusion.text import PAD, UNKNOWN
+from fusion.vocabulary import PAD, UNKNOWN
 
 TEXT = MODALITIES.index("text")
 STEPS = 60  # of an epoch, at most: a large catalogue is seen over several

@@ -20,7 +20,7 @@ from fusion.mining import mine
 from fusion.model import ProductSearchModel, embed
 from fusion.objective import Objective, joint_loss, label_loss
 from fusion.sampling import Pairs, Step, TrainingSet
-from fusion.text import PAD, UNKNOWN
+from fusion.vocabulary import PAD, UNKNOWN
 
 WARM_UP = 0.1
 FINE = 0.01  # of the learning rate, for what a published encoder has learned already

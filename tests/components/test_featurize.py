@@ -13,7 +13,7 @@ from components import featurize as stage
 from components.featurize import featurize, product_sides
 from components.params import FeaturizeParams
 from fusion.features import Items
-from fusion.text import UNKNOWN, Vocabulary
+from fusion.vocabulary import UNKNOWN, Vocabulary
 
 Tables = dict[str, list[dict[str, Any]]]
 Write = Callable[[Tables], Path]

@@ -16,9 +16,9 @@ from fusion.image import ImageEncoder
 from fusion.model import ModelConfig, ProductSearchModel
 from fusion.objective import Objective
 from fusion.sampling import Judged, TrainingSet
-from fusion.text import Vocabulary
 from fusion.training import fit
 from fusion.video import Clips
+from fusion.vocabulary import Vocabulary
 
 KINDS, COLOURS, EACH = 6, 5, 2  # 60 products
 FEATURES, REGIONS = 16, 4  # width of a picture's features; each of its regions has an equal share of them

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fusion.facets import CATEGORY, COLUMNS, WORDS, Facets, together
-from fusion.text import PAD, Vocabulary
+from fusion.vocabulary import PAD, Vocabulary
 
 F = len(COLUMNS)
 values = hnp.arrays(np.int32, st.tuples(st.integers(0, 6), st.just(F)), elements=st.integers(0, 3))

@@ -8,8 +8,8 @@ import pytest
 from catalog.schema import TEXT_COLUMNS
 from fusion.featurizer import BATCH, Featurizer
 from fusion.image import ImageEncoder
-from fusion.text import PAD, UNKNOWN, Vocabulary
 from fusion.video import Clips
+from fusion.vocabulary import PAD, UNKNOWN, Vocabulary
 
 Row = dict[str, Any]
 

@@ -18,7 +18,8 @@ from catalog.schema import DataError
 from fusion.features import Items
 from fusion.image import ImageEncoder
 from fusion.model import ModelConfig, ProductSearchModel
-from fusion.text import ENCODERS, PAD, UNKNOWN, Pieces, Start, Transformer, Vocabulary
+from fusion.text import ENCODERS, Start, Transformer
+from fusion.vocabulary import PAD, UNKNOWN, Pieces, Vocabulary
 from fusion.zeroshot import dual, zero_shot
 
 TEXTS = ["Red shirt", "blue shoes, a red shirt", "shoe", "tangerine"]

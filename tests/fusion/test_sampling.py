@@ -12,7 +12,7 @@ from fusion.facets import CATEGORY, COLUMNS, Facets
 from fusion.features import Items
 from fusion.losses import IGNORED, UNJUDGED
 from fusion.sampling import Judged, Pairs, TrainingSet, pseudo_queries
-from fusion.text import PAD, UNKNOWN
+from fusion.vocabulary import PAD, UNKNOWN
 
 QUERIES, PRODUCTS = 6, 9
 quick = settings(deadline=None, max_examples=50)

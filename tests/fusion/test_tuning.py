@@ -19,8 +19,8 @@ from fusion.image import ENCODERS, Architecture, ImageEncoder
 from fusion.model import ProductSearchModel, embed
 from fusion.objective import Objective, joint_loss
 from fusion.sampling import Pairs, TrainingSet
-from fusion.text import Vocabulary
 from fusion.video import Clips
+from fusion.vocabulary import Vocabulary
 
 MakeModel = Callable[..., ProductSearchModel]
 Train = Callable[..., list[dict[str, float]]]
