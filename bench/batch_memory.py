@@ -17,7 +17,7 @@ from fusion.losses import UNJUDGED
 from fusion.model import ModelConfig, ProductSearchModel
 from fusion.objective import Objective, joint_loss
 
-WORDS, VOCABULARY, FEATURES = 32, 5000, 1664
+WORDS, VOCABULARY, FEATURES = 32, 5000, 1914
 
 
 def items(count: int, words: int, rng: np.random.Generator) -> Items:
