@@ -169,8 +169,9 @@ def scores(runs: Sequence[Path], system: str) -> np.ndarray:
 
 
 def spread(values: np.ndarray) -> str:
-    """The mean of (S, Q), and the standard deviation over the S seeds."""
-    return f"{values.mean():.3f} ± {values.mean(1).std(ddof=len(values) > 1):.3f}"
+    """The mean of (S, Q), and the standard deviation over the S seeds where there are several."""
+    deviation = f" ± {values.mean(1).std(ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{values.mean():.3f}{deviation}"
 
 
 def paired(ours: np.ndarray, theirs: np.ndarray) -> PairedResult:
