@@ -23,7 +23,7 @@ demo: $(BIN)/.installed  ## fetch the sample, run the chain, show the result
 
 test: $(BIN)/.installed  ## all tests
 	dvc pull --quiet data
-	pytest --numprocesses 2 --dist loadfile
+	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(BIN)/.installed  ## style, types, imports
 	ruff check .

@@ -30,6 +30,11 @@ SMALL: dict[str, Any] = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole chains first: they take longest, and at the end no worker should be left alone with one."""
+    items.sort(key=lambda item: len(item.path.parts))
+
+
 @pytest.fixture
 def real_data() -> Path:
     """The folder of real data beside the checkout; the test is skipped where it is absent."""
