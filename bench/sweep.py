@@ -12,7 +12,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import yaml
-from ablation import PRIMARY, knobs, made, paired, parser, scores, spread, told
+from ablation import PRIMARY, combinations, knobs, made, paired, parser, scores, spread, told
 
 from components.evaluate import CANDIDATE
 from eval.significance import PairedResult
@@ -28,10 +28,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if len(names) != 2:
         asks.error(f"two knobs and the seed are swept, not {', '.join(names)}")
     committed = yaml.safe_load(Path("params.yaml").read_text())["train"]
-    fused = {setting: scores(runs, CANDIDATE) for setting, runs in made(asked).items()}
-    default = tuple(committed[name] for name in names)
-    if default not in fused:
+    default = tuple(committed.get(name) for name in names)
+    if default not in {tuple(setting[name] for name in names) for setting in combinations(asked.grid)}:
         asks.error(f"what is committed, {names[0]}={default[0]} {names[1]}={default[1]}, is not in the grid")
+    fused = {setting: scores(runs, CANDIDATE) for setting, runs in made(asked).items()}
     against = {
         setting: paired(values, fused[default]) for setting, values in fused.items() if setting != default
     }
