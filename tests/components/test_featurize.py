@@ -143,23 +143,31 @@ class TestBrokenPictures:
 
 class TestGoingOn:
     @pytest.fixture
-    def halfway(
+    def stopped(
         self, tiny_data: Path, validated: Validated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> Path:
-        """What a run left that stopped after two shards of products; five rows a shard."""
+    ) -> Callable[[FeaturizeParams, int], Path]:
+        """What a run leaves that stops before it writes the table of a shard, of five rows: stopped(params, shard)."""
         monkeypatch.setattr(stage, "ROWS", 5)
         write = pq.write_table
 
-        def stop(table: Any, path: Path, **options: Any) -> None:
-            if path.stem == "000002":
-                raise InterruptedError
-            write(table, path, **options)
+        def run(params: FeaturizeParams, shard: int) -> Path:
+            def stop(table: Any, path: Path, **options: Any) -> None:
+                if path.stem == f"{shard:06d}":
+                    raise InterruptedError
+                write(table, path, **options)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(pq, "write_table", stop)
-            with pytest.raises(InterruptedError):
-                featurize(tiny_data, validated(tiny_data), EVERY_WORD, tmp_path / "features")
-        left = tmp_path / ".features.partial"
+            with monkeypatch.context() as patch:
+                patch.setattr(pq, "write_table", stop)
+                with pytest.raises(InterruptedError):
+                    featurize(tiny_data, validated(tiny_data), params, tmp_path / "features")
+            return tmp_path / ".features.partial"
+
+        return run
+
+    @pytest.fixture
+    def halfway(self, stopped: Callable[[FeaturizeParams, int], Path]) -> Path:
+        """What a run left that stopped after two shards of products."""
+        left = stopped(EVERY_WORD, 2)
         assert sorted(path.name for path in (left / "products").iterdir()) == [
             "000000.parquet",
             "000001.parquet",
@@ -177,22 +185,16 @@ class TestGoingOn:
         assert len(list((features / "queries").iterdir())) == 2
 
     def test_a_table_whose_pictures_are_written_is_the_next_to_be(
-        self, tiny_data: Path, validated: Validated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        tiny_data: Path,
+        validated: Validated,
+        tmp_path: Path,
+        stopped: Callable[[FeaturizeParams, int], Path],
     ) -> None:
         """Killed between the two files of a shard, it makes both again; what is there is whole."""
-        monkeypatch.setattr(stage, "ROWS", 5)
-        write, keeping = pq.write_table, EVERY_WORD.model_copy(update={"keep_pictures": True})
-
-        def stop(table: Any, path: Path, **options: Any) -> None:
-            if path.stem == "000001":
-                raise InterruptedError
-            write(table, path, **options)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(pq, "write_table", stop)
-            with pytest.raises(InterruptedError):
-                featurize(tiny_data, validated(tiny_data), keeping, tmp_path / "features")
-        left = sorted(path.name for path in (tmp_path / ".features.partial" / "products").iterdir())
+        keeping = EVERY_WORD.model_copy(update={"keep_pictures": True})
+        partial = stopped(keeping, 1)
+        left = sorted(path.name for path in (partial / "products").iterdir())
         assert left == ["000000.npy", "000000.parquet", "000001.npy"]
         featurize(tiny_data, validated(tiny_data), keeping, tmp_path / "features")
         for table, count in (("products", 11), ("queries", 3)):
