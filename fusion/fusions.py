@@ -139,6 +139,40 @@ class Gated(Fusion):
         return _sum(self.gate(filled.flatten(1)), filled + changes, parts.present)
 
 
+class _Look(nn.Module):
+    """Attention of several heads to states, or to nothing: where none is visible, zeros are found.
+
+    The states are keys and values as they are, since the layer that narrowed them is linear and trained for this alone;
+    projected once more, as in Vaswani et al., 2017, they would take most of a step's time.
+
+    Args:
+        query: Width of what looks.
+        states: Of the states, W.
+    """
+
+    def __init__(self, query: int, states: int) -> None:
+        super().__init__()
+        self.ask = nn.Linear(query, states)
+
+    def forward(self, queries: Tensor, states: Tensor, visible: Tensor) -> Tensor:
+        """What Q queries find among S states: float (B, Q, W).
+
+        Args:
+            queries: float (B, Q, query).
+            states: float (B, S, W).
+            visible: bool (B, Q or 1, S).
+        """
+        keys = _split(nn.functional.pad(states, (0, 0, 0, 1)))
+        mask = nn.functional.pad(visible, (0, 1), value=True)[:, None]
+        found = nn.functional.scaled_dot_product_attention(_split(self.ask(queries)), keys, keys, mask)
+        return found.transpose(1, 2).flatten(2)
+
+
+def _split(states: Tensor) -> Tensor:
+    """(B, S, W) to (B, HEADS, S, W / HEADS)."""
+    return states.unflatten(2, (HEADS, -1)).transpose(1, 2)
+
+
 @FUSIONS("attention")
 class Attention(Fusion):
     """Each modality's vector looks for what it needs among the words and regions of all; then a gated sum.
@@ -151,14 +185,13 @@ class Attention(Fusion):
     def __init__(self, modalities: int, dim: int, hidden: int, dropout: float) -> None:
         super().__init__(modalities, dim, hidden, dropout)
         self.absent = _Absent(modalities, dim)
-        self.look = _look(dim, dim // 2)
+        self.look, self.widen = _Look(dim, dim // 2), nn.Linear(dim // 2, dim)
         self.gate = _gate(modalities, dim, hidden, dropout)
 
     def forward(self, parts: Parts) -> Tensor:
         filled = self.absent(parts.pooled, parts.present)
         states, _, visible = parts.together()
-        found, _ = self.look(filled, states, states, key_padding_mask=~visible, need_weights=False)
-        values = filled + found
+        values = filled + self.widen(self.look(filled, states, visible[:, None]))
         return _sum(self.gate(values.flatten(1)), values, parts.present)
 
 
@@ -174,28 +207,15 @@ class CoAttention(Fusion):
     def __init__(self, modalities: int, dim: int, hidden: int, dropout: float) -> None:
         super().__init__(modalities, dim, hidden, dropout)
         self.absent = _Absent(modalities, dim)
-        self.look = _look(dim // 2, dim // 2)
-        self.widen = nn.Linear(dim // 2, dim)
+        self.look, self.widen = _Look(dim // 2, dim // 2), nn.Linear(dim // 2, dim)
         self.gate = _gate(modalities, dim, hidden, dropout)
 
     def forward(self, parts: Parts) -> Tensor:
         states, owner, visible = parts.together()
-        found, _ = self.look(
-            states,
-            states,
-            states,
-            key_padding_mask=~visible,
-            attn_mask=owner[:, None] == owner,
-            need_weights=False,
-        )
+        found = self.look(states, states, visible[:, None] & (owner[:, None] != owner))
         belongs = nn.functional.one_hot(owner, parts.pooled.shape[1]) * visible[..., None]
         mean = torch.einsum("bsm,bsd->bmd", belongs.to(found.dtype), found)
         mean = mean / belongs.sum(1).clamp(min=1)[..., None]
         filled = self.absent(parts.pooled, parts.present)
         values = filled + self.widen(mean)
         return _sum(self.gate(values.flatten(1)), values, parts.present)
-
-
-def _look(query: int, states: int) -> nn.MultiheadAttention:
-    """Attention to states, or to nothing: where none is visible, zeros are found."""
-    return nn.MultiheadAttention(query, HEADS, kdim=states, vdim=states, add_zero_attn=True, batch_first=True)
