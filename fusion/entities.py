@@ -66,7 +66,7 @@ class Entities:
             return np.full(tokens.shape, UNKNOWABLE)
         found = np.stack(
             [
-                np.any([named(tokens, self._facets.names[c][values[:, c]]) for c in columns], axis=0)
+                np.any([_named(tokens, self._facets.names[c][values[:, c]]) for c in columns], axis=0)
                 for columns in self._columns.values()
             ]
         )
@@ -75,16 +75,8 @@ class Entities:
         return np.where(unclear, UNKNOWABLE, np.where(claims == 1, found.argmax(0) + 1, OUTSIDE))
 
 
-def named(tokens: np.ndarray, names: np.ndarray) -> np.ndarray:
-    """Where in texts names stand.
-
-    Args:
-        tokens: int32 (N, T).
-        names: int32 (N, W), one for each text, padded; one that is all padding stands nowhere.
-
-    Returns:
-        bool (N, T).
-    """
+def _named(tokens: np.ndarray, names: np.ndarray) -> np.ndarray:
+    """Where in each text its name stands, bool (N, T); of tokens (N, T) and names (N, W), padded."""
     width, lengths = names.shape[1], (names != PAD).sum(1)
     padded = np.pad(tokens, ((0, 0), (0, width - 1)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, width, axis=1)

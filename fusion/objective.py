@@ -33,9 +33,9 @@ class Objective:
         gamma: Weight of L_tags, the cross-entropy of the products' tags, whole and through each modality alone.
         delta: Weight of L_pairs, in which each product's text and picture find each other among the step's products.
         modality_dropout: Chance that a product with several modalities loses one of them in L_fused.
-        picture_swap: Chance that L_fused shows a product whose words say all beside the picture of another product. On
-            products that training has seen, pictures tell more than they will on new ones; so they are trusted too
-            much, where they disagree with what words say.
+        picture_swap: Chance that L_fused shows a product's text beside the picture of another product. On products that
+            training has seen, pictures tell more than they will on new ones; so they are trusted too much, where they
+            disagree with what words say.
         chunk: Queries or products encoded at a time, their activations made again when gradients are due; so memory
             does not grow with the batch. None keeps all.
     """
@@ -63,7 +63,6 @@ def joint_loss(
     tags: np.ndarray,
     objective: Objective,
     rng: np.random.Generator,
-    worded: np.ndarray | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
     """A step's loss. Every process is given the whole step, and encodes its share.
 
@@ -75,7 +74,6 @@ def joint_loss(
         tags: int64 (P, T), for each of `ModelConfig.tags` the product's value, or `UNTAGGED`.
         objective: What counts how much.
         rng: In the same state in all processes.
-        worded: bool (P,), whose words say all that a picture would, as `TrainingSet.worded`; None for everyone.
 
     Returns:
         This process's part of the loss, a scalar; the gradients of all parts have to be summed. And the value over all
@@ -84,7 +82,7 @@ def joint_loss(
     device = next(model.parameters()).device
     present = products.present[:, : len(model.config.modalities)]
     lost = _lost(present, objective.modality_dropout, rng)
-    shown_with = _swapped(present, worded, objective.picture_swap, rng)
+    shown_with = _swapped(present, objective.picture_swap, rng)
     here = world()
 
     def encode_queries(rows: np.ndarray) -> Tensor:
@@ -223,13 +221,10 @@ def _lost(present: np.ndarray, chance: float, rng: np.random.Generator) -> np.nd
     return (np.arange(present.shape[1]) == victim[:, None]) & unlucky[:, None]
 
 
-def _swapped(
-    present: np.ndarray, worded: np.ndarray | None, chance: float, rng: np.random.Generator
-) -> np.ndarray:
+def _swapped(present: np.ndarray, chance: float, rng: np.random.Generator) -> np.ndarray:
     """For each product the one with whose picture it is shown, mostly itself: int64 (P,)."""
     shown_with = np.arange(len(present))
     several = np.flatnonzero(present[:, :2].all(1))
     chosen = several[rng.random(len(several)) < chance]
-    chosen = chosen if worded is None else chosen[worded[chosen]]
     shown_with[chosen] = rng.choice(several, len(chosen)) if len(chosen) else chosen
     return shown_with

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from catalog.schema import EXACT
-from fusion.entities import Entities, named
+from fusion.entities import Entities
 from fusion.facets import CATEGORY, Facets, together
 from fusion.features import MODALITIES, Items, trim
 from fusion.losses import IGNORED, UNJUDGED
@@ -173,22 +173,6 @@ class TrainingSet:
         places = [self.facets.columns.index(column) for column in columns]
         found = self.facets.values[products][:, places].astype(np.int64)
         return np.where(self.products.splits[products, None] == "train", found - 1, -1)
-
-    def worded(self, columns: Sequence[str], products: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """Whose words name all that a picture shows of some columns, so that nothing is left for it to tell.
-
-        Args:
-            columns: Names of `Facets.columns`.
-            products: int64 (P,), rows.
-            tokens: int32 (P, T), their texts, or what is left of them.
-
-        Returns:
-            bool of shape (P,).
-        """
-        shown = [place for place in map(self.facets.columns.index, columns) if self.visible[place]]
-        values = self.facets.values[products]
-        said = [named(tokens, self.facets.names[place][values[:, place]]).any(1) for place in shown]
-        return np.all(said, axis=0) & np.ones(len(products), bool)
 
     @cached_property
     def own(self) -> np.ndarray:

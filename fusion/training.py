@@ -185,13 +185,9 @@ class _Run:
         products = data.products.take(step.products)
         products = replace(products, tokens=_hide(products.tokens, hidden))
         texts = _hide(step.texts, hidden)
-        columns = list(self.model.config.tags)
-        tags = data.tags(columns, step.products)
-        worded = data.worded(columns, step.products, products.tokens)
+        tags = data.tags(list(self.model.config.tags), step.products)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            loss, values = joint_loss(
-                self.model, step.queries, products, step.grades, tags, objective, rng, worded
-            )
+            loss, values = joint_loss(self.model, step.queries, products, step.grades, tags, objective, rng)
             labelled, values["entities"] = label_loss(self.model, texts, step.entities, objective.chunk)
         if not math.isfinite(values["loss"]):
             raise FloatingPointError(f"the loss is {values['loss']}")

@@ -259,29 +259,6 @@ def test_tags_are_of_the_training_side(faceted: TrainingSet) -> None:
     np.testing.assert_array_equal(tags[train], stated[train] - 1)
 
 
-def test_words_say_all_that_a_picture_shows_and_no_more_is_needed(faceted: TrainingSet) -> None:
-    """Here a picture shows category and colour; brand and material it does not, so that words need not."""
-    rows = np.arange(len(faceted.products))[::-1]
-    values = faceted.facets.values[rows]
-    names = np.stack([of[row] for of, row in zip(faceted.facets.names, values.T, strict=True)], 1)[..., 0]
-    category, color = (COLUMNS.index(column) for column in ("category", "color"))
-    told = {
-        "all": names[:, [category, color]],
-        "more": np.concatenate([faceted.products.tokens[rows], names[:, [color, category]]], 1),
-        "no colour": np.delete(names, color, 1),
-        "other colours": np.stack([names[:, category], np.full(len(rows), names.max() + 1)], 1),
-    }
-    found = {
-        what: faceted.worded(["brand", "color", "category"], rows, texts) for what, texts in told.items()
-    }
-    stated = (values[:, [category, color]] > 0).all(1)
-    assert 0 < stated.sum() < len(stated)
-    np.testing.assert_array_equal(found["all"], stated)
-    np.testing.assert_array_equal(found["more"], stated)
-    assert not found["no colour"].any() and not found["other colours"].any()
-    assert faceted.worded(["brand"], rows, told["all"]).all(), "a picture shows nothing of it"
-
-
 @pytest.mark.parametrize(
     ("shared", "chance"), [(0.0, 0.0), (0.1, 0.0), (0.3, 0.5), (0.8, 0.8), (1.0, 1.0), (np.nan, 0.5)]
 )
