@@ -99,6 +99,9 @@ class TrainParams(Params):
     hard_negatives: bool = Field(
         True, description="whether judged queries meet products that the model wrongly ranks high"
     )
+    late_fusion: bool = Field(
+        True, description="whether single modalities count beside the fused vector, as validation queries say"
+    )
     seed: int = 0
 
 

@@ -29,6 +29,7 @@ from fusion.featurizer import FILES as FEATURIZER_FILES
 from fusion.fusions import FUSIONS
 from fusion.image import ImageEncoder
 from fusion.index import top_k
+from fusion.late import weigh
 from fusion.model import ModelConfig, ProductSearchModel, embed
 from fusion.objective import Objective
 from fusion.sampling import Judged, TrainingSet
@@ -75,13 +76,15 @@ def train(features: Path, params: TrainParams, model: Path) -> None:
                 **schedule(params),
             )
         if here.leads:
+            best = max(history, key=lambda row: row["score"])
+            score = weigh(network, training.products, validate) if params.late_fusion else best["score"]
             _write(network.cpu(), history, features, partial)
             checkpoint.unlink()
-            best = max(history, key=lambda row: row["score"])
             said = {
                 "epochs": len(history),
                 "best_epoch": best["epoch"],
-                f"valid {VALIDATED_BY}": best["score"],
+                "late": dict(zip(network.config.modalities, network.late.tolist(), strict=True)),
+                f"valid {VALIDATED_BY}": score,
             }
             print(json.dumps(said))
 
@@ -143,7 +146,7 @@ def objective(params: TrainParams) -> Objective:
 
 def schedule(params: TrainParams) -> dict[str, Any]:
     """The arguments of `fit` that are knobs."""
-    elsewhere = _names(Objective) | _names(ModelConfig) | {"temperature", "freeze"}
+    elsewhere = _names(Objective) | _names(ModelConfig) | {"temperature", "freeze", "late_fusion"}
     return params.model_dump(exclude=elsewhere)
 
 

@@ -98,7 +98,10 @@ class ProductSearchModel(nn.Module):
     Attributes:
         image_encoder: While training tunes it, reads the pictures themselves in place of their features, and all items
             must come with theirs. Otherwise None; `save` leaves it out.
+        late: float (M,), the weights of `blend` for products; `fusion.late.weigh` chooses them.
     """
+
+    late: Tensor
 
     def __init__(self, config: ModelConfig, temperature: float = 0.07) -> None:
         super().__init__()
@@ -131,6 +134,7 @@ class ProductSearchModel(nn.Module):
         self.query_fusion = fusion(count, config.dim, config.hidden, config.dropout)
         self.product_fusion = fusion(count, config.dim, config.hidden, config.dropout)
         self.tags = nn.ModuleList(nn.Linear(config.dim, len(values)) for values in config.tags.values())
+        self.register_buffer("late", torch.zeros(count))
         self.log_scale = nn.Parameter(torch.tensor(1 / temperature).log())
 
     def freeze(self, text: str = "all", image: str = "all") -> None:
@@ -242,7 +246,10 @@ class ProductSearchModel(nn.Module):
     def encode_product(self, batch: dict[str, Tensor], only: Collection[str] = MODALITIES) -> Tensor:
         """Products as unit vectors, float (B, dim), seen through the modalities named in `only`."""
         seen = torch.tensor([name in only for name in self.config.modalities], device=batch["present"].device)
-        return _unit(self.product_fusion(self.parts(batch).only(seen)))
+        parts = self.parts(batch).only(seen)
+        whole = _unit(self.product_fusion(parts))
+        late = self.late * parts.present
+        return blend(whole, self._alone(parts), late) if late.any() else whole
 
     def views(
         self, batch: dict[str, Tensor], lost: Tensor, swapped: tuple[Tensor, dict[str, Tensor]] | None = None
@@ -251,17 +258,21 @@ class ProductSearchModel(nn.Module):
 
         Args:
             batch: B products.
-            lost: bool (B, M), the modalities that the whole view lacks.
+            lost: bool (M,) or (B, M), the modalities that the whole view lacks.
             swapped: Which products the whole view shows with others' pictures, int64 (S,), and a batch of S others.
 
         Returns:
             Unit vectors, float (B, 1 + M, dim); meaningless where a modality is not there.
         """
         parts = self.parts(batch)
-        alone = torch.eye(lost.shape[1], dtype=torch.bool, device=lost.device)
-        whole = self._with_pictures(parts, *swapped) if swapped else parts
-        seen = [whole.only(~lost), *(parts.only(one) for one in alone)]
-        return torch.stack([_unit(self.product_fusion(view)) for view in seen], 1)
+        shown = self._with_pictures(parts, *swapped) if swapped else parts
+        whole = _unit(self.product_fusion(shown.only(~lost)))
+        return torch.cat([whole[:, None], self._alone(parts)], 1)
+
+    def _alone(self, parts: Parts) -> Tensor:
+        """Products through each modality alone, float (B, M, dim); meaningless where it is not there."""
+        alone = torch.eye(parts.present.shape[1], dtype=torch.bool, device=parts.present.device)
+        return torch.stack([_unit(self.product_fusion(parts.only(one))) for one in alone], 1)
 
     def _with_pictures(self, parts: Parts, rows: Tensor, others: dict[str, Tensor]) -> Parts:
         """The items at `rows`, int64 (S,), with the pictures of S others."""
@@ -324,6 +335,17 @@ def _level(vectors: Tensor) -> Tensor:
 
 def _unit(vectors: Tensor) -> Tensor:
     return nn.functional.normalize(vectors.float(), dim=-1)
+
+
+def blend(whole: Tensor, alone: Tensor, weights: Tensor) -> Tensor:
+    """Late fusion: the direction of the whole view plus the weighted views of single modalities.
+
+    Args:
+        whole: Unit vectors, float (B, dim).
+        alone: Likewise, float (B, M, dim); anything finite where the weight is 0.
+        weights: float (B, M), 0 where a modality is not there.
+    """
+    return _unit(whole + (weights[..., None] * alone).sum(1))
 
 
 @torch.inference_mode()
