@@ -109,7 +109,7 @@ def test_every_weight_is_trained(make_model: MakeModel, train: Train, tmp_path: 
     train(model, tmp_path / "c.pt", epochs=1, weight_decay=0.0)
     after = model.state_dict()
     same = [name for name, value in before.items() if value.numel() and torch.equal(value, after[name])]
-    assert same == []
+    assert same == ["late"]  # chosen once training is over
 
 
 def test_nan_features_stop_training(
