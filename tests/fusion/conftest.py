@@ -96,6 +96,19 @@ def make_items() -> Callable[..., Items]:
     return make
 
 
+@pytest.fixture
+def items(make_items: Callable[..., Items]) -> Items:
+    """Every mixture of text and picture: both, text, picture, neither; and a clip for every third, but the last."""
+    rng = np.random.default_rng(0)
+    has_text, has_image = np.array([1, 1, 0, 0] * 5, bool), np.array([1, 0, 1, 0] * 5, bool)
+    tokens = np.where(has_text[:, None], rng.integers(2, 40, (20, 4)), 0)
+    images = np.where(has_image[:, None], rng.normal(size=(20, 16)), 0)
+    videos = np.full(20, None, object)
+    for row in range(0, 18, 3):
+        videos[row] = rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    return make_items(tokens, images, has_image, videos)
+
+
 @pytest.fixture(scope="session")
 def world(make_items: Callable[..., Items]) -> World:
     """The same for every test; nobody may change it."""
