@@ -47,12 +47,13 @@ def step(batch: int, chunk: int | None) -> float:
     queries, products = items(batch, WORDS // 4, rng), items(batch, WORDS, rng)
     grades = np.full((batch, batch), UNJUDGED, np.int8)
     np.fill_diagonal(grades, 3)
-    tags = np.zeros((batch, 0), np.int64)
+    categories, tags = np.zeros(batch, np.int64), np.zeros((batch, 0), np.int64)
     small = slice(0, 8)  # what libraries set up once is no part of a step
-    few = queries.take(small), products.take(small), grades[small, small], tags[small]
+    few = queries.take(small), products.take(small), grades[small, small], categories[small], tags[small]
     joint_loss(model, *few, Objective(chunk=4), rng)[0].backward()
     before = peak()
-    loss, _ = joint_loss(model, queries, products, grades, tags, Objective(chunk=chunk), rng)
+    goal = Objective(chunk=chunk)
+    loss, _ = joint_loss(model, queries, products, grades, categories, tags, goal, rng)
     loss.backward()
     return peak() - before
 

@@ -40,6 +40,7 @@ from catalog.schema import EXACT, IRRELEVANT
 from components.params import TrainParams, load
 from components.train import objective, prepare, schedule
 from fusion import training
+from fusion.facets import CATEGORY
 from fusion.features import Items
 from fusion.featurizer import BATCH, Featurizer
 from fusion.image import ImageEncoder, architecture
@@ -141,7 +142,14 @@ def train() -> Work:
     rng, vectors = np.random.default_rng(0), embed(network.eval(), data.products, "product")
     hard = [Pairs.none(), mine(network, data, vectors, rng) if params.hard_negatives else Pairs.none()]
     steps = [step for pairs in hard for step in data.epoch(params.batch_size, rng, pairs)]
-    tags = [data.tags(list(network.config.tags), step.products) for step in steps]
+    known = [
+        (
+            step.grades,
+            data.facets.values[step.products, CATEGORY],
+            data.tags(list(network.config.tags), step.products),
+        )
+        for step in steps
+    ]
     queries = [Ready(step.queries, device) for step in steps]
     products = [Ready(data.products.take(step.products), device) for step in steps]
     optimizer = torch.optim.AdamW(network.parameters(), params.learning_rate)
@@ -149,8 +157,8 @@ def train() -> Work:
     def bare() -> None:
         network.train()
         rng = np.random.default_rng(0)
-        for asked, shown, step, tagged in zip(queries, products, steps, tags, strict=True):
-            loss, _ = joint_loss(network, asked, shown, step.grades, tagged, goal, rng)  # type: ignore[arg-type]
+        for asked, shown, step, labels in zip(queries, products, steps, known, strict=True):
+            loss, _ = joint_loss(network, asked, shown, *labels, goal, rng)  # type: ignore[arg-type]
             labelled, _ = label_loss(network, step.texts, step.entities, None)
             optimizer.zero_grad(set_to_none=True)
             (loss + labelled).backward()

@@ -9,7 +9,7 @@ import numpy as np
 from catalog.schema import COMPLEMENT, EXACT, IRRELEVANT, SPLITS, SUBSTITUTE
 from catalog.text import normalise
 
-TEXT_QUERIES, IMAGE_QUERIES = 800, 340
+IMAGE_QUERIES = 340  # each takes its picture out of the catalogue
 FEWEST, MOST = 3, 100  # products a query may be for; all of them are judged
 JUDGED = {SUBSTITUTE: 60, COMPLEMENT: 20, IRRELEVANT: 40}  # at most, per query
 SHARES = dict(zip(SPLITS, (0.60, 0.15, 0.25), strict=True))  # of the queries
@@ -80,7 +80,7 @@ class Query(NamedTuple):
 
 
 def derive(styles: Sequence[Style], hashes: Mapping[str, str], rng: np.random.Generator) -> list[Query]:
-    """Choose what is asked: text queries, each worded its own way, then picture queries."""
+    """Choose what is asked: each combination in words of its own, then some by picture."""
     groups: dict[Combo, list[Style]] = defaultdict(list)
     for style in styles:
         if all(style.combo):
@@ -89,7 +89,7 @@ def derive(styles: Sequence[Style], hashes: Mapping[str, str], rng: np.random.Ge
     occurrences = Counter(hashes.values())
 
     queries, taken = [], set()
-    for index in rng.permutation(len(combos))[:TEXT_QUERIES]:
+    for index in rng.permutation(len(combos)):
         text = word(combos[index], groups[combos[index]], rng)
         if normalise(text) not in taken:
             taken.add(normalise(text))
@@ -141,7 +141,7 @@ def assign(
     missing = {split: share * len(asked) for split, share in SHARES.items()}
     splits = {}
     for size, lot in sorted(shuffled, key=lambda pair: -pair[0]):
-        split = max(missing, key=lambda name: missing[name])
+        split = max(missing, key=lambda name: missing[name] / SHARES[name])
         missing[split] -= size
         splits.update(dict.fromkeys(lot, split))
     return splits

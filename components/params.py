@@ -85,7 +85,8 @@ class TrainParams(Params):
         0.2, description="chance that a product loses one of its modalities in a step"
     )
     picture_swap: Share = Field(
-        0.0, description="chance that a product's words stand beside the picture of another one in a step"
+        0.0,
+        description="chance that a product's words stand beside the picture of another one of its category",
     )
     epochs: int = Field(8, ge=1)
     patience: int = Field(5, ge=1, description="epochs without a better validation NDCG@10 before stopping")

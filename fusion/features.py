@@ -1,7 +1,7 @@
 """Products and queries as arrays: what `featurize` writes and everything after it reads."""
 
 from ast import literal_eval
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Self
@@ -104,6 +104,11 @@ class Items:
                 if torch.device(device).type == "cuda":  # so that the copy runs beside what is computed
                     batch[name] = batch[name].pin_memory()
         return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+    def batches(self, device: torch.device | str = "cpu", size: int = 512) -> Iterator[dict[str, Tensor]]:
+        """All items in their order, `size` at a time, each time as `batch`."""
+        for start in range(0, len(self), size):
+            yield self.batch(slice(start, start + size), device)
 
     def to_table(self) -> pa.Table:
         """One row an item, without the pictures, which `save_pictures` writes."""

@@ -16,7 +16,6 @@ from fusion.features import Items
 from fusion.model import ProductSearchModel, blend
 
 WEIGHTS = (0.25, 0.5, 1.0, 2.0)
-AT_ONCE = 512
 
 
 @torch.inference_mode()
@@ -54,8 +53,5 @@ def weigh(
 
 def _views(model: ProductSearchModel, products: Items) -> Tensor:
     """Each product whole and through each modality alone, float (N, 1 + M, dim)."""
-    lost, found = torch.zeros_like(model.late, dtype=torch.bool), []
-    for start in range(0, len(products), AT_ONCE):
-        batch = products.batch(slice(start, start + AT_ONCE), lost.device)
-        found.append(model.views(batch, lost).cpu())
-    return torch.cat(found)
+    lost = torch.zeros_like(model.late, dtype=torch.bool)
+    return torch.cat([model.views(batch, lost).cpu() for batch in products.batches(lost.device)])

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
@@ -369,11 +370,7 @@ def embed(
         float32 of shape (N, dim); items that have none of the modalities are zero, so they score 0 with everything.
     """
     device = next(model.parameters()).device
-    out = np.zeros((len(items), model.config.dim), np.float32)
     seen = items.seen(set(only) & set(model.config.modalities))
-    for start in range(0, len(items), batch_size):
-        rows = slice(start, start + batch_size)
-        batch = items.batch(rows, device)
-        vectors = model.encode_query(batch) if role == "query" else model.encode_product(batch, only)
-        out[rows] = vectors.cpu().numpy() * seen[rows, None]
-    return out
+    encode = partial(model.encode_product, only=only) if role == "product" else model.encode_query
+    found = [encode(batch).cpu() for batch in items.batches(device, batch_size)]
+    return torch.cat([torch.empty(0, model.config.dim), *found]).numpy() * seen[:, None]

@@ -17,6 +17,7 @@ from fusion.entities import UNKNOWABLE
 from fusion.features import Items
 from fusion.losses import IGNORED, LOWEST, answerable, contrastive
 from fusion.model import ProductSearchModel
+from fusion.sampling import one_each
 
 UNTAGGED = -1
 TERMS = ("fused", "text", "vision", "video")  # a loss for each of `ProductSearchModel.views`
@@ -33,9 +34,9 @@ class Objective:
         gamma: Weight of L_tags, the cross-entropy of the products' tags, whole and through each modality alone.
         delta: Weight of L_pairs, in which each product's text and picture find each other among the step's products.
         modality_dropout: Chance that a product with several modalities loses one of them in L_fused.
-        picture_swap: Chance that L_fused shows a product's text beside the picture of another product. On products that
-            training has seen, pictures tell more than they will on new ones; so they are trusted too much, where they
-            disagree with what words say.
+        picture_swap: Chance that L_fused shows a product's text beside the picture of another one of its category. On
+            products that training has seen, pictures tell more than they will on new ones; so where they disagree with
+            what words say, they are trusted too much.
         chunk: Queries or products encoded at a time, their activations made again when gradients are due; so memory
             does not grow with the batch. None keeps all.
     """
@@ -60,6 +61,7 @@ def joint_loss(
     queries: Items,
     products: Items,
     grades: np.ndarray,
+    categories: np.ndarray,
     tags: np.ndarray,
     objective: Objective,
     rng: np.random.Generator,
@@ -71,6 +73,7 @@ def joint_loss(
         queries: Q of them.
         products: P of them, each once.
         grades: int (Q, P), as for `fusion.losses.contrastive`.
+        categories: int (P,), equal where products are of the same kind.
         tags: int64 (P, T), for each of `ModelConfig.tags` the product's value, or `UNTAGGED`.
         objective: What counts how much.
         rng: In the same state in all processes.
@@ -82,20 +85,18 @@ def joint_loss(
     device = next(model.parameters()).device
     present = products.present[:, : len(model.config.modalities)]
     lost = _lost(present, objective.modality_dropout, rng)
-    shown_with = _swapped(present, objective.picture_swap, rng)
+    shown_with = _swapped(present, categories, objective.picture_swap, rng)
     here = world()
 
     def encode_queries(rows: np.ndarray) -> Tensor:
         return model.encode_query(queries.batch(rows, device))
 
     def encode_products(rows: np.ndarray) -> Tensor:
-        swapped = np.flatnonzero(shown_with[rows] != rows)
-        others = products.take(shown_with[rows[swapped]]).batch(slice(None), device)
-        return model.views(
-            products.batch(rows, device),
-            torch.from_numpy(lost[rows]).to(device),
-            (torch.from_numpy(swapped).to(device), others) if len(swapped) else None,
-        )
+        others = None
+        if len(swapped := np.flatnonzero(shown_with[rows] != rows)):
+            pictures = products.batch(shown_with[rows[swapped]], device)
+            others = torch.from_numpy(swapped).to(device), pictures
+        return model.views(products.batch(rows, device), torch.from_numpy(lost[rows]).to(device), others)
 
     encoded = _encode(encode_products, here.share(len(products)), objective.chunk, device)
     seen = gather(encoded, len(products))
@@ -221,10 +222,13 @@ def _lost(present: np.ndarray, chance: float, rng: np.random.Generator) -> np.nd
     return (np.arange(present.shape[1]) == victim[:, None]) & unlucky[:, None]
 
 
-def _swapped(present: np.ndarray, chance: float, rng: np.random.Generator) -> np.ndarray:
-    """For each product the one with whose picture it is shown, mostly itself: int64 (P,)."""
+def _swapped(
+    present: np.ndarray, categories: np.ndarray, chance: float, rng: np.random.Generator
+) -> np.ndarray:
+    """For each product the one of its category with whose picture it is shown, mostly itself: int64 (P,)."""
     shown_with = np.arange(len(present))
-    several = np.flatnonzero(present[:, :2].all(1))
-    chosen = several[rng.random(len(several)) < chance]
-    shown_with[chosen] = rng.choice(several, len(chosen)) if len(chosen) else chosen
+    both = np.flatnonzero(present[:, :2].all(1))
+    both = both[categories[both].argsort(kind="stable")]
+    chosen = both[rng.random(len(both)) < chance]
+    shown_with[chosen] = one_each(categories[both], both, categories[chosen], rng)[1]
     return shown_with

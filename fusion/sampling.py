@@ -80,7 +80,7 @@ class Judged:
         """One product per query, of grade `EXACT` or of any other grade; queries that have none are left out."""
         pool = (self.grade == EXACT) == exact
         query, product = self.query[pool], self.product[pool]
-        return _one_each(query, product, queries, rng)[1]
+        return one_each(query, product, queries, rng)[1]
 
 
 class Pairs(NamedTuple):
@@ -202,7 +202,7 @@ class TrainingSet:
             sources = own[start : start + half]
             queries = rng.choice(len(self.queries), min(half, len(self.queries)), replace=False)
             drawn = [self.judged.draw(queries, exact, rng) for exact in DRAWS]
-            drawn.append(_one_each(*hard, queries, rng)[1])
+            drawn.append(one_each(*hard, queries, rng)[1])
             rows = np.unique(np.concatenate([sources, *drawn]))
             pseudo, answers, stated = self._pseudo(sources, rows, rng)
             grades = np.concatenate([self.judged.lookup(queries[:, None], rows), answers])
@@ -246,7 +246,7 @@ class TrainingSet:
     def _ask(self, sources: np.ndarray, asked: np.ndarray, rng: np.random.Generator) -> Items:
         """Queries for facets: their names in any order, or a picture of the category and the other names."""
         shown = (rng.random(len(asked)) < COMPOSED) & ((asked > 0).sum(1) > 1)
-        found, examples = _one_each(*self.examples, asked[shown, CATEGORY], rng)
+        found, examples = one_each(*self.examples, asked[shown, CATEGORY], rng)
         shown[shown] = found
 
         named = asked.copy()
@@ -262,7 +262,7 @@ class TrainingSet:
         )
 
 
-def _one_each(
+def one_each(
     keys: np.ndarray, values: np.ndarray, wanted: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """A random value for each wanted key that there is: which there are, and their values. Keys are sorted."""

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from fusion.distributed import from_leader, sum_gradients, world
+from fusion.facets import CATEGORY
 from fusion.features import Items
 from fusion.mining import mine
 from fusion.model import ProductSearchModel, embed
@@ -185,9 +186,12 @@ class _Run:
         products = data.products.take(step.products)
         products = replace(products, tokens=_hide(products.tokens, hidden))
         texts = _hide(step.texts, hidden)
+        categories = data.facets.values[step.products, CATEGORY]
         tags = data.tags(list(self.model.config.tags), step.products)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            loss, values = joint_loss(self.model, step.queries, products, step.grades, tags, objective, rng)
+            loss, values = joint_loss(
+                self.model, step.queries, products, step.grades, categories, tags, objective, rng
+            )
             labelled, values["entities"] = label_loss(self.model, texts, step.entities, objective.chunk)
         if not math.isfinite(values["loss"]):
             raise FloatingPointError(f"the loss is {values['loss']}")

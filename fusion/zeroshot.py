@@ -10,8 +10,6 @@ from torch.nn.functional import normalize
 from fusion.features import Items
 from fusion.text import Start, Transformer
 
-BATCH = 512
-
 
 def dual(features: Path) -> Transformer | None:
     """The text tower that the features' pictures are comparable with, in evaluation mode; None if there is none.
@@ -41,10 +39,8 @@ def zero_shot(tower: Transformer, items: Items) -> np.ndarray:
     Returns:
         Unit vectors, float32 (N, P); zero for an item that has neither.
     """
-    out = np.zeros((len(items), items.images.shape[1]), np.float32)
-    for start in range(0, len(items), BATCH):
-        rows = slice(start, start + BATCH)
-        batch = items.batch(rows)
+    found = [torch.empty(0, items.images.shape[1])]
+    for batch in items.batches():
         both = torch.stack([tower.encode(batch["tokens"])[0], batch["images"]], 1)
-        out[rows] = normalize((normalize(both, dim=2) * batch["present"][:, :2, None]).sum(1)).numpy()
-    return out
+        found.append(normalize((normalize(both, dim=2) * batch["present"][:, :2, None]).sum(1)))
+    return torch.cat(found).numpy()

@@ -225,7 +225,7 @@ def test_the_published_data_set(real_data: Path, tmp_path: Path) -> None:
     products = store.read(tmp_path / "data", "products", ["product_id"])
     queries = store.read(tmp_path / "data", "queries", ["text", "split"]).to_pandas()
     assert len(products) == 40_013
-    assert 1_000 <= len(queries) <= 1_200
-    assert 0.6 < queries.text.notna().mean() < 0.8
+    assert 1_600 <= len(queries) <= 1_700
+    assert 0.7 < queries.text.notna().mean() < 0.9
     for split, share in derived.SHARES.items():
         assert abs((queries.split == split).mean() - share) < 0.02

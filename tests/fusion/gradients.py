@@ -19,13 +19,14 @@ def main(step: Path, out: Path, objectives: list[Objective]) -> None:
     torch.set_num_threads(1)
     model = ProductSearchModel.load(step).train()
     queries, products = (Items.from_table(pq.read_table(step / name)) for name in ("queries", "products"))
-    grades, tags, entities = (np.load(step / f"{name}.npy") for name in ("grades", "tags", "entities"))
+    known = [np.load(step / f"{name}.npy") for name in ("grades", "categories", "tags")]
+    entities = np.load(step / "entities.npy")
     found = []
     with processes() as here:
         for objective in objectives:
             model.zero_grad()
             rng = np.random.default_rng(0)
-            loss, values = joint_loss(model, queries, products, grades, tags, objective, rng)
+            loss, values = joint_loss(model, queries, products, *known, objective, rng)
             labelled, values["entities"] = label_loss(model, queries.tokens, entities, objective.chunk)
             (loss + labelled).backward()
             sum_gradients(model)

@@ -24,7 +24,7 @@ from fusion.model import ProductSearchModel
 from fusion.objective import UNTAGGED, Objective, joint_loss
 
 MakeModel = Callable[..., ProductSearchModel]
-Batch = tuple[Items, Items, np.ndarray, np.ndarray]
+Batch = tuple[Items, Items, np.ndarray, np.ndarray, np.ndarray]
 PLAIN = Objective(alpha=0.5, beta=0.25, gamma=0.3, delta=0.4, modality_dropout=0.0)
 TAGS = {"category": ["mug", "sofa", "shirt"], "color": ["red", "blue"]}
 
@@ -51,7 +51,8 @@ def batch(make_items: Callable[..., Items]) -> Batch:
     products.tokens[9] = products.tokens[8]  # sold twice
     for row in (0, 3, 4, 8, 9):
         products.videos[row] = rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
-    return queries, products, grades, rng.integers(UNTAGGED, (3, 2), (11, 2))
+    tags = rng.integers(UNTAGGED, (3, 2), (11, 2))
+    return queries, products, grades, np.arange(11) // 4, tags
 
 
 def run(model: ProductSearchModel, batch: Batch, objective: Objective, seed: int = 0) -> dict[str, float]:
@@ -73,7 +74,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 @pytest.mark.parametrize("loss", list(LOSSES))
 @pytest.mark.parametrize(("alpha", "beta"), [(0.5, 0.25), (0.0, 0.0), (2.0, 0.0)])
 def test_it_is_its_formula(make_model: MakeModel, batch: Batch, loss: str, alpha: float, beta: float) -> None:
-    model, (queries, products, grades, tags) = make_model(), batch
+    model, (queries, products, grades, _, tags) = make_model(), batch
     objective = replace(PLAIN, loss=loss, alpha=alpha, beta=beta)
     values = run(model, batch, objective)
     asked = model.scale * model.encode_query(queries.batch(slice(None)))
@@ -134,28 +135,36 @@ def test_swapped_pictures_change_only_the_fused_loss(make_model: MakeModel, batc
     assert abs(own["fused"] - swapped["fused"]) > 1e-5
 
 
+def test_pictures_are_swapped_within_a_category(make_model: MakeModel, batch: Batch) -> None:
+    queries, products, grades, _, tags = batch
+    alone = queries, products, grades, np.arange(len(products)), tags
+    own, swapped = (run(make_model(), alone, replace(PLAIN, picture_swap=share)) for share in (0.0, 1.0))
+    assert own == swapped
+
+
 def test_a_product_without_words_keeps_its_picture(make_model: MakeModel, batch: Batch) -> None:
-    queries, products, grades, tags = batch
+    queries, products, grades, categories, tags = batch
     single = np.flatnonzero(~products.present[:, :2].all(1))
-    part = queries, products.take(single), grades[:, single], tags[single]
+    part = queries, products.take(single), grades[:, single], categories[single], tags[single]
     own, swapped = (run(make_model(), part, replace(PLAIN, picture_swap=share)) for share in (0.0, 1.0))
     assert own == swapped
 
 
 def test_a_product_never_loses_its_only_modality(make_model: MakeModel, batch: Batch) -> None:
-    queries, products, grades, tags = batch
+    queries, products, grades, categories, tags = batch
     single = np.flatnonzero(products.present.sum(1) == 1)
-    part = queries, products.take(single), grades[:, single], tags[single]
+    part = queries, products.take(single), grades[:, single], categories[single], tags[single]
     kept, dropped = (run(make_model(), part, replace(PLAIN, modality_dropout=share)) for share in (0.0, 1.0))
     assert kept == dropped
 
 
 def test_a_catalogue_without_pictures(make_model: MakeModel, batch: Batch) -> None:
-    queries, products, grades, tags = batch
+    queries, products, grades, categories, tags = batch
     model = make_model().train()
     with_text = products.present[:, 0]
     written = products.without("image").without("video").take(with_text)
-    values = run(model, (queries, written, grades[:, with_text], tags[with_text]), PLAIN)
+    part = queries, written, grades[:, with_text], categories[with_text], tags[with_text]
+    values = run(model, part, PLAIN)
     assert values["vision"] == values["video"] == values["pairs"] == 0
     assert all(gradient.isfinite().all() for gradient in gradients(model).values())
 
@@ -207,8 +216,8 @@ def test_two_processes_give_the_gradients_of_one(make_model: MakeModel, batch: B
     make_model(fusion="attention", dropout=0.0, entities=["color", "brand"]).save(tmp_path)
     for name, items in zip(("queries", "products"), batch[:2], strict=True):
         pq.write_table(items.to_table(), tmp_path / name)
-    np.save(tmp_path / "grades.npy", batch[2])
-    np.save(tmp_path / "tags.npy", batch[3])
+    for name, array in zip(("grades", "categories", "tags"), batch[2:], strict=True):
+        np.save(tmp_path / f"{name}.npy", array)
     np.save(
         tmp_path / "entities.npy", np.random.default_rng(0).integers(UNKNOWABLE, 3, batch[0].tokens.shape)
     )

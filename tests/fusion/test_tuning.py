@@ -103,11 +103,9 @@ def gradients(model: ProductSearchModel, data: TrainingSet, chunk: int | None = 
     """Of a step's loss, by name."""
     step = next(data.epoch(32, np.random.default_rng(0), Pairs.none()))
     products, objective = data.products.take(step.products), Objective(chunk=chunk)
-    tags = np.zeros((len(products), 0), np.int64)
+    known = step.grades, np.zeros(len(products)), np.zeros((len(products), 0), np.int64)
     model.zero_grad()
-    loss, _ = joint_loss(
-        model, step.queries, products, step.grades, tags, objective, np.random.default_rng(0)
-    )
+    loss, _ = joint_loss(model, step.queries, products, *known, objective, np.random.default_rng(0))
     loss.backward()
     return {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
 
