@@ -82,7 +82,7 @@ def differences(
             if system != CANDIDATE:
                 test = paired_test(ours[mask], one.values[metric][mask], params.resamples, params.seed)
                 interval = f"{test.low:+.3f} to {test.high:+.3f}"
-                yield [name, system, f"{test.difference:+.3f}", interval, f"{test.p_value:.1g}"]
+                yield [name, system, f"{test.difference:+.3f}", interval, f"{test.p_value:.2g}"]
 
 
 if __name__ == "__main__":
