@@ -299,8 +299,15 @@ class ProductSearchModel(nn.Module):
 
     @torch.inference_mode()
     def best_tags(self, products: Items, only: Collection[str] = MODALITIES) -> list[np.ndarray]:
-        """The number of the best value of each kind of tag in `ModelConfig.tags`, int64 (N,) each."""
-        vectors = torch.from_numpy(embed(self, products, "product", only)).to(self.log_scale.device)
+        """The number of the best value of each kind of tag in `ModelConfig.tags`, int64 (N,) each.
+
+        Read off the view that training tagged: late fusion, chosen for search, would make words that only texts state
+        fainter.
+        """
+        device = self.log_scale.device
+        lost = torch.tensor([name not in only for name in self.config.modalities], device=device)
+        found = [self.views(batch, lost)[:, 0] for batch in products.batches(device)]
+        vectors = torch.cat([torch.empty(0, self.config.dim, device=device), *found])
         return [logits.argmax(-1).cpu().numpy() for logits in self.tag(vectors)]
 
     def save(self, folder: Path) -> None:

@@ -110,3 +110,17 @@ def test_it_survives_saving(make_model: MakeModel, items: Items, tmp_path: Path)
     loaded = ProductSearchModel.load(tmp_path)
     assert torch.equal(loaded.late, model.late)
     assert np.array_equal(embed(loaded, items, "product"), embed(model, items, "product"))
+
+
+@pytest.mark.parametrize("only", [MODALITIES, ("text",)])
+def test_tags_are_read_off_the_view_that_was_tagged(
+    make_model: MakeModel, items: Items, only: tuple[str, ...]
+) -> None:
+    model = make_model(tags={"color": ["red", "blue", "green"]})
+    vectors = torch.from_numpy(embed(model, items, "product", only))
+    (expected,) = (logits.argmax(-1).numpy() for logits in model.tag(vectors))
+    seen = items.seen(set(only) & set(model.config.modalities))
+    model.late.copy_(torch.tensor([0.0, 50.0]))
+    (found,) = model.best_tags(items, only)
+    np.testing.assert_array_equal(found[seen], expected[seen])
+    assert len(set(found[seen])) > 1
