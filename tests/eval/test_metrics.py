@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from math import log2
+from math import log2, prod
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eval import metrics as judge
 from eval.metrics import METRICS, Scores, parse, score
 from eval.rankings import JudgeError, Qrels, Run
 
-ALL = [
-    f"{name.partition(':')[0]}{cut}{':exp' if ':' in name else ''}" for name in METRICS for cut in ("", "@3")
-]
+ALL = [*METRICS, "ndcg@3:exp", *(f"{name}@3" for name, one in METRICS.items() if one.cut and ":" not in name)]
 ESCI = {0: 0.0, 1: 0.01, 2: 0.1, 3: 1.0}
 
 # Best first: grades 2, unjudged, 3, 0. Relevant: a and c, and e, which was not found.
@@ -46,6 +45,13 @@ def means(run: dict, qrels: dict, *metrics: str, **options: object) -> list[floa
         ("mrr@1", 1.0),
         ("map@1", 1 / 3),
         ("map", (1 / 1 + 2 / 3) / 3),
+        ("r-precision", 2 / 3),
+        ("bpref", 2 / 3),
+        ("err@1", 3 / 8),
+        ("err", 3 / 8 + (5 / 8) * (7 / 8) / 3),
+        ("rbp@1", 0.2),
+        ("rbp", 0.2 * (1 + 0.8**2)),
+        ("rbp@3:0.5", 0.5 * (1 + 0.5**2)),
         ("judged@2", 1 / 2),
         ("judged@10", 3 / 4),
         ("judged", 3 / 4),
@@ -60,6 +66,8 @@ def test_by_hand_where_only_the_best_grade_is_relevant() -> None:
         RUN, QRELS, "recall@2", "recall@3", "hit@2", "precision@3", "mrr", "mrr@2", "map", relevant=3
     )
     assert found == pytest.approx([0.0, 1.0, 0.0, 1 / 3, 1 / 3, 0.0, 1 / 3], abs=1e-15)
+    # Irrelevant are a and d, of which a stands before c, the only relevant one.
+    assert means(RUN, QRELS, "r-precision", "bpref", relevant=3) == [0.0, 0.0]
 
 
 def test_gains_may_be_fractions() -> None:
@@ -67,6 +75,7 @@ def test_gains_may_be_fractions() -> None:
     assert means(RUN, QRELS, "ndcg", gains=ESCI) == pytest.approx([expected], abs=1e-15)
     exponential = (2**0.1 - 1) / 1
     assert means(RUN, QRELS, "ndcg@1:exp", gains=ESCI) == pytest.approx([exponential], abs=1e-15)
+    assert means(RUN, QRELS, "err@1", gains=ESCI) == pytest.approx([exponential / 2], abs=1e-15)
 
 
 def test_grades_may_be_fractions() -> None:
@@ -91,8 +100,9 @@ def test_a_query_without_an_answer_scores_0_and_is_counted() -> None:
     assert scored.unanswered == 1
     assert scored.query_ids.tolist() == ["q", "r"]
     assert scored.answered.tolist() == [False, True]
+    found_at_once = {"precision@3": 1 / 3, "err": 0.5, "err@3": 0.5, "rbp": 0.2, "rbp@3": 0.2}
     for metric, values in scored.values.items():
-        assert values.tolist() == [0.0, 1 / 3 if metric == "precision@3" else 1.0], metric
+        assert values.tolist() == pytest.approx([0.0, found_at_once.get(metric, 1.0)]), metric
 
 
 def test_a_query_that_nobody_judged_is_left_out() -> None:
@@ -111,8 +121,10 @@ def test_no_query_in_common_is_all_unanswered() -> None:
 def test_a_query_without_relevant_products_scores_0_and_counts() -> None:
     run = {"q": {"a": 1.0}, "r": {"a": 1.0}}
     qrels = {"q": {"a": 0}, "r": {"a": 1}}
-    metrics = [metric for metric in ALL if not metric.startswith(("judged", "precision"))]
-    assert means(run, qrels, *metrics) == [0.5] * len(metrics)
+    scored = score(Run.from_dict(run), Qrels.from_dict(qrels), ALL)
+    for metric, values in scored.values.items():
+        if not metric.startswith("judged"):
+            assert values[0] == 0 < values[1], metric
 
 
 def test_a_product_judged_for_another_query_only_is_unjudged() -> None:
@@ -137,6 +149,12 @@ def test_a_product_judged_for_another_query_only_is_unjudged() -> None:
         "mrr:exp",
         "NDCG@10",
         "ndcg@1.5",
+        "ndcg:0.5",
+        "rbp:1",
+        "rbp:0.0",
+        "rbp:1.5",
+        "bpref@10",
+        "r-precision@10",
     ],
 )
 def test_names_that_mean_nothing(name: str) -> None:
@@ -165,6 +183,11 @@ def textbook(run: dict[str, float], qrels: dict[str, float], metric: str, k: int
     ranked = sorted(run, key=lambda item: (-run[item], item))[:k]
     hits = [rank for rank, item in enumerate(ranked, 1) if qrels.get(item, 0) >= 1]
     relevant = sum(grade >= 1 for grade in qrels.values())
+    first_r = hits[: sum(rank <= relevant for rank in hits)]
+    highest = max(map(gain, qrels.values()))
+    stops = [(2 ** gain(qrels.get(item, 0)) - 1) / 2**highest for item in ranked]
+    wrong = [sum(qrels.get(item, 1) < 1 for item in ranked[:rank]) for rank in hits]
+    most = max(1, min(relevant, len(qrels) - relevant))
     discounted = [gain(qrels.get(item, 0)) / log2(rank + 1) for rank, item in enumerate(ranked, 1)]
     ideal = sum(g / log2(r + 1) for r, g in enumerate(sorted(map(gain, qrels.values()), reverse=True)[:k], 1))
     return {
@@ -174,30 +197,40 @@ def textbook(run: dict[str, float], qrels: dict[str, float], metric: str, k: int
         "precision": lambda: len(hits) / k,
         "mrr": lambda: 1 / hits[0] if hits else 0.0,
         "map": lambda: sum(n / rank for n, rank in enumerate(hits, 1)) / relevant if relevant else 0.0,
+        "r-precision": lambda: len(first_r) / relevant if relevant else 0.0,
+        "bpref": lambda: sum(1 - min(n, relevant) / most for n in wrong) / relevant if relevant else 0.0,
+        "err": lambda: sum(s * prod(1 - t for t in stops[:i]) / (i + 1) for i, s in enumerate(stops)),
+        "rbp": lambda: sum(0.2 * 0.8 ** (rank - 1) for rank in hits),
         "judged": lambda: sum(item in qrels for item in ranked) / len(ranked) if ranked else 0.0,
     }[metric]()
 
 
-ITEMS = st.sampled_from("abcdefgh")
-RUNS = st.dictionaries(
-    st.sampled_from("pqrs"), st.dictionaries(ITEMS, st.integers(0, 4), min_size=1), min_size=1
-)
-JUDGED = st.dictionaries(
-    st.sampled_from("pqrs"), st.dictionaries(ITEMS, st.integers(0, 3), min_size=1), min_size=1
-)
+ITEMS = "abcdefgh"
+
+
+def nested(values: st.SearchStrategy[int]) -> st.SearchStrategy[dict]:
+    pairs = st.dictionaries(st.sampled_from(ITEMS), values, min_size=1)
+    return st.dictionaries(st.sampled_from("pqrs"), pairs, min_size=1)
+
+
+RUNS, JUDGED = nested(st.integers(0, 4)), nested(st.integers(0, 3))
 
 
 @given(RUNS, JUDGED, st.integers(1, 10))
 def test_agrees_with_the_textbook(run: dict, qrels: dict, k: int) -> None:
-    names = ("ndcg", "recall", "hit", "precision", "mrr", "map", "judged")
-    metrics = [*(f"{name}@{k}" for name in names), f"ndcg@{k}:exp"]
-    scored = score(Run.from_dict(run), Qrels.from_dict(qrels), metrics)
-    for i, query in enumerate(sorted(qrels)):
-        ours = [values[i] for values in scored.values.values()]
+    names = [name for name in METRICS if ":" not in name]
+    metrics = [f"{name}@{k}" if METRICS[name].cut else name for name in names]
+    for query, grades in qrels.items():
+        scored = score(
+            Run.from_dict(run), Qrels.from_dict({query: grades}), [*metrics, f"ndcg@{k}:exp"]
+        ).means()
         given_up = run.get(query, {})
-        theirs = [textbook(given_up, qrels[query], name, k, float) for name in names]
-        theirs.append(textbook(given_up, qrels[query], "ndcg", k, lambda grade: 2.0**grade - 1))
-        assert ours == pytest.approx(theirs, abs=1e-12)
+        theirs = {
+            metric: textbook(given_up, grades, name, k if METRICS[name].cut else len(ITEMS), float)
+            for name, metric in zip(names, metrics, strict=True)
+        }
+        theirs[f"ndcg@{k}:exp"] = textbook(given_up, grades, "ndcg", k, lambda grade: 2.0**grade - 1)
+        assert scored == pytest.approx(theirs, abs=1e-12)
 
 
 @given(RUNS, JUDGED)
@@ -209,10 +242,19 @@ def test_between_0_and_1(run: dict, qrels: dict) -> None:
 
 @given(RUNS, JUDGED)
 def test_one_query_at_a_time_gives_the_same(run: dict, qrels: dict) -> None:
-    whole = score(Run.from_dict(run), Qrels.from_dict(qrels), ALL)
+    whole = score(Run.from_dict(run), Qrels.from_dict(qrels), ALL, gains=ESCI)
     for i, query in enumerate(sorted(qrels)):
-        alone = score(Run.from_dict(run), Qrels.from_dict({query: qrels[query]}), ALL)
+        alone = score(Run.from_dict(run), Qrels.from_dict({query: qrels[query]}), ALL, gains=ESCI)
         assert [values[i] for values in whole.values.values()] == [v[0] for v in alone.values.values()]
+
+
+@given(RUNS, JUDGED, st.integers(1, 20))
+def test_some_queries_at_a_time_give_the_same(run: dict, qrels: dict, cells: int) -> None:
+    whole = score(Run.from_dict(run), Qrels.from_dict(qrels), ALL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judge, "CELLS", cells)
+        parts = score(Run.from_dict(run), Qrels.from_dict(qrels), ALL)
+    assert all(np.array_equal(parts.values[name], values) for name, values in whole.values.items())
 
 
 @given(RUNS, JUDGED, st.integers(0, 6))

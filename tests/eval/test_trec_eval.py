@@ -21,6 +21,7 @@ THEIRS = {
     "mrr": "recip_rank",
     "map": "map",
     "map@5": "map_cut_5",
+    "r-precision": "Rprec",
 }
 
 
@@ -37,6 +38,23 @@ def test_agreement(random_pair: Callable, seed: int, relevant: int) -> None:
     for name, values in ours.values.items():
         expected = [theirs[query][THEIRS[name]] for query in ours.query_ids.tolist()]
         assert values.tolist() == pytest.approx(expected, abs=1e-12), name
+
+
+@pytest.mark.parametrize("relevant", [1, 2])
+@pytest.mark.parametrize("seed", range(5))
+def test_agreement_on_bpref(random_pair: Callable, seed: int, relevant: int) -> None:
+    run, qrels = random_pair(seed)
+    qrels = {query: {item: abs(grade) for item, grade in pairs.items()} for query, pairs in qrels.items()}
+    ours = score(Run.from_dict(run), Qrels.from_dict(qrels), ["bpref"], relevant=relevant)
+    theirs = trec_eval(run, qrels, {"bpref"}, relevant)
+    expected = [theirs[query]["bpref"] for query in ours.query_ids.tolist()]
+    assert ours.values["bpref"].tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_negative_grades_trec_eval_takes_them_as_unjudged() -> None:
+    run, qrels = {"q": {"spam": 2.0, "a": 1.0}}, {"q": {"spam": -1, "a": 1}}
+    assert score(Run.from_dict(run), Qrels.from_dict(qrels), ["bpref"]).means() == {"bpref": 0.0}
+    assert trec_eval(run, qrels, {"bpref"}) == {"q": {"bpref": 1.0}}
 
 
 def mrr(run: dict, qrels: dict) -> tuple[list[float], list[float]]:
