@@ -122,6 +122,53 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def t_test(difference: np.ndarray) -> float:
+    """Two-sided p-value of a mean difference by Student's t: close to `sign_flip` with many queries, and no sampling.
+
+    The distribution is the finite series of Abramowitz & Stegun, 26.7.3 and 26.7.4.
+
+    Args:
+        difference: (Q,) float, a − b of each query.
+    """
+    _check(difference, 1)
+    freedom = len(difference) - 1
+    error = float(difference.std(ddof=1)) / np.sqrt(len(difference))
+    if error <= 1e-12 * float(np.abs(difference).mean()):
+        return 0.0 if difference.any() else 1.0
+    angle = np.arctan2(abs(float(difference.mean())), error * np.sqrt(freedom))
+    odd, cosine = freedom % 2, np.cos(angle)
+    step = np.arange(1, max(1, (freedom - odd) // 2))
+    factors = cosine**2 * (2 * step - 1 + odd) / (2 * step + odd)
+    series = cosine**odd * np.cumprod(np.concatenate([[1.0], factors])).sum() if freedom > 1 else 0.0
+    inside = np.sin(angle) * series
+    if odd:
+        inside = 2 / np.pi * (angle + inside)
+    return float(np.clip(1 - inside, 0, 1))
+
+
+def detectable(difference: np.ndarray, power: float = 0.8, confidence: float = 0.95) -> float:
+    """The smallest true mean difference that these queries would show significant, with the chance `power`.
+
+    (z₁₋α⁄₂ + z_power) · s / √Q, the normal approximation (Cohen, "Statistical power analysis", 1988), where s is the
+    standard deviation of the differences seen.
+
+    Args:
+        difference: (Q,) float, a − b of each query.
+        power: In (0, 1).
+        confidence: In (0, 1); 1 − α of a two-sided test.
+
+    Raises:
+        JudgeError: as for `paired_test`.
+    """
+    _check(difference, 1)
+    for name, share in (("power", power), ("confidence", confidence)):
+        if not 0 < share < 1:
+            raise JudgeError(f"{name} is {share}; it must lie between 0 and 1")
+    normal = NormalDist()
+    quantiles = normal.inv_cdf((1 + confidence) / 2) + normal.inv_cdf(power)
+    return quantiles * float(difference.std(ddof=1)) / float(np.sqrt(len(difference)))
+
+
 def holm(p_values: np.ndarray) -> np.ndarray:
     """Adjust m p-values so that, compared with α, the chance of any false alarm among them is at most α.
 
@@ -133,13 +180,36 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     Returns:
         (m,) float64, in the order given; each at least its p-value, at most 1.
     """
-    p = np.asarray(p_values, np.float64)
-    if not np.all((p >= 0) & (p <= 1)):
-        raise JudgeError("p-values must lie between 0 and 1")
-    order = np.argsort(p)
+    p, order = _sorted(p_values)
     adjusted = np.empty_like(p)
     adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1.0)
     return adjusted
+
+
+def benjamini_hochberg(p_values: np.ndarray) -> np.ndarray:
+    """Adjust m p-values so that, of those at most α, the share of false alarms is expected to be at most α.
+
+    Benjamini & Hochberg, "Controlling the false discovery rate", JRSS B 57(1), 1995.
+
+    Args:
+        p_values: (m,) float in [0, 1].
+
+    Returns:
+        (m,) float64, in the order given; each at least its p-value, at most that of `holm`.
+    """
+    p, order = _sorted(p_values)
+    adjusted = np.empty_like(p)
+    steps = p[order] * len(p) / np.arange(1, len(p) + 1)
+    adjusted[order] = np.minimum.accumulate(steps[::-1])[::-1]
+    return adjusted
+
+
+def _sorted(p_values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Checked p-values and their ascending order."""
+    p = np.asarray(p_values, np.float64)
+    if not np.all((p >= 0) & (p <= 1)):
+        raise JudgeError("p-values must lie between 0 and 1")
+    return p, np.argsort(p)
 
 
 def _check(difference: np.ndarray, resamples: int) -> None:

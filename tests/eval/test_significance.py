@@ -5,10 +5,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from eval import significance
 from eval.rankings import JudgeError
-from eval.significance import bootstrap_interval, holm, paired_test, sign_flip
+from eval.significance import (
+    benjamini_hochberg,
+    bootstrap_interval,
+    detectable,
+    holm,
+    paired_test,
+    sign_flip,
+    t_test,
+)
 
 
 def enumerated(difference: np.ndarray) -> float:
@@ -152,3 +161,39 @@ def test_holm_keeps_order_and_never_helps(p_values: list[float]) -> None:
 def test_holm_refuses_what_is_no_p_value(bad: float) -> None:
     with pytest.raises(JudgeError, match="between 0 and 1"):
         holm(np.array([0.5, bad]))
+
+
+# The t-test, corrections and power, against SciPy's
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 30, 31, 1000])
+@pytest.mark.parametrize("shift", [0.0, 0.1, -1.0, 3.0])
+def test_the_t_test_is_scipys(count: int, shift: float) -> None:
+    difference = np.random.default_rng(count).normal(shift, 1.0, count)
+    assert t_test(difference) == pytest.approx(stats.ttest_1samp(difference, 0.0).pvalue, abs=1e-12)
+
+
+def test_a_t_test_where_all_differences_are_equal() -> None:
+    assert t_test(np.full(9, 0.1)) == 0.0
+    assert t_test(np.zeros(9)) == 1.0
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_benjamini_hochberg_is_scipys(p_values: list[float]) -> None:
+    expected = stats.false_discovery_control(p_values, method="bh")
+    assert benjamini_hochberg(np.array(p_values)) == pytest.approx(expected, abs=1e-12)
+    assert (benjamini_hochberg(np.array(p_values)) <= holm(np.array(p_values)) + 1e-12).all()
+
+
+def test_a_detectable_difference_is_found_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    spread, count, runs = 0.3, 50, 2000
+    least = detectable(rng.normal(0, spread, 100_000)) * sqrt(100_000 / count)
+    p_values = [t_test(rng.normal(least, spread, count)) for _ in range(runs)]
+    assert np.mean(np.array(p_values) < 0.05) == pytest.approx(0.8, abs=0.04)
+
+
+@pytest.mark.parametrize(("power", "confidence"), [(0.0, 0.95), (1.0, 0.95), (0.8, 1.0)])
+def test_a_power_that_cannot_be(power: float, confidence: float) -> None:
+    with pytest.raises(JudgeError, match="must lie between 0 and 1"):
+        detectable(np.arange(5.0), power, confidence)
