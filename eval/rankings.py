@@ -4,6 +4,7 @@ Ids are text. Integers become their decimal digits, so 7 in an array and "7" in 
 "07" is another one. Order of ids is order of code points, so "10" comes before "9".
 """
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 TAG = "vitrine"  # the last column of a TREC run names the system
+BEIR = ("query-id", "corpus-id", "score")  # the header of its judgements
 
 
 class JudgeError(ValueError):
@@ -60,10 +62,33 @@ class _Pairs(ABC):
     @classmethod
     def from_dict(cls, nested: Mapping[Any, Mapping[Any, float]]) -> Self:
         """From {query: {product: value}}; raises as `from_arrays`."""
-        queries = [query for query, pairs in nested.items() for _ in pairs]
-        items = [item for pairs in nested.values() for item in pairs]
-        values = [value for pairs in nested.values() for value in pairs.values()]
-        return cls._build(queries, items, values, f"{cls.__name__} from a dict")
+        return cls._build(*_flat(nested), f"{cls.__name__} from a dict")
+
+    @classmethod
+    def from_pandas(cls, frame: Any) -> Self:
+        """From a data frame with the columns of `from_parquet`; raises as `from_table`."""
+        return cls.from_table(pa.Table.from_pandas(frame, preserve_index=False), "data frame")
+
+    @classmethod
+    def from_file(cls, path: Path) -> Self:
+        """From whatever the file holds: parquet, TREC, BEIR judgements, or {query: {product: value}} as JSON.
+
+        A folder is one of BEIR, of which the test judgements are read, or of parquet files.
+
+        Raises:
+            JudgeError: as the reader of what was found.
+        """
+        if path.is_dir():
+            beir = path / "qrels" / "test.tsv"
+            return cls._from_beir(beir) if beir.exists() else cls.from_parquet(path)
+        head = _read(path, 4096).lstrip()
+        if head.startswith(b"PAR1"):
+            return cls.from_parquet(path)
+        if head.startswith(b"{"):
+            return cls._from_json(path)
+        if tuple(head.split(b"\n")[0].decode(errors="replace").split()) == BEIR:
+            return cls._from_beir(path)
+        return cls.from_trec(path)
 
     @classmethod
     def from_trec(cls, path: Path) -> Self:
@@ -152,6 +177,22 @@ class _Pairs(ABC):
         return np.arange(1, len(self.items) + 1) - np.repeat(self.offsets[:-1], np.diff(self.offsets))
 
     @classmethod
+    def _from_beir(cls, path: Path) -> Self:
+        if cls.VALUE != "grade":
+            raise JudgeError(f"{path}: these are judgements of BEIR; give a run here")
+        return cls._from_csv(path, _read(path), "\t", BEIR, names=None)
+
+    @classmethod
+    def _from_json(cls, path: Path) -> Self:
+        try:
+            nested = json.loads(_read(path))
+        except ValueError as error:
+            raise JudgeError(f"{path}: not readable as JSON ({error})") from error
+        if not all(isinstance(pairs, dict) for pairs in nested.values()):
+            raise JudgeError(f"{path}: expected {{query: {{product: {cls.VALUE}}}}}")
+        return cls._build(*_flat(nested), str(path))
+
+    @classmethod
     def _from_csv(
         cls, path: Path, text: bytes, delimiter: str, columns: Sequence[str], names: Sequence[str] | None
     ) -> Self:
@@ -226,7 +267,7 @@ class Qrels(_Pairs):
         Raises:
             JudgeError: an unreadable file or line, another header, or as `from_arrays`.
         """
-        return cls._from_csv(path, _read(path), "\t", ("query-id", "corpus-id", "score"), names=None)
+        return cls._from_beir(path)
 
     @staticmethod
     def _keys(query: np.ndarray, item: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -249,6 +290,8 @@ class Run(_Pairs):
 
 def locate(needles: np.ndarray, haystack: np.ndarray) -> np.ndarray:
     """Index of each needle in an ascending, unique `haystack`, −1 where it is not there: int64."""
+    if not len(haystack):
+        return np.full(len(needles), -1)
     place = np.minimum(np.searchsorted(haystack, needles), len(haystack) - 1)
     return np.where(haystack[place] == needles, place, -1)
 
@@ -265,9 +308,17 @@ def read_table(path: Path) -> pa.Table:
         raise JudgeError(f"{path}: not a readable parquet file ({error}); write it again") from error
 
 
-def _read(path: Path) -> bytes:
+def _flat(nested: Mapping[Any, Mapping[Any, float]]) -> tuple[list[Any], list[Any], list[float]]:
+    """{query: {product: value}} as three columns."""
+    queries = [query for query, pairs in nested.items() for _ in pairs]
+    items = [item for pairs in nested.values() for item in pairs]
+    return queries, items, [value for pairs in nested.values() for value in pairs.values()]
+
+
+def _read(path: Path, most: int = -1) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as stream:
+            return stream.read(most)
     except OSError as error:
         raise JudgeError(f"{path}: cannot be read ({error.strerror}); check the path") from error
 

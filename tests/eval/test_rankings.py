@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -88,6 +89,13 @@ def test_beir(tmp_path: Path) -> None:
     path = tmp_path / "test.tsv"
     path.write_text("query-id\tcorpus-id\tscore\nq 1\td 1\t1\nq 1\td 2\t0\n")
     assert Qrels.from_beir(path).to_dict() == {"q 1": {"d 1": 1.0, "d 2": 0.0}}
+
+
+def test_a_data_frame() -> None:
+    frame = pd.DataFrame({"query_id": ["q"], "product_id": [7], "score": [0.5]}, index=[3])
+    assert Run.from_pandas(frame).to_dict() == {"q": {"7": 0.5}}
+    with pytest.raises(JudgeError, match="data frame: column 'grade' is missing"):
+        Qrels.from_pandas(frame)
 
 
 def test_any_column_of_ids_will_do() -> None:

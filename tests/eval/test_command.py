@@ -1,0 +1,142 @@
+"""`python -m eval`, as it is called."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from eval.__main__ import main
+from eval.metrics import Scores, score
+from eval.rankings import Qrels, Run
+
+ONE = {f"q{i}": {"a": 3.0, "b": 2.0, "c": 1.0} for i in range(12)}
+TWO = {f"q{i}": {"c": 3.0, "b": 2.0, "a": 1.0} for i in range(11)}
+JUDGED = {f"q{i}": {"a": 2, "c": 1} for i in range(12)}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """The same runs and judgements in every format."""
+    Run.from_dict(ONE).to_trec(tmp_path / "one.trec")
+    Run.from_dict(ONE).to_parquet(tmp_path / "one.parquet")
+    (tmp_path / "one.json").write_text(json.dumps(ONE))
+    Run.from_dict(TWO).to_trec(tmp_path / "two.trec")
+    qrels = Qrels.from_dict(JUDGED)
+    qrels.to_trec(tmp_path / "qrels.trec")
+    (tmp_path / "judgements").mkdir()
+    qrels.to_parquet(tmp_path / "judgements" / "0.parquet")
+    beir = tmp_path / "beir" / "qrels"
+    beir.mkdir(parents=True)
+    lines = [f"{query}\t{item}\t{grade}" for query, pairs in JUDGED.items() for item, grade in pairs.items()]
+    (beir / "test.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *lines]) + "\n")
+    return tmp_path
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    assert main(list(map(str, words))) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("run", ["one.trec", "one.parquet", "one.json"])
+@pytest.mark.parametrize("qrels", ["qrels.trec", "judgements", "beir", "beir/qrels/test.tsv"])
+def test_every_format_scores_the_same(
+    files: Path, capsys: pytest.CaptureFixture[str], run: str, qrels: str
+) -> None:
+    found = json.loads(
+        told(capsys, "score", files / run, files / qrels, "--metrics", "ndcg@10", "mrr", "--json")
+    )
+    assert found == score(Run.from_dict(ONE), Qrels.from_dict(JUDGED), ["ndcg@10", "mrr"]).means()
+
+
+def test_scores_of_every_query(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = files / "scores.parquet"
+    words = ["score", files / "two.trec", files / "qrels.trec", "--relevant", "2", "--scores", out]
+    assert "12 judged queries, 1 of them without an answer" in told(capsys, *words, "--gains", "1:0.1,2:1")
+    values = Scores.from_parquet(out).values["mrr@10"]
+    assert sorted(values) == pytest.approx([0.0] + [1 / 3] * 11)
+
+
+def test_compare(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["compare", files / "one.trec", files / "two.trec", files / "qrels.trec", "--metrics", "ndcg@1"]
+    (row,) = json.loads(told(capsys, *words, "--json"))
+    assert (row["against"], row["won"], row["drawn"], row["lost"]) == ("two", 12, 0, 0)
+    assert row["difference"] == pytest.approx(1 - 11 / 24)
+    assert row["p_value"] == row["p_holm"] < 0.01
+    assert row["low"] <= row["difference"] <= row["high"]
+    assert "12/0/0" in told(capsys, *words)
+
+
+def test_explain(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = told(
+        capsys, "explain", files / "two.trec", files / "qrels.trec", "--metrics", "mrr@10", "judged@10"
+    )
+    ours, trec = (line.split() for line in page.splitlines()[1:3])
+    assert ours == ["vitrine", "0.9167", "0.6111"]
+    assert trec == ["trec_eval", "1.0000", "–"]
+    assert "left out of the mean: 1\n    mrr@10 +0.0833" in page
+
+
+def test_report(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    segments = pa.table({"query_id": list(ONE), "segment": ["odd", "even"] * 6})
+    pq.write_table(segments, files / "segments.parquet")
+    out = files / "page.html"
+    words = ["report", files / "one.trec", files / "two.trec", files / "qrels.trec", "--out", out]
+    told(capsys, *words, "--segments", files / "segments.parquet")
+    assert all(word in out.read_text() for word in ("one beside two", "odd", "even"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["score", "none.trec", "qrels.trec"], "none.trec: cannot be read"),
+        (["score", "qrels.trec", "one.trec"], "one.trec: "),
+        (["score", "beir/qrels/test.tsv", "qrels.trec"], "these are judgements of BEIR; give a run here"),
+        (["score", "one.trec", "qrels.trec", "--metrics", "ndcg@0"], "'ndcg@0' is not a metric"),
+        (["score", "one.trec", "qrels.trec", "--gains", "1:1"], "grade 2 has no gain"),
+        (["score", "list.json", "qrels.trec"], "expected {query: {product: score}}"),
+        (["score", "broken.json", "qrels.trec"], "not readable as JSON"),
+        (["report", "one.trec", "one.json", "qrels.trec", "--out", "page.html"], "must differ in name"),
+        (
+            ["report", "one.trec", "two.trec", "qrels.trec", "--out", "p", "--segments", "one.parquet"],
+            "'segment'",
+        ),
+        (["score", "one.trec", "qrels.trec", "--scores", "no/folder.parquet"], "no/folder.parquet"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(
+    files: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(files)
+    (files / "list.json").write_text('{"q": ["a"]}')
+    (files / "broken.json").write_text('{"q": ')
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (files / "page.html").exists()
+
+
+def test_gains_that_are_none(files: Path) -> None:
+    with pytest.raises(SystemExit):
+        main(["score", str(files / "one.trec"), str(files / "qrels.trec"), "--gains", "much"])
+
+
+def test_it_needs_only_numpy_and_pyarrow(files: Path) -> None:
+    """The third-party packages that a score imports, in a fresh process."""
+    code = (
+        "import sys; from eval.__main__ import main; main(sys.argv[1:]); "
+        "print(*sorted({m.partition('.')[0] for m in sys.modules}))"
+    )
+    words = ["score", str(files / "one.trec"), str(files / "qrels.trec"), "--json"]
+    done = subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True, text=True)
+    loaded = set(done.stdout.splitlines()[-1].split()) - set(sys.stdlib_module_names)
+    assert {"numpy", "pyarrow"} <= loaded
+    assert not loaded & {"torch", "scipy", "sklearn", "jinja2", "catalog", "fusion", "components"}

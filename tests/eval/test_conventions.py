@@ -1,0 +1,112 @@
+"""What other judges would say, against themselves."""
+
+import numpy as np
+import pytest
+import pytrec_eval
+
+from eval.conventions import CAUSES, CONVENTIONS, explain, judging, known
+from eval.rankings import JudgeError, Qrels, Run
+
+THEIRS = {
+    "ndcg@5": "ndcg_cut_5",
+    "recall@5": "recall_5",
+    "hit@5": "success_5",
+    "precision@5": "P_5",
+    "mrr@3": "recip_rank",
+    "map": "map",
+    "r-precision": "Rprec",
+    "bpref": "bpref",
+}
+Nested = dict[str, dict[str, float]]
+
+
+def messy(seed: int) -> tuple[Nested, Nested]:
+    """Ties, some in single precision; queries missing on both sides; negative grades; products named like queries."""
+    rng = np.random.default_rng(seed)
+    products = [f"p{i}" for i in range(12)] + [f"q{i}" for i in range(8)]
+
+    def some(values: np.ndarray) -> dict[str, float]:
+        chosen = rng.choice(products, rng.integers(1, 15), replace=False).tolist()
+        return dict(zip(chosen, rng.choice(values, len(chosen)).tolist(), strict=True))
+
+    run = {f"q{i}": some(np.array([1.0, 1.0 - 1e-12, 2.0, 3.0, 0.5])) for i in range(2, 20)}
+    qrels = {f"q{i}": some(np.array([-1, 0, 1, 2, 3])) for i in range(16)}
+    return run, qrels
+
+
+def mean(run: Nested, qrels: Nested, names: list[str]) -> dict[str, float]:
+    found = pytrec_eval.RelevanceEvaluator(qrels, set(names)).evaluate(run).values()
+    return {name: sum(values[name] for values in found) / len(found) for name in names}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_trec_eval_would_say_so(seed: int) -> None:
+    run, qrels = messy(seed)
+    ours = judging(
+        Run.from_dict(run), Qrels.from_dict(qrels), list(THEIRS), gains={-1: 0, 0: 0, 1: 1, 2: 5, 3: 9}
+    )
+    means, _ = explain(ours)
+    expected = mean(run, qrels, list(THEIRS.values()))
+    assert means["trec_eval"] == pytest.approx({o: expected[t] for o, t in THEIRS.items()}, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_beir_would_say_so(seed: int) -> None:
+    """As its `EvaluateRetrieval.evaluate`: results with the query's id go, then trec_eval, then the mean."""
+    run, qrels = messy(seed)
+    without = {query: {p: s for p, s in pairs.items() if p != query} for query, pairs in run.items()}
+    names = ["ndcg@5", "recall@5", "precision@5", "map@5"]
+    theirs = ["ndcg_cut_5", "recall_5", "P_5", "map_cut_5"]
+    means, _ = explain(judging(Run.from_dict(run), Qrels.from_dict(qrels), [*names, "mrr@5"]))
+    expected = mean({query: pairs for query, pairs in without.items() if pairs}, qrels, theirs)
+    assert means["BEIR"] == pytest.approx(dict(zip(names, expected.values(), strict=True)), abs=1e-12)
+
+
+RUN = {"q": {"a": 3.0, "b": 3.0, "q": 1.0}}
+ONE = {"q": {"a": 1}}
+
+
+@pytest.mark.parametrize(
+    ("cause", "run", "qrels", "metric", "change", "why"),
+    [
+        ("ties", RUN, ONE, "mrr", -0.5, "another order for 1 queries"),
+        ("missing", RUN, {**ONE, "r": {"a": 1}}, "mrr", 0.5, "left out of the mean: 1"),
+        ("unjudged", {"q": {"b": 2.0, "a": 1.0}}, {"q": {"a": 1, "b": -1}}, "bpref", 1.0, "as unjudged: 1"),
+        (
+            "gains",
+            RUN,
+            {"q": {"a": 1, "c": 1.9}},
+            "ndcg@1",
+            1 - 1 / 1.9,
+            "fractions of grades are dropped: 1",
+        ),
+        ("cut-offs", RUN, {"q": {"b": 1}}, "mrr@1", 0.5, "no cut-off"),
+        ("identical", RUN, {"q": {"q": 1}}, "mrr", -1 / 3, "the id of their query are dropped: 1"),
+    ],
+)
+def test_each_cause_alone(
+    cause: str, run: Nested, qrels: Nested, metric: str, change: float, why: str
+) -> None:
+    ours = judging(Run.from_dict(run), Qrels.from_dict(qrels), [metric])
+    theirs, told = CAUSES[cause](ours)
+    assert theirs.means()[metric] - ours.means()[metric] == pytest.approx(change)
+    assert why in told
+
+
+def test_every_cause_is_somebodys() -> None:
+    assert set(CAUSES) == {cause for causes in CONVENTIONS.values() for cause in causes}
+
+
+def test_where_nothing_differs_nothing_changes() -> None:
+    ours = judging(Run.from_dict({"q": {"a": 2.0, "b": 1.0}}), Qrels.from_dict(ONE), ["ndcg@10"])
+    means, differences = explain(ours)
+    assert means == {"vitrine": {"ndcg@10": 1.0}, "trec_eval": {"ndcg@10": 1.0}, "BEIR": {"ndcg@10": 1.0}}
+    assert all(not any(one.changes.values()) for found in differences.values() for one in found)
+
+
+def test_metrics_that_others_do_not_have() -> None:
+    means, _ = explain(judging(Run.from_dict(RUN), Qrels.from_dict(ONE), ["judged@10", "ndcg@10:exp"]))
+    assert list(means) == ["vitrine"]
+    assert not known("BEIR", "bpref")
+    with pytest.raises(JudgeError, match="'ndcg@' is not a metric"):
+        known("BEIR", "ndcg@")
