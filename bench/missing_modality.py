@@ -16,7 +16,7 @@ import pyarrow as pa
 from catalog import store
 from catalog.schema import TEXT_COLUMNS
 from components.bm25 import bm25
-from components.evaluate import test_qrels
+from components.evaluate import judged
 from components.params import EvaluateParams
 from eval.metrics import score
 from eval.rankings import Run
@@ -46,7 +46,7 @@ def main() -> None:
         load_items(features, table, asked.artifacts / "train", model.attends)
         for table in ("products", "queries")
     )
-    test, (qrels, _) = queries.take(queries.splits == "test"), test_qrels(asked.data)
+    test, (qrels, _) = queries.take(queries.splits == "test"), judged(asked.data, "test")
     rng = np.random.default_rng(SEED)
     lost = np.sort(rng.permutation(len(products))[: round(asked.share * len(products))])
     print(f"    python bench/missing_modality.py {asked.share}\n")

@@ -19,6 +19,7 @@ from catalog.schema import GRADE_NAMES, DataError
 from components.bm25 import bm25
 from components.params import EvaluateParams
 from components.tasks import tasks
+from eval.combine import best_weight, weighted
 from eval.metrics import Scores, score
 from eval.rankings import Qrels, Run
 from eval.report import Example, Measure, Report, Result, Why, best_other, extremes, render
@@ -32,13 +33,14 @@ from fusion.search import SearchIndex, run_table
 from fusion.zeroshot import dual, zero_shot
 
 CANDIDATE = "fused"
+HYBRID = "hybrid"  # the candidate's scores and BM25's, added up
 LATENCY_QUERIES = 100
 EXAMPLES = 5  # queries most won, and most lost
 SHOWN = 8  # products of each
 
 
 def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, evaluation: Path) -> None:
-    """Judge the fused model beside BM25, its own single modalities, itself without each of them, and CLIP if it is one.
+    """Judge the fused model beside BM25, both together, its own single modalities, and CLIP if it is one.
 
     Args:
         data: The data set.
@@ -57,12 +59,13 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
     products, queries = (
         load_items(features, table, model, network.attends) for table in ("products", "queries")
     )
-    asked = queries.take(queries.splits == "test")
-    qrels, segments = test_qrels(data)
+    asked, valid = (queries.take(queries.splits == split) for split in ("test", "valid"))
+    qrels, segments = judged(data, "test")
     index = SearchIndex.build(network, products, data)
     others = {name: embed(network, products, "product", only) for name, only in views(network).items()}
     wanted = embed(network, asked, "query")
-    tables = {"bm25": bm25(data, asked.ids, params.depth)} | {
+    lexical = bm25(data, np.concatenate([asked.ids, valid.ids]), params.depth)
+    tables = {"bm25": lexical.filter(pc.is_in(lexical["query_id"], pa.array(asked.ids)))} | {
         system: run_table(asked.ids, products.ids, *top_k(wanted, vectors, params.depth))
         for system, vectors in (others | {CANDIDATE: index.vectors}).items()
     }
@@ -75,6 +78,18 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
         found = top_k(sought, shown, params.depth)
         tables["zero-shot"] = run_table(asked.ids, products.ids, *found)
     runs = {system: Run.from_table(table) for system, table in tables.items() if len(table)}
+    if len(known := lexical.filter(pc.is_in(lexical["query_id"], pa.array(valid.ids)))) and "bm25" in runs:
+        found = top_k(embed(network, valid, "query"), index.vectors, params.depth)
+        dense = Run.from_table(run_table(valid.ids, products.ids, *found))
+        weight = best_weight(
+            dense,
+            Run.from_table(known),
+            judged(data, "valid")[0],
+            params.metrics[0],
+            gains=params.gains,
+            relevant=params.relevant,
+        )
+        runs[HYBRID] = weighted([runs[CANDIDATE], runs["bm25"]], [weight, 1 - weight])
     scores = {
         system: score(run, qrels, params.metrics, gains=params.gains, relevant=params.relevant)
         for system, run in runs.items()
@@ -116,20 +131,20 @@ def views(network: ProductSearchModel) -> dict[str, list[str]]:
     return alone | (without if len(every) > 2 else {})
 
 
-def test_qrels(data: Path) -> tuple[Qrels, np.ndarray]:
-    """The judgements of the test split, and the segments of its judged queries, str (Q,), in the order of the ids.
+def judged(data: Path, split: str) -> tuple[Qrels, np.ndarray]:
+    """The judgements of a split, and the segments of its judged queries, str (Q,), in the order of the ids.
 
     Raises:
         DataError: where there are none.
     """
     queries = store.read(data, "queries", ["query_id", "split", "segment"])
-    test = queries.filter(pc.equal(queries["split"], "test"))
+    own = queries.filter(pc.equal(queries["split"], split))
     judgements = store.read(data, "judgements")
-    judgements = judgements.filter(pc.is_in(judgements["query_id"], test["query_id"]))
+    judgements = judgements.filter(pc.is_in(judgements["query_id"], own["query_id"]))
     if not len(judgements):
-        raise DataError(f"{data}: no judged query has the split 'test'; nothing to evaluate on")
+        raise DataError(f"{data}: no judged query has the split '{split}'; nothing to evaluate on")
     qrels = Qrels.from_table(judgements)
-    named = dict(zip(test["query_id"].to_pylist(), test["segment"].to_pylist(), strict=True))
+    named = dict(zip(own["query_id"].to_pylist(), own["segment"].to_pylist(), strict=True))
     return qrels, np.array([named[i] or "all" for i in qrels.query_ids])
 
 
@@ -192,7 +207,9 @@ def report(
 
     `why` explains the candidate's first product of each, from their rows.
     """
-    shown = {system: one for system, one in scores.items() if not system.startswith("no ")}
+    shown = {
+        system: one for system, one in scores.items() if system != HYBRID and not system.startswith("no ")
+    }
     rival = best_other(shown, CANDIDATE, primary)
     won, lost = extremes(scores[CANDIDATE], scores[rival], primary, EXAMPLES)
     firsts = {query: {name: top(runs[name], query) for name in (CANDIDATE, rival)} for query in (*won, *lost)}

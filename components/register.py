@@ -18,7 +18,7 @@ import yaml
 from catalog import store
 from catalog.schema import DataError
 from components import tracking
-from components.evaluate import CANDIDATE, test_qrels
+from components.evaluate import CANDIDATE, judged
 from components.params import EvaluateParams, RegisterParams
 from eval.gate import Decision, Evidence, Rules, decide
 from eval.metrics import Scores, score
@@ -211,7 +211,7 @@ def _scored_again(package: Path, data: Path, params: EvaluateParams, run: Path) 
     )
     if done.returncode:
         raise DataError(f"register: the champion could not be scored again: {done.stderr.strip()[-500:]}")
-    qrels, segments = test_qrels(data)
+    qrels, segments = judged(data, "test")
     scores = score(Run.from_parquet(run), qrels, params.metrics, gains=params.gains, relevant=params.relevant)
     return Evidence(scores, segments, {})
 

@@ -11,11 +11,11 @@ import pytest
 
 from catalog import store
 from catalog.schema import DataError
-from components.evaluate import CANDIDATE, evaluate, top, views
-from components.evaluate import test_qrels as judged  # a function of the stage, and no test
+from components.evaluate import CANDIDATE, HYBRID, evaluate, judged, top, views
 from components.featurize import featurize
 from components.params import EvaluateParams, FeaturizeParams, Freeze, TrainParams
 from components.train import train
+from eval.combine import WEIGHTS, weighted
 from eval.metrics import Scores, score
 from eval.rankings import Qrels, Run
 from fusion.model import ModelConfig, ProductSearchModel
@@ -24,7 +24,7 @@ from fusion.text import Start
 Tables = dict[str, list[dict[str, Any]]]
 Write = Callable[[Tables], Path]
 QUICK = EvaluateParams(resamples=200)
-SYSTEMS = {"bm25", "text", "image", "video", "no text", "no image", "no video", CANDIDATE}
+SYSTEMS = {"bm25", "text", "image", "video", "no text", "no image", "no video", CANDIDATE, HYBRID}
 
 
 def read(path: Path) -> Any:
@@ -41,7 +41,7 @@ def test_every_system_by_every_metric(evaluation: Path) -> None:
 def test_the_means_are_those_of_the_runs(evaluation: Path, data: Path) -> None:
     """Both files of a run give the scores per query, and those give the means."""
     params = EvaluateParams()
-    qrels, segments = judged(data)
+    qrels, segments = judged(data, "test")
     for system, means in read(evaluation / "metrics.json").items():
         parquet = Run.from_parquet(evaluation / "runs" / f"{system}.parquet")
         trec = Run.from_trec(evaluation / "runs" / f"{system}.trec")
@@ -53,6 +53,14 @@ def test_the_means_are_those_of_the_runs(evaluation: Path, data: Path) -> None:
     queries = pq.read_table(evaluation / "queries.parquet")
     assert queries["query_id"].to_pylist() == list(qrels.query_ids)
     assert queries["segment"].to_pylist() == segments.tolist()
+
+
+def test_the_hybrid_weighs_the_candidate_against_bm25(evaluation: Path) -> None:
+    ours, lexical, both = (
+        Run.from_parquet(evaluation / "runs" / f"{name}.parquet") for name in (CANDIDATE, "bm25", HYBRID)
+    )
+    sums = [weighted([ours, lexical], [weight, 1 - weight]).to_dict() for weight in WEIGHTS]
+    assert both.to_dict() in sums
 
 
 def test_segments_add_up_to_the_whole(evaluation: Path) -> None:
@@ -95,7 +103,7 @@ def test_a_query_without_an_answer_shows_nothing() -> None:
 def test_segments_without_a_name_are_one(tiny_tables: Tables, write_data: Write) -> None:
     for row in tiny_tables["queries"]:
         row["segment"] = None
-    qrels, segments = judged(write_data(tiny_tables))
+    qrels, segments = judged(write_data(tiny_tables), "test")
     assert list(qrels.query_ids) == ["q4", "q5"]
     assert segments.tolist() == ["all", "all"]
     assert isinstance(qrels, Qrels)
