@@ -13,7 +13,7 @@ list counts. What holds for all of them:
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,48 +25,64 @@ import pyarrow.parquet as pq
 
 from eval.rankings import JudgeError, Qrels, Run, locate, read_table
 
-CELLS = 1 << 22  # places looked at together: tens of MB, however large the run
+TABLE = 1 << 22  # entries of the table in which products are looked up: tens of MB
 
 
 @dataclass(frozen=True, eq=False)
 class Matched:
-    """A run laid against the judgements of Q queries: a column a query, a row for each of the first D places.
+    """Where a run has what was judged: F judged products of Q queries, flat, by query.
 
     Attributes:
-        gain: (D, Q) float64, 0 where unjudged or empty.
-        relevant: (D, Q) bool.
-        judged: (D, Q) bool.
-        returned: (Q,) int64, how many of the places are not empty.
-        ideal: (I, Q) float64, the gains of what was judged, found or not, best first.
+        row: (F,) int64, the query of each.
+        rank: (F,) float64, its place in the run, from 1.
+        gain: (F,) float64.
+        relevant: (F,) bool.
+        returned: (Q,) int64, how many products the run has.
+        ideal_row, ideal_rank, ideal_gain: (J,) of all that was judged, found or not, best gain first.
         all_relevant, all_judged: (Q,) int64, relevant and judged products of each query, found or not.
         highest: The highest gain that a product may have.
     """
 
+    row: np.ndarray
+    rank: np.ndarray
     gain: np.ndarray
     relevant: np.ndarray
-    judged: np.ndarray
     returned: np.ndarray
-    ideal: np.ndarray
+    ideal_row: np.ndarray
+    ideal_rank: np.ndarray
+    ideal_gain: np.ndarray
     all_relevant: np.ndarray
     all_judged: np.ndarray
     highest: float
 
-    @property
-    def rank(self) -> np.ndarray:
-        """(D, 1) float64, from 1."""
-        return np.arange(1.0, len(self.gain) + 1)[:, None]
+    def total(self, values: np.ndarray) -> np.ndarray:
+        """Sum of (F,) values over each query: (Q,) float64."""
+        return _total(self.row, values, len(self.returned))
 
     def top(self, k: int | None) -> Self:
-        """The first `k` places, and those of the ideal list; all of them for None."""
+        """The first `k` places of each query, and of each ideal list; all of them for None."""
         if k is None:
             return self
+        best = self.ideal_rank <= k
+        return replace(
+            self._take(self.rank <= k),
+            returned=self.returned.clip(max=k),
+            ideal_row=self.ideal_row[best],
+            ideal_rank=self.ideal_rank[best],
+            ideal_gain=self.ideal_gain[best],
+        )
+
+    def in_order(self) -> Self:
+        """The same, by query and rank."""
+        return self._take(np.lexsort((self.rank, self.row)))
+
+    def _take(self, index: np.ndarray) -> Self:
         return replace(
             self,
-            gain=self.gain[:k],
-            relevant=self.relevant[:k],
-            judged=self.judged[:k],
-            returned=self.returned.clip(max=k),
-            ideal=self.ideal[:k],
+            row=self.row[index],
+            rank=self.rank[index],
+            gain=self.gain[index],
+            relevant=self.relevant[index],
         )
 
 
@@ -109,7 +125,7 @@ def ndcg(top: Matched, k: int | None) -> np.ndarray:
     Järvelin & Kekäläinen, "Cumulated gain-based evaluation of IR techniques", TOIS 20(4), 2002, with the
     discount of trec_eval.
     """
-    return _ratio(_discounted(top.gain), _discounted(top.ideal))
+    return _normalised(top, top.gain, top.ideal_gain)
 
 
 @metric("ndcg:exp")
@@ -118,19 +134,19 @@ def ndcg_exponential(top: Matched, k: int | None) -> np.ndarray:
 
     Burges et al., "Learning to rank using gradient descent", ICML 2005.
     """
-    return _ratio(_discounted(np.exp2(top.gain) - 1), _discounted(np.exp2(top.ideal) - 1))
+    return _normalised(top, np.exp2(top.gain) - 1, np.exp2(top.ideal_gain) - 1)
 
 
 @metric("recall")
 def recall(top: Matched, k: int | None) -> np.ndarray:
     """Share of *all* relevant products that are among the first k: below 1 where more than k are relevant."""
-    return _ratio(top.relevant.sum(0), top.all_relevant)
+    return _ratio(top.total(top.relevant), top.all_relevant)
 
 
 @metric("hit")
 def hit(top: Matched, k: int | None) -> np.ndarray:
     """1 where any relevant product is among the first k, else 0; trec_eval's `success`."""
-    return np.asarray(top.relevant.any(0), np.float64)
+    return (top.total(top.relevant) > 0).astype(np.float64)
 
 
 @metric("precision")
@@ -139,13 +155,15 @@ def precision(top: Matched, k: int | None) -> np.ndarray:
 
     Without k, share of the results returned.
     """
-    return _ratio(top.relevant.sum(0), top.returned if k is None else np.full(len(top.returned), k))
+    return _ratio(top.total(top.relevant), top.returned if k is None else np.full(len(top.returned), k))
 
 
 @metric("mrr")
 def mrr(top: Matched, k: int | None) -> np.ndarray:
     """Reciprocal rank of the first relevant product; 0 where none is among the first k."""
-    return np.asarray((top.relevant / top.rank).max(0, initial=0.0))
+    best = np.zeros(len(top.returned))
+    np.maximum.at(best, top.row, top.relevant / top.rank)
+    return best
 
 
 @metric("map")
@@ -154,13 +172,14 @@ def average_precision(top: Matched, k: int | None) -> np.ndarray:
 
     As trec_eval's `map` and `map_cut`; some libraries divide by min(k, all relevant) instead.
     """
-    return _ratio(_total(top.relevant * top.relevant.cumsum(0) / top.rank), top.all_relevant)
+    top = top.in_order()
+    return _ratio(top.total(top.relevant * _so_far(top, top.relevant) / top.rank), top.all_relevant)
 
 
 @metric("r-precision", cut=False)
 def r_precision(top: Matched, k: None) -> np.ndarray:
     """Precision at R, the number of relevant products of the query."""
-    return _ratio((top.relevant & (top.rank <= top.all_relevant)).sum(0), top.all_relevant)
+    return _ratio(top.total(top.relevant & (top.rank <= top.all_relevant[top.row])), top.all_relevant)
 
 
 @metric("bpref", cut=False)
@@ -170,9 +189,10 @@ def bpref(top: Matched, k: None) -> np.ndarray:
     Σ over relevant products found of 1 − min(irrelevant before it, R) / min(all irrelevant, R), over R, all relevant.
     Buckley & Voorhees, "Retrieval evaluation with incomplete information", SIGIR 2004, as corrected in trec_eval.
     """
-    before = np.minimum((top.judged & ~top.relevant).cumsum(0), top.all_relevant)
-    most = np.minimum(top.all_judged - top.all_relevant, top.all_relevant)
-    return _ratio(_total(top.relevant * (1 - _ratio(before, most))), top.all_relevant)
+    top = top.in_order()
+    before = np.minimum(_so_far(top, ~top.relevant), top.all_relevant[top.row])
+    most = np.minimum(top.all_judged - top.all_relevant, top.all_relevant)[top.row]
+    return _ratio(top.total(top.relevant * (1 - _ratio(before, most))), top.all_relevant)
 
 
 @metric("err")
@@ -183,9 +203,9 @@ def expected_reciprocal_rank(top: Matched, k: int | None) -> np.ndarray:
     grades are their own gains, the highest grade given. Chapelle et al., "Expected reciprocal rank for graded
     relevance", CIKM 2009.
     """
+    top = top.in_order()
     stops = (np.exp2(top.gain) - 1) / 2**top.highest
-    arrives = np.concatenate([np.ones((1, stops.shape[1])), (1 - stops).cumprod(0)[:-1]])
-    return _total(arrives[: len(stops)] * stops / top.rank)
+    return top.total(_product_before(top.row, 1 - stops) * stops / top.rank)
 
 
 @metric("rbp", number=True)
@@ -195,22 +215,39 @@ def rank_biased_precision(top: Matched, k: int | None, persistence: float = 0.8)
     "rbp:0.95" has p = 0.95. Moffat & Zobel, "Rank-biased precision for measurement of retrieval effectiveness",
     TOIS 27(1), 2008.
     """
-    return (1 - persistence) * _total(top.relevant * persistence ** (top.rank - 1))
+    return (1 - persistence) * top.total(top.relevant * persistence ** (top.rank - 1))
 
 
 @metric("judged")
 def judged(top: Matched, k: int | None) -> np.ndarray:
     """Share of the results returned, among the first k, that somebody judged; 0 where none was returned."""
-    return _ratio(top.judged.sum(0), top.returned)
+    return _ratio(top.total(np.ones(len(top.row))), top.returned)
 
 
-def _discounted(gain: np.ndarray) -> np.ndarray:
-    return _total(gain / np.log2(np.arange(2.0, len(gain) + 2))[:, None])
+def _normalised(top: Matched, gain: np.ndarray, ideal_gain: np.ndarray) -> np.ndarray:
+    best = _total(top.ideal_row, ideal_gain / np.log2(top.ideal_rank + 1), len(top.returned))
+    return _ratio(top.total(gain / np.log2(top.rank + 1)), best)
 
 
-def _total(values: np.ndarray) -> np.ndarray:
-    """(Q,) sums of (D, Q), from the first place down: a query's last digit must not depend on its neighbours."""
-    return values.cumsum(0)[-1] if len(values) else np.zeros(values.shape[1])
+def _so_far(top: Matched, counted: np.ndarray) -> np.ndarray:
+    """(F,) how many of (F,) bool there are down to each place of its query, its own included."""
+    before = np.concatenate([[0], np.cumsum(counted)])
+    return before[1:] - before[np.searchsorted(top.row, top.row)]
+
+
+def _product_before(row: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """(F,) product of the factors of a query that stand before each; by doubling, so that no other query has a part."""
+    found = np.ones(len(row))
+    found[1:][row[1:] == row[:-1]] = factors[:-1][row[1:] == row[:-1]]
+    step = 1
+    while step < len(row) and (same := row[step:] == row[:-step]).any():
+        found[step:] *= np.where(same, found[:-step], 1.0)
+        step *= 2
+    return found
+
+
+def _total(row: np.ndarray, values: np.ndarray, queries: int) -> np.ndarray:
+    return np.bincount(row, values, queries).astype(np.float64, copy=False)  # of nothing, it makes integers
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -328,13 +365,11 @@ def score(
         {'mrr@10': 0.5}
     """
     parsed = {name: parse(name) for name in metrics}
-    cuts = [k for _, k in parsed.values()]
+    cuts = {k for _, k in parsed.values()}
     deepest = None if None in cuts else max((k for k in cuts if k), default=0)
-    values = {name: np.zeros(len(qrels.query_ids)) for name in parsed}
-    for part, matched in match(run, qrels, gains, relevant, deepest):
-        tops = {k: matched.top(k) for k in cuts}
-        for name, (function, k) in parsed.items():
-            values[name][part] = function(tops[k], k)
+    matched = match(run, qrels, gains, relevant, deepest)
+    tops = {k: matched.top(k) for k in cuts}
+    values = {name: function(tops[k], k) for name, (function, k) in parsed.items()}
     return Scores(qrels.query_ids, locate(qrels.query_ids, run.query_ids) >= 0, values)
 
 
@@ -344,62 +379,62 @@ def match(
     gains: Mapping[int, float] | None = None,
     relevant: float = 1.0,
     deepest: int | None = None,
-) -> Iterator[tuple[slice, Matched]]:
-    """Lay a run against judgements, some queries at a time; arguments as for `score`, and places that matter.
-
-    Yields:
-        Which of `qrels.query_ids`, and what they got.
-    """
+) -> Matched:
+    """Find what was judged in a run; arguments as for `score`, and how many of a query's first places are looked at."""
     gain, is_relevant = _gain(qrels.values, gains), qrels.values >= relevant
-    highest = float(max(gains.values())) if gains else float(gain.max())
     at = locate(qrels.query_ids, run.query_ids)
     returned = np.where(at >= 0, np.diff(run.offsets)[at], 0)
-    if deepest is not None:
-        returned = np.minimum(returned, deepest)
-    first = np.where(at >= 0, run.offsets[at], 0)
-    judged = np.diff(qrels.offsets)
-    all_relevant = np.add.reduceat(is_relevant, qrels.offsets[:-1], dtype=np.int64)
+    seen = returned if deepest is None else np.minimum(returned, deepest)
+    rank = _ranks(run, qrels, np.where(at >= 0, run.offsets[at], 0), seen)
+    found = rank > 0
+
+    levels, level = np.unique(gain, return_inverse=True)
+    best_first = np.sort((qrels.rows + 1) * len(levels) - level - 1)
+    ideal_row, worse = np.divmod(best_first, len(levels))
+    rows = qrels.rows
+    return Matched(
+        row=rows[found],
+        rank=rank[found].astype(np.float64),
+        gain=gain[found],
+        relevant=is_relevant[found],
+        returned=returned,
+        ideal_row=ideal_row,
+        ideal_rank=qrels.ranks,
+        ideal_gain=levels[len(levels) - 1 - worse],
+        all_relevant=np.bincount(rows, is_relevant).astype(np.int64),
+        all_judged=np.diff(qrels.offsets),
+        highest=float(max(gains.values()) if gains else gain.max()),
+    )
+
+
+def _ranks(run: Run, qrels: Qrels, first: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """(J,) int32, the place of each judged pair in the run, from 1; 0 where it is not there.
+
+    Args:
+        run: What a system returned.
+        qrels: What was judged.
+        first: (Q,) int64, where the results of each judged query begin.
+        seen: (Q,) int64, how many of them are looked at.
+    """
     names = locate(run.vocabulary, qrels.vocabulary)
-    # A judged pair as one integer: ascending, because judgements are sorted by query, then product.
-    pairs = qrels.rows * len(qrels.vocabulary) + qrels.items
-
-    for part in _parts(returned, judged):
-        cells = _cells(returned[part])
-        place = np.arange(len(cells))[:, None]
-        item = names[run.items[(first[part] + place)[cells]]]
-        row = np.broadcast_to(np.arange(part.start, part.stop), cells.shape)[cells]
-        known = np.full(cells.shape, -1)
-        known[cells] = locate(np.where(item >= 0, row * len(qrels.vocabulary) + item, -1), pairs)
-        is_judged = known >= 0
-
-        listed = _cells(judged[part])
-        ideal = np.zeros(listed.shape)
-        ideal[listed] = gain[(qrels.offsets[part] + np.arange(len(listed))[:, None])[listed]]
-        yield (
-            part,
-            Matched(
-                gain=np.where(is_judged, gain[known], 0.0),
-                relevant=is_judged & is_relevant[known],
-                judged=is_judged,
-                returned=returned[part],
-                ideal=-np.sort(-ideal, axis=0),
-                all_relevant=all_relevant[part],
-                all_judged=judged[part],
-                highest=highest,
-            ),
-        )
-
-
-def _parts(*heights: np.ndarray) -> Iterator[slice]:
-    """Neighbouring queries, so many that their columns make up `CELLS` at most, or one that has more."""
-    size = max(1, CELLS // max(1, *(int(height.max()) for height in heights)))
-    for start in range(0, len(heights[0]), size):
-        yield slice(start, min(start + size, len(heights[0])))
-
-
-def _cells(heights: np.ndarray) -> np.ndarray:
-    """Which cells of columns so high are not empty, bool (max height, Q)."""
-    return np.arange(heights.max(initial=0))[:, None] < heights
+    width = len(qrels.vocabulary)
+    size = max(1, TABLE // width)
+    table = np.zeros(min(size, len(seen)) * width, np.int32)
+    found = np.zeros(len(qrels.items), np.int32)
+    for start in range(0, len(seen), size):
+        queries = slice(start, start + size)
+        counts = seen[queries]
+        ends = np.cumsum(counts)
+        place = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
+        item = names[run.items[place + np.repeat(first[queries], counts)]]
+        known = item >= 0
+        cell = np.repeat(np.arange(len(counts)), counts)[known] * width + item[known]
+        table[cell] = place[known] + 1
+        judged = slice(qrels.offsets[start], qrels.offsets[min(start + size, len(seen))])
+        own = qrels.rows[judged] - start
+        found[judged] = table[own * width + qrels.items[judged]]
+        table[cell] = 0
+    return found
 
 
 def _gain(grades: np.ndarray, gains: Mapping[int, float] | None) -> np.ndarray:

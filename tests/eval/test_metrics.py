@@ -249,10 +249,10 @@ def test_one_query_at_a_time_gives_the_same(run: dict, qrels: dict) -> None:
 
 
 @given(RUNS, JUDGED, st.integers(1, 20))
-def test_some_queries_at_a_time_give_the_same(run: dict, qrels: dict, cells: int) -> None:
+def test_some_queries_at_a_time_give_the_same(run: dict, qrels: dict, size: int) -> None:
     whole = score(Run.from_dict(run), Qrels.from_dict(qrels), ALL)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judge, "CELLS", cells)
+        patch.setattr(judge, "TABLE", size)
         parts = score(Run.from_dict(run), Qrels.from_dict(qrels), ALL)
     assert all(np.array_equal(parts.values[name], values) for name, values in whole.values.items())
 
