@@ -239,7 +239,7 @@ def report(
         primary=primary,
         systems=scores,
         comparisons=against,
-        segments=segments,
+        segments={"segment": segments},
         grades=GRADE_NAMES,
         won=[example(query) for query in won],
         lost=[example(query) for query in lost],

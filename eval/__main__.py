@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from eval.metrics import METRICS, Scores, score
-from eval.rankings import JudgeError, Qrels, Run, read_table
+from eval.rankings import JudgeError, Qrels, Run, locate, read_table
+from eval.segments import traffic
 from eval.significance import detectable, holm, paired_test, t_test
 
 DEFAULT = ("ndcg@10", "recall@100", "mrr@10")
@@ -61,7 +63,16 @@ def _parser() -> argparse.ArgumentParser:
     add("explain", _explain, "why trec_eval and BEIR give other numbers for this run", "")
     verb = add("report", _report, "one page about the first run beside others", "+")
     verb.add_argument("--out", type=Path, required=True, metavar="PAGE")
-    verb.add_argument("--segments", type=Path, metavar="FILE", help="parquet with query_id and segment")
+    verb.add_argument(
+        "--queries", type=Path, metavar="FILE", help="parquet with query_id and what to group by"
+    )
+    verb.add_argument(
+        "--by",
+        nargs="+",
+        default=["segment"],
+        metavar="COLUMN",
+        help="of --queries; counts make head, torso and tail",
+    )
     return parser
 
 
@@ -175,20 +186,29 @@ def _report(asked: argparse.Namespace) -> None:
         primary=primary,
         systems=systems,
         comparisons=against,
-        segments=_segments(asked.segments, ours),
+        segments=_segments(asked.queries, asked.by, ours),
         grades={},
     )
     asked.out.write_text(render(page), encoding="utf-8")
 
 
-def _segments(path: Path | None, scores: Scores) -> np.ndarray:
+def _segments(path: Path | None, columns: Sequence[str], scores: Scores) -> dict[str, np.ndarray]:
+    """By each column; one of numbers is how often queries were asked."""
     if path is None:
-        return np.full(len(scores.query_ids), "all")
+        return {"segment": np.full(len(scores.query_ids), "all")}
     table = read_table(path)
-    if missing := {"query_id", "segment"} - set(table.column_names):
+    if missing := {"query_id", *columns} - set(table.column_names):
         raise JudgeError(f"{path}: column '{min(missing)}' is missing")
-    known = dict(zip(*(table[name].to_pylist() for name in ("query_id", "segment")), strict=True))
-    return np.array([str(known.get(query) or "none") for query in scores.query_ids.tolist()])
+    place = locate(scores.query_ids, np.sort(table["query_id"].to_numpy().astype(str)))
+    if (place < 0).any():
+        raise JudgeError(f"{path}: query '{scores.query_ids[place.argmin()]}' is missing; it was judged")
+    table = table.sort_by("query_id").take(place)
+    return {
+        name: traffic(table[name].to_numpy())
+        if pa.types.is_integer(table.schema.field(name).type)
+        else np.array([str(value or "none") for value in table[name].to_pylist()])
+        for name in columns
+    }
 
 
 def _scores(asked: argparse.Namespace, runs: Iterable[Path]) -> list[Scores]:

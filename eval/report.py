@@ -10,7 +10,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from eval.metrics import Scores
 from eval.rankings import JudgeError
+from eval.segments import segments
 from eval.significance import PairedResult
+
+BARS = 20  # of a distribution of differences, half of them losses
 
 # First bytes → type. WebP's marker stands behind the length of its RIFF container.
 MAGIC = (
@@ -100,7 +103,7 @@ class Report:
         primary: The metric that decides.
         systems: Name → scores, all of the same Q queries, in the order shown.
         comparisons: Every other system → subject minus that system, on the primary metric.
-        segments: (Q,) str, the segment of each query.
+        segments: Ways to group the queries: name → (Q,) str, the group of each query.
         grades: Grade → what it is called, such as 3 → "exact".
         won, lost: The queries most won and most lost by the subject; see `extremes`.
         tasks: What else was measured.
@@ -111,7 +114,7 @@ class Report:
     primary: str
     systems: Mapping[str, Scores]
     comparisons: Mapping[str, PairedResult]
-    segments: np.ndarray
+    segments: Mapping[str, np.ndarray]
     grades: Mapping[int, str]
     won: Sequence[Example] = ()
     lost: Sequence[Example] = ()
@@ -120,12 +123,29 @@ class Report:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table: cells and which of them are the best of their kind."""
+    """A line of a table: cells, which of them are the best of their kind, and the interval of one of them."""
 
     name: str
     cells: list[float]
     best: list[bool]
+    interval: tuple[float, float]
     queries: int = 0
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Queries whose differences lie between two edges.
+
+    Attributes:
+        low, high: The edges.
+        queries: How many.
+        height: Their number as a share of that of the highest bar.
+    """
+
+    low: float
+    high: float
+    queries: int
+    height: float
 
 
 def best_other(systems: Mapping[str, Scores], subject: str, metric: str) -> str:
@@ -166,7 +186,9 @@ def render(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=_number, signed=_signed, p_value=_p_value, data_uri=data_uri)
+    environment.filters.update(
+        number=_number, signed=_signed, interval=_interval, p_value=_p_value, data_uri=data_uri
+    )
     return environment.get_template("report.html.jinja").render(
         report=report,
         queries=len(subject.query_ids),
@@ -176,7 +198,8 @@ def render(report: Report) -> str:
         means={name: scores.means() for name, scores in report.systems.items()},
         contests=_contests(report),
         reach=max((abs(x) for c in report.comparisons.values() for x in (c.low, c.high)), default=0) or 1,
-        segments=list(_segments(report)),
+        segments={name: list(_rows(report, labels)) for name, labels in report.segments.items()},
+        bars={name: list(_bars(report, name)) for name in report.comparisons},
         examples=[("Most won", report.won), ("Most lost", report.lost)],
         levels={grade: place for place, grade in enumerate(sorted(report.grades))},
     )
@@ -201,23 +224,39 @@ def _check(report: Report) -> None:
             raise JudgeError(
                 f"'{name}' was judged on other queries than '{report.subject}'; use the same ones"
             )
-    if np.shape(report.segments) != ids.shape:
-        raise JudgeError(f"{np.size(report.segments)} segments for {len(ids)} queries; give each query one")
 
 
 def _headline(report: Report, metrics: Sequence[str]) -> list[Row]:
     means = np.array([[scores.means()[m] for m in metrics] for scores in report.systems.values()])
     best = means == means.max(axis=0)
-    return [Row(name, means[i].tolist(), best[i].tolist()) for i, name in enumerate(report.systems)]
+    every = np.full(len(report.systems[report.subject].query_ids), "all")
+    return [
+        Row(name, means[i].tolist(), best[i].tolist(), (whole.low, whole.high))
+        for i, (name, scores) in enumerate(report.systems.items())
+        for whole in segments(scores.values[report.primary], every)
+    ]
 
 
-def _segments(report: Report) -> Iterator[Row]:
-    """The primary metric per segment and system, largest segments first."""
-    names, sizes = np.unique(report.segments, return_counts=True)
-    for at in np.lexsort((names, -sizes)):
-        inside = report.segments == names[at]
+def _rows(report: Report, labels: np.ndarray) -> Iterator[Row]:
+    """The primary metric per group and system, and the subject's interval; largest groups first."""
+    for part in segments(report.systems[report.subject].values[report.primary], labels):
+        inside = labels == part.name
         means = [float(scores.values[report.primary][inside].mean()) for scores in report.systems.values()]
-        yield Row(str(names[at]), means, [mean == max(means) for mean in means], int(sizes[at]))
+        best = [mean == max(means) for mean in means]
+        yield Row(part.name, means, best, (part.low, part.high), part.queries)
+
+
+def _bars(report: Report, other: str) -> Iterator[Bar]:
+    """How the differences to another system are distributed, from lost to won; draws are none of them."""
+    difference = np.round(
+        report.systems[report.subject].values[report.primary] - report.systems[other].values[report.primary],
+        12,
+    )
+    reach = max(1.0, float(np.abs(difference).max()))
+    edges = np.round(np.linspace(-reach, reach, BARS + 1), 12)
+    counts, _ = np.histogram(difference[difference != 0], edges)
+    for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True):
+        yield Bar(float(low), float(high), int(count), count / max(1, counts.max()))
 
 
 def _contests(report: Report) -> dict[str, tuple[int, int, int]]:
@@ -232,6 +271,10 @@ def _contests(report: Report) -> dict[str, tuple[int, int, int]]:
 
 def _number(value: float) -> str:
     return f"{value:.3f}"
+
+
+def _interval(ends: tuple[float, float]) -> str:
+    return "–" if np.isnan(ends).any() else f"{ends[0]:.3f} to {ends[1]:.3f}"
 
 
 def _signed(value: float) -> str:

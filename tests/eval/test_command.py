@@ -81,12 +81,12 @@ def test_explain(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_report(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    segments = pa.table({"query_id": list(ONE), "segment": ["odd", "even"] * 6})
-    pq.write_table(segments, files / "segments.parquet")
+    queries = pa.table({"query_id": list(ONE), "kind": ["odd", "even"] * 6, "count": [100, *[1] * 11]})
+    pq.write_table(queries, files / "queries.parquet")
     out = files / "page.html"
     words = ["report", files / "one.trec", files / "two.trec", files / "qrels.trec", "--out", out]
-    told(capsys, *words, "--segments", files / "segments.parquet")
-    assert all(word in out.read_text() for word in ("one beside two", "odd", "even"))
+    told(capsys, *words, "--queries", files / "queries.parquet", "--by", "kind", "count")
+    assert all(word in out.read_text() for word in ("one beside two", "odd", "even", "head", "tail"))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_report(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["score", "broken.json", "qrels.trec"], "not readable as JSON"),
         (["report", "one.trec", "one.json", "qrels.trec", "--out", "page.html"], "must differ in name"),
         (
-            ["report", "one.trec", "two.trec", "qrels.trec", "--out", "p", "--segments", "one.parquet"],
+            ["report", "one.trec", "two.trec", "qrels.trec", "--out", "p", "--queries", "one.parquet"],
             "'segment'",
         ),
         (["score", "one.trec", "qrels.trec", "--scores", "no/folder.parquet"], "no/folder.parquet"),
@@ -116,6 +116,7 @@ def test_what_is_wrong_is_told_in_one_line(
 ) -> None:
     monkeypatch.chdir(files)
     (files / "list.json").write_text('{"q": ["a"]}')
+    pq.write_table(pa.table({"query_id": ["q0"], "segment": ["a"]}), files / "few.parquet")
     (files / "broken.json").write_text('{"q": ')
     assert main(words) == 1
     error = capsys.readouterr().err

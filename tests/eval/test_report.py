@@ -10,7 +10,7 @@ from PIL import Image
 from eval.metrics import Scores
 from eval.rankings import JudgeError
 from eval.report import Example, Report, Result, Why, best_other, data_uri, extremes, render
-from eval.significance import PairedResult
+from eval.significance import PairedResult, bootstrap_interval
 
 HOSTILE = """<script>alert(1)</script>"><img src=x onerror='alert(2)'>{{ 7 * 7 }}"""
 GRADES = {3: "exact", 2: "substitute", 1: "complement", 0: "irrelevant"}
@@ -66,7 +66,7 @@ def report(**changes: object) -> Report:
             "text": PairedResult(0.2, 0.25, -0.1, 0.5, 0.95),
             HOSTILE: PairedResult(0.5, 0.0001, 0.4, 0.6, 0.95),
         },
-        "segments": np.array(["shoe", "dress", "shoe"]),
+        "segments": {"segment": np.array(["shoe", "dress", "shoe"])},
         "grades": GRADES,
         "won": [example],
         "lost": [Example("q2", {"fused": results, "text": results}, {"fused": 0.4, "text": 0.6})],
@@ -124,17 +124,29 @@ def test_the_page_is_well_formed(page: Page) -> None:
     ]
 
 
+def interval(*values: float) -> str:
+    low, high = bootstrap_interval(np.array(values))
+    return f"{low:.3f} to {high:.3f}"
+
+
 def test_tables_hold_the_numbers(page: Page) -> None:
     rows = page.texts("tr")
     assert rows[:4] == [
-        "System ndcg@10 mrr@10 judged@10 unanswered",
-        "fused 0.600 0.300 62.5 % 0",
-        "text 0.400 0.200 62.5 % 0",
-        f"{HOSTILE} 0.100 0.050 62.5 % 2",
+        "System ndcg@10 mrr@10 95 % of ndcg@10 judged@10 unanswered",
+        f"fused 0.600 0.300 {interval(0.9, 0.5, 0.4)} 62.5 % 0",
+        f"text 0.400 0.200 {interval(0.1, 0.5, 0.6)} 62.5 % 0",
+        f"{HOSTILE} 0.100 0.050 {interval(0.3, 0.0, 0.0)} 62.5 % 2",
     ]
     assert rows[5] == "text +0.200 −0.100 to +0.500 (95 %) 0.250 1 1 1"
     assert rows[6] == f"{HOSTILE} +0.500 +0.400 to +0.600 (95 %) < 0.001 3 0 0"
-    assert rows[8:] == ["shoe 2 0.650 0.350 0.150", "dress 1 0.500 0.500 0.000"]
+    assert rows[8:] == [f"shoe 2 {interval(0.9, 0.4)} 0.650 0.350 0.150", "dress 1 – 0.500 0.500 0.000"]
+
+
+def test_differences_are_drawn_but_for_draws(page: Page) -> None:
+    figures = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
+    assert figures == ["lost 1, drawn 1, won 1", "lost 0, drawn 0, won 3"]
+    bars = [(a["class"], a["height"]) for tag, a in page.tags if tag == "rect"]
+    assert bars == [("bad", "56.0"), ("good", "56.0"), *[("good", "56.0")] * 3]
 
 
 def test_the_best_are_marked_all_of_them() -> None:
@@ -188,6 +200,7 @@ def test_nothing_hostile_gets_through(page: Page) -> None:
         *("h1", "h2", "h3", "h4", "p", "strong", "span", "bdi", "i", "b", "ol", "li", "img"),
         *("table", "thead", "tbody", "tr", "th", "td"),
         *("details", "summary", "dl", "dt", "dd", "mark"),
+        *("figure", "figcaption", "svg", "rect", "line"),
     }
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
 
@@ -236,7 +249,7 @@ def test_grades_of_other_scales() -> None:
     [
         ({"subject": "other"}, "'other' is not among the systems fused, text"),
         ({"comparisons": {HOSTILE: PairedResult(0, 1, 0, 0, 0.95)}}, "'fused' is not compared with 'text'"),
-        ({"segments": np.array(["a"])}, "1 segments for 3 queries"),
+        ({"segments": {"kind": np.array(["a"])}}, "1 segments for 3 queries"),
         ({"systems": {"fused": scores(1.0, 0.0), "text": scores(1.0)}}, "'text' was judged on other queries"),
     ],
 )

@@ -1,0 +1,59 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eval.rankings import JudgeError
+from eval.segments import HEAD, TAIL, TORSO, segments, traffic
+from eval.significance import bootstrap_interval
+
+
+def test_the_largest_comes_first() -> None:
+    values, labels = np.array([1.0, 0.0, 0.5, 0.25, 0.75]), np.array(["b", "c", "c", "a", "b"])
+    b, c, a = segments(values, labels, resamples=200)
+    assert (b.name, b.queries, b.mean) == ("b", 2, 0.875)
+    assert (c.name, c.queries, c.mean) == ("c", 2, 0.25)
+    assert (b.low, b.high) == bootstrap_interval(np.array([1.0, 0.75]), 200)
+    assert (a.name, a.queries, a.mean) == ("a", 1, 0.25)
+    assert math.isnan(a.low)
+    assert math.isnan(a.high)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from("abc")), min_size=1, max_size=30))
+def test_segments_add_up(pairs: list[tuple[float, str]]) -> None:
+    values, labels = np.array([v for v, _ in pairs]), np.array([name for _, name in pairs])
+    found = list(segments(values, labels, resamples=20))
+    assert sum(one.queries for one in found) == len(values)
+    assert sum(one.queries * one.mean for one in found) == pytest.approx(values.sum())
+    assert [one.queries for one in found] == sorted((one.queries for one in found), reverse=True)
+
+
+def test_a_label_for_each() -> None:
+    with pytest.raises(JudgeError, match="1 segments for 2 queries"):
+        list(segments(np.zeros(2), np.array(["a"])))
+
+
+def test_thirds_of_traffic() -> None:
+    assert traffic(np.array([1, 50, 1, 26, 0, 22])).tolist() == [TAIL, HEAD, TAIL, TORSO, TAIL, TAIL]
+    assert traffic(np.ones(5)).tolist() == [HEAD] * 5
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=40).filter(any))
+def test_more_frequent_is_never_further_down(counts: list[int]) -> None:
+    order = {HEAD: 0, TORSO: 1, TAIL: 2}
+    places = [order[name] for name in traffic(np.array(counts))]
+    assert all(
+        p <= q
+        for p, c in zip(places, counts, strict=True)
+        for q, d in zip(places, counts, strict=True)
+        if c >= d
+    )
+    assert 0 in places
+
+
+@pytest.mark.parametrize("counts", [[], [0, 0], [1, -1]])
+def test_counts_that_cannot_be(counts: list[int]) -> None:
+    with pytest.raises(JudgeError, match="counts of queries must be 0 or more"):
+        traffic(np.array(counts))
