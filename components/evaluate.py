@@ -49,8 +49,8 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
         params: How rankings are judged.
         evaluation: Folder to write: metrics.json (system → metric → mean), segments.csv (the same by segment),
             comparisons.json (the candidate against each other system), scores/ (per query) and runs/ (parquet and TREC)
-            by system, tasks.json (titles and pictures, similar products, tags), queries.parquet, facts.json (latency,
-            sizes), index.parquet, report.html.
+            by system, qrels.trec (the judgements), tasks.json (titles and pictures, similar products, tags),
+            queries.parquet, facts.json (latency, sizes), index.parquet, report.html.
 
     Raises:
         DataError: where no test query is judged, or no pictures were kept for a model that tuned its image encoder.
@@ -108,6 +108,7 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
             scores[system].to_parquet(out / "scores" / f"{system}.parquet")
             run.to_parquet(out / "runs" / f"{system}.parquet")
             run.to_trec(out / "runs" / f"{system}.trec")
+        qrels.to_trec(out / "qrels.trec")
         pq.write_table(
             pa.table({"query_id": scores[CANDIDATE].query_ids, "segment": segments}), out / "queries.parquet"
         )

@@ -50,6 +50,7 @@ def test_the_means_are_those_of_the_runs(evaluation: Path, data: Path) -> None:
         assert scores.means() == pytest.approx(means)
         stored = Scores.from_parquet(evaluation / "scores" / f"{system}.parquet")
         assert stored.means() == means
+    assert Qrels.from_trec(evaluation / "qrels.trec").to_dict() == qrels.to_dict()
     queries = pq.read_table(evaluation / "queries.parquet")
     assert queries["query_id"].to_pylist() == list(qrels.query_ids)
     assert queries["segment"].to_pylist() == segments.tolist()
