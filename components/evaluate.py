@@ -21,6 +21,7 @@ from components.params import EvaluateParams
 from components.tasks import tasks
 from eval.combine import best_weight, weighted
 from eval.metrics import Scores, score
+from eval.people import Answers, agreement, ratings
 from eval.rankings import Qrels, Run
 from eval.report import Example, Measure, Report, Result, Why, best_other, extremes, render
 from eval.significance import PairedResult, paired_test
@@ -219,6 +220,8 @@ def report(
     )
     queries = rows(data, "queries", set(firsts))
     grades = qrels.to_dict()
+    survey = answers(data)
+    named = zip(*store.read(data, "queries", ["query_id", "segment"]).to_pydict().values(), strict=True)
 
     def example(query: str) -> Example:
         lists = {
@@ -245,7 +248,15 @@ def report(
         won=[example(query) for query in won],
         lost=[example(query) for query in lost],
         tasks=measures,
+        ratings=list(ratings(survey, {query: name for query, name in named if name})) if survey else [],
+        agreements=list(agreement(survey, scores[CANDIDATE], primary)) if survey else [],
     )
+
+
+def answers(data: Path) -> Answers | None:
+    """The survey, where the data set has one."""
+    table = store.read(data, "satisfaction", ["query_id", "model_version", "rating"])
+    return Answers(*(table[name].to_numpy() for name in table.column_names)) if len(table) else None
 
 
 def top(run: Run, query: str) -> list[tuple[str, float]]:

@@ -9,6 +9,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from eval.metrics import Scores
+from eval.people import Agreement, Rating
 from eval.rankings import JudgeError
 from eval.segments import segments
 from eval.significance import PairedResult
@@ -107,6 +108,7 @@ class Report:
         grades: Grade → what it is called, such as 3 → "exact".
         won, lost: The queries most won and most lost by the subject; see `extremes`.
         tasks: What else was measured.
+        ratings, agreements: What people said, and whether `primary` agrees with them.
     """
 
     title: str
@@ -119,6 +121,8 @@ class Report:
     won: Sequence[Example] = ()
     lost: Sequence[Example] = ()
     tasks: Sequence[Measure] = ()
+    ratings: Sequence[Rating] = ()
+    agreements: Sequence[Agreement] = ()
 
 
 @dataclass(frozen=True)

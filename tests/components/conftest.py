@@ -20,6 +20,10 @@ QUICK = EvaluateParams(resamples=200)
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("small") / "data"
     sample(out, products=60, seed=3, queries=60, workers=1)
+    asked = store.read(out, "queries", ["query_id", "split"]).to_pylist()
+    with store.TableWriter(out, "satisfaction") as table:
+        for number, query in enumerate(row["query_id"] for row in asked if row["split"] == "test"):
+            table.write({"query_id": query, "model_version": "1", "rating": 1 + number % 5})
     return out
 
 

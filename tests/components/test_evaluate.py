@@ -11,7 +11,7 @@ import pytest
 
 from catalog import store
 from catalog.schema import DataError
-from components.evaluate import CANDIDATE, HYBRID, evaluate, judged, top, views
+from components.evaluate import CANDIDATE, HYBRID, answers, evaluate, judged, top, views
 from components.featurize import featurize
 from components.params import EvaluateParams, FeaturizeParams, Freeze, TrainParams
 from components.train import train
@@ -146,6 +146,18 @@ def test_every_task_is_measured(evaluation: Path) -> None:
     assert all(0 <= measure["value"] <= 1 and measure["basis"] for measure in found)
     page = (evaluation / "report.html").read_text()
     assert "What else is it good for?" in page and "title → picture" in page
+
+
+def test_the_page_says_what_people_said(evaluation: Path, data: Path) -> None:
+    survey = answers(data)
+    assert survey
+    page = (evaluation / "report.html").read_text()
+    assert f"<td>{survey.ratings.mean():.2f}</td>" in page
+    assert "Kendall’s τ" in page
+
+
+def test_a_data_set_without_a_survey(tiny_tables: Tables, write_data: Write) -> None:
+    assert answers(write_data(tiny_tables)) is None
 
 
 def test_the_page_says_why(evaluation: Path) -> None:

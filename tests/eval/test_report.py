@@ -1,5 +1,6 @@
 import base64
 import io
+import math
 import re
 from html.parser import HTMLParser
 
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from eval.metrics import Scores
+from eval.people import Agreement, Rating
 from eval.rankings import JudgeError
 from eval.report import Example, Report, Result, Why, best_other, data_uri, extremes, render
 from eval.significance import PairedResult, bootstrap_interval
@@ -147,6 +149,23 @@ def test_differences_are_drawn_but_for_draws(page: Page) -> None:
     assert figures == ["lost 1, drawn 1, won 1", "lost 0, drawn 0, won 3"]
     bars = [(a["class"], a["height"]) for tag, a in page.tags if tag == "rect"]
     assert bars == [("bad", "56.0"), ("good", "56.0"), *[("good", "56.0")] * 3]
+
+
+def test_what_people_said() -> None:
+    rated = [Rating("3", "all", 12, 5, 3.5, 3.0, 4.0), Rating("3", HOSTILE, 1, 1, 2.0, math.nan, math.nan)]
+    agreed = [
+        Agreement("3", "ndcg@10", 5, 0.25, -0.5, 0.75),
+        Agreement("4", "ndcg@10", 2, math.nan, math.nan, math.nan),
+        Agreement("5", "ndcg@10", 1, math.nan, math.nan, math.nan),
+    ]
+    page = Page(render(report(ratings=rated, agreements=agreed)))
+    rows = page.texts("tr")
+    assert "3 all 12 5 3.50 3.000 to 4.000" in rows
+    assert f"3 {HOSTILE} 1 1 2.00 –" in rows
+    asked = [text for text in page.texts("p") if text.startswith("Does")]
+    assert len(asked) == 2
+    assert "Kendall’s τ +0.250 (-0.500 to 0.750), over 5 queries" in asked[0]
+    assert "Kendall’s τ cannot be told, over 2 queries" in asked[1]
 
 
 def test_the_best_are_marked_all_of_them() -> None:
