@@ -23,9 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eval.rankings import JudgeError, Qrels, Run, locate, read_table
-
-TABLE = 1 << 22  # entries of the table in which products are looked up: tens of MB
+from eval.rankings import JudgeError, Qrels, Run, locate, ranges, read_table, sort_within
 
 
 @dataclass(frozen=True, eq=False)
@@ -408,7 +406,7 @@ def match(
 
 
 def _ranks(run: Run, qrels: Qrels, first: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """(J,) int32, the place of each judged pair in the run, from 1; 0 where it is not there.
+    """(J,) int64, the place of each judged pair in the run, from 1; 0 where it is not there.
 
     Args:
         run: What a system returned.
@@ -416,25 +414,17 @@ def _ranks(run: Run, qrels: Qrels, first: np.ndarray, seen: np.ndarray) -> np.nd
         first: (Q,) int64, where the results of each judged query begin.
         seen: (Q,) int64, how many of them are looked at.
     """
-    names = locate(run.vocabulary, qrels.vocabulary)
-    width = len(qrels.vocabulary)
-    size = max(1, TABLE // width)
-    table = np.zeros(min(size, len(seen)) * width, np.int32)
-    found = np.zeros(len(qrels.items), np.int32)
-    for start in range(0, len(seen), size):
-        queries = slice(start, start + size)
-        counts = seen[queries]
-        ends = np.cumsum(counts)
-        place = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
-        item = names[run.items[place + np.repeat(first[queries], counts)]]
-        known = item >= 0
-        cell = np.repeat(np.arange(len(counts)), counts)[known] * width + item[known]
-        table[cell] = place[known] + 1
-        judged = slice(qrels.offsets[start], qrels.offsets[min(start + size, len(seen))])
-        own = qrels.rows[judged] - start
-        found[judged] = table[own * width + qrels.items[judged]]
-        table[cell] = 0
-    return found
+    names = locate(qrels.vocabulary, run.vocabulary)
+    # A result as one integer, by query, product and place, so that sorting lays a query's products out to be found.
+    deep = int(seen.max()) + 1
+    row = np.repeat(np.arange(len(seen)) * len(run.vocabulary), seen)
+    results = (row + run.items[ranges(first, seen)]) * deep + ranges(np.zeros(len(seen), np.int64), seen)
+    results = sort_within(results, np.concatenate([[0], np.cumsum(seen)]))
+    name = names[qrels.items]
+    sought = np.where(name >= 0, qrels.rows * len(run.vocabulary) + name, -1) * deep
+    at = np.searchsorted(results, sought)
+    found = results[np.minimum(at, len(results) - 1)] if len(results) else np.full(len(at), -1)
+    return np.where((name >= 0) & (found // deep == sought // deep), found % deep + 1, 0)
 
 
 def _gain(grades: np.ndarray, gains: Mapping[int, float] | None) -> np.ndarray:

@@ -111,7 +111,7 @@ def bootstrap_interval(
     normal = NormalDist()
     below = (np.count_nonzero(means < 0) + np.count_nonzero(means <= 0)) / 2
     bias = normal.inv_cdf((below + 0.5) / (resamples + 1))
-    acceleration = float(np.sum(deviation**3)) / (6 * spread**3)
+    acceleration = float(np.sum((deviation / spread) ** 3)) / 6
 
     def corrected(tail: float) -> float:
         z = bias + normal.inv_cdf(tail)

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval import metrics as judge
 from eval.metrics import METRICS, Scores, parse, score
 from eval.rankings import JudgeError, Qrels, Run
 
@@ -246,15 +245,6 @@ def test_one_query_at_a_time_gives_the_same(run: dict, qrels: dict) -> None:
     for i, query in enumerate(sorted(qrels)):
         alone = score(Run.from_dict(run), Qrels.from_dict({query: qrels[query]}), ALL, gains=ESCI)
         assert [values[i] for values in whole.values.values()] == [v[0] for v in alone.values.values()]
-
-
-@given(RUNS, JUDGED, st.integers(1, 20))
-def test_some_queries_at_a_time_give_the_same(run: dict, qrels: dict, size: int) -> None:
-    whole = score(Run.from_dict(run), Qrels.from_dict(qrels), ALL)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judge, "TABLE", size)
-        parts = score(Run.from_dict(run), Qrels.from_dict(qrels), ALL)
-    assert all(np.array_equal(parts.values[name], values) for name, values in whole.values.items())
 
 
 @given(RUNS, JUDGED, st.integers(0, 6))

@@ -163,6 +163,11 @@ def test_holm_refuses_what_is_no_p_value(bad: float) -> None:
         holm(np.array([0.5, bad]))
 
 
+def test_differences_too_small_to_be_cubed_have_an_interval() -> None:
+    low, high = bootstrap_interval(np.array([0.0, 1e-129]), 200)
+    assert 0 <= low < high <= 1e-129
+
+
 # The t-test, corrections and power, against SciPy's
 
 
