@@ -51,7 +51,8 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
         evaluation: Folder to write: metrics.json (system → metric → mean), segments.csv (the same by segment),
             comparisons.json (the candidate against each other system), scores/ (per query) and runs/ (parquet and TREC)
             by system, qrels.trec (the judgements), tasks.json (titles and pictures, similar products, tags),
-            queries.parquet, facts.json (latency, sizes), index.parquet, report.html.
+            queries.parquet, facts.json (latency, sizes, the candidate's weight in the hybrid), index.parquet,
+            report.html.
 
     Raises:
         DataError: where no test query is judged, or no pictures were kept for a model that tuned its image encoder.
@@ -79,6 +80,7 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
         found = top_k(sought, shown, params.depth)
         tables["zero-shot"] = run_table(asked.ids, products.ids, *found)
     runs = {system: Run.from_table(table) for system, table in tables.items() if len(table)}
+    mixed = {}
     if len(known := lexical.filter(pc.is_in(lexical["query_id"], pa.array(valid.ids)))) and "bm25" in runs:
         found = top_k(embed(network, valid, "query"), index.vectors, params.depth)
         dense = Run.from_table(run_table(valid.ids, products.ids, *found))
@@ -91,6 +93,7 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
             relevant=params.relevant,
         )
         runs[HYBRID] = weighted([runs[CANDIDATE], runs["bm25"]], [weight, 1 - weight])
+        mixed = {"hybrid_weight": weight}
     scores = {
         system: score(run, qrels, params.metrics, gains=params.gains, relevant=params.relevant)
         for system, run in runs.items()
@@ -121,7 +124,7 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
 
         page = report(data, runs, scores, against, qrels, segments, params.metrics[0], measures, why)
         (out / "report.html").write_text(render(page))
-        _write(out / "facts.json", facts(network, asked, index, model))
+        _write(out / "facts.json", facts(network, asked, index, model) | mixed)
     print(table_of(json.loads((evaluation / "metrics.json").read_text())))
 
 

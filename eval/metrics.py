@@ -355,7 +355,7 @@ def score(
         relevant: The grade from which a product is relevant to all other metrics.
 
     Raises:
-        JudgeError: an unknown metric, or a grade that `gains` does not know.
+        JudgeError: an unknown metric, a grade that `gains` does not know, or a run too large to be looked at at once.
 
     Example:
         >>> run = Run.from_dict({"red shoe": {"a": 2.0, "b": 1.0}})
@@ -417,6 +417,11 @@ def _ranks(run: Run, qrels: Qrels, first: np.ndarray, seen: np.ndarray) -> np.nd
     names = locate(qrels.vocabulary, run.vocabulary)
     # A result as one integer, by query, product and place, so that sorting lays a query's products out to be found.
     deep = int(seen.max()) + 1
+    if len(seen) * len(run.vocabulary) * deep >= 2**63:
+        raise JudgeError(
+            f"{len(seen):,} queries, {len(run.vocabulary):,} products and {deep:,} places are too many to judge at "
+            "once; judge some queries at a time, or with a cut-off"
+        )
     row = np.repeat(np.arange(len(seen)) * len(run.vocabulary), seen)
     results = (row + run.items[ranges(first, seen)]) * deep + ranges(np.zeros(len(seen), np.int64), seen)
     results = sort_within(results, np.concatenate([[0], np.cumsum(seen)]))

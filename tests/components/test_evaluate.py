@@ -60,8 +60,9 @@ def test_the_hybrid_weighs_the_candidate_against_bm25(evaluation: Path) -> None:
     ours, lexical, both = (
         Run.from_parquet(evaluation / "runs" / f"{name}.parquet") for name in (CANDIDATE, "bm25", HYBRID)
     )
-    sums = [weighted([ours, lexical], [weight, 1 - weight]).to_dict() for weight in WEIGHTS]
-    assert both.to_dict() in sums
+    weight = read(evaluation / "facts.json")["hybrid_weight"]
+    assert weight in WEIGHTS
+    assert both.to_dict() == weighted([ours, lexical], [weight, 1 - weight]).to_dict()
 
 
 def test_segments_add_up_to_the_whole(evaluation: Path) -> None:
@@ -89,7 +90,8 @@ def test_what_it_was_made_from_and_what_it_costs(evaluation: Path, data: Path) -
     assert made["data"] == store.fingerprint(data)
     assert set(made["params"]) == {"featurize", "train", "evaluate"}
     assert made["params"]["evaluate"]["resamples"] == 200
-    assert set(read(evaluation / "facts.json")) == {"latency_ms_p95", "model_mb", "index_mb"}
+    costs = {"latency_ms_p95", "model_mb", "index_mb"}
+    assert set(read(evaluation / "facts.json")) == {*costs, "hybrid_weight"}
     assert set(read(evaluation / "comparisons.json")) == SYSTEMS - {CANDIDATE}
     page = (evaluation / "report.html").read_text()
     assert "data:image/" in page and "<script src" not in page
