@@ -1,0 +1,168 @@
+"""How fast the judge is, beside its peers: `python bench/judge.py arrays|dicts|cold|memory|permutations [N]`.
+
+Each prints the seconds of both sides and their ratio, the peer's over ours: the best of some rounds, taken in turns in
+one process. Every side starts from its own natural input, and what turns that into its own structures is timed with it.
+
+    arrays        N queries × 100 results, ndcg@10, recall@100 and mrr@10, against pytrec_eval from its dictionaries
+    dicts         the same, both from nested dictionaries
+    cold          a process that reads a TREC run of N queries × 100, imports and all, against pytrec_eval
+    memory        the peak of a process that judges N queries × 100 from parquet
+    permutations  a paired randomisation test of 10,000 permutations over N queries, against ranx's, if it is installed
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytrec_eval
+
+from eval.metrics import score
+from eval.rankings import Qrels, Run
+from eval.significance import sign_flip
+
+ROUNDS, DEPTH, JUDGED, PRODUCTS = 3, 100, 10, 100_000
+METRICS = ("ndcg@10", "recall@100", "mrr@10")
+THEIRS = {"ndcg_cut.10", "recall.100", "recip_rank"}
+COLD = """
+import sys, pytrec_eval
+with open(sys.argv[1]) as run, open(sys.argv[2]) as qrels:
+    judge = pytrec_eval.RelevanceEvaluator(pytrec_eval.parse_qrel(qrels), {"ndcg_cut.10", "recall.100", "recip_rank"})
+    found = judge.evaluate(pytrec_eval.parse_run(run)).values()
+print({name: sum(one[name] for one in found) / len(found) for name in ("ndcg_cut_10", "recall_100", "recip_rank")})
+"""
+
+
+def drawn(queries: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Products returned, int (Q, DEPTH), with their scores, falling; products judged, int (Q, JUDGED), with grades."""
+    rng = np.random.default_rng(seed)
+    wide = PRODUCTS // DEPTH
+    items = rng.permutation(PRODUCTS)[rng.integers(wide, size=(queries, DEPTH)) + np.arange(DEPTH) * wide]
+    scores = -np.sort(-rng.random((queries, DEPTH)), axis=1)
+    places = rng.permuted(np.tile(np.arange(DEPTH), (queries, 1)), axis=1)[:, :JUDGED]
+    return items, scores, np.take_along_axis(items, places, 1), rng.integers(0, 4, (queries, JUDGED))
+
+
+def nested(ids: np.ndarray, values: np.ndarray) -> dict[str, dict[str, float]]:
+    return {
+        str(query): dict(zip(map(str, row), numbers, strict=True))
+        for query, (row, numbers) in enumerate(zip(ids.tolist(), values.tolist(), strict=True))
+    }
+
+
+def race(theirs: Callable[[], object], ours: Callable[[], object]) -> str:
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(ROUNDS):
+        for side, took in zip((theirs, ours), times, strict=True):
+            began = time.perf_counter()
+            side()
+            took.append(time.perf_counter() - began)
+    peer, own = map(min, times)
+    return f"peer {peer:.3f} s, ours {own:.3f} s, ratio {peer / own:.2f}"
+
+
+def arrays(queries: int) -> str:
+    items, scores, judged, grades = drawn(queries)
+    run, qrels = nested(items, scores), nested(judged, grades)
+    ids = np.arange(queries)
+
+    def ours() -> object:
+        found = Run.from_arrays(ids.repeat(DEPTH), items.ravel(), scores.ravel())
+        known = Qrels.from_arrays(ids.repeat(JUDGED), judged.ravel(), grades.ravel())
+        return score(found, known, METRICS).means()
+
+    return race(lambda: pytrec_eval.RelevanceEvaluator(qrels, THEIRS).evaluate(run), ours)
+
+
+def dicts(queries: int) -> str:
+    items, scores, judged, grades = drawn(queries)
+    run, qrels = nested(items, scores), nested(judged, grades)
+    return race(
+        lambda: pytrec_eval.RelevanceEvaluator(qrels, THEIRS).evaluate(run),
+        lambda: score(Run.from_dict(run), Qrels.from_dict(qrels), METRICS).means(),
+    )
+
+
+def cold(queries: int) -> str:
+    items, scores, judged, grades = drawn(queries)
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / name for name in ("run.txt", "qrels.txt")]
+        Run.from_dict(nested(items, scores)).to_trec(files[0])
+        Qrels.from_dict(nested(judged, grades)).to_trec(files[1])
+
+        def process(*words: str) -> Callable[[], object]:
+            command = [sys.executable, *words, *map(str, files)]
+            return lambda: subprocess.run(command, check=True, capture_output=True)
+
+        return race(process("-c", COLD), process("-m", "eval", "score"))
+
+
+def memory(queries: int) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / name for name in ("run.parquet", "qrels.parquet")]
+        ids = pa.array([f"q{query:07}" for query in range(queries)])
+        items, scores, judged, grades = drawn(queries)
+        names = pa.array([f"p{product:07}" for product in range(PRODUCTS)])
+        for path, own, values, name in zip(
+            files, (items, judged), (scores, grades), ("score", "grade"), strict=True
+        ):
+            columns = {
+                "query_id": pa.DictionaryArray.from_arrays(
+                    pa.array(np.arange(queries).repeat(own.shape[1])), ids
+                ),
+                "product_id": pa.DictionaryArray.from_arrays(pa.array(own.ravel()), names),
+                name: values.ravel(),
+            }
+            pq.write_table(pa.table(columns), path)
+        del items, scores, judged, grades, columns
+        began = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "eval", "score", *map(str, files)], check=True, capture_output=True
+        )
+        took = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    return f"{queries:,} queries: {took:.1f} s, peak {peak:.2f} GiB"
+
+
+def permutations(queries: int) -> str:
+    rng = np.random.default_rng(0)
+    a, b = rng.random((2, queries))
+    began = time.perf_counter()
+    sign_flip(a - b, 10_000)
+    took = time.perf_counter() - began
+    told = f"ours {1e6 * took / 10_000:.1f} µs a permutation of {queries:,} queries"
+    try:
+        from ranx.statistical_tests.fisher_randomization_test import fisher_randomization_test
+    except ImportError:
+        return f"{told}; ranx is not installed"
+    few = 100
+    fisher_randomization_test(a, b, 10)  # compiled on the first call
+    began = time.perf_counter()
+    fisher_randomization_test(a, b, few)
+    theirs = (time.perf_counter() - began) / few
+    return f"{told}, ranx {1e6 * theirs:.1f} µs, ratio {theirs / took * 10_000:.1f}"
+
+
+RACES = {one.__name__: one for one in (arrays, dicts, cold, memory, permutations)}
+SIZES = {"arrays": 100_000, "dicts": 100_000, "cold": 10_000, "memory": 1_000_000, "permutations": 10_000}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("race", choices=list(RACES))
+    parser.add_argument("queries", type=int, nargs="?")
+    asked = parser.parse_args()
+    print(RACES[asked.race](asked.queries or SIZES[asked.race]))
+
+
+if __name__ == "__main__":
+    main()
