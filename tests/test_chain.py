@@ -168,7 +168,7 @@ def versions(client: "MlflowClient") -> list[Any]:
 def test_the_chain_leaves_what_each_stage_promises(shop: Shop) -> None:
     metrics = shop.read("artifacts/evaluate/metrics.json")
     alone = {"text", "image", "video"}
-    assert set(metrics) == {"bm25", "fused"} | alone | {f"no {name}" for name in alone}
+    assert set(metrics) == {"bm25", "fused", "hybrid"} | alone | {f"no {name}" for name in alone}
     assert shop.read("artifacts/validate/report.json")["passed"]
     left = {path.name for path in (shop.root / "artifacts").iterdir()}
     assert left == set(STAGES)
