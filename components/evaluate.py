@@ -21,7 +21,7 @@ from components.params import EvaluateParams
 from components.tasks import tasks
 from eval.combine import best_weight, weighted
 from eval.metrics import Scores, score
-from eval.people import Answers, agreement, ratings
+from eval.people import Agreement, Answers, Rating, agreement, ratings
 from eval.rankings import Qrels, Run
 from eval.report import Example, Measure, Report, Result, Why, best_other, extremes, render
 from eval.significance import PairedResult, paired_test
@@ -223,8 +223,7 @@ def report(
     )
     queries = rows(data, "queries", set(firsts))
     grades = qrels.to_dict()
-    survey = answers(data)
-    named = zip(*store.read(data, "queries", ["query_id", "segment"]).to_pydict().values(), strict=True)
+    rated, agreed = said(data, scores[CANDIDATE], primary)
 
     def example(query: str) -> Example:
         lists = {
@@ -251,8 +250,20 @@ def report(
         won=[example(query) for query in won],
         lost=[example(query) for query in lost],
         tasks=measures,
-        ratings=list(ratings(survey, {query: name for query, name in named if name})) if survey else [],
-        agreements=list(agreement(survey, scores[CANDIDATE], primary)) if survey else [],
+        ratings=rated,
+        agreements=agreed,
+    )
+
+
+def said(data: Path, ours: Scores, metric: str) -> tuple[list[Rating], list[Agreement]]:
+    """What people said, and whether the candidate's metric agrees; nothing where there is no survey."""
+    survey = answers(data)
+    if survey is None:
+        return [], []
+    named = zip(*store.read(data, "queries", ["query_id", "segment"]).to_pydict().values(), strict=True)
+    return (
+        list(ratings(survey, {query: name for query, name in named if name})),
+        list(agreement(survey, ours, metric)),
     )
 
 

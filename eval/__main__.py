@@ -16,7 +16,7 @@ import pyarrow as pa
 from eval.metrics import METRICS, Scores, score
 from eval.rankings import JudgeError, Qrels, Run, locate, read_table
 from eval.segments import traffic
-from eval.significance import detectable, holm, paired_test, t_test
+from eval.significance import Contest, detectable, differences, holm, paired_test, t_test
 
 DEFAULT = ("ndcg@10", "recall@100", "mrr@10")
 
@@ -131,7 +131,7 @@ def _compare(asked: argparse.Namespace) -> None:
 
 def _compared(metric: str, other: Path, ours: np.ndarray, theirs: np.ndarray) -> dict[str, object]:
     test = paired_test(ours, theirs)
-    difference = np.round(ours - theirs, 12)
+    contest = Contest.of(differences(ours, theirs))
     return {
         "metric": metric,
         "against": other.stem,
@@ -142,9 +142,9 @@ def _compared(metric: str, other: Path, ours: np.ndarray, theirs: np.ndarray) ->
         "high": test.high,
         "p_value": test.p_value,
         "p_t": t_test(ours - theirs),
-        "won": int((difference > 0).sum()),
-        "drawn": int((difference == 0).sum()),
-        "lost": int((difference < 0).sum()),
+        "won": contest.won,
+        "drawn": contest.drawn,
+        "lost": contest.lost,
         "detectable": detectable(ours - theirs),
     }
 

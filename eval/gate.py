@@ -9,7 +9,7 @@ import numpy as np
 
 from eval.metrics import Scores
 from eval.rankings import JudgeError
-from eval.significance import holm, paired_test, sign_flip
+from eval.significance import differences, holm, paired_test, sign_flip
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,7 @@ def decide(candidate: Evidence, champion: Evidence | None, rules: Rules) -> Deci
             raise JudgeError(
                 "candidate and champion were judged on other queries; score both on the same ones"
             )
-        # The last digits of a score depend on the machine; a difference there is none.
-        difference = np.round(_values(candidate, rules.primary) - _values(champion, rules.primary), 12)
+        difference = differences(_values(candidate, rules.primary), _values(champion, rules.primary))
         findings += [_gain(difference, rules), *_segments(difference, candidate.segments, rules)]
     return Decision(tuple(findings))
 

@@ -383,13 +383,13 @@ def match(
     at = locate(qrels.query_ids, run.query_ids)
     returned = np.where(at >= 0, np.diff(run.offsets)[at], 0)
     seen = returned if deepest is None else np.minimum(returned, deepest)
-    rank = _ranks(run, qrels, np.where(at >= 0, run.offsets[at], 0), seen)
+    rows = qrels.rows
+    rank = _ranks(run, qrels, rows, np.where(at >= 0, run.offsets[at], 0), seen)
     found = rank > 0
 
     levels, level = np.unique(gain, return_inverse=True)
-    best_first = np.sort((qrels.rows + 1) * len(levels) - level - 1)
+    best_first = np.sort((rows + 1) * len(levels) - level - 1)
     ideal_row, worse = np.divmod(best_first, len(levels))
-    rows = qrels.rows
     return Matched(
         row=rows[found],
         rank=rank[found].astype(np.float64),
@@ -405,12 +405,13 @@ def match(
     )
 
 
-def _ranks(run: Run, qrels: Qrels, first: np.ndarray, seen: np.ndarray) -> np.ndarray:
+def _ranks(run: Run, qrels: Qrels, rows: np.ndarray, first: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """(J,) int64, the place of each judged pair in the run, from 1; 0 where it is not there.
 
     Args:
         run: What a system returned.
         qrels: What was judged.
+        rows: `qrels.rows`.
         first: (Q,) int64, where the results of each judged query begin.
         seen: (Q,) int64, how many of them are looked at.
     """
@@ -426,7 +427,7 @@ def _ranks(run: Run, qrels: Qrels, first: np.ndarray, seen: np.ndarray) -> np.nd
     results = (row + run.items[ranges(first, seen)]) * deep + ranges(np.zeros(len(seen), np.int64), seen)
     results = sort_within(results, np.concatenate([[0], np.cumsum(seen)]))
     name = names[qrels.items]
-    sought = np.where(name >= 0, qrels.rows * len(run.vocabulary) + name, -1) * deep
+    sought = np.where(name >= 0, rows * len(run.vocabulary) + name, -1) * deep
     at = np.searchsorted(results, sought)
     found = results[np.minimum(at, len(results) - 1)] if len(results) else np.full(len(at), -1)
     return np.where((name >= 0) & (found // deep == sought // deep), found % deep + 1, 0)

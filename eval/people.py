@@ -1,6 +1,6 @@
 """What people said: ratings by model, and whether the offline metric ranks queries as they do."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -8,31 +8,24 @@ import numpy as np
 
 from eval.metrics import Scores
 from eval.rankings import JudgeError
-from eval.significance import bootstrap_interval
+from eval.segments import Segment, segments
 
 CHUNK = 1 << 22  # pairs of queries compared at once
 
 
 @dataclass(frozen=True)
 class Rating:
-    """How people rated a model's answers to some queries; with one query, the interval's ends are NaN.
+    """How people rated a model's answers to some queries.
 
     Attributes:
         model: Who answered.
-        segment: Of which queries.
         answers: How many ratings there are.
-        queries: Of how many queries.
-        mean: Over queries, each with the mean of its ratings.
-        low, high: Bootstrap interval of the mean, over queries.
+        segment: Of which queries, and their mean, each with the mean of its ratings.
     """
 
     model: str
-    segment: str
     answers: int
-    queries: int
-    mean: float
-    low: float
-    high: float
+    segment: Segment
 
 
 @dataclass(frozen=True)
@@ -87,22 +80,21 @@ class Answers:
         return queries, np.bincount(query, self.ratings[own], len(queries)) / counts, counts
 
 
-def ratings(survey: Answers, segments: dict[str, str]) -> Iterator[Rating]:
+def ratings(survey: Answers, named: Mapping[str, str]) -> Iterator[Rating]:
     """Of every model, over all its queries and then by segment.
 
     Args:
         survey: What people said.
-        segments: Query → segment; those that are not in it have none.
+        named: Query → segment; those that are not in it have none.
     """
     for model in np.unique(survey.models).tolist():
         queries, means, counts = survey.by_query(model)
-        labels = np.array([segments.get(query, "none") for query in queries.tolist()])
-        parts = [("all", np.ones(len(queries), bool))]
-        parts += [(name, labels == name) for name in np.unique(labels).tolist()] if segments else []
-        for name, inside in parts:
-            some = means[inside]
-            ends = bootstrap_interval(some) if len(some) > 1 else (float("nan"),) * 2
-            yield Rating(model, name, int(counts[inside].sum()), len(some), float(some.mean()), *ends)
+        groups = [np.full(len(queries), "all")]
+        if named:
+            groups.append(np.array([named.get(query, "none") for query in queries.tolist()]))
+        for labels in groups:
+            for part in segments(means, labels):
+                yield Rating(model, int(counts[labels == part.name].sum()), part)
 
 
 def agreement(survey: Answers, scores: Scores, metric: str, confidence: float = 0.95) -> Iterator[Agreement]:

@@ -12,7 +12,7 @@ from eval.metrics import Scores
 from eval.people import Agreement, Rating
 from eval.rankings import JudgeError
 from eval.segments import segments
-from eval.significance import PairedResult
+from eval.significance import Contest, PairedResult, differences
 
 BARS = 20  # of a distribution of differences, half of them losses
 
@@ -200,7 +200,7 @@ def render(report: Report) -> str:
         coverage=[name for name in kinds if name.startswith("judged")],
         headline=_headline(report, metrics),
         means={name: scores.means() for name, scores in report.systems.items()},
-        contests=_contests(report),
+        contests={name: Contest.of(_differences(report, name)) for name in report.comparisons},
         reach=max((abs(x) for c in report.comparisons.values() for x in (c.low, c.high)), default=0) or 1,
         segments={name: list(_rows(report, labels)) for name, labels in report.segments.items()},
         bars={name: list(_bars(report, name)) for name in report.comparisons},
@@ -252,10 +252,7 @@ def _rows(report: Report, labels: np.ndarray) -> Iterator[Row]:
 
 def _bars(report: Report, other: str) -> Iterator[Bar]:
     """How the differences to another system are distributed, from lost to won; draws are none of them."""
-    difference = np.round(
-        report.systems[report.subject].values[report.primary] - report.systems[other].values[report.primary],
-        12,
-    )
+    difference = _differences(report, other)
     reach = max(1.0, float(np.abs(difference).max()))
     edges = np.round(np.linspace(-reach, reach, BARS + 1), 12)
     counts, _ = np.histogram(difference[difference != 0], edges)
@@ -263,14 +260,8 @@ def _bars(report: Report, other: str) -> Iterator[Bar]:
         yield Bar(float(low), float(high), int(count), count / max(1, counts.max()))
 
 
-def _contests(report: Report) -> dict[str, tuple[int, int, int]]:
-    """Other system → queries that the subject won, drew and lost."""
-    ours = report.systems[report.subject].values[report.primary]
-    signs = {
-        name: np.sign(np.round(ours - report.systems[name].values[report.primary], 12))
-        for name in report.comparisons
-    }
-    return {name: (int((s > 0).sum()), int((s == 0).sum()), int((s < 0).sum())) for name, s in signs.items()}
+def _differences(report: Report, other: str) -> np.ndarray:
+    return differences(*(report.systems[name].values[report.primary] for name in (report.subject, other)))
 
 
 def _number(value: float) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Self
 
 import numpy as np
 
@@ -27,6 +28,25 @@ class PairedResult:
     low: float
     high: float
     confidence: float
+
+
+def differences(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """(Q,) ours − theirs of each query; the last digits of a score depend on the machine, and make no difference."""
+    return np.round(ours - theirs, 12)
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Queries of which one system is better, neither is, or the other one is."""
+
+    won: int
+    drawn: int
+    lost: int
+
+    @classmethod
+    def of(cls, difference: np.ndarray) -> Self:
+        """From what `differences` returns."""
+        return cls(*(int(found.sum()) for found in (difference > 0, difference == 0, difference < 0)))
 
 
 def paired_test(

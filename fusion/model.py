@@ -246,8 +246,7 @@ class ProductSearchModel(nn.Module):
 
     def encode_product(self, batch: dict[str, Tensor], only: Collection[str] = MODALITIES) -> Tensor:
         """Products as unit vectors, float (B, dim), seen through the modalities named in `only`."""
-        seen = torch.tensor([name in only for name in self.config.modalities], device=batch["present"].device)
-        parts = self.parts(batch).only(seen)
+        parts = self._seen(batch, only)
         whole = _unit(self.product_fusion(parts))
         late = self.late * parts.present
         return blend(whole, self._alone(parts), late) if late.any() else whole
@@ -269,6 +268,11 @@ class ProductSearchModel(nn.Module):
         shown = self._with_pictures(parts, *swapped) if swapped else parts
         whole = _unit(self.product_fusion(shown.only(~lost)))
         return torch.cat([whole[:, None], self._alone(parts)], 1)
+
+    def _seen(self, batch: dict[str, Tensor], only: Collection[str]) -> Parts:
+        """What products show through the modalities named in `only`."""
+        seen = torch.tensor([name in only for name in self.config.modalities], device=batch["present"].device)
+        return self.parts(batch).only(seen)
 
     def _alone(self, parts: Parts) -> Tensor:
         """Products through each modality alone, float (B, M, dim); meaningless where it is not there."""
@@ -305,8 +309,7 @@ class ProductSearchModel(nn.Module):
         fainter.
         """
         device = self.log_scale.device
-        lost = torch.tensor([name not in only for name in self.config.modalities], device=device)
-        found = [self.views(batch, lost)[:, 0] for batch in products.batches(device)]
+        found = [_unit(self.product_fusion(self._seen(batch, only))) for batch in products.batches(device)]
         vectors = torch.cat([torch.empty(0, self.config.dim, device=device), *found])
         return [logits.argmax(-1).cpu().numpy() for logits in self.tag(vectors)]
 

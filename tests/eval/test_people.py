@@ -23,17 +23,17 @@ SURVEY = survey(("q1", "1", 5), ("q1", "1", 3), ("q2", "1", 2), ("q3", "1", 1), 
 
 def test_a_query_counts_once_however_often_it_was_rated() -> None:
     every, dress, none, other, other_dress = ratings(SURVEY, {"q1": "dress", "q2": "dress"})
-    assert (every.model, every.segment, every.answers, every.queries) == ("1", "all", 4, 3)
-    assert every.mean == pytest.approx((4 + 2 + 1) / 3)
-    assert (every.low, every.high) == bootstrap_interval(np.array([4.0, 2.0, 1.0]))
-    assert (dress.segment, dress.answers, dress.mean) == ("dress", 3, 3.0)
-    assert (none.segment, none.queries, none.mean) == ("none", 1, 1.0)
-    assert math.isnan(none.low)
-    assert [(one.model, one.segment) for one in (other, other_dress)] == [("2", "all"), ("2", "dress")]
+    assert (every.model, every.segment.name, every.answers, every.segment.queries) == ("1", "all", 4, 3)
+    assert every.segment.mean == pytest.approx((4 + 2 + 1) / 3)
+    assert (every.segment.low, every.segment.high) == bootstrap_interval(np.array([4.0, 2.0, 1.0]))
+    assert (dress.segment.name, dress.answers, dress.segment.mean) == ("dress", 3, 3.0)
+    assert (none.segment.name, none.segment.queries, none.segment.mean) == ("none", 1, 1.0)
+    assert math.isnan(none.segment.low)
+    assert [(one.model, one.segment.name) for one in (other, other_dress)] == [("2", "all"), ("2", "dress")]
 
 
 def test_without_segments_there_is_a_row_a_model() -> None:
-    assert [(one.model, one.segment) for one in ratings(SURVEY, {})] == [("1", "all"), ("2", "all")]
+    assert [(one.model, one.segment.name) for one in ratings(SURVEY, {})] == [("1", "all"), ("2", "all")]
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=30), st.integers(1, 40))

@@ -12,6 +12,7 @@ from eval.metrics import Scores
 from eval.people import Agreement, Rating
 from eval.rankings import JudgeError
 from eval.report import Example, Report, Result, Why, best_other, data_uri, extremes, render
+from eval.segments import Segment
 from eval.significance import PairedResult, bootstrap_interval
 
 HOSTILE = """<script>alert(1)</script>"><img src=x onerror='alert(2)'>{{ 7 * 7 }}"""
@@ -152,7 +153,10 @@ def test_differences_are_drawn_but_for_draws(page: Page) -> None:
 
 
 def test_what_people_said() -> None:
-    rated = [Rating("3", "all", 12, 5, 3.5, 3.0, 4.0), Rating("3", HOSTILE, 1, 1, 2.0, math.nan, math.nan)]
+    rated = [
+        Rating("3", 12, Segment("all", 5, 3.5, 3.0, 4.0)),
+        Rating("3", 1, Segment(HOSTILE, 1, 2.0, math.nan, math.nan)),
+    ]
     agreed = [
         Agreement("3", "ndcg@10", 5, 0.25, -0.5, 0.75),
         Agreement("4", "ndcg@10", 2, math.nan, math.nan, math.nan),
