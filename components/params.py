@@ -73,8 +73,8 @@ class TrainParams(Params):
     dropout: Share = 0.2
     freeze: Freeze = Freeze()
     loss: Literal["graded", "binary"] = Field("graded", description="whether substitutes count for something")
-    alpha: float = Field(0.5, ge=0, description="weight of L_text")
-    beta: float = Field(0.5, ge=0, description="weight of L_vision")
+    alpha: float = Field(0.0, ge=0, description="weight of L_text")
+    beta: float = Field(0.0, ge=0, description="weight of L_vision, and of the same for clips")
     gamma: float = Field(0.2, ge=0, description="weight of L_tags")
     delta: float = Field(0.1, ge=0, description="weight of L_pairs")
     tags: list[str] = Field(
