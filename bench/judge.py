@@ -71,12 +71,11 @@ def race(theirs: Callable[[], object], ours: Callable[[], object]) -> str:
 def arrays(queries: int) -> str:
     items, scores, judged, grades = drawn(queries)
     run, qrels = nested(items, scores), nested(judged, grades)
-    ids = np.arange(queries)
+    returned = (np.arange(queries).repeat(DEPTH), items.ravel(), scores.ravel())
+    known = (np.arange(queries).repeat(JUDGED), judged.ravel(), grades.ravel())
 
     def ours() -> object:
-        found = Run.from_arrays(ids.repeat(DEPTH), items.ravel(), scores.ravel())
-        known = Qrels.from_arrays(ids.repeat(JUDGED), judged.ravel(), grades.ravel())
-        return score(found, known, METRICS).means()
+        return score(Run.from_arrays(*returned), Qrels.from_arrays(*known), METRICS).means()
 
     return race(lambda: pytrec_eval.RelevanceEvaluator(qrels, THEIRS).evaluate(run), ours)
 

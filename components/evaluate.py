@@ -150,7 +150,7 @@ def judged(data: Path, split: str) -> tuple[Qrels, np.ndarray]:
         raise DataError(f"{data}: no judged query has the split '{split}'; nothing to evaluate on")
     qrels = Qrels.from_table(judgements)
     named = dict(zip(own["query_id"].to_pylist(), own["segment"].to_pylist(), strict=True))
-    return qrels, np.array([named[i] or "all" for i in qrels.query_ids])
+    return qrels, np.array([named[i] or "all" for i in np.sort(qrels.query_ids)])
 
 
 def _made_from(features: Path, model: Path, params: EvaluateParams) -> dict[str, Any]:
@@ -275,11 +275,9 @@ def answers(data: Path) -> Answers | None:
 
 def top(run: Run, query: str) -> list[tuple[str, float]]:
     """The first products of a query and their scores; none where the run does not answer it."""
-    at = int(np.searchsorted(run.query_ids, query))
-    if at == len(run.query_ids) or run.query_ids[at] != query:
-        return []
-    shown = slice(run.offsets[at], min(run.offsets[at] + SHOWN, run.offsets[at + 1]))
-    return list(zip(run.item_ids[shown].tolist(), run.values[shown].tolist(), strict=True))
+    own = run.of(query)
+    items, values = run.item_ids[own].tolist(), run.values[own].tolist()
+    return list(zip(items, values, strict=True))[:SHOWN]
 
 
 def explained(

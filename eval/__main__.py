@@ -199,10 +199,10 @@ def _segments(path: Path | None, columns: Sequence[str], scores: Scores) -> dict
     table = read_table(path)
     if missing := {"query_id", *columns} - set(table.column_names):
         raise JudgeError(f"{path}: column '{min(missing)}' is missing")
-    place = locate(scores.query_ids, np.sort(table["query_id"].to_numpy().astype(str)))
+    place = locate(pa.array(scores.query_ids), table["query_id"].combine_chunks().cast(pa.string()))
     if (place < 0).any():
         raise JudgeError(f"{path}: query '{scores.query_ids[place.argmin()]}' is missing; it was judged")
-    table = table.sort_by("query_id").take(place)
+    table = table.take(place)
     return {
         name: traffic(table[name].to_numpy())
         if pa.types.is_integer(table.schema.field(name).type)
@@ -214,7 +214,7 @@ def _segments(path: Path | None, columns: Sequence[str], scores: Scores) -> dict
 def _scores(asked: argparse.Namespace, runs: Iterable[Path]) -> list[Scores]:
     qrels = Qrels.from_file(asked.qrels)
     return [
-        score(Run.from_file(run), qrels, asked.metrics, gains=asked.gains, relevant=asked.relevant)
+        score(Run.batches(run), qrels, asked.metrics, gains=asked.gains, relevant=asked.relevant)
         for run in runs
     ]
 

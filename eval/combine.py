@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import pyarrow as pa
 
 from eval.metrics import score
-from eval.rankings import JudgeError, Qrels, Run
+from eval.rankings import JudgeError, Qrels, Run, locate
 
 RRF_K = 60.0  # of Cormack et al.
 WEIGHTS = tuple(step / 20 for step in range(21))
@@ -118,14 +119,23 @@ def _combined(runs: Sequence[Run], parts: Sequence[np.ndarray], times_found: boo
     """The sums of what the runs' pairs contribute."""
     if not runs:
         raise JudgeError("no runs to combine; give at least one")
-    queries, query = np.unique(np.concatenate([run.query_ids for run in runs]), return_inverse=True)
-    products, product = np.unique(np.concatenate([run.vocabulary for run in runs]), return_inverse=True)
-    asked = np.split(query, np.cumsum([len(run.query_ids) for run in runs])[:-1])
-    named = np.split(product, np.cumsum([len(run.vocabulary) for run in runs])[:-1])
+    queries, asked = _joined([run.queries for run in runs])
+    products, named = _joined([run.products for run in runs])
     keys = np.concatenate(
         [q[run.rows] * len(products) + p[run.items] for run, q, p in zip(runs, asked, named, strict=True)]
     )
     pairs, pair, found = np.unique(keys, return_inverse=True, return_counts=True)
     sums = np.bincount(pair, np.concatenate(parts), len(pairs))
     row, item = np.divmod(pairs, len(products))
-    return Run.from_arrays(queries[row], products[item], sums * found if times_found else sums)
+    return Run.from_arrays(
+        pa.DictionaryArray.from_arrays(row, queries),
+        pa.DictionaryArray.from_arrays(item, products),
+        sums * found if times_found else sums,
+    )
+
+
+def _joined(several: Sequence[pa.Array]) -> tuple[pa.Array, list[np.ndarray]]:
+    """Each id once, and where among them those of each array are."""
+    text = [ids.cast(pa.string()) for ids in several]
+    every = pa.concat_arrays(text).unique()
+    return every, [locate(ids, every) for ids in text]

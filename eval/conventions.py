@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
+import pyarrow as pa
 
 from eval.metrics import parse, score
-from eval.rankings import Qrels, Run, locate
+from eval.rankings import Qrels, Run, alphabet, locate
 
 Pairs = TypeVar("Pairs", Run, Qrels)
 
@@ -79,7 +80,7 @@ def ties(ours: Judging) -> tuple[Judging, str]:
     """Scores are compared in single precision, and of equal ones the last id comes first."""
     run = ours.run
     single = run.values.astype(np.float32)
-    order = np.lexsort((-run.items, -single, run.rows))
+    order = np.lexsort((-alphabet(run.products)[run.items], -single, run.rows))
     moved = np.unique(run.rows[order != np.arange(len(order))])
     values = -run.ranks.astype(np.float64)
     why = (
@@ -91,7 +92,7 @@ def ties(ours: Judging) -> tuple[Judging, str]:
 @cause("missing")
 def missing(ours: Judging) -> tuple[Judging, str]:
     """The mean is over the queries that the run answers."""
-    absent = int((locate(ours.qrels.query_ids, ours.run.query_ids) < 0).sum())
+    absent = int((locate(ours.qrels.queries, ours.run.queries) < 0).sum())
     why = f"judged queries that the run does not answer are left out of the mean: {absent:,}"
     return replace(ours, answered_only=True), why
 
@@ -189,11 +190,11 @@ def judging(
 
 def _pairs(pairs: Pairs, kept: np.ndarray, values: np.ndarray) -> Pairs:
     """Those kept, in the order they have, with other values."""
-    counts = np.bincount(pairs.rows[kept], minlength=len(pairs.query_ids))
+    counts = np.bincount(pairs.rows[kept], minlength=len(pairs.queries))
     some = counts > 0
     return replace(
         pairs,
-        query_ids=pairs.query_ids[some],
+        queries=pairs.queries.filter(pa.array(some)),
         offsets=np.concatenate([[0], np.cumsum(counts[some])]),
         items=pairs.items[kept],
         values=values[kept],

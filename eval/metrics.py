@@ -13,7 +13,7 @@ list counts. What holds for all of them:
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eval.rankings import JudgeError, Qrels, Run, locate, ranges, read_table, sort_within
+from eval.rankings import JudgeError, Qrels, Run, alphabetical, equal_rows, locate, read_table, side_by_side
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,14 +61,14 @@ class Matched:
         """The first `k` places of each query, and of each ideal list; all of them for None."""
         if k is None:
             return self
-        best = self.ideal_rank <= k
-        return replace(
-            self._take(self.rank <= k),
-            returned=self.returned.clip(max=k),
-            ideal_row=self.ideal_row[best],
-            ideal_rank=self.ideal_rank[best],
-            ideal_gain=self.ideal_gain[best],
-        )
+        top = replace(self, returned=self.returned.clip(max=k))
+        if (self.rank > k).any():
+            top = top._take(np.flatnonzero(self.rank <= k))
+        if (self.ideal_rank > k).any():
+            best = np.flatnonzero(self.ideal_rank <= k)
+            columns = (self.ideal_row[best], self.ideal_rank[best], self.ideal_gain[best])
+            top = replace(top, **dict(zip(("ideal_row", "ideal_rank", "ideal_gain"), columns, strict=True)))
+        return top
 
     def in_order(self) -> Self:
         """The same, by query and rank."""
@@ -338,7 +338,7 @@ def parse(name: str) -> tuple[Function, int | None]:
 
 
 def score(
-    run: Run,
+    run: Run | Iterable[Run],
     qrels: Qrels,
     metrics: Sequence[str],
     *,
@@ -348,14 +348,14 @@ def score(
     """Score every judged query on every metric.
 
     Args:
-        run: What a system returned.
+        run: What a system returned; also as several runs, some queries after the others, as of `Run.batches`.
         qrels: What people judged.
         metrics: Names, such as "ndcg@10"; see `METRICS`.
         gains: Grade → gain ≥ 0, for NDCG and ERR. By default a grade is its own gain, a negative one 0.
         relevant: The grade from which a product is relevant to all other metrics.
 
     Raises:
-        JudgeError: an unknown metric, a grade that `gains` does not know, or a run too large to be looked at at once.
+        JudgeError: an unknown metric, a grade that `gains` does not know, or a query that is in several runs.
 
     Example:
         >>> run = Run.from_dict({"red shoe": {"a": 2.0, "b": 1.0}})
@@ -363,74 +363,85 @@ def score(
         {'mrr@10': 0.5}
     """
     parsed = {name: parse(name) for name in metrics}
-    cuts = {k for _, k in parsed.values()}
-    deepest = None if None in cuts else max((k for k in cuts if k), default=0)
-    matched = match(run, qrels, gains, relevant, deepest)
-    tops = {k: matched.top(k) for k in cuts}
-    values = {name: function(tops[k], k) for name, (function, k) in parsed.items()}
-    return Scores(qrels.query_ids, locate(qrels.query_ids, run.query_ids) >= 0, values)
+    answered = np.zeros(len(qrels.queries), bool)
+    values = {name: np.zeros(len(answered)) for name in metrics}
+    highest = max(gains.values()) if gains else max(0.0, qrels.values.max())
+    matched = partial(_match, gains=gains, relevant=relevant, highest=highest)
+    for one in [run] if isinstance(run, Run) else run:
+        at = locate(qrels.queries, one.queries)
+        own = np.flatnonzero(at >= 0)
+        if (again := answered[own]).any():
+            raise JudgeError(
+                f"query '{qrels.queries[own[again.argmax()]]}' comes again after others; sort the run by query"
+            )
+        answered[own] = True
+        if len(own):
+            columns = _columns(one, qrels.only(own), at[own], list(parsed.values()), matched)
+            for name, column in zip(values, columns, strict=True):
+                values[name][own] = column
+    order = alphabetical(qrels.queries)
+    return Scores(
+        qrels.query_ids[order], answered[order], {name: column[order] for name, column in values.items()}
+    )
 
 
-def match(
+def _columns(
     run: Run,
     qrels: Qrels,
-    gains: Mapping[int, float] | None = None,
-    relevant: float = 1.0,
-    deepest: int | None = None,
-) -> Matched:
-    """Find what was judged in a run; arguments as for `score`, and how many of a query's first places are looked at."""
-    gain, is_relevant = _gain(qrels.values, gains), qrels.values >= relevant
-    at = locate(qrels.query_ids, run.query_ids)
-    returned = np.where(at >= 0, np.diff(run.offsets)[at], 0)
-    seen = returned if deepest is None else np.minimum(returned, deepest)
-    rows = qrels.rows
-    rank = _ranks(run, qrels, rows, np.where(at >= 0, run.offsets[at], 0), seen)
-    found = rank > 0
+    at: np.ndarray,
+    metrics: Sequence[tuple[Function, int | None]],
+    match: Callable[[Run, Qrels, np.ndarray, np.ndarray], Matched],
+) -> Iterator[np.ndarray]:
+    """Of each metric (Q,) float64, for Q judged queries, of which `at` is the index in `run.queries`."""
+    product, cuts = locate(qrels.products, run.products), {k for _, k in metrics}
 
-    levels, level = np.unique(gain, return_inverse=True)
-    best_first = np.sort((rows + 1) * len(levels) - level - 1)
-    ideal_row, worse = np.divmod(best_first, len(levels))
+    def scored(part: tuple[slice, Qrels]) -> list[np.ndarray]:
+        some, judged = part
+        matched = match(run, judged, at[some], product)
+        tops = {k: matched.top(k) for k in cuts}
+        return [function(tops[k], k) for function, k in metrics]
+
+    return map(np.concatenate, zip(*side_by_side(scored, qrels.split()), strict=True))
+
+
+def _match(
+    run: Run,
+    qrels: Qrels,
+    at: np.ndarray,
+    product: np.ndarray,
+    gains: Mapping[int, float] | None,
+    relevant: float,
+    highest: float,
+) -> Matched:
+    """Find what was judged in a run.
+
+    Args:
+        run: What a system returned.
+        qrels: What people judged.
+        at: (Q,) int64, the index of each judged query in `run.queries`.
+        product: (V,) int64, the index of each judged product in `run.products`, −1 where it is not there.
+        gains, relevant: As for `score`.
+        highest: As in `Matched`.
+    """
+    gain, is_relevant, rows = _gain(qrels.values, gains), qrels.values >= relevant, qrels.rows
+    rank = run.find(at[rows], product[qrels.items])
+    found = np.flatnonzero(rank)
+    ideal_gain = np.empty_like(gain)
+    for count, cells in equal_rows(qrels.offsets):
+        ideal_gain[cells] = np.sort(gain[cells].reshape(-1, count), axis=1)[:, ::-1].ravel()
     return Matched(
         row=rows[found],
         rank=rank[found].astype(np.float64),
         gain=gain[found],
         relevant=is_relevant[found],
-        returned=returned,
-        ideal_row=ideal_row,
+        returned=run.counts[at],
+        ideal_row=rows,
         ideal_rank=qrels.ranks,
-        ideal_gain=levels[len(levels) - 1 - worse],
-        all_relevant=np.bincount(rows, is_relevant).astype(np.int64),
-        all_judged=np.diff(qrels.offsets),
-        highest=float(max(gains.values()) if gains else gain.max()),
+        ideal_gain=ideal_gain,
+        all_relevant=np.add.reduceat(is_relevant, qrels.offsets[:-1], dtype=np.int64),
+        all_judged=qrels.counts,
+        highest=highest,
     )
-
-
-def _ranks(run: Run, qrels: Qrels, rows: np.ndarray, first: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """(J,) int64, the place of each judged pair in the run, from 1; 0 where it is not there.
-
-    Args:
-        run: What a system returned.
-        qrels: What was judged.
-        rows: `qrels.rows`.
-        first: (Q,) int64, where the results of each judged query begin.
-        seen: (Q,) int64, how many of them are looked at.
-    """
-    names = locate(qrels.vocabulary, run.vocabulary)
-    # A result as one integer, by query, product and place, so that sorting lays a query's products out to be found.
-    deep = int(seen.max()) + 1
-    if len(seen) * len(run.vocabulary) * deep >= 2**63:
-        raise JudgeError(
-            f"{len(seen):,} queries, {len(run.vocabulary):,} products and {deep:,} places are too many to judge at "
-            "once; judge some queries at a time, or with a cut-off"
-        )
-    row = np.repeat(np.arange(len(seen)) * len(run.vocabulary), seen)
-    results = (row + run.items[ranges(first, seen)]) * deep + ranges(np.zeros(len(seen), np.int64), seen)
-    results = sort_within(results, np.concatenate([[0], np.cumsum(seen)]))
-    name = names[qrels.items]
-    sought = np.where(name >= 0, rows * len(run.vocabulary) + name, -1) * deep
-    at = np.searchsorted(results, sought)
-    found = results[np.minimum(at, len(results) - 1)] if len(results) else np.full(len(at), -1)
-    return np.where((name >= 0) & (found // deep == sought // deep), found % deep + 1, 0)
 
 
 def _gain(grades: np.ndarray, gains: Mapping[int, float] | None) -> np.ndarray:

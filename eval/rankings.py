@@ -5,12 +5,16 @@ Ids are text. Integers become their decimal digits, so 7 in an array and "7" in 
 """
 
 import json
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import cached_property
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +22,11 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-SPREAD = 4  # integers lie dense where their range is at most so many times their number
+SPREAD = 4  # integers from 0 on number themselves where the highest is at most so many times as high as they are many
+BLOCK = 1 << 19  # pairs sorted at a time: what the processor's cache holds
+BATCH = 1 << 24  # pairs in memory at a time, where a file has more
 TAG = "vitrine"  # the last column of a TREC run names the system
+PARQUET = b"PAR1"  # how such a file begins
 BEIR = ("query-id", "corpus-id", "score")  # the header of its judgements
 
 
@@ -29,21 +36,21 @@ class JudgeError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class _Pairs(ABC):
-    """(query, product) → number, for Q queries and N pairs, with V different products.
+    """(query, product) → number, for Q queries and N pairs, with V products.
 
     The pairs of query `i` are `offsets[i]:offsets[i + 1]`. A query without pairs is not in it.
 
     Attributes:
-        query_ids: (Q,) str, ascending, unique.
+        queries: (Q,) Arrow text or integers, unique, in any order.
         offsets: (Q + 1,) int64.
-        vocabulary: (V,) str, ascending, unique: every product named.
-        items: (N,) int64, indices into `vocabulary`; equal order of index and of id.
+        products: (V,) Arrow text or integers, unique, in any order: every product named, and maybe others.
+        items: (N,) integers, indices into `products`.
         values: (N,) float64, finite.
     """
 
-    query_ids: np.ndarray
+    queries: pa.Array
     offsets: np.ndarray
-    vocabulary: np.ndarray
+    products: pa.Array
     items: np.ndarray
     values: np.ndarray
 
@@ -63,7 +70,7 @@ class _Pairs(ABC):
     @classmethod
     def from_dict(cls, nested: Mapping[Any, Mapping[Any, float]]) -> Self:
         """From {query: {product: value}}; raises as `from_arrays`."""
-        return cls._build(*_flat(nested), f"{cls.__name__} from a dict")
+        return cls._from_nested(nested, f"{cls.__name__} from a dict")
 
     @classmethod
     def from_pandas(cls, frame: Any) -> Self:
@@ -83,7 +90,7 @@ class _Pairs(ABC):
             beir = path / "qrels" / "test.tsv"
             return cls._from_beir(beir) if beir.exists() else cls.from_parquet(path)
         head = _read(path, 4096).lstrip()
-        if head.startswith(b"PAR1"):
+        if head.startswith(PARQUET):
             return cls.from_parquet(path)
         if head.startswith(b"{"):
             return cls._from_json(path)
@@ -113,7 +120,7 @@ class _Pairs(ABC):
         Raises:
             JudgeError: an unreadable file, a missing column, or as `from_arrays`.
         """
-        return cls.from_table(read_table(path), str(path))
+        return cls.from_table(read_table(path, ["query_id", "product_id", cls.VALUE]), str(path))
 
     @classmethod
     def from_table(cls, table: pa.Table, where: str = "table") -> Self:
@@ -136,11 +143,16 @@ class _Pairs(ABC):
     def to_parquet(self, path: Path) -> None:
         """Write what `from_parquet` reads."""
         columns = {
-            "query_id": self.query_ids[self.rows],
-            "product_id": self.item_ids,
-            self.VALUE: self.values,
+            "query_id": pa.DictionaryArray.from_arrays(pa.array(self.rows), self.queries.cast(pa.string())),
+            "product_id": pa.DictionaryArray.from_arrays(
+                pa.array(self.items), self.products.cast(pa.string())
+            ),
+            self.VALUE: pa.array(self.values),
         }
-        pq.write_table(pa.table({name: pa.array(column) for name, column in columns.items()}), path)
+        # Every row group repeats its ids, so that fewer are faster to read.
+        pq.write_table(
+            pa.table(columns), path, row_group_size=BATCH, use_dictionary=["query_id", "product_id"]
+        )
 
     def to_trec(self, path: Path) -> None:
         """Write what `from_trec` reads; numbers keep every digit.
@@ -148,7 +160,7 @@ class _Pairs(ABC):
         Raises:
             JudgeError: for an id with a blank in it, which the format cannot hold.
         """
-        for name in (*self.query_ids.tolist(), *self.vocabulary.tolist()):
+        for name in (*self.query_ids.tolist(), *np.unique(self.item_ids).tolist()):
             if len(name.split()) != 1:
                 raise JudgeError(f"{path}: id {name!r} holds a blank; TREC files cannot, use parquet")
         columns = {
@@ -162,20 +174,97 @@ class _Pairs(ABC):
         lines = zip(*(columns[name] for name in self.TREC), strict=True)
         path.write_text("".join(" ".join(map(str, line)) + "\n" for line in lines), encoding="utf-8")
 
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """(Q,) int64: how many pairs each query has."""
+        return np.diff(self.offsets)
+
+    @cached_property
+    def query_ids(self) -> np.ndarray:
+        """(Q,) str: every query."""
+        return text_of(self.queries)
+
     @property
     def item_ids(self) -> np.ndarray:
         """(N,) str: the product of each pair."""
-        return self.vocabulary[self.items]
+        return text_of(self.products)[self.items]
 
     @property
     def rows(self) -> np.ndarray:
         """(N,) int64: the index of each pair's query."""
-        return np.repeat(np.arange(len(self.query_ids)), np.diff(self.offsets))
+        return np.repeat(np.arange(len(self.queries)), self.counts)
 
     @property
     def ranks(self) -> np.ndarray:
         """(N,) int64: each pair's place in its query, from 1."""
-        return np.arange(1, len(self.items) + 1) - np.repeat(self.offsets[:-1], np.diff(self.offsets))
+        return np.arange(1, len(self.items) + 1) - np.repeat(self.offsets[:-1], self.counts)
+
+    def of(self, query: str) -> slice:
+        """Where the pairs of a query are; an empty slice where it has none."""
+        at = int(np.argmax(found)) if (found := self.query_ids == query).any() else -1
+        return slice(int(self.offsets[at]), int(self.offsets[at + 1])) if at >= 0 else slice(0, 0)
+
+    def only(self, rows: np.ndarray) -> Self:
+        """Some queries, by their indices."""
+        if np.array_equal(rows, np.arange(len(self.queries))):
+            return self
+        offsets = np.append(0, np.cumsum(self.counts[rows]))
+        own = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], self.counts[rows])
+        return type(self)(
+            self.queries.take(arrow_of(rows)), offsets, self.products, self.items[own], self.values[own]
+        )
+
+    def split(self) -> Iterator[tuple[slice, Self]]:
+        """Some queries after the others, and which they are: what the processor's cache holds."""
+        ends = np.searchsorted(self.offsets, np.arange(0, len(self.items), BLOCK // 8))
+        for start, end in pairwise(np.unique([*ends.tolist(), len(self.queries)]).tolist()):
+            first, last = self.offsets[[start, end]].tolist()
+            queries, offsets = self.queries[start:end], self.offsets[start : end + 1] - first
+            pairs = (self.items[first:last], self.values[first:last])
+            yield slice(start, end), type(self)(queries, offsets, self.products, *pairs)
+
+    def find(self, rows: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """The places of pairs in their queries, from 1; 0 where a pair is not there.
+
+        Args:
+            rows: (J,) int64, indices into `queries`.
+            items: (J,) int64, indices into `products`, or −1 for a product that is not there.
+
+        Returns:
+            (J,) int64.
+        """
+        keys, bits = self._by_product, self._bits
+        highest = (items.astype(keys.dtype) << bits) | ((1 << bits) - 1)
+        place, left = self.offsets[rows], self.counts[rows]
+        for _ in range(bits):  # a binary search of all at once
+            half = left >> 1
+            place += half * (keys.take(place + half) <= highest)
+            left -= half
+        key = keys.take(place)
+        return np.where(key >> bits == items, (key & ((1 << bits) - 1)) + 1, 0)
+
+    @cached_property
+    def _bits(self) -> int:
+        """How many bits hold any place within a query, from 0."""
+        return int(self.counts.max() - 1).bit_length()
+
+    @cached_property
+    def _by_product(self) -> np.ndarray:
+        """(N,) integers: each query's pairs by product, each as product and, in the last bits, place from 0."""
+        bits = self._bits
+        dtype = np.int32 if len(self.products) << bits < 2**31 else np.int64
+        found = np.empty(len(self.items), dtype)
+
+        def sort(block: tuple[int, np.ndarray | slice]) -> None:
+            count, cells = block
+            keys = self.items[cells].astype(dtype).reshape(-1, count)
+            keys <<= bits
+            keys |= np.arange(count, dtype=dtype)
+            keys.sort(axis=1)
+            found[cells] = keys.ravel()
+
+        side_by_side(sort, equal_rows(self.offsets))
+        return found
 
     @classmethod
     def _from_beir(cls, path: Path) -> Self:
@@ -191,7 +280,16 @@ class _Pairs(ABC):
             raise JudgeError(f"{path}: not readable as JSON ({error})") from error
         if not all(isinstance(pairs, dict) for pairs in nested.values()):
             raise JudgeError(f"{path}: expected {{query: {{product: {cls.VALUE}}}}}")
-        return cls._build(*_flat(nested), str(path))
+        return cls._from_nested(nested, str(path))
+
+    @classmethod
+    def _from_nested(cls, nested: Mapping[Any, Mapping[Any, float]], where: str) -> Self:
+        names, codes = _coded(list(nested), f"{where}: query ids")
+        codes = np.repeat(codes, np.fromiter(map(len, nested.values()), np.int64, len(nested)))
+        queries = codes if names is None else pa.DictionaryArray.from_arrays(codes, names)
+        items = list(chain.from_iterable(nested.values()))
+        values = list(chain.from_iterable(pairs.values() for pairs in nested.values()))
+        return cls._build(queries, items, values, where)
 
     @classmethod
     def _from_csv(
@@ -220,8 +318,14 @@ class _Pairs(ABC):
 
     @classmethod
     def _build(cls, query_ids: Any, item_ids: Any, values: Any, where: str) -> Self:
-        queries, query = _encode(query_ids, f"{where}: query ids")
-        vocabulary, item = _encode(item_ids, f"{where}: product ids")
+        def queries() -> tuple[pa.Array | None, np.ndarray, np.ndarray]:
+            names, codes = _coded(query_ids, f"{where}: query ids")
+            return names, codes, _heads(codes)
+
+        def products() -> tuple[pa.Array, np.ndarray]:
+            return _numbered(*_coded(item_ids, f"{where}: product ids"))
+
+        (asked, query, heads), (named, items) = side_by_side(lambda one: one(), [queries, products])
         try:
             if isinstance(values, pa.Array | pa.ChunkedArray):
                 values = numpy_of(values)
@@ -230,49 +334,63 @@ class _Pairs(ABC):
             raise JudgeError(f"{where}: {cls.VALUE}s must be numbers ({error})") from error
         if value.ndim != 1:
             raise JudgeError(f"{where}: {cls.VALUE}s of shape {value.shape}; give one number per pair")
-        if not len(query) == len(item) == len(value):
+        if not len(query) == len(items) == len(value):
             raise JudgeError(
-                f"{where}: {len(query)} query ids, {len(item)} product ids and {len(value)} {cls.VALUE}s; "
+                f"{where}: {len(query)} query ids, {len(items)} product ids and {len(value)} {cls.VALUE}s; "
                 "the three must be equally many"
             )
         if not len(value):
             raise JudgeError(f"{where}: no {cls.VALUE}s in it; there is nothing to judge")
-        if not np.isfinite(value).all():
-            row = int(np.argmin(np.isfinite(value)))
-            name = f"query '{queries[query[row]]}', product '{vocabulary[item[row]]}'"
-            raise JudgeError(f"{where}: {name}: the {cls.VALUE} is {value[row]}; it must be a finite number")
-        starts = np.flatnonzero(np.diff(query, prepend=-1))
-        if len(starts) == len(
-            queries
-        ):  # each query's pairs stand together, and only the queries must be sorted
-            counts, order = np.diff(starts, append=len(query)), np.argsort(query[starts])
-            if (order[1:] < order[:-1]).any():
-                block = ranges(starts[order], counts[order])
-                query, item, value = query[block], item[block], value[block]
-        if not cls._in_order(query, item, value):
-            order = np.lexsort(cls._keys(query, item, value))
-            query, item, value = query[order], item[order], value[order]
-        offsets = np.concatenate([[0], np.cumsum(np.bincount(query))])
-        pairs = sort_within(query * len(vocabulary) + item, offsets)
-        if (twice := pairs[1:] == pairs[:-1]).any():
-            at_query, at_item = divmod(int(pairs[twice.argmax()]), len(vocabulary))
-            name = f"query '{queries[at_query]}', product '{vocabulary[at_item]}'"
-            raise JudgeError(f"{where}: {name}: given more than once; keep one")
-        return cls(queries, offsets, vocabulary, item, value)
+
+        def told(row: int) -> str:
+            return f"{where}: query '{_named(asked, query[row])}', product '{named[items[row]]}'"
+
+        if not np.isfinite(value.sum()) and not (finite := np.isfinite(value)).all():
+            row = int(np.argmin(finite))
+            raise JudgeError(f"{told(row)}: the {cls.VALUE} is {value[row]}; it must be a finite number")
+        if not _unique(query[heads]):
+            order = np.argsort(query, kind="stable")
+            query, items, value = query[order], items[order], value[order]
+            heads = _heads(query)
+        offsets = np.append(heads, len(value))
+        if (order := cls._order(offsets, named, items, value)) is not None:
+            items, value = items[order], value[order]
+        names, code = _numbered(asked, query[heads])
+        pairs = cls(names.take(arrow_of(code)), offsets, named, items, value)
+        if (twice := pairs._twice()) is not None:
+            raise JudgeError(f"{told(twice)}: given more than once; keep one")
+        return pairs
+
+    def _twice(self) -> int | None:
+        """A pair that its query has twice."""
+        keys, bits = self._by_product, self._bits
+
+        def find(block: tuple[int, np.ndarray | slice]) -> int | None:
+            count, cells = block
+            flat = keys[cells]
+            if (flat[1:] ^ flat[:-1]).min(
+                initial=1 << bits
+            ) >> bits:  # across queries too: many times as fast
+                return None
+            rows = flat.reshape(-1, count)
+            twice = np.argwhere(rows[:, 1:] >> bits == rows[:, :-1] >> bits)
+            if not len(twice):
+                return None
+            row, at = twice[0]
+            return int(np.arange(len(keys))[cells][row * count] + (rows[row, at] & ((1 << bits) - 1)))
+
+        return next((at for at in side_by_side(find, equal_rows(self.offsets)) if at is not None), None)
 
     @staticmethod
     @abstractmethod
-    def _keys(query: np.ndarray, item: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, ...]:
-        """The keys that pairs are sorted by, the first one last."""
-
-    @staticmethod
-    @abstractmethod
-    def _in_order(query: np.ndarray, item: np.ndarray, value: np.ndarray) -> bool:
-        """Whether they are sorted so already."""
+    def _order(
+        offsets: np.ndarray, products: pa.Array, items: np.ndarray, values: np.ndarray
+    ) -> np.ndarray | None:
+        """(N,) int64, how pairs are to be ordered within their queries; None where they are in order."""
 
 
 class Qrels(_Pairs):
-    """Judgements: `values` are grades. Pairs are sorted by query, then product, both ascending."""
+    """Judgements: `values` are grades. The pairs of a query stand together."""
 
     VALUE = "grade"
     TREC = ("query_id", "iteration", "product_id", "grade")
@@ -287,61 +405,135 @@ class Qrels(_Pairs):
         return cls._from_beir(path)
 
     @staticmethod
-    def _keys(query: np.ndarray, item: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, ...]:
-        return item, query
-
-    @staticmethod
-    def _in_order(query: np.ndarray, item: np.ndarray, value: np.ndarray) -> bool:
-        before, after = query[:-1], query[1:]
-        return bool(((before < after) | ((before == after) & (item[:-1] <= item[1:]))).all())
+    def _order(
+        offsets: np.ndarray, products: pa.Array, items: np.ndarray, values: np.ndarray
+    ) -> np.ndarray | None:
+        return None
 
 
 class Run(_Pairs):
     """Rankings: `values` are scores.
 
-    Pairs are sorted by query, then score descending, then product id ascending.
+    The pairs of a query stand together, by score descending, then product id ascending.
     """
 
     VALUE = "score"
     TREC = ("query_id", "iteration", "product_id", "rank", "score", "tag")
 
-    @staticmethod
-    def _keys(query: np.ndarray, item: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, ...]:
-        return item, -value, query
+    @classmethod
+    def batches(cls, path: Path) -> Iterator[Self]:
+        """As `from_file`; but parquet that memory may not hold comes as several runs, some queries after the others.
+
+        There, more than `BATCH` pairs, those of a query must stand together.
+
+        Raises:
+            JudgeError: as for `from_file`, or a query whose pairs do not fit.
+        """
+        if (
+            path.is_dir()
+            or not _read(path, 4).startswith(PARQUET)
+            or pq.read_metadata(path).num_rows <= BATCH
+        ):
+            yield cls.from_file(path)
+            return
+        kept: list[pa.RecordBatch] = []
+        for batch in read_batches(path, ["query_id", "product_id", cls.VALUE]):
+            kept.append(batch)
+            if sum(map(len, kept)) <= BATCH:
+                continue
+            table = pa.Table.from_batches(kept)
+            if not (end := int(_heads(_coded(table["query_id"], f"{path}: query ids")[1])[-1])):
+                raise JudgeError(
+                    f"{path}: query '{table['query_id'][0]}' has more than {BATCH:,} products; give fewer"
+                )
+            yield cls.from_table(table[:end], str(path))
+            kept = table[end:].to_batches()
+        yield cls.from_table(pa.Table.from_batches(kept), str(path))
 
     @staticmethod
-    def _in_order(query: np.ndarray, item: np.ndarray, value: np.ndarray) -> bool:
-        before, after = query[:-1], query[1:]
-        rest = np.flatnonzero((before == after) & (value[:-1] <= value[1:]))
-        tied = (value[rest] == value[rest + 1]) & (item[rest] <= item[rest + 1])
-        return bool(tied.all() and (before <= after).all())
+    def _order(
+        offsets: np.ndarray, products: pa.Array, items: np.ndarray, values: np.ndarray
+    ) -> np.ndarray | None:
+        falls = values[1:] < values[:-1]
+        falls[offsets[1:-1] - 1] = True
+        if falls.all():
+            return None
+        place, rest = alphabet(products), np.flatnonzero(~falls)
+        if ((values[rest] == values[rest + 1]) & (place[items[rest]] < place[items[rest + 1]])).all():
+            return None
+        order = np.arange(len(values))
+        for count, cells in equal_rows(offsets):
+            rows = order[cells].reshape(-1, count)
+            within = np.lexsort((place[items[rows]], -values[rows]), axis=1)
+            order[cells] = np.take_along_axis(rows, within, 1).ravel()
+        return order
 
 
-def locate(needles: np.ndarray, haystack: np.ndarray) -> np.ndarray:
-    """Index of each needle in an ascending, unique `haystack`, −1 where it is not there: int64."""
-    if not len(haystack):
-        return np.full(len(needles), -1)
-    place = np.minimum(np.searchsorted(haystack, needles), len(haystack) - 1)
-    return np.where(haystack[place] == needles, place, -1)
+def alphabetical(ids: pa.Array) -> np.ndarray:
+    """(V,) indices of ids in the order of their text."""
+    return numpy_of(pc.sort_indices(ids.cast(pa.string())))
 
 
-def read_table(path: Path) -> pa.Table:
-    """A parquet file.
+def alphabet(ids: pa.Array) -> np.ndarray:
+    """(V,) int64: the place of each id among all in the order of their text."""
+    place = np.empty(len(ids), np.int64)
+    place[alphabetical(ids)] = np.arange(len(ids))
+    return place
+
+
+def locate(needles: pa.Array, haystack: pa.Array) -> np.ndarray:
+    """Index of each id in a unique `haystack`, −1 where it is not there: int64."""
+    if needles.type != haystack.type:
+        needles, haystack = needles.cast(pa.string()), haystack.cast(pa.string())
+    found = pc.index_in(needles, haystack)
+    there = numpy_of(found.is_valid().cast(pa.uint8())).view(bool)
+    return np.where(there, np.frombuffer(found.buffers()[1], np.int32, len(found)), np.int64(-1))
+
+
+def text_of(ids: pa.Array) -> np.ndarray:
+    """Ids as NumPy text."""
+    text = ids.cast(pa.string())
+    first, sizes = np.frombuffer(text.buffers()[1], np.int32)[text.offset], numpy_of(pc.binary_length(text))
+    wide, size = int(sizes.max(initial=1)), int(sizes.sum())
+    letters = np.frombuffer(text.buffers()[2] or b"", np.uint8)[first : first + size]
+    if (letters > 127).any():
+        return np.array(text.to_pylist(), str)
+    found = np.zeros((len(sizes), wide), np.uint32)
+    found[np.arange(wide) < sizes[:, None]] = letters
+    return found.view(f"U{wide}").ravel()
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A parquet file, or those of its columns that it has; text as dictionaries.
 
     Raises:
         JudgeError: where it cannot be read.
     """
+    with _reading(path):
+        schema = pq.read_schema(path) if path.is_file() else pq.ParquetDataset(path).schema
+        names, text = _chosen(schema, columns)
+        return pq.read_table(path, columns=names, read_dictionary=text)
+
+
+def read_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The same of one file, some rows after the others; errors as there."""
+    with _reading(path):
+        names, text = _chosen(pq.read_schema(path), columns)
+        yield from pq.ParquetFile(path, read_dictionary=text).iter_batches(BATCH, columns=names)
+
+
+def _chosen(schema: pa.Schema, columns: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """The columns to read, and those of them that hold text."""
+    have = [field for field in schema if columns is None or field.name in columns]
+    return [field.name for field in have], [field.name for field in have if _is_text(field.type)]
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
-        return pq.read_table(path)
+        yield
     except (pa.ArrowException, OSError) as error:
         raise JudgeError(f"{path}: not a readable parquet file ({error}); write it again") from error
-
-
-def _flat(nested: Mapping[Any, Mapping[Any, float]]) -> tuple[list[Any], list[Any], list[float]]:
-    """{query: {product: value}} as three columns."""
-    queries = [query for query, pairs in nested.items() for _ in pairs]
-    items = [item for pairs in nested.values() for item in pairs]
-    return queries, items, [value for pairs in nested.values() for value in pairs.values()]
 
 
 def _read(path: Path, most: int = -1) -> bytes:
@@ -352,59 +544,64 @@ def _read(path: Path, most: int = -1) -> bytes:
         raise JudgeError(f"{path}: cannot be read ({error.strerror}); check the path") from error
 
 
-def _encode(ids: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Ids as their ascending vocabulary (V,) str and an index into it for each (N,) int64."""
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _coded(ids: Any, where: str) -> tuple[pa.Array | None, np.ndarray]:
+    """Ids of (N,) pairs as unique text (V,) and an index into it for each; integers as they are, with None."""
     try:
         column = ids if isinstance(ids, pa.Array | pa.ChunkedArray) else pa.array(ids)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise JudgeError(f"{where}: must be all text or all integers ({error})") from error
     if isinstance(column, pa.ChunkedArray):
-        column = column.unify_dictionaries().combine_chunks()
+        column = column.combine_chunks()
     if not len(column):
-        return np.empty(0, str), np.empty(0, np.int64)
+        return None, np.empty(0, np.int64)
+    if pa.types.is_dictionary(column.type) and (
+        pa.types.is_integer(column.type.value_type)
+        or column.dictionary.null_count
+        or len(column.dictionary.unique()) < len(column.dictionary)
+    ):
+        column = column.dictionary_decode()
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    if not (pa.types.is_integer(kind) or _is_text(kind)):
         raise JudgeError(f"{where}: must be all text or all integers, not {column.type}")
     if column.null_count:
         raise JudgeError(f"{where}: row {column.is_null().index(True).as_py()} has none; give every row one")
-    heads = _heads(column)  # judgements and runs mostly come query by query
-    if 2 * len(heads) < len(column):
-        names, index = _distinct(column.take(pa.array(heads)))
-        index = np.repeat(index, np.diff(heads, append=len(column)))
-    else:
-        names, index = _distinct(column)
-    if bad := names.filter(pc.or_(pc.equal(names, ""), pc.ends_with(names, "\0"))).to_pylist():
-        raise JudgeError(f"{where}: {bad[0]!r} is not an id; ids are not empty and do not end in NUL")
-    order = numpy_of(pc.sort_indices(names))
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
-    return np.array(names.take(pa.array(order)).to_pylist(), str), place[index]
+    if pa.types.is_integer(kind):
+        return None, numpy_of(column)
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    names = column.dictionary.cast(pa.string())
+    if not numpy_of(pc.binary_length(names)).all() or pc.ends_with(names, "\0").true_count:
+        bad = next(name for name in names.to_pylist() if not name or name.endswith("\0"))
+        raise JudgeError(f"{where}: {bad!r} is not an id; ids are not empty and do not end in NUL")
+    return names, numpy_of(column.indices)
 
 
-def _heads(column: pa.Array) -> np.ndarray:
-    """Where another id begins than the one before."""
-    plain = column.indices if pa.types.is_dictionary(column.type) else column
-    other = pc.not_equal(plain.slice(1), plain.slice(0, len(plain) - 1)).cast(pa.uint8())
-    return np.concatenate([[0], 1 + np.flatnonzero(numpy_of(other))])
+def _numbered(names: pa.Array | None, codes: np.ndarray) -> tuple[pa.Array, np.ndarray]:
+    """What `_coded` says, with integers as unique ids (V,), maybe more than are named, and an index into them."""
+    if names is not None or not len(codes):
+        return names, codes
+    low, high = pc.min_max(arrow_of(codes)).as_py().values()
+    if low >= 0 and high <= SPREAD * len(codes):
+        return arrow_of(np.arange(high + 1)), codes
+    known, index = np.unique(codes, return_inverse=True)
+    return arrow_of(known), index
 
 
-def _distinct(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
-    """Every id once, as text in any order, and where among them each of (N,) is."""
-    if pa.types.is_integer(column.type):
-        numbers = numpy_of(column)
-        low, high = int(numbers.min()), int(numbers.max())
-        if high - low <= SPREAD * len(numbers):  # a table in place of a hash
-            there = np.zeros(high - low + 1, bool)
-            there[numbers - low] = True
-            names = pa.array(np.flatnonzero(there) + low)
-            return names.cast(pa.string()), (np.cumsum(there) - 1)[numbers - low]
-    if pa.types.is_dictionary(column.type):
-        index = numpy_of(column.indices)
-        used, index = np.unique(index, return_inverse=True)
-        encoded = column.dictionary.take(pa.array(used)).cast(pa.string()).dictionary_encode()
-        return encoded.dictionary, numpy_of(encoded.indices)[index]
-    encoded = column.dictionary_encode()
-    return encoded.dictionary.cast(pa.string()), numpy_of(encoded.indices)
+def _named(names: pa.Array | None, code: int) -> str:
+    return str(code if names is None else names[code])
+
+
+def _heads(query: np.ndarray) -> np.ndarray:
+    """Where another query begins than the one before."""
+    return np.append(0, 1 + np.flatnonzero(query[1:] != query[:-1]))
+
+
+def _unique(numbers: np.ndarray) -> bool:
+    return bool((numbers[1:] > numbers[:-1]).all()) or len(np.unique(numbers)) == len(numbers)
 
 
 def numpy_of(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
@@ -416,22 +613,44 @@ def numpy_of(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     return np.from_dlpack(column) if len(column) else np.empty(0, column.type.to_pandas_dtype())
 
 
-def ranges(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The integers from each of (Q,) `first` on, so many of them as `counts` says, one range after the other: int64."""
-    ends = np.cumsum(counts)
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(first - (ends - counts), counts)
+def arrow_of(numbers: np.ndarray) -> pa.Array:
+    """Integers without copying them, and without importing pandas, which `pa.array` does where there is one."""
+    flat = np.ascontiguousarray(numbers)
+    return pa.Array.from_buffers(pa.from_numpy_dtype(flat.dtype), len(flat), [None, pa.py_buffer(flat)])
 
 
-def sort_within(keys: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """(N,) keys, each query's in ascending order; `offsets` (Q + 1,) say where each query's begin.
+def equal_rows(offsets: np.ndarray) -> Iterator[tuple[int, np.ndarray | slice]]:
+    """Blocks of queries with equally many pairs: so many as each has, and where all their pairs are.
 
-    Queries with equally many are sorted as the rows of one array, which is several times as fast as one long sort.
+    What is taken from there is (n · count,), to be looked at as (n, count): much faster than query by query, and not
+    more at a time than the processor's cache holds.
     """
     counts = np.diff(offsets)
     if (counts == counts[0]).all():
-        return np.sort(keys.reshape(len(counts), -1), axis=1).ravel()
-    found = np.empty_like(keys)
-    for count in np.unique(counts):
-        cells = offsets[:-1][counts == count, None] + np.arange(count)
-        found[cells] = np.sort(keys[cells], axis=1)
-    return found
+        size = _whole(int(counts[0]))
+        for start in range(0, int(offsets[-1]), size):
+            yield int(counts[0]), slice(start, start + size)
+        return
+    order = np.argsort(counts, kind="stable")
+    for rows in np.split(order, 1 + np.flatnonzero(np.diff(counts[order]))):
+        count = int(counts[rows[0]])
+        cells = (offsets[rows, None] + np.arange(count)).ravel()
+        for start in range(0, len(cells), _whole(count)):
+            yield count, cells[start : start + _whole(count)]
+
+
+def _whole(count: int) -> int:
+    """About `BLOCK`, in whole rows of `count`."""
+    return max(1, BLOCK // count) * count
+
+
+Block, Found = TypeVar("Block"), TypeVar("Found")
+
+
+def side_by_side(work: Callable[[Block], Found], blocks: Iterable[Block]) -> list[Found]:
+    """What comes of each block, on all cores: NumPy lets go of the interpreter while it works."""
+    several = list(blocks)
+    if len(several) == 1:
+        return [work(several[0])]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return list(pool.map(work, several))

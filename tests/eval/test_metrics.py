@@ -247,6 +247,21 @@ def test_one_query_at_a_time_gives_the_same(run: dict, qrels: dict) -> None:
         assert [values[i] for values in whole.values.values()] == [v[0] for v in alone.values.values()]
 
 
+@given(RUNS, JUDGED)
+def test_several_runs_of_some_queries_each_are_one(run: dict, qrels: dict) -> None:
+    whole = score(Run.from_dict(run), Qrels.from_dict(qrels), ALL)
+    parts = (Run.from_dict({query: pairs}) for query, pairs in run.items())
+    found = score(parts, Qrels.from_dict(qrels), ALL)
+    assert found.answered.tolist() == whole.answered.tolist()
+    for name, values in found.values.items():
+        assert values.tolist() == whole.values[name].tolist(), name
+
+
+def test_a_query_in_two_parts_of_a_run() -> None:
+    with pytest.raises(JudgeError, match="query 'q' comes again after others; sort the run by query"):
+        score([Run.from_dict(RUN), Run.from_dict(RUN)], Qrels.from_dict(QRELS), ["mrr"])
+
+
 @given(RUNS, JUDGED, st.integers(0, 6))
 def test_a_better_product_moved_up_never_costs(run: dict, qrels: dict, place: int) -> None:
     query = min(run)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.rankings import JudgeError, Qrels, Run, locate
+from eval.rankings import JudgeError, Qrels, Run, equal_rows, locate, text_of
 
 NESTED = st.dictionaries(
     st.text("abcé 0", min_size=1, max_size=4),
@@ -18,21 +18,76 @@ NESTED = st.dictionaries(
 )
 
 
-def test_a_run_is_sorted_by_score_descending_then_id_ascending() -> None:
+def test_a_query_is_sorted_by_score_descending_then_id_ascending() -> None:
     run = Run.from_arrays(["q", "q", "q", "p"], ["c", "b", "a", "z"], [1.0, 2.0, 1.0, 0.0])
-    assert run.query_ids.tolist() == ["p", "q"]
-    assert run.item_ids.tolist() == ["z", "b", "a", "c"]
-    assert run.values.tolist() == [0.0, 2.0, 1.0, 1.0]
-    assert run.offsets.tolist() == [0, 1, 4]
-    assert run.ranks.tolist() == [1, 1, 2, 3]
-    assert run.rows.tolist() == [0, 1, 1, 1]
+    assert run.query_ids.tolist() == ["q", "p"]
+    assert run.item_ids.tolist() == ["b", "a", "c", "z"]
+    assert run.values.tolist() == [2.0, 1.0, 1.0, 0.0]
+    assert run.offsets.tolist() == [0, 3, 4]
+    assert run.counts.tolist() == [3, 1]
+    assert run.ranks.tolist() == [1, 2, 3, 1]
+    assert run.rows.tolist() == [0, 0, 0, 1]
 
 
-def test_judgements_are_sorted_by_id() -> None:
-    qrels = Qrels.from_arrays(["q", "q", "p"], ["b", "a", "z"], [1, 3, 2])
-    assert list(qrels.to_dict()) == ["p", "q"]
-    assert qrels.item_ids.tolist() == ["z", "a", "b"]
-    assert qrels.values.dtype == np.float64
+@pytest.mark.parametrize("kind", [Run, Qrels])
+@pytest.mark.parametrize("queries", [["q", "p", "q"], [7, 2, 7], [-7, 2, -7], [10**12, 2, 10**12]])
+def test_the_pairs_of_a_query_stand_together(kind: type[Run] | type[Qrels], queries: list) -> None:
+    pairs = kind.from_arrays(queries, ["b", "z", "a"], [3, 2, 1])
+    assert pairs.to_dict() == {str(queries[0]): {"b": 3.0, "a": 1.0}, str(queries[1]): {"z": 2.0}}
+    assert pairs.values.dtype == np.float64
+    query = pairs.of(str(queries[0]))
+    assert pairs.item_ids[query].tolist() == ["b", "a"]
+    assert pairs.item_ids[pairs.of("x")].tolist() == []
+
+
+def test_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nested = {f"q{n}": {f"p{i}": float(-i) for i in range(1 + n % 5)} for n in range(20)}
+    path = tmp_path / "run.parquet"
+    Run.from_dict(nested).to_parquet(path)
+    assert len(list(Run.batches(path))) == 1
+    monkeypatch.setattr("eval.rankings.BATCH", 9)
+    parts = [run.to_dict() for run in Run.batches(path)]
+    assert len(parts) > 4
+    assert [item for part in parts for item in part.items()] == list(nested.items())
+    assert all(sum(map(len, part.values())) <= 18 for part in parts)
+    pq.write_table(pq.read_table(path).slice(7), path)  # begins within a query
+    assert sum(len(pairs) for run in Run.batches(path) for pairs in run.to_dict().values()) == 53
+    monkeypatch.setattr("eval.rankings.BATCH", 3)
+    with pytest.raises(JudgeError, match=r"run.parquet: query 'q.' has more than 3 products"):
+        list(Run.batches(path))
+
+
+def test_batches_of_what_is_not_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eval.rankings.BATCH", 1)
+    Run.from_dict({"q": {"a": 1.0, "b": 0.0}}).to_trec(tmp_path / "run.txt")
+    (run,) = Run.batches(tmp_path / "run.txt")
+    assert run.to_dict() == {"q": {"a": 1.0, "b": 0.0}}
+
+
+@given(NESTED)
+def test_split(nested: dict) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("eval.rankings.BLOCK", 24)  # three pairs at a time
+        parts = list(Run.from_dict(nested).split())
+    whole = Run.from_dict(nested)
+    assert [whole.query_ids[some].tolist() for some, _ in parts] == [
+        part.query_ids.tolist() for _, part in parts
+    ]
+    assert [item for _, part in parts for item in part.to_dict().items()] == list(whole.to_dict().items())
+
+
+@given(NESTED, st.data())
+def test_find(nested: dict, data: st.DataObject) -> None:
+    run = Run.from_dict(nested)
+    ids = pa.array(["x", "y", "z", "0", "9", "xy"])
+    rows = np.array(data.draw(st.lists(st.integers(0, len(nested) - 1), min_size=6, max_size=6)))
+    expected = [
+        run.item_ids[run.offsets[row] : run.offsets[row + 1]].tolist().index(item) + 1
+        if item in nested[run.query_ids[row]]
+        else 0
+        for row, item in zip(rows.tolist(), ids.to_pylist(), strict=True)
+    ]
+    assert run.find(rows, locate(ids, run.products)).tolist() == expected
 
 
 def test_integers_and_their_digits_are_one_id() -> None:
@@ -50,9 +105,9 @@ def test_order_of_rows_plays_no_part(nested: dict, random: object) -> None:
     expected = Run.from_arrays(*zip(*rows, strict=True)).to_dict()
     random.shuffle(rows)
     shuffled = Run.from_arrays(*zip(*rows, strict=True)).to_dict()
-    assert [(q, list(p.items())) for q, p in shuffled.items()] == [
-        (q, list(p.items())) for q, p in expected.items()
-    ]
+    assert {q: list(p.items()) for q, p in shuffled.items()} == {
+        q: list(p.items()) for q, p in expected.items()
+    }
     assert expected == nested
 
 
@@ -181,6 +236,27 @@ def test_trec_cannot_hold_blanks(tmp_path: Path) -> None:
 
 @given(st.sets(st.integers(0, 30), min_size=1), st.lists(st.integers(0, 30)))
 def test_locate(haystack: set[int], needles: list[int]) -> None:
-    ordered = sorted(haystack)
+    ordered = list(haystack)
     expected = [ordered.index(n) if n in haystack else -1 for n in needles]
-    assert locate(np.array(needles, np.int64), np.array(ordered)).tolist() == expected
+    numbers, known = pa.array(needles, pa.int64()), pa.array(ordered)
+    for these in (numbers, numbers.cast(pa.string())):
+        for those in (known, known.cast(pa.string())):
+            assert locate(these, those).tolist() == expected
+
+
+@given(st.lists(st.text("ab é\U0001f97e", min_size=1), min_size=1), st.integers(0, 3))
+def test_text_of(ids: list[str], start: int) -> None:
+    text = pa.array(ids).slice(start)
+    found = text_of(text)
+    assert found.dtype.kind == "U"
+    assert found.tolist() == ids[start:]
+
+
+@pytest.mark.parametrize("counts", [[3, 3, 3], [1, 5, 2, 5, 1], [700], [1]])
+def test_equal_rows(counts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eval.rankings.BLOCK", 6)
+    every = np.arange(sum(counts))
+    found = [every[cells].reshape(-1, count) for count, cells in equal_rows(np.cumsum([0, *counts]))]
+    assert sorted(row.tolist() for block in found for row in block) == sorted(
+        part.tolist() for part in np.split(every, np.cumsum(counts)[:-1])
+    )
