@@ -1,9 +1,10 @@
-"""How fast the judge is, beside its peers: `python bench/judge.py arrays|dicts|cold|memory|permutations [N]`.
+"""How fast the judge is, beside its peers: `python bench/judge.py RACE [N]`.
 
 Each prints the seconds of both sides and their ratio, the peer's over ours: the best of some rounds, taken in turns in
 one process. Every side starts from its own natural input, and what turns that into its own structures is timed with it.
 
     arrays        N queries × 100 results, ndcg@10, recall@100 and mrr@10, against pytrec_eval from its dictionaries
+    parquet       the same, ours from parquet files
     dicts         the same, both from nested dictionaries
     cold          a process that reads a TREC run of N queries × 100, imports and all, against pytrec_eval
     memory        the peak of a process that judges N queries × 100 from parquet
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,7 @@ from eval.metrics import score
 from eval.rankings import Qrels, Run
 from eval.significance import sign_flip
 
-ROUNDS, DEPTH, JUDGED, PRODUCTS = 3, 100, 10, 100_000
+ROUNDS, DEPTH, JUDGED, PRODUCTS, PART = 3, 100, 10, 100_000, 50_000
 METRICS = ("ndcg@10", "recall@100", "mrr@10")
 THEIRS = {"ndcg_cut.10", "recall.100", "recip_rank"}
 COLD = """
@@ -80,6 +82,19 @@ def arrays(queries: int) -> str:
     return race(lambda: pytrec_eval.RelevanceEvaluator(qrels, THEIRS).evaluate(run), ours)
 
 
+def parquet(queries: int) -> str:
+    items, scores, judged, grades = drawn(queries)
+    run, qrels = nested(items, scores), nested(judged, grades)
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / name for name in ("run.parquet", "qrels.parquet")]
+        Run.from_dict(run).to_parquet(files[0])
+        Qrels.from_dict(qrels).to_parquet(files[1])
+        return race(
+            lambda: pytrec_eval.RelevanceEvaluator(qrels, THEIRS).evaluate(run),
+            lambda: score(Run.from_parquet(files[0]), Qrels.from_parquet(files[1]), METRICS).means(),
+        )
+
+
 def dicts(queries: int) -> str:
     items, scores, judged, grades = drawn(queries)
     run, qrels = nested(items, scores), nested(judged, grades)
@@ -106,21 +121,22 @@ def cold(queries: int) -> str:
 def memory(queries: int) -> str:
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / name for name in ("run.parquet", "qrels.parquet")]
-        ids = pa.array([f"q{query:07}" for query in range(queries)])
-        items, scores, judged, grades = drawn(queries)
         names = pa.array([f"p{product:07}" for product in range(PRODUCTS)])
-        for path, own, values, name in zip(
-            files, (items, judged), (scores, grades), ("score", "grade"), strict=True
-        ):
-            columns = {
-                "query_id": pa.DictionaryArray.from_arrays(
-                    pa.array(np.arange(queries).repeat(own.shape[1])), ids
-                ),
-                "product_id": pa.DictionaryArray.from_arrays(pa.array(own.ravel()), names),
-                name: values.ravel(),
-            }
-            pq.write_table(pa.table(columns), path)
-        del items, scores, judged, grades, columns
+        with ExitStack() as stack:
+            writers: dict[str, pq.ParquetWriter] = {}
+            for start in range(0, queries, PART):
+                part = min(PART, queries - start)
+                ids = pa.array([f"q{query:07}" for query in range(start, start + part)])
+                items, scores, judged, grades = drawn(part, seed=start)
+                for path, own, name, values in zip(
+                    files, (items, judged), ("score", "grade"), (scores, grades), strict=True
+                ):
+                    rows = pa.array(np.arange(part).repeat(own.shape[1]))
+                    columns = {"query_id": ids.take(rows), "product_id": names.take(pa.array(own.ravel()))}
+                    table = pa.table(columns | {name: values.ravel()})
+                    if name not in writers:
+                        writers[name] = stack.enter_context(pq.ParquetWriter(path, table.schema))
+                    writers[name].write_table(table)
         began = time.perf_counter()
         subprocess.run(
             [sys.executable, "-m", "eval", "score", *map(str, files)], check=True, capture_output=True
@@ -149,8 +165,15 @@ def permutations(queries: int) -> str:
     return f"{told}, ranx {1e6 * theirs:.1f} µs, ratio {theirs / took * 10_000:.1f}"
 
 
-RACES = {one.__name__: one for one in (arrays, dicts, cold, memory, permutations)}
-SIZES = {"arrays": 100_000, "dicts": 100_000, "cold": 10_000, "memory": 1_000_000, "permutations": 10_000}
+RACES = {one.__name__: one for one in (arrays, parquet, dicts, cold, memory, permutations)}
+SIZES = {
+    "arrays": 100_000,
+    "parquet": 100_000,
+    "dicts": 100_000,
+    "cold": 10_000,
+    "memory": 1_000_000,
+    "permutations": 10_000,
+}
 
 
 def main() -> None:

@@ -66,8 +66,12 @@ class Matched:
             top = top._take(np.flatnonzero(self.rank <= k))
         if (self.ideal_rank > k).any():
             best = np.flatnonzero(self.ideal_rank <= k)
-            columns = (self.ideal_row[best], self.ideal_rank[best], self.ideal_gain[best])
-            top = replace(top, **dict(zip(("ideal_row", "ideal_rank", "ideal_gain"), columns, strict=True)))
+            top = replace(
+                top,
+                ideal_row=self.ideal_row[best],
+                ideal_rank=self.ideal_rank[best],
+                ideal_gain=self.ideal_gain[best],
+            )
         return top
 
     def in_order(self) -> Self:

@@ -23,8 +23,11 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 SPREAD = 4  # integers from 0 on number themselves where the highest is at most so many times as high as they are many
+_Block = TypeVar("_Block")
+_Made = TypeVar("_Made")
+
 BLOCK = 1 << 19  # pairs sorted at a time: what the processor's cache holds
-BATCH = 1 << 24  # pairs in memory at a time, where a file has more
+BATCH = 1 << 23  # pairs in memory at a time, where a file has more
 TAG = "vitrine"  # the last column of a TREC run names the system
 PARQUET = b"PAR1"  # how such a file begins
 BEIR = ("query-id", "corpus-id", "score")  # the header of its judgements
@@ -149,10 +152,9 @@ class _Pairs(ABC):
             ),
             self.VALUE: pa.array(self.values),
         }
-        # Every row group repeats its ids, so that fewer are faster to read.
-        pq.write_table(
-            pa.table(columns), path, row_group_size=BATCH, use_dictionary=["query_id", "product_id"]
-        )
+        # Few row groups, and all ids in their dictionaries: they are read several times as fast.
+        whole = {"row_group_size": BATCH, "dictionary_pagesize_limit": 2**30}
+        pq.write_table(pa.table(columns), path, use_dictionary=["query_id", "product_id"], **whole)
 
     def to_trec(self, path: Path) -> None:
         """Write what `from_trec` reads; numbers keep every digit.
@@ -252,16 +254,13 @@ class _Pairs(ABC):
     def _by_product(self) -> np.ndarray:
         """(N,) integers: each query's pairs by product, each as product and, in the last bits, place from 0."""
         bits = self._bits
-        dtype = np.int32 if len(self.products) << bits < 2**31 else np.int64
-        found = np.empty(len(self.items), dtype)
+        dtype: type = np.int32 if len(self.products) << bits < 2**31 else np.int64
+        found: np.ndarray = np.empty(len(self.items), dtype)
 
         def sort(block: tuple[int, np.ndarray | slice]) -> None:
             count, cells = block
-            keys = self.items[cells].astype(dtype).reshape(-1, count)
-            keys <<= bits
-            keys |= np.arange(count, dtype=dtype)
-            keys.sort(axis=1)
-            found[cells] = keys.ravel()
+            keys: np.ndarray = self.items[cells].astype(dtype).reshape(-1, count)
+            found[cells] = np.sort((keys << bits) | np.arange(count, dtype=dtype), axis=1).ravel()
 
         side_by_side(sort, equal_rows(self.offsets))
         return found
@@ -325,7 +324,10 @@ class _Pairs(ABC):
         def products() -> tuple[pa.Array, np.ndarray]:
             return _numbered(*_coded(item_ids, f"{where}: product ids"))
 
-        (asked, query, heads), (named, items) = side_by_side(lambda one: one(), [queries, products])
+        with ThreadPoolExecutor(1) as beside:
+            other = beside.submit(products)
+            asked, query, heads = queries()
+            named, items = other.result()
         try:
             if isinstance(values, pa.Array | pa.ChunkedArray):
                 values = numpy_of(values)
@@ -353,8 +355,9 @@ class _Pairs(ABC):
             query, items, value = query[order], items[order], value[order]
             heads = _heads(query)
         offsets = np.append(heads, len(value))
-        if (order := cls._order(offsets, named, items, value)) is not None:
-            items, value = items[order], value[order]
+        within = cls._order(offsets, named, items, value)
+        if within is not None:
+            items, value = items[within], value[within]
         names, code = _numbered(asked, query[heads])
         pairs = cls(names.take(arrow_of(code)), offsets, named, items, value)
         if (twice := pairs._twice()) is not None:
@@ -512,14 +515,20 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     with _reading(path):
         schema = pq.read_schema(path) if path.is_file() else pq.ParquetDataset(path).schema
         names, text = _chosen(schema, columns)
-        return pq.read_table(path, columns=names, read_dictionary=text)
+
+        def read(name: str) -> pa.ChunkedArray:
+            return pq.read_table(path, columns=[name], read_dictionary=text, use_threads=False)[name]
+
+        return pa.table(dict(zip(names, side_by_side(read, names), strict=True)))
 
 
 def read_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """The same of one file, some rows after the others; errors as there."""
     with _reading(path):
         names, text = _chosen(pq.read_schema(path), columns)
-        yield from pq.ParquetFile(path, read_dictionary=text).iter_batches(BATCH, columns=names)
+        yield from pq.ParquetFile(path, read_dictionary=text, pre_buffer=False).iter_batches(
+            BATCH, columns=names
+        )
 
 
 def _chosen(schema: pa.Schema, columns: Sequence[str] | None) -> tuple[list[str], list[str]]:
@@ -644,10 +653,7 @@ def _whole(count: int) -> int:
     return max(1, BLOCK // count) * count
 
 
-Block, Found = TypeVar("Block"), TypeVar("Found")
-
-
-def side_by_side(work: Callable[[Block], Found], blocks: Iterable[Block]) -> list[Found]:
+def side_by_side(work: Callable[[_Block], _Made], blocks: Iterable[_Block]) -> list[_Made]:
     """What comes of each block, on all cores: NumPy lets go of the interpreter while it works."""
     several = list(blocks)
     if len(several) == 1:
