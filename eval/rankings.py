@@ -237,11 +237,12 @@ class _Pairs(ABC):
         """
         keys, bits = self._by_product, self._bits
         highest = (items.astype(keys.dtype) << bits) | ((1 << bits) - 1)
-        place, left = self.offsets[rows], self.counts[rows]
+        place, counts = self.offsets[rows], self.counts[rows]
+        left = int(counts[0]) if (counts == counts[0]).all() else counts
         for _ in range(bits):  # a binary search of all at once
             half = left >> 1
             place += half * (keys.take(place + half) <= highest)
-            left -= half
+            left = left - half
         key = keys.take(place)
         return np.where(key >> bits == items, (key & ((1 << bits) - 1)) + 1, 0)
 
@@ -260,7 +261,10 @@ class _Pairs(ABC):
         def sort(block: tuple[int, np.ndarray | slice]) -> None:
             count, cells = block
             keys: np.ndarray = self.items[cells].astype(dtype).reshape(-1, count)
-            found[cells] = np.sort((keys << bits) | np.arange(count, dtype=dtype), axis=1).ravel()
+            np.left_shift(keys, bits, out=keys)
+            np.bitwise_or(keys, np.arange(count, dtype=dtype), out=keys)
+            keys.sort(axis=1)
+            found[cells] = keys.ravel()
 
         side_by_side(sort, equal_rows(self.offsets))
         return found
