@@ -42,7 +42,7 @@ image:  ## container images, targets cpu and cuda
 	done
 
 lock: $(BIN)/.installed  ## pin the newest versions that fit
-	uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-header --no-annotate \
+	uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra bench --no-header --no-annotate \
 	  --no-emit-index-url --no-emit-find-links --upgrade pyproject.toml --output-file requirements.lock
 
 clean:  ## remove what was made, keep the environment and the data

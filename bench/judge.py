@@ -1,14 +1,16 @@
 """How fast the judge is, beside its peers: `python bench/judge.py RACE [N]`.
 
-Each prints the seconds of both sides and their ratio, the peer's over ours: the best of some rounds, taken in turns in
+Each prints the seconds of every side and its ratio, the peer's over ours: the best of some rounds, taken in turns in
 one process. Every side starts from its own natural input, and what turns that into its own structures is timed with it.
+Peers are pytrec_eval and, where they are installed (`pip install -e '.[bench]'`), ranx, ir_measures and torchmetrics.
 
-    arrays        N queries × 100 results, ndcg@10, recall@100 and mrr@10, against pytrec_eval from its dictionaries
+    arrays        N queries × 100 results, ndcg@10, recall@100 and mrr@10: ours from arrays, torchmetrics from tensors,
+                  the others from nested dictionaries
     parquet       the same, ours from parquet files
-    dicts         the same, both from nested dictionaries
-    cold          a process that reads a TREC run of N queries × 100, imports and all, against pytrec_eval
+    dicts         the same, ours from nested dictionaries
+    cold          a process that reads a TREC run of N queries × 100, imports and compilation and all
     memory        the peak of a process that judges N queries × 100 from parquet
-    permutations  a paired randomisation test of 10,000 permutations over N queries, against ranx's, if it is installed
+    permutations  a paired randomisation test of 10,000 permutations over N queries, against ranx's
 """
 
 import argparse
@@ -17,29 +19,43 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytrec_eval
 
 from eval.metrics import score
 from eval.rankings import Qrels, Run
 from eval.significance import sign_flip
 
-ROUNDS, DEPTH, JUDGED, PRODUCTS, PART = 3, 100, 10, 100_000, 50_000
+ROUNDS, PATIENCE, DEPTH, JUDGED, PRODUCTS, PART = 5, 20.0, 100, 10, 100_000, 50_000
 METRICS = ("ndcg@10", "recall@100", "mrr@10")
-THEIRS = {"ndcg_cut.10", "recall.100", "recip_rank"}
-COLD = """
+COLD = {
+    "pytrec_eval": """
 import sys, pytrec_eval
 with open(sys.argv[1]) as run, open(sys.argv[2]) as qrels:
     judge = pytrec_eval.RelevanceEvaluator(pytrec_eval.parse_qrel(qrels), {"ndcg_cut.10", "recall.100", "recip_rank"})
     found = judge.evaluate(pytrec_eval.parse_run(run)).values()
 print({name: sum(one[name] for one in found) / len(found) for name in ("ndcg_cut_10", "recall_100", "recip_rank")})
-"""
+""",
+    "ranx": """
+import sys, ranx
+run, qrels = ranx.Run.from_file(sys.argv[1], kind="trec"), ranx.Qrels.from_file(sys.argv[2], kind="trec")
+print(ranx.evaluate(qrels, run, ["ndcg@10", "recall@100", "mrr@10"]))
+""",
+    "ir_measures": """
+import sys, ir_measures
+from ir_measures import RR, R, nDCG
+run, qrels = ir_measures.read_trec_run(sys.argv[1]), ir_measures.read_trec_qrels(sys.argv[2])
+print(ir_measures.calc_aggregate([nDCG @ 10, R @ 100, RR @ 10], qrels, run))
+""",
+}
+Side = Callable[[], object]
+Nested = Mapping[str, Mapping[str, float]]
 
 
 def drawn(queries: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -59,15 +75,68 @@ def nested(ids: np.ndarray, values: np.ndarray) -> dict[str, dict[str, float]]:
     }
 
 
-def race(theirs: Callable[[], object], ours: Callable[[], object]) -> str:
-    times: tuple[list[float], list[float]] = ([], [])
+def race(peers: Mapping[str, Side], ours: Side) -> str:
+    sides = {**peers, "ours": ours}
+    times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(ROUNDS):
-        for side, took in zip((theirs, ours), times, strict=True):
-            began = time.perf_counter()
-            side()
-            took.append(time.perf_counter() - began)
-    peer, own = map(min, times)
-    return f"peer {peer:.3f} s, ours {own:.3f} s, ratio {peer / own:.2f}"
+        for name, side in sides.items():
+            if sum(times[name]) < PATIENCE:
+                began = time.perf_counter()
+                side()
+                times[name].append(time.perf_counter() - began)
+    own = min(times.pop("ours"))
+    told = [f"{name} {min(took):.3f} s, ratio {min(took) / own:.2f}" for name, took in times.items()]
+    return "\n".join([f"ours {own:.3f} s", *told])
+
+
+def from_dicts(run: Nested, qrels: Nested) -> Iterator[tuple[str, Side]]:
+    """The peers that take nested dictionaries; what must be compiled has been."""
+    import pytrec_eval
+
+    names = {"ndcg_cut.10", "recall.100", "recip_rank"}
+    yield "pytrec_eval", lambda: pytrec_eval.RelevanceEvaluator(qrels, names).evaluate(run)
+    if find_spec("ranx"):
+        import ranx
+
+        def with_ranx(run: Nested, qrels: Nested) -> object:
+            return ranx.evaluate(ranx.Qrels(qrels), ranx.Run(run), list(METRICS))
+
+        with_ranx(*({query: pairs[query] for query in list(pairs)[:50]} for pairs in (run, qrels)))
+        yield "ranx", lambda: with_ranx(run, qrels)
+    if find_spec("ir_measures"):
+        import ir_measures
+        from ir_measures import RR, R, nDCG
+
+        yield "ir_measures", lambda: ir_measures.calc_aggregate([nDCG @ 10, R @ 100, RR @ 10], qrels, run)
+
+
+def from_tensors(
+    items: np.ndarray, scores: np.ndarray, judged: np.ndarray, grades: np.ndarray
+) -> Iterator[tuple[str, Side]]:
+    """torchmetrics, which wants every result's grade."""
+    if not find_spec("torchmetrics"):
+        return
+    import torch
+    from torchmetrics.retrieval import RetrievalMRR, RetrievalNormalizedDCG, RetrievalRecall
+
+    given = np.zeros(items.shape, np.int64)
+    for column in range(judged.shape[1]):
+        given += (items == judged[:, column, None]) * grades[:, column, None]
+    target, preds = torch.from_numpy(given.ravel()), torch.from_numpy(scores.ravel()).float()
+    rows = torch.arange(len(items)).repeat_interleave(items.shape[1])
+
+    def work() -> object:
+        graded, one, other = (
+            RetrievalNormalizedDCG(top_k=10),
+            RetrievalRecall(top_k=100),
+            RetrievalMRR(top_k=10),
+        )
+        graded.update(preds, target, rows)
+        for metric in (one, other):
+            metric.update(preds, target > 0, rows)
+        return [metric.compute() for metric in (graded, one, other)]
+
+    yield "torchmetrics", work
 
 
 def arrays(queries: int) -> str:
@@ -79,7 +148,8 @@ def arrays(queries: int) -> str:
     def ours() -> object:
         return score(Run.from_arrays(*returned), Qrels.from_arrays(*known), METRICS).means()
 
-    return race(lambda: pytrec_eval.RelevanceEvaluator(qrels, THEIRS).evaluate(run), ours)
+    peers = dict(from_dicts(run, qrels)) | dict(from_tensors(items, scores, judged, grades))
+    return race(peers, ours)
 
 
 def parquet(queries: int) -> str:
@@ -90,7 +160,7 @@ def parquet(queries: int) -> str:
         Run.from_dict(run).to_parquet(files[0])
         Qrels.from_dict(qrels).to_parquet(files[1])
         return race(
-            lambda: pytrec_eval.RelevanceEvaluator(qrels, THEIRS).evaluate(run),
+            dict(from_dicts(run, qrels)),
             lambda: score(Run.from_parquet(files[0]), Qrels.from_parquet(files[1]), METRICS).means(),
         )
 
@@ -99,7 +169,7 @@ def dicts(queries: int) -> str:
     items, scores, judged, grades = drawn(queries)
     run, qrels = nested(items, scores), nested(judged, grades)
     return race(
-        lambda: pytrec_eval.RelevanceEvaluator(qrels, THEIRS).evaluate(run),
+        dict(from_dicts(run, qrels)),
         lambda: score(Run.from_dict(run), Qrels.from_dict(qrels), METRICS).means(),
     )
 
@@ -111,11 +181,12 @@ def cold(queries: int) -> str:
         Run.from_dict(nested(items, scores)).to_trec(files[0])
         Qrels.from_dict(nested(judged, grades)).to_trec(files[1])
 
-        def process(*words: str) -> Callable[[], object]:
+        def process(*words: str) -> Side:
             command = [sys.executable, *words, *map(str, files)]
             return lambda: subprocess.run(command, check=True, capture_output=True)
 
-        return race(process("-c", COLD), process("-m", "eval", "score"))
+        peers = {name: process("-c", code) for name, code in COLD.items() if find_spec(name)}
+        return race(peers, process("-m", "eval", "score"))
 
 
 def memory(queries: int) -> str:
