@@ -1,12 +1,17 @@
 import base64
 import io
+import json
 import math
 import re
+import shutil
+from collections.abc import Iterator
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from selenium.webdriver import ActionChains, Chrome, ChromeOptions, ChromeService, Keys
 
 from eval.metrics import Scores
 from eval.people import Agreement, Rating
@@ -290,3 +295,87 @@ def test_extremes() -> None:
     ours, theirs = scores(0.5, 0.9, 0.2, 0.5, 0.0), scores(0.5, 0.4, 0.8, 0.0, 0.1)
     assert extremes(ours, theirs, "ndcg@10", 5) == (["q1", "q3"], ["q2", "q4"])
     assert extremes(ours, theirs, "ndcg@10", 1) == (["q1"], ["q2"])
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (binary and driver):
+        pytest.skip("no chromium and chromedriver here; on Debian: apt-get install chromium chromium-driver")
+    options = ChromeOptions()
+    options.binary_location = binary
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    for word in ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "disable-sync"):
+        options.add_argument(f"--{word}")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
+    with Chrome(options, ChromeService(driver)) as chrome:
+        yield chrome
+
+
+@pytest.fixture(params=[390, 1400])
+def shown(browser: Chrome, request: pytest.FixtureRequest, tmp_path: Path) -> Chrome:
+    size = {"width": request.param, "height": 844, "deviceScaleFactor": 1, "mobile": request.param < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    (tmp_path / "report.html").write_text(render(report()), encoding="utf-8")
+    browser.get((tmp_path / "report.html").as_uri())
+    return browser
+
+
+def test_nothing_runs_over_the_edge(shown: Chrome) -> None:
+    beyond = """
+        const wide = document.documentElement.clientWidth;
+        return [...document.querySelectorAll('body *')]
+          .filter(e => !e.closest('.wide, .strip') && e.getBoundingClientRect().right > wide + 0.5)
+          .map(e => e.outerHTML.slice(0, 80))"""
+    assert shown.execute_script(beyond) == []
+    assert shown.execute_script("const d = document.documentElement; return d.scrollWidth <= d.clientWidth")
+
+
+def test_text_is_large_and_clear_enough_to_read(shown: Chrome) -> None:
+    """At least 12 pixels, and a contrast of at least 4.5, as WCAG 2.2 asks for (1.4.3)."""
+    poor = """
+        const light = c => c.map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+          .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+        const rgb = text => text.match(/[\\d.]+/g).map(Number);
+        const ground = e => { const c = rgb(getComputedStyle(e).backgroundColor);
+          return c.length < 4 ? c : ground(e.parentElement) };
+        return [...document.querySelectorAll('body *')]
+          .filter(e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()) && e.checkVisibility()
+            && !e.closest('svg, mark'))
+          .map(e => { const s = getComputedStyle(e);
+            const l = [rgb(s.color).slice(0, 3), ground(e)].map(light).sort((a, b) => b - a);
+            return [e.outerHTML.slice(0, 60), parseFloat(s.fontSize), (l[0] + 0.05) / (l[1] + 0.05)] })
+          .filter(([_, size, contrast]) => size < 12 || contrast < 4.5)"""
+    assert shown.execute_script(poor) == []
+
+
+def test_the_keyboard_reaches_everything_that_moves(shown: Chrome) -> None:
+    reached = []
+    for _ in range(60):
+        ActionChains(shown).send_keys(Keys.TAB).perform()
+        name = shown.execute_script(
+            "const e = document.activeElement; return e === document.body ? '' : e.tagName + e.className"
+        )
+        if name.startswith("SUMMARY"):
+            ActionChains(shown).send_keys(Keys.ENTER).perform()
+        reached.append(name)
+    assert shown.execute_script("return document.querySelector('details').open")
+    moving = """
+        return [...document.querySelectorAll('body *')].filter(e => e.scrollWidth > e.clientWidth
+          && ['auto', 'scroll'].includes(getComputedStyle(e).overflowX)).map(e => e.tagName + e.className)"""
+    assert set(shown.execute_script(moving)) <= set(reached)
+
+
+def test_pictures_show_and_nothing_else_is_loaded(shown: Chrome) -> None:
+    shown.execute_script("document.querySelectorAll('details').forEach(one => one.open = true)")
+    sizes = shown.execute_script("return [...document.images].map(one => one.naturalWidth)")
+    assert sizes == [4] * 5
+    asked = [json.loads(entry["message"])["message"] for entry in shown.get_log("performance")]
+    sent = [one["params"] for one in asked if one["method"] == "Network.requestWillBeSent"]
+    urls = {one["request"]["url"] for one in sent if one["documentURL"] == shown.current_url}
+    assert shown.current_url in urls
+    assert [url for url in urls - {shown.current_url} if not url.startswith("data:")] == []
+    assert shown.get_log("browser") == []
