@@ -104,7 +104,8 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
         _write(out / "made_from.json", _made_from(features, model, params))
         _write(out / "metrics.json", {system: one.means() for system, one in scores.items()})
         pv.write_csv(by_segment(scores, segments), out / "segments.csv")
-        against = comparisons(scores, params)
+        primary = params.metrics[0]
+        against = comparisons(scores, primary, params.resamples, params.seed)
         _write(out / "comparisons.json", {system: asdict(result) for system, result in against.items()})
         for folder in ("scores", "runs"):
             (out / folder).mkdir()
@@ -122,7 +123,10 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
         def why(query: Mapping[str, Any], product: Mapping[str, Any]) -> Why:
             return explained(network, reader, query, product)
 
-        page = report(data, runs, scores, against, qrels, segments, params.metrics[0], measures, why)
+        alone = [system for system in scores if system != HYBRID and not system.startswith("no ")]
+        rival = best_other({system: scores[system] for system in alone}, CANDIDATE, primary)
+        title = "Product search: candidate and baselines"
+        page = report(title, data, runs, scores, against, qrels, segments, primary, rival, measures, why)
         (out / "report.html").write_text(render(page))
         _write(out / "facts.json", facts(network, asked, index, model) | mixed)
     print(table_of(json.loads((evaluation / "metrics.json").read_text())))
@@ -186,18 +190,20 @@ def by_segment(scores: Mapping[str, Scores], segments: np.ndarray) -> pa.Table:
     )
 
 
-def comparisons(scores: Mapping[str, Scores], params: EvaluateParams) -> dict[str, PairedResult]:
-    """The candidate minus every other system, on the first metric."""
-    primary = params.metrics[0]
-    ours = scores[CANDIDATE].values[primary]
+def comparisons(
+    scores: Mapping[str, Scores], metric: str, resamples: int, seed: int
+) -> dict[str, PairedResult]:
+    """The candidate minus every other system."""
+    ours = scores[CANDIDATE].values[metric]
     return {
-        system: paired_test(ours, one.values[primary], params.resamples, params.seed)
+        system: paired_test(ours, one.values[metric], resamples, seed)
         for system, one in scores.items()
         if system != CANDIDATE
     }
 
 
 def report(
+    title: str,
     data: Path,
     runs: Mapping[str, Run],
     scores: Mapping[str, Scores],
@@ -205,17 +211,14 @@ def report(
     qrels: Qrels,
     segments: np.ndarray,
     primary: str,
-    measures: Sequence[Measure],
-    why: Callable[[Mapping[str, Any], Mapping[str, Any]], Why],
+    rival: str,
+    measures: Sequence[Measure] = (),
+    why: Callable[[Mapping[str, Any], Mapping[str, Any]], Why] | None = None,
 ) -> Report:
-    """The page's content: tables, and the queries most won and most lost against the best other system.
+    """The page's content: tables, and the queries most won and most lost against a rival.
 
     `why` explains the candidate's first product of each, from their rows.
     """
-    shown = {
-        system: one for system, one in scores.items() if system != HYBRID and not system.startswith("no ")
-    }
-    rival = best_other(shown, CANDIDATE, primary)
     won, lost = extremes(scores[CANDIDATE], scores[rival], primary, EXAMPLES)
     firsts = {query: {name: top(runs[name], query) for name in (CANDIDATE, rival)} for query in (*won, *lost)}
     products = rows(
@@ -236,11 +239,11 @@ def report(
         position = int(np.searchsorted(scores[CANDIDATE].query_ids, query))
         values = {system: float(scores[system].values[primary][position]) for system in lists}
         row, first = queries[query], firsts[query][CANDIDATE]
-        because = why(row, products[first[0][0]]) if first else None
+        because = why(row, products[first[0][0]]) if why and first else None
         return Example(query, lists, values, row["text"], _picture(row), segments[position], because)
 
     return Report(
-        title="Product search: candidate and baselines",
+        title=title,
         subject=CANDIDATE,
         primary=primary,
         systems=scores,

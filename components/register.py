@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +19,12 @@ import yaml
 from catalog import store
 from catalog.schema import DataError
 from components import tracking
-from components.evaluate import CANDIDATE, judged
+from components.evaluate import CANDIDATE, comparisons, judged, report
 from components.params import EvaluateParams, RegisterParams
 from eval.gate import Decision, Evidence, Rules, decide
 from eval.metrics import Scores, score
 from eval.rankings import Run
+from eval.report import Report, render
 
 if TYPE_CHECKING:
     from mlflow import ActiveRun, MlflowClient
@@ -32,8 +34,9 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 CODE = ("catalog", "fusion")
 EVIDENCE = (
     "made_from.json", "metrics.json", "segments.csv", "comparisons.json", "facts.json", "queries.parquet", "scores",
-    "report.html",
+    f"runs/{CANDIDATE}.parquet", "report.html",
 )  # fmt: skip
+COMPARISON = "comparison.html"
 TAG_LENGTH = 5000  # MLflow's limit
 
 
@@ -47,7 +50,8 @@ def register(data: Path, model: Path, evaluation: Path, params: RegisterParams, 
         model: What `train` wrote.
         evaluation: What `evaluate` wrote about it.
         params: Who may be promoted.
-        registration: Folder to write: registration.json (run, version, verdict, findings, aliases).
+        registration: Folder to write: registration.json (run, version, verdict, findings, aliases), and comparison.html
+            where there is a champion: the candidate beside it, query by query.
 
     Raises:
         DataError: where MLflow cannot be reached or the champion cannot be judged again.
@@ -70,9 +74,9 @@ def register(data: Path, model: Path, evaluation: Path, params: RegisterParams, 
             print(f"register: version {version.version} is the champion already; its verdict stands")
             tracking.fetch(run.info.run_id, "registration.json", out)
             return
-        old = _champion_evidence(champion, data, source) if champion else None
         rules = Rules(**params.model_dump(exclude={"model_name", "promote"}))
-        decision = decide(_evidence(evaluation), old, rules)
+        old, new = _champion_evidence(champion, data, source) if champion else None, _evidence(evaluation)
+        decision = decide(new.evidence, old.evidence if old else None, rules)
         aliases = _earned(decision, params)
         summary = {
             "model": params.model_name,
@@ -83,6 +87,12 @@ def register(data: Path, model: Path, evaluation: Path, params: RegisterParams, 
             **decision.to_dict(),
         }
         (out / "registration.json").write_text(json.dumps(summary, indent=2) + "\n")
+        if old:
+            page = _beside(
+                old, new, data, evaluation, rules, f"Product search: version {version.version} and champion"
+            )
+            (out / COMPARISON).write_text(render(page))
+            tracking.attach(run, out, [COMPARISON])
         tracking.attach(run, out, ["registration.json"])
         # last, as a version that is the champion already takes its verdict from that file
         _announce(client, version, decision, params.model_name, aliases)
@@ -118,11 +128,32 @@ def _curves(model: Path) -> list[dict[str, float]]:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
 
 
-def _evidence(evaluation: Path) -> Evidence:
-    """What `evaluate` left, as the gate takes it."""
+@dataclass(frozen=True)
+class Judged:
+    """A model as the gate takes it, and its rankings."""
+
+    evidence: Evidence
+    run: Run
+
+
+def _evidence(evaluation: Path) -> Judged:
+    """What `evaluate` left."""
     scores = Scores.from_parquet(evaluation / "scores" / f"{CANDIDATE}.parquet")
     segments = pq.read_table(evaluation / "queries.parquet")["segment"].to_numpy()
-    return Evidence(scores, segments, json.loads((evaluation / "facts.json").read_text()))
+    facts = json.loads((evaluation / "facts.json").read_text())
+    run = Run.from_parquet(evaluation / "runs" / f"{CANDIDATE}.parquet")
+    return Judged(Evidence(scores, segments, facts), run)
+
+
+def _beside(old: Judged, new: Judged, data: Path, evaluation: Path, rules: Rules, title: str) -> Report:
+    """The candidate beside the champion and its own baselines; queries are won and lost against the champion."""
+    files = sorted((evaluation / "scores").glob("*.parquet"))
+    scores = {CANDIDATE: new.evidence.scores, CHAMPION: old.evidence.scores}
+    scores |= {file.stem: Scores.from_parquet(file) for file in files if file.stem != CANDIDATE}
+    against = comparisons(scores, rules.primary, rules.resamples, rules.seed)
+    qrels, segments = judged(data, "test")
+    runs = {CANDIDATE: new.run, CHAMPION: old.run}
+    return report(title, data, runs, scores, against, qrels, segments, rules.primary, CHAMPION)
 
 
 def _alias(client: "MlflowClient", name: str, alias: str) -> "ModelVersion | None":
@@ -172,8 +203,8 @@ def _requirements() -> list[str]:
     return [f"{name}=={Version(metadata.version(name)).public}" for name in names]
 
 
-def _champion_evidence(champion: "ModelVersion", data: Path, source: dict[str, Any]) -> Evidence:
-    """The champion on this data: its stored scores if it was judged on the same in the same way, else scored again.
+def _champion_evidence(champion: "ModelVersion", data: Path, source: dict[str, Any]) -> Judged:
+    """The champion on this data: what is stored if it was judged on the same in the same way, else scored again.
 
     Raises:
         DataError: where it was not registered by this chain, or its process fails.
@@ -199,8 +230,8 @@ def _champion_evidence(champion: "ModelVersion", data: Path, source: dict[str, A
         return _scored_again(package, data.resolve(), params, Path(folder) / "run.parquet")
 
 
-def _scored_again(package: Path, data: Path, params: EvaluateParams, run: Path) -> Evidence:
-    """A registered model's scores on a data set, by the code that was registered with it, in a process of its own."""
+def _scored_again(package: Path, data: Path, params: EvaluateParams, run: Path) -> Judged:
+    """A registered model judged on a data set, by the code that was registered with it, in a process of its own."""
     flavour = yaml.safe_load((package / "MLmodel").read_text())["flavors"]["python_function"]
     model = package / flavour["artifacts"]["model"]["path"]  # MLflow keeps the name the folder had
     command = [sys.executable, "-m", "fusion", "rank", "--model", str(model)]
@@ -212,8 +243,9 @@ def _scored_again(package: Path, data: Path, params: EvaluateParams, run: Path) 
     if done.returncode:
         raise DataError(f"register: the champion could not be scored again: {done.stderr.strip()[-500:]}")
     qrels, segments = judged(data, "test")
-    scores = score(Run.from_parquet(run), qrels, params.metrics, gains=params.gains, relevant=params.relevant)
-    return Evidence(scores, segments, {})
+    found = Run.from_parquet(run)
+    scores = score(found, qrels, params.metrics, gains=params.gains, relevant=params.relevant)
+    return Judged(Evidence(scores, segments, {}), found)
 
 
 def _earned(decision: Decision, params: RegisterParams) -> list[str]:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -171,16 +171,16 @@ def _text(value: Any) -> str:
 
 
 def attach(one: "ActiveRun", folder: Path, names: Sequence[str], under: str | None = None) -> None:
-    """Files and folders of `folder` as artifacts of a run, in its folder `under`."""
+    """Files and folders of `folder` as artifacts of a run, at the same places in its folder `under`."""
     import mlflow
 
     client = mlflow.MlflowClient()
     for name in names:
-        path = folder / name
+        path, place = folder / name, PurePosixPath(under or "", name)
         if path.is_dir():
-            client.log_artifacts(one.info.run_id, str(path), f"{under}/{name}" if under else name)
+            client.log_artifacts(one.info.run_id, str(path), str(place))
         else:
-            client.log_artifact(one.info.run_id, str(path), under)
+            client.log_artifact(one.info.run_id, str(path), str(place.parent) if place.parent.name else None)
 
 
 def fetch(run_id: str, name: str, into: Path) -> Path:

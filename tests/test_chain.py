@@ -402,13 +402,13 @@ def test_a_champion_of_the_same_data_is_not_scored_again(
     stored = pq.read_table(shop.root / "artifacts" / "evaluate" / "scores" / "fused.parquet")
     with monkeypatch.context() as patch:
         patch.setattr(register, "_scored_again", never)
-        found = register._champion_evidence(champion, shop.root / "data", source)
+        found = register._champion_evidence(champion, shop.root / "data", source).evidence
     assert found.scores.query_ids.tolist() == stored["query_id"].to_pylist()
     assert found.scores.values["ndcg@10"].tolist() == stored["ndcg@10"].to_pylist()
 
     # judged in another way, it is scored again: by its own code, from texts and pictures, to the same result
     source["params"]["evaluate"]["resamples"] += 1
-    again = register._champion_evidence(champion, shop.root / "data", source)
+    again = register._champion_evidence(champion, shop.root / "data", source).evidence
     assert again.scores.query_ids.tolist() == found.scores.query_ids.tolist()
     for metric, values in found.scores.values.items():
         np.testing.assert_allclose(again.scores.values[metric], values, atol=1e-9, err_msg=metric)
@@ -421,6 +421,8 @@ def test_a_champion_of_other_data_is_scored_on_the_new(
     words += ["--data", str(other / "data"), "--model", str(other / "train")]
     assert main([*words, "--evaluation", str(other / "evaluate")]) == 0
     assert "was judged on other data" in capsys.readouterr().out
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert "<bdi>champion</bdi>" in page and "<bdi>bm25</bdi>" in page
     said = json.loads((tmp_path / "out" / "registration.json").read_text())
     assert said["compared_with"] == "1"
     asked = store.read(other / "data", "queries", ["split"])["split"].to_pylist().count("test")

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +70,21 @@ def test_an_equal_candidate_does_not_pass(
     )
     assert version.tags["vitrine.gate"] == "failed"
     assert "cannot be told apart" in version.tags["vitrine.reasons"]
+
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert "version 2 and champion" in page
+    ours, theirs = (
+        re.search(rf"<bdi>{name}</bdi></th>\s*<td[^>]*>([\d.]+)", page) for name in ("fused", "champion")
+    )
+    assert ours and theirs and ours[1] == theirs[1]
+    assert "comparison.html" in [one.path for one in client.list_artifacts(said["run_id"])]
+
+
+def test_the_first_has_nothing_beside_it(
+    data: Path, model: Path, evaluation: Path, tmp_path: Path, client: "MlflowClient"
+) -> None:
+    register(data, model, evaluation, OPEN, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["registration.json"]
 
 
 def test_a_champion_from_elsewhere_is_one_clear_message(
