@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,11 @@ from components.tasks import tasks
 from eval.combine import best_weight, weighted
 from eval.metrics import Scores, score
 from eval.people import Agreement, Answers, Rating, agreement, ratings
-from eval.rankings import Qrels, Run
+from eval.rankings import Qrels, Run, alphabetical, locate
 from eval.report import Example, Measure, Report, Result, Why, best_other, extremes, render
 from eval.significance import PairedResult, paired_test
 from fusion.explain import explain, rows
-from fusion.features import Items
+from fusion.features import MODALITIES, Items
 from fusion.featurizer import Featurizer, load_items
 from fusion.index import top_k
 from fusion.model import ProductSearchModel, embed
@@ -35,6 +36,7 @@ from fusion.zeroshot import dual, zero_shot
 
 CANDIDATE = "fused"
 HYBRID = "hybrid"  # the candidate's scores and BM25's, added up
+LACKING = "what relevant products lack"  # a way to group queries
 LATENCY_QUERIES = 100
 EXAMPLES = 5  # queries most won, and most lost
 SHOWN = 8  # products of each
@@ -51,8 +53,8 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
         evaluation: Folder to write: metrics.json (system → metric → mean), segments.csv (the same by segment),
             comparisons.json (the candidate against each other system), scores/ (per query) and runs/ (parquet and TREC)
             by system, qrels.trec (the judgements), tasks.json (titles and pictures, similar products, tags),
-            queries.parquet, facts.json (latency, sizes, the candidate's weight in the hybrid), index.parquet,
-            report.html.
+            queries.parquet, facts.json (latency, sizes, the candidate's weight in the hybrid, what a survey said),
+            index.parquet, report.html.
 
     Raises:
         DataError: where no test query is judged, or no pictures were kept for a model that tuned its image encoder.
@@ -126,9 +128,10 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
         alone = [system for system in scores if system != HYBRID and not system.startswith("no ")]
         rival = best_other({system: scores[system] for system in alone}, CANDIDATE, primary)
         title = "Product search: candidate and baselines"
-        page = report(title, data, runs, scores, against, qrels, segments, primary, rival, measures, why)
+        groups = {"segment": segments, LACKING: lacking(products, qrels, params.relevant)}
+        page = report(title, data, runs, scores, against, qrels, groups, primary, rival, measures, why)
         (out / "report.html").write_text(render(page))
-        _write(out / "facts.json", facts(network, asked, index, model) | mixed)
+        _write(out / "facts.json", facts(network, asked, index, model) | mixed | survey(page))
     print(table_of(json.loads((evaluation / "metrics.json").read_text())))
 
 
@@ -155,6 +158,15 @@ def judged(data: Path, split: str) -> tuple[Qrels, np.ndarray]:
     qrels = Qrels.from_table(judgements)
     named = dict(zip(own["query_id"].to_pylist(), own["segment"].to_pylist(), strict=True))
     return qrels, np.array([named[i] or "all" for i in np.sort(qrels.query_ids)])
+
+
+def lacking(products: Items, qrels: Qrels, relevant: int) -> np.ndarray:
+    """What some relevant product of each query lacks, such as "image, video": str (Q,), in the order of the ids."""
+    place = locate(qrels.products, pa.array(products.ids))[qrels.items]
+    absent = ~products.present[place] & ((qrels.values >= relevant) & (place >= 0))[:, None]
+    lacks = np.logical_or.reduceat(absent, qrels.offsets[:-1])
+    names = [", ".join(compress(MODALITIES, row)) or "nothing" for row in lacks]
+    return np.array(names)[alphabetical(qrels.queries)]
 
 
 def _made_from(features: Path, model: Path, params: EvaluateParams) -> dict[str, Any]:
@@ -209,7 +221,7 @@ def report(
     scores: Mapping[str, Scores],
     against: Mapping[str, PairedResult],
     qrels: Qrels,
-    segments: np.ndarray,
+    segments: Mapping[str, np.ndarray],
     primary: str,
     rival: str,
     measures: Sequence[Measure] = (),
@@ -217,6 +229,7 @@ def report(
 ) -> Report:
     """The page's content: tables, and the queries most won and most lost against a rival.
 
+    `segments` are ways to group queries, one of them "segment", each str (Q,), aligned with the scores.
     `why` explains the candidate's first product of each, from their rows.
     """
     won, lost = extremes(scores[CANDIDATE], scores[rival], primary, EXAMPLES)
@@ -240,7 +253,9 @@ def report(
         values = {system: float(scores[system].values[primary][position]) for system in lists}
         row, first = queries[query], firsts[query][CANDIDATE]
         because = why(row, products[first[0][0]]) if why and first else None
-        return Example(query, lists, values, row["text"], _picture(row), segments[position], because)
+        return Example(
+            query, lists, values, row["text"], _picture(row), segments["segment"][position], because
+        )
 
     return Report(
         title=title,
@@ -248,7 +263,7 @@ def report(
         primary=primary,
         systems=scores,
         comparisons=against,
-        segments={"segment": segments},
+        segments=segments,
         grades=GRADE_NAMES,
         won=[example(query) for query in won],
         lost=[example(query) for query in lost],
@@ -260,14 +275,20 @@ def report(
 
 def said(data: Path, ours: Scores, metric: str) -> tuple[list[Rating], list[Agreement]]:
     """What people said, and whether the candidate's metric agrees; nothing where there is no survey."""
-    survey = answers(data)
-    if survey is None:
+    told = answers(data)
+    if told is None:
         return [], []
     named = zip(*store.read(data, "queries", ["query_id", "segment"]).to_pydict().values(), strict=True)
     return (
-        list(ratings(survey, {query: name for query, name in named if name})),
-        list(agreement(survey, ours, metric)),
+        list(ratings(told, {query: name for query, name in named if name})),
+        list(agreement(told, ours, metric)),
     )
+
+
+def survey(page: Report) -> dict[str, float]:
+    """What people said, as facts for the gate: rating/MODEL over all queries; agreement/MODEL where it can be told."""
+    rated = {f"rating/{one.model}": one.segment.mean for one in page.ratings if one.segment.name == "all"}
+    return rated | {f"agreement/{one.model}": one.tau for one in page.agreements if not np.isnan(one.tau)}
 
 
 def answers(data: Path) -> Answers | None:

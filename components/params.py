@@ -136,7 +136,7 @@ class RegisterParams(Params):
         0.0, description="required gain over the champion, absolute; its interval must lie above"
     )
     confidence: float = Field(0.95, gt=0.5, lt=1)
-    floors: dict[str, float] = Field({"ndcg@10": 0.3}, description="metric → lowest mean allowed")
+    floors: dict[str, float] = Field({"ndcg@10": 0.3}, description="metric or fact → lowest value allowed")
     ceilings: dict[str, float] = Field({"model_mb": 500.0}, description="fact → highest value allowed")
     min_segment: int = Field(20, ge=2, description="queries a segment needs before it is tested")
     promote: Literal["manual", "auto"] = "manual"

@@ -153,7 +153,7 @@ def _beside(old: Judged, new: Judged, data: Path, evaluation: Path, rules: Rules
     against = comparisons(scores, rules.primary, rules.resamples, rules.seed)
     qrels, segments = judged(data, "test")
     runs = {CANDIDATE: new.run, CHAMPION: old.run}
-    return report(title, data, runs, scores, against, qrels, segments, rules.primary, CHAMPION)
+    return report(title, data, runs, scores, against, qrels, {"segment": segments}, rules.primary, CHAMPION)
 
 
 def _alias(client: "MlflowClient", name: str, alias: str) -> "ModelVersion | None":

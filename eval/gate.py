@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.metrics import Scores
+from eval.metrics import Scores, is_metric
 from eval.rankings import JudgeError
 from eval.significance import differences, holm, paired_test, sign_flip
 
@@ -20,7 +20,7 @@ class Rules:
         primary: The metric on which it must win.
         min_gain: Gain on it over the champion, absolute, that must be exceeded.
         confidence: Of that gain, and of the finding that a segment got worse.
-        floors: Metric → lowest mean allowed.
+        floors: Metric or fact → lowest mean, or value, allowed.
         ceilings: Fact → highest value allowed.
         min_segment: Queries that a segment needs before it is tested.
         resamples, seed: Of the tests and intervals.
@@ -84,7 +84,7 @@ def decide(candidate: Evidence, champion: Evidence | None, rules: Rules) -> Deci
 
     The candidate passes if all of these hold:
 
-    - the mean of every metric in `rules.floors` is at least its floor;
+    - the mean of every metric in `rules.floors` is at least its floor; every fact there is known and likewise;
     - every fact in `rules.ceilings` is known and at most its ceiling;
     - its gain on the primary metric exceeds `min_gain`, beyond noise: the two-sided interval lies above it,
       and a randomisation test agrees, since the interval is too narrow where few queries differ. A tie never
@@ -111,25 +111,26 @@ def decide(candidate: Evidence, champion: Evidence | None, rules: Rules) -> Deci
 
 
 def _floors(candidate: Evidence, rules: Rules) -> Iterator[Finding]:
-    for metric, limit in rules.floors.items():
-        value = float(_values(candidate, metric).mean())
-        passed = value >= limit
-        verdict = "at least" if passed else "too low: at least"
-        text = f"{metric} is {value:.4g}; {verdict} {limit:.4g} is required."
-        yield Finding(f"floor {metric}", passed, text, value=value, limit=limit)
+    for name, limit in rules.floors.items():
+        value = float(_values(candidate, name).mean()) if is_metric(name) else candidate.facts.get(name)
+        yield _bound("floor", name, value, limit, "too low: ", "at least {:.4g} is required")
 
 
 def _ceilings(candidate: Evidence, rules: Rules) -> Iterator[Finding]:
-    for fact, limit in rules.ceilings.items():
-        value = candidate.facts.get(fact, math.nan)
-        if math.isnan(value):
-            text = f"{fact} was not measured; at most {limit:.4g} is allowed."
-            yield Finding(f"ceiling {fact}", False, text, limit=limit)
-            continue
-        passed = value <= limit
-        verdict = "at most" if passed else "too high: at most"
-        text = f"{fact} is {value:.4g}; {verdict} {limit:.4g} is allowed."
-        yield Finding(f"ceiling {fact}", passed, text, value=value, limit=limit)
+    for name, limit in rules.ceilings.items():
+        yield _bound(
+            "ceiling", name, candidate.facts.get(name), limit, "too high: ", "at most {:.4g} is allowed"
+        )
+
+
+def _bound(kind: str, name: str, value: float | None, limit: float, wrong: str, asked: str) -> Finding:
+    if value is None or math.isnan(value):
+        return Finding(
+            f"{kind} {name}", False, f"{name} was not measured; {asked.format(limit)}.", limit=limit
+        )
+    passed = value >= limit if kind == "floor" else value <= limit
+    text = f"{name} is {value:.4g}; {'' if passed else wrong}{asked.format(limit)}."
+    return Finding(f"{kind} {name}", passed, text, value=value, limit=limit)
 
 
 def _gain(difference: np.ndarray, rules: Rules) -> Finding:
@@ -155,7 +156,8 @@ def _segments(difference: np.ndarray, segments: np.ndarray, rules: Rules) -> Ite
     if np.shape(segments) != difference.shape:
         raise JudgeError(f"{np.size(segments)} segments for {len(difference)} queries; give each query one")
     names, of, sizes = np.unique(segments, return_inverse=True, return_counts=True)
-    large = sizes >= max(rules.min_segment, 2)
+    least = max(rules.min_segment, 2)
+    large = sizes >= least
     parts = [difference[of == index] for index in np.flatnonzero(large)]
     p_values = holm(np.array([sign_flip(part, rules.resamples, rules.seed) for part in parts]))
     for name, part, p_value in zip(names[large].tolist(), parts, p_values.tolist(), strict=True):
@@ -169,7 +171,7 @@ def _segments(difference: np.ndarray, segments: np.ndarray, rules: Rules) -> Ite
     if not large.all():
         small = zip(names[~large].tolist(), sizes[~large].tolist(), strict=True)
         listed = ", ".join(f"'{name}' ({size})" for name, size in small)
-        text = f"Not tested, with fewer than {rules.min_segment} queries: {listed}."
+        text = f"Not tested, with fewer than {least} queries: {listed}."
         yield Finding("segments not tested", True, text)
 
 

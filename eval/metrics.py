@@ -341,6 +341,15 @@ def parse(name: str) -> tuple[Function, int | None]:
     return function, int(cut) if cut else None
 
 
+def is_metric(name: str) -> bool:
+    """Whether `parse` takes it."""
+    try:
+        parse(name)
+    except JudgeError:
+        return False
+    return True
+
+
 def score(
     run: Run | Iterable[Run],
     qrels: Qrels,

@@ -11,13 +11,14 @@ import pytest
 
 from catalog import store
 from catalog.schema import DataError
-from components.evaluate import CANDIDATE, HYBRID, answers, evaluate, judged, top, views
+from components.evaluate import CANDIDATE, HYBRID, LACKING, answers, evaluate, judged, lacking, top, views
 from components.featurize import featurize
 from components.params import EvaluateParams, FeaturizeParams, Freeze, TrainParams
 from components.train import train
 from eval.combine import WEIGHTS, weighted
 from eval.metrics import Scores, score
 from eval.rankings import Qrels, Run
+from fusion.features import Items
 from fusion.model import ModelConfig, ProductSearchModel
 from fusion.text import Start
 
@@ -91,7 +92,8 @@ def test_what_it_was_made_from_and_what_it_costs(evaluation: Path, data: Path) -
     assert set(made["params"]) == {"featurize", "train", "evaluate"}
     assert made["params"]["evaluate"]["resamples"] == 200
     costs = {"latency_ms_p95", "model_mb", "index_mb"}
-    assert set(read(evaluation / "facts.json")) == {*costs, "hybrid_weight"}
+    people = {f"{kind}/{model}" for kind in ("rating", "agreement") for model in answers(data).models}
+    assert set(read(evaluation / "facts.json")) == {*costs, *people, "hybrid_weight"}
     assert set(read(evaluation / "comparisons.json")) == SYSTEMS - {CANDIDATE}
     page = (evaluation / "report.html").read_text()
     assert "data:image/" in page and "<script src" not in page
@@ -101,6 +103,24 @@ def test_a_query_without_an_answer_shows_nothing() -> None:
     run = Run.from_dict({"q1": {"p1": 2.0, "p2": 1.0}, "q3": {"p1": 1.0}})
     assert top(run, "q1") == [("p1", 2.0), ("p2", 1.0)]
     assert top(run, "q0") == top(run, "q2") == top(run, "q4") == []
+
+
+def test_what_relevant_products_lack(evaluation: Path, features: Path, data: Path) -> None:
+    qrels, _ = judged(data, "test")
+    found = dict(
+        zip(
+            np.sort(qrels.query_ids).tolist(),
+            lacking(Items.load(features, "products"), qrels, 3),
+            strict=True,
+        )
+    )
+    rows = {row["product_id"]: row for row in store.read(data, "products").to_pylist()}
+    for query, grades in qrels.to_dict().items():
+        good = [rows[product] for product, grade in grades.items() if grade >= 3]
+        lacked = [name for name in ("image", "video") if not all(row[name] for row in good)]
+        assert found[query] == (", ".join(lacked) or "nothing")
+    assert len(set(found.values())) > 1
+    assert LACKING in (evaluation / "report.html").read_text()
 
 
 def test_segments_without_a_name_are_one(tiny_tables: Tables, write_data: Write) -> None:
@@ -156,6 +176,10 @@ def test_the_page_says_what_people_said(evaluation: Path, data: Path) -> None:
     page = (evaluation / "report.html").read_text()
     assert f"<td>{survey.ratings.mean():.2f}</td>" in page
     assert "Kendall’s τ" in page
+    (model,) = set(survey.models)
+    facts = json.loads((evaluation / "facts.json").read_text())
+    assert facts[f"rating/{model}"] == pytest.approx(survey.by_query(model)[1].mean())
+    assert -1 <= facts[f"agreement/{model}"] <= 1
 
 
 def test_a_data_set_without_a_survey(tiny_tables: Tables, write_data: Write) -> None:

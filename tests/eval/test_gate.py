@@ -176,6 +176,29 @@ def test_ceilings(facts: dict[str, float], passed: bool, text: str) -> None:
     assert decision.passed is passed
 
 
+def test_every_ceiling_is_looked_at() -> None:
+    rules = replace(RULES, ceilings={"unknown": 1.0, "model_mb": 500.0})
+    decision = decide(evidence(BASE, model_mb=501.0), None, rules)
+    assert decision.reasons == [
+        "unknown was not measured; at most 1 is allowed.",
+        "model_mb is 501; too high: at most 500 is allowed.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("facts", "passed", "text"),
+    [
+        ({"rating/3": 4.0}, True, "rating/3 is 4; at least 4 is required."),
+        ({"rating/3": 3.5}, False, "rating/3 is 3.5; too low: at least 4 is required."),
+        ({}, False, "rating/3 was not measured; at least 4 is required."),
+    ],
+)
+def test_floors_of_facts(facts: dict[str, float], passed: bool, text: str) -> None:
+    decision = decide(evidence(BASE, **facts), None, replace(RULES, floors={"rating/3": 4.0}))
+    assert finding(decision, "floor rating/3").text == text
+    assert decision.passed is passed
+
+
 def test_without_a_champion_there_is_nothing_to_compare_with() -> None:
     decision = decide(evidence(BASE), None, RULES)
     assert decision.passed
@@ -193,9 +216,20 @@ def test_a_metric_that_was_not_scored(rules: Rules) -> None:
         decide(evidence(BASE), evidence(BASE), rules)
 
 
-def test_segments_must_match_the_queries() -> None:
-    with pytest.raises(JudgeError, match="3 segments for 400 queries"):
-        decide(evidence(BASE, SEGMENTS[:3]), evidence(BASE), RULES)
+@pytest.mark.parametrize("count", [3, 401])
+def test_segments_must_match_the_queries(count: int) -> None:
+    with pytest.raises(JudgeError, match=f"{count} segments for 400 queries"):
+        decide(evidence(BASE, np.resize(SEGMENTS, count)), evidence(BASE), RULES)
+
+
+def test_one_query_is_no_segment() -> None:
+    segments = np.array(["pair"] * 2 + ["single"] + ["rest"] * 397)
+    decision = decide(evidence(BASE + 0.05, segments), evidence(BASE), replace(RULES, min_segment=1))
+    assert finding(decision, "segment pair").limit == 0.0
+    assert (
+        finding(decision, "segments not tested").text
+        == "Not tested, with fewer than 2 queries: 'single' (1)."
+    )
 
 
 def test_the_decision_as_json() -> None:
