@@ -104,6 +104,10 @@ def test_report(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
             ["report", "one.trec", "two.trec", "qrels.trec", "--out", "p", "--queries", "one.parquet"],
             "'segment'",
         ),
+        (
+            ["report", "one.trec", "two.trec", "qrels.trec", "--out", "p", "--queries", "few.parquet"],
+            "few.parquet: query 'q1' is missing; it was judged",
+        ),
         (["score", "one.trec", "qrels.trec", "--scores", "no/folder.parquet"], "no/folder.parquet"),
     ],
 )
@@ -125,6 +129,12 @@ def test_what_is_wrong_is_told_in_one_line(
     assert not (files / "page.html").exists()
 
 
+def test_a_page_without_groups(files: Path) -> None:
+    words = ["report", *(str(files / name) for name in ("one.trec", "two.trec", "qrels.trec"))]
+    assert main([*words, "--out", str(files / "page.html")]) == 0
+    assert "by segment" in (files / "page.html").read_text()
+
+
 def test_gains_that_are_none(files: Path) -> None:
     with pytest.raises(SystemExit):
         main(["score", str(files / "one.trec"), str(files / "qrels.trec"), "--gains", "much"])
@@ -140,4 +150,4 @@ def test_it_needs_only_numpy_and_pyarrow(files: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True, text=True)
     loaded = set(done.stdout.splitlines()[-1].split()) - set(sys.stdlib_module_names)
     assert {"numpy", "pyarrow"} <= loaded
-    assert not loaded & {"torch", "scipy", "sklearn", "jinja2", "catalog", "fusion", "components"}
+    assert not loaded & {"pandas", "torch", "scipy", "sklearn", "jinja2", "catalog", "fusion", "components"}

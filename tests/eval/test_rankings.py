@@ -161,6 +161,7 @@ def test_any_column_of_ids_will_do() -> None:
         np.array(ids, object),
         pa.array(ids),
         pa.array(ids).dictionary_encode(),
+        pa.DictionaryArray.from_arrays([0, 1, 2], ["b", "a", "b"]),
         pa.chunked_array([ids[:1], ids[1:]]),
         pa.array(ids, pa.large_string()),
     ):
@@ -176,6 +177,7 @@ def test_any_column_of_ids_will_do() -> None:
         (["q", "q"], ["1", "a"], [1.0, np.nan], "query 'q', product 'a': the score is nan"),
         (["q"], ["a"], [-np.inf], "the score is -inf"),
         (["q"], ["a"], ["much"], "scores must be numbers"),
+        (["q", "q"], ["1", "a"], pa.array([1, None]), "query 'q', product 'a': the score is nan"),
         (["q"], ["a"], [[1.0]], "one number per pair"),
         ([1.5], ["a"], [1.0], "query ids: must be all text or all integers, not double"),
         (["q"], [b"a"], [1.0], "product ids: must be all text or all integers, not binary"),
