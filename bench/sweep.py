@@ -76,7 +76,7 @@ def draw(names: Sequence[str], default: Setting, against: Mapping[Setting, Paire
     axes.set_xlabel(names[0])
     axes.set_ylabel(f"{PRIMARY} minus that of {names[0]} = {default[0]}, {names[1]} = {default[1]}")
     axes.legend()
-    figure.savefig(path)
+    figure.savefig(path, metadata={"Date": None})  # the same figure, the same file
 
 
 if __name__ == "__main__":

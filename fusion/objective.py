@@ -42,8 +42,8 @@ class Objective:
     """
 
     loss: str = "graded"
-    alpha: float = 0.5
-    beta: float = 0.5
+    alpha: float = 0.0
+    beta: float = 0.0
     gamma: float = 0.0
     delta: float = 0.0
     modality_dropout: float = 0.2

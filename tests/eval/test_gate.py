@@ -120,6 +120,13 @@ def test_one_worse_segment_stops_a_better_average_and_is_named() -> None:
     assert "corrected for 4 tested" in decision.reasons[0]
 
 
+def test_a_segment_that_may_be_worse_by_chance_passes() -> None:
+    worse = finding(decide(evidence(BASE + NOISE - 0.004), evidence(BASE), RULES), "segment all")
+    assert worse.value == pytest.approx(-0.004)
+    assert worse.passed
+    assert worse.text.startswith("Segment 'all' is not significantly worse: ndcg@10 changes by -0.0040")
+
+
 def test_many_segments_of_noise_raise_no_alarm() -> None:
     """Of 40 segments two would be worse by chance at 95 % each: the correction holds them back."""
     rng = np.random.default_rng(2)
