@@ -34,7 +34,7 @@ FIT: dict[str, Any] = {
 }
 
 
-PLAIN = Objective(modality_dropout=0.0)
+PLAIN = Objective(alpha=0.5, beta=0.5, modality_dropout=0.0)
 
 
 class World(NamedTuple):

@@ -102,7 +102,7 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
 def gradients(model: ProductSearchModel, data: TrainingSet, chunk: int | None = None) -> dict[str, Tensor]:
     """Of a step's loss, by name."""
     step = next(data.epoch(32, np.random.default_rng(0), Pairs.none()))
-    products, objective = data.products.take(step.products), Objective(chunk=chunk)
+    products, objective = data.products.take(step.products), Objective(alpha=0.5, beta=0.5, chunk=chunk)
     known = step.grades, np.zeros(len(products)), np.zeros((len(products), 0), np.int64)
     model.zero_grad()
     loss, _ = joint_loss(model, step.queries, products, *known, objective, np.random.default_rng(0))
