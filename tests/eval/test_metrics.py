@@ -165,7 +165,8 @@ def test_names_that_mean_nothing(name: str) -> None:
     ("gains", "message"),
     [
         ({0: 0, 1: 1, 2: 2}, "grade 3 has no gain; gains are given for 0, 1, 2"),
-        ({**ESCI, 3: -1.0}, "gains: 3: -1.0"),
+        ({0: 0, 1: 1}, "grade 2 has no gain; gains are given for 0, 1"),
+        ({**ESCI, 2: -2.0, 3: -1.0}, "gains: 2: -2.0"),
         ({**ESCI, 3: float("nan")}, "gains: 3: nan"),
         ({**ESCI, 3: float("inf")}, "gains: 3: inf"),
     ],
@@ -325,8 +326,9 @@ def test_restrict(which: object) -> None:
 @pytest.mark.parametrize(
     ("which", "message"),
     [
-        (["a", "x"], "query 'x' is not among the 3"),
+        (["a", "y", "x"], "query 'x' is not among the 3"),
         (np.array([True]), r"a mask of shape \(1,\) for 3 queries"),
+        (np.full(4, True), r"a mask of shape \(4,\) for 3 queries"),
         (np.zeros(3, bool), "no query is left"),
         ([], "no query is left"),
     ],
