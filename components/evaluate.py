@@ -20,12 +20,14 @@ from catalog.schema import GRADE_NAMES, DataError
 from components.bm25 import bm25
 from components.params import EvaluateParams
 from components.tasks import tasks
+from eval.arrays import alphabetical, locate
 from eval.combine import best_weight, weighted
 from eval.metrics import Scores, score
 from eval.people import Agreement, Answers, Rating, agreement, ratings
-from eval.rankings import Qrels, Run, alphabetical, locate
+from eval.rankings import Qrels, Run
 from eval.report import Example, Measure, Report, Result, Why, best_other, extremes, render
 from eval.significance import PairedResult, paired_test
+from eval.tables import table
 from fusion.explain import explain, rows
 from fusion.features import MODALITIES, Items
 from fusion.featurizer import Featurizer, load_items
@@ -132,7 +134,7 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
         page = report(title, data, runs, scores, against, qrels, groups, primary, rival, measures, why)
         (out / "report.html").write_text(render(page))
         _write(out / "facts.json", facts(network, asked, index, model) | mixed | survey(page))
-    print(table_of(json.loads((evaluation / "metrics.json").read_text())))
+    print(_means(scores))
 
 
 def views(network: ProductSearchModel) -> dict[str, list[str]]:
@@ -334,10 +336,7 @@ def facts(network: ProductSearchModel, queries: Items, index: SearchIndex, model
     }
 
 
-def table_of(metrics: Mapping[str, Mapping[str, float]]) -> str:
+def _means(scores: Mapping[str, Scores]) -> str:
     """System × metric as lines of text."""
-    names = list(next(iter(metrics.values())))
-    lines = ["".join(f"{title:>14}" for title in ["", *names])]
-    for system, means in metrics.items():
-        lines.append(f"{system:>14}" + "".join(f"{means[name]:14.4f}" for name in names))
-    return "\n".join(lines)
+    rows = [[system, *(f"{mean:.4f}" for mean in one.means().values())] for system, one in scores.items()]
+    return table([["", *next(iter(scores.values())).values], *rows])

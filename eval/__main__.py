@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from eval.arrays import locate
 from eval.metrics import METRICS, Scores, score
-from eval.rankings import JudgeError, Qrels, Run, locate, read_table
+from eval.rankings import JudgeError, Qrels, Run, read_table
 from eval.segments import traffic
 from eval.significance import Contest, detectable, differences, holm, paired_test, t_test
+from eval.tables import table
 
 DEFAULT = ("ndcg@10", "recall@100", "mrr@10")
 
@@ -91,7 +93,7 @@ def _score(asked: argparse.Namespace) -> None:
     if asked.json:
         print(json.dumps(found.means()))
         return
-    print(_table([["metric", "mean"], *([name, f"{mean:.4f}"] for name, mean in found.means().items())]))
+    print(table([["metric", "mean"], *([name, f"{mean:.4f}"] for name, mean in found.means().items())]))
     print(f"\n{len(found.query_ids):,} judged queries, {found.unanswered:,} of them without an answer")
 
 
@@ -122,7 +124,7 @@ def _compare(asked: argparse.Namespace) -> None:
         ]
         for row in rows
     ]
-    print(_table([[*heads, "won/drawn/lost", "detectable"], *lines]))
+    print(table([[*heads, "won/drawn/lost", "detectable"], *lines]))
     print(
         f"\n{len(ours.query_ids):,} judged queries. p: randomisation test, two-sided; Holm: over all rows. Detectable: "
         "the true difference that so many queries would show with a chance of 80 %."
@@ -160,7 +162,7 @@ def _explain(asked: argparse.Namespace) -> None:
         [judge, *(f"{found[m]:.4f}" if m in found else "–" for m in asked.metrics)]
         for judge, found in means.items()
     ]
-    print(_table([["judge", *asked.metrics], *lines]))
+    print(table([["judge", *asked.metrics], *lines]))
     for judge, causes in differences.items():
         print(f"\n{judge}, each alone:")
         for one in causes:
@@ -217,18 +219,6 @@ def _scores(asked: argparse.Namespace, runs: Iterable[Path]) -> list[Scores]:
         score(Run.batches(run), qrels, asked.metrics, gains=asked.gains, relevant=asked.relevant)
         for run in runs
     ]
-
-
-def _table(rows: Sequence[Sequence[object]]) -> str:
-    """Columns as wide as they must be; numbers to the right."""
-    widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            f"{cell!s:<{width}}" if i == 0 else f"{cell!s:>{width}}"
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
 
 
 if __name__ == "__main__":

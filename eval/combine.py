@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pyarrow as pa
 
+from eval.arrays import locate
 from eval.metrics import score
-from eval.rankings import JudgeError, Qrels, Run, locate
+from eval.rankings import JudgeError, Qrels, Run
 
 RRF_K = 60.0  # of Cormack et al.
 WEIGHTS = tuple(step / 20 for step in range(21))

@@ -11,8 +11,9 @@ from typing import TypeVar
 import numpy as np
 import pyarrow as pa
 
+from eval.arrays import alphabet, locate
 from eval.metrics import parse, score
-from eval.rankings import Qrels, Run, alphabet, locate
+from eval.rankings import Qrels, Run
 
 Pairs = TypeVar("Pairs", Run, Qrels)
 

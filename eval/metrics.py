@@ -23,7 +23,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eval.rankings import JudgeError, Qrels, Run, alphabetical, equal_rows, locate, read_table, side_by_side
+from eval.arrays import alphabetical, equal_rows, locate, side_by_side
+from eval.rankings import JudgeError, Qrels, Run, read_table
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +103,8 @@ class Metric:
     """
 
     function: Function
-    cut: bool = True
-    number: bool = False
+    cut: bool
+    number: bool
 
 
 METRICS: dict[str, Metric] = {}

@@ -5,16 +5,15 @@ Ids are text. Integers become their decimal digits, so 7 in an array and "7" in 
 """
 
 import json
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
@@ -22,12 +21,11 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-SPREAD = 4  # integers from 0 on number themselves where the highest is at most so many times as high as they are many
-_Block = TypeVar("_Block")
-_Made = TypeVar("_Made")
+from eval.arrays import BLOCK, alphabet, arrow_of, equal_rows, numpy_of, side_by_side, text_of
 
-BLOCK = 1 << 19  # pairs sorted at a time: what the processor's cache holds
+SPREAD = 4  # integers from 0 on number themselves where the highest is at most so many times as high as they are many
 BATCH = 1 << 23  # pairs in memory at a time, where a file has more
+ROW_GROUP = 2 * BATCH  # pairs in a part of a parquet file, which a reader takes as one
 TAG = "vitrine"  # the last column of a TREC run names the system
 PARQUET = b"PAR1"  # how such a file begins
 BEIR = ("query-id", "corpus-id", "score")  # the header of its judgements
@@ -145,16 +143,15 @@ class _Pairs(ABC):
 
     def to_parquet(self, path: Path) -> None:
         """Write what `from_parquet` reads."""
-        columns = {
-            "query_id": pa.DictionaryArray.from_arrays(pa.array(self.rows), self.queries.cast(pa.string())),
-            "product_id": pa.DictionaryArray.from_arrays(
-                pa.array(self.items), self.products.cast(pa.string())
-            ),
-            self.VALUE: pa.array(self.values),
+        ids = {"query_id": (self.rows, self.queries), "product_id": (self.items, self.products)}
+        columns: dict[str, pa.Array] = {
+            name: pa.DictionaryArray.from_arrays(pa.array(index, pa.int32()), names.cast(pa.string()))
+            for name, (index, names) in ids.items()
         }
-        # Few row groups, and all ids in their dictionaries: they are read several times as fast.
-        whole = {"row_group_size": BATCH, "dictionary_pagesize_limit": 2**30}
-        pq.write_table(pa.table(columns), path, use_dictionary=["query_id", "product_id"], **whole)
+        # Few row groups, all ids in their dictionaries, nothing compressed further: read several times as fast.
+        whole = {"row_group_size": ROW_GROUP, "dictionary_pagesize_limit": 2**30, "compression": "none"}
+        table = pa.table(columns | {self.VALUE: pa.array(self.values)})
+        pq.write_table(table, path, use_dictionary=list(ids), **whole)
 
     def to_trec(self, path: Path) -> None:
         """Write what `from_trec` reads; numbers keep every digit.
@@ -191,12 +188,12 @@ class _Pairs(ABC):
         """(N,) str: the product of each pair."""
         return text_of(self.products)[self.items]
 
-    @property
+    @cached_property
     def rows(self) -> np.ndarray:
         """(N,) int64: the index of each pair's query."""
         return np.repeat(np.arange(len(self.queries)), self.counts)
 
-    @property
+    @cached_property
     def ranks(self) -> np.ndarray:
         """(N,) int64: each pair's place in its query, from 1."""
         return np.arange(1, len(self.items) + 1) - np.repeat(self.offsets[:-1], self.counts)
@@ -372,12 +369,11 @@ class _Pairs(ABC):
         """A pair that its query has twice."""
         keys, bits = self._by_product, self._bits
 
-        def find(block: tuple[int, np.ndarray | slice]) -> int | None:
+        def first(block: tuple[int, np.ndarray | slice]) -> int | None:
             count, cells = block
             flat = keys[cells]
-            if (flat[1:] ^ flat[:-1]).min(
-                initial=1 << bits
-            ) >> bits:  # across queries too: many times as fast
+            apart = (flat[1:] ^ flat[:-1]).min(initial=1 << bits)  # across queries too: many times as fast
+            if apart >> bits:
                 return None
             rows = flat.reshape(-1, count)
             twice = np.argwhere(rows[:, 1:] >> bits == rows[:, :-1] >> bits)
@@ -386,7 +382,7 @@ class _Pairs(ABC):
             row, at = twice[0]
             return int(np.arange(len(keys))[cells][row * count] + (rows[row, at] & ((1 << bits) - 1)))
 
-        return next((at for at in side_by_side(find, equal_rows(self.offsets)) if at is not None), None)
+        return next((at for at in side_by_side(first, equal_rows(self.offsets)) if at is not None), None)
 
     @staticmethod
     @abstractmethod
@@ -474,40 +470,6 @@ class Run(_Pairs):
             within = np.lexsort((place[items[rows]], -values[rows]), axis=1)
             order[cells] = np.take_along_axis(rows, within, 1).ravel()
         return order
-
-
-def alphabetical(ids: pa.Array) -> np.ndarray:
-    """(V,) indices of ids in the order of their text."""
-    return numpy_of(pc.sort_indices(ids.cast(pa.string())))
-
-
-def alphabet(ids: pa.Array) -> np.ndarray:
-    """(V,) int64: the place of each id among all in the order of their text."""
-    place = np.empty(len(ids), np.int64)
-    place[alphabetical(ids)] = np.arange(len(ids))
-    return place
-
-
-def locate(needles: pa.Array, haystack: pa.Array) -> np.ndarray:
-    """Index of each id in a unique `haystack`, −1 where it is not there: int64."""
-    if needles.type != haystack.type:
-        needles, haystack = needles.cast(pa.string()), haystack.cast(pa.string())
-    found = pc.index_in(needles, haystack)
-    there = numpy_of(found.is_valid().cast(pa.uint8())).view(bool)
-    return np.where(there, np.frombuffer(found.buffers()[1], np.int32, len(found)), np.int64(-1))
-
-
-def text_of(ids: pa.Array) -> np.ndarray:
-    """Ids as NumPy text."""
-    text = ids.cast(pa.string())
-    first, sizes = np.frombuffer(text.buffers()[1], np.int32)[text.offset], numpy_of(pc.binary_length(text))
-    wide, size = int(sizes.max(initial=1)), int(sizes.sum())
-    letters = np.frombuffer(text.buffers()[2] or b"", np.uint8)[first : first + size]
-    if (letters > 127).any():
-        return np.array(text.to_pylist(), str)
-    found = np.zeros((len(sizes), wide), np.uint32)
-    found[np.arange(wide) < sizes[:, None]] = letters
-    return found.view(f"U{wide}").ravel()
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -615,52 +577,3 @@ def _heads(query: np.ndarray) -> np.ndarray:
 
 def _unique(numbers: np.ndarray) -> bool:
     return bool((numbers[1:] > numbers[:-1]).all()) or len(np.unique(numbers)) == len(numbers)
-
-
-def numpy_of(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Numbers without copying them, and without importing pandas, which `to_numpy` does where there is one."""
-    if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks()
-    if column.null_count:
-        column = column.cast(pa.float64()).fill_null(float("nan"))
-    return np.from_dlpack(column) if len(column) else np.empty(0, column.type.to_pandas_dtype())
-
-
-def arrow_of(numbers: np.ndarray) -> pa.Array:
-    """Integers without copying them, and without importing pandas, which `pa.array` does where there is one."""
-    flat = np.ascontiguousarray(numbers)
-    return pa.Array.from_buffers(pa.from_numpy_dtype(flat.dtype), len(flat), [None, pa.py_buffer(flat)])
-
-
-def equal_rows(offsets: np.ndarray) -> Iterator[tuple[int, np.ndarray | slice]]:
-    """Blocks of queries with equally many pairs: so many as each has, and where all their pairs are.
-
-    What is taken from there is (n · count,), to be looked at as (n, count): much faster than query by query, and not
-    more at a time than the processor's cache holds.
-    """
-    counts = np.diff(offsets)
-    if (counts == counts[0]).all():
-        size = _whole(int(counts[0]))
-        for start in range(0, int(offsets[-1]), size):
-            yield int(counts[0]), slice(start, start + size)
-        return
-    order = np.argsort(counts, kind="stable")
-    for rows in np.split(order, 1 + np.flatnonzero(np.diff(counts[order]))):
-        count = int(counts[rows[0]])
-        cells = (offsets[rows, None] + np.arange(count)).ravel()
-        for start in range(0, len(cells), _whole(count)):
-            yield count, cells[start : start + _whole(count)]
-
-
-def _whole(count: int) -> int:
-    """About `BLOCK`, in whole rows of `count`."""
-    return max(1, BLOCK // count) * count
-
-
-def side_by_side(work: Callable[[_Block], _Made], blocks: Iterable[_Block]) -> list[_Made]:
-    """What comes of each block, on all cores: NumPy lets go of the interpreter while it works."""
-    several = list(blocks)
-    if len(several) == 1:
-        return [work(several[0])]
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        return list(pool.map(work, several))

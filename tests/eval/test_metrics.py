@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.metrics import METRICS, Scores, parse, score
+from eval.metrics import METRICS, Scores, is_metric, parse, score
 from eval.rankings import JudgeError, Qrels, Run
 
 ALL = [*METRICS, "ndcg@3:exp", *(f"{name}@3" for name, one in METRICS.items() if one.cut and ":" not in name)]
@@ -79,6 +79,19 @@ def test_gains_may_be_fractions() -> None:
 
 def test_grades_may_be_fractions() -> None:
     assert means({"q": {"a": 1.0}}, {"q": {"a": 0.1, "b": 0.5}}, "ndcg@1", "hit") == [0.1 / 0.5, 0.0]
+
+
+def test_chances_are_in_parts_of_the_highest_grade() -> None:
+    chance = (2**0.5 - 1) / 2**0.5
+    assert means({"q": {"a": 1.0}}, {"q": {"a": 0.5}}, "err") == pytest.approx([chance], abs=1e-15)
+
+
+def test_a_long_way_down() -> None:
+    """Ten products, each of which stops half of the shoppers that reach it."""
+    items = {f"p{n}": 10.0 - n for n in range(10)}
+    expected = sum(0.5**rank / rank for rank in range(1, 11))
+    found = means({"q": items}, {"q": dict.fromkeys(items, 1)}, "err")
+    assert found == pytest.approx([expected], abs=1e-15)
 
 
 def test_negative_grades_gain_nothing() -> None:
@@ -157,8 +170,16 @@ def test_a_product_judged_for_another_query_only_is_unjudged() -> None:
     ],
 )
 def test_names_that_mean_nothing(name: str) -> None:
-    with pytest.raises(JudgeError, match=f"^'{name}' is not a metric; known are ndcg, "):
+    with pytest.raises(
+        JudgeError, match=f"^'{name}' is not a metric; known are ndcg, .* r-precision and bpref$"
+    ):
         parse(name)
+    assert not is_metric(name)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_names_that_mean_something(name: str) -> None:
+    assert is_metric(name)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +188,7 @@ def test_names_that_mean_nothing(name: str) -> None:
         ({0: 0, 1: 1, 2: 2}, "grade 3 has no gain; gains are given for 0, 1, 2"),
         ({0: 0, 1: 1}, "grade 2 has no gain; gains are given for 0, 1"),
         ({**ESCI, 2: -2.0, 3: -1.0}, "gains: 2: -2.0"),
+        ({**ESCI, 2: -0.5}, "gains: 2: -0.5"),
         ({**ESCI, 3: float("nan")}, "gains: 3: nan"),
         ({**ESCI, 3: float("inf")}, "gains: 3: inf"),
     ],

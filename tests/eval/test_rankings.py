@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.rankings import JudgeError, Qrels, Run, equal_rows, locate, text_of
+from eval.arrays import locate
+from eval.rankings import JudgeError, Qrels, Run
 
 NESTED = st.dictionaries(
     st.text("abcé 0", min_size=1, max_size=4),
@@ -234,31 +235,3 @@ def test_files_that_are_not_there_or_not_what_they_should_be(tmp_path: Path) -> 
 def test_trec_cannot_hold_blanks(tmp_path: Path) -> None:
     with pytest.raises(JudgeError, match="'red shoe' holds a blank"):
         Run.from_dict({"red shoe": {"a": 1.0}}).to_trec(tmp_path / "run.txt")
-
-
-@given(st.sets(st.integers(0, 30), min_size=1), st.lists(st.integers(0, 30)))
-def test_locate(haystack: set[int], needles: list[int]) -> None:
-    ordered = list(haystack)
-    expected = [ordered.index(n) if n in haystack else -1 for n in needles]
-    numbers, known = pa.array(needles, pa.int64()), pa.array(ordered)
-    for these in (numbers, numbers.cast(pa.string())):
-        for those in (known, known.cast(pa.string())):
-            assert locate(these, those).tolist() == expected
-
-
-@given(st.lists(st.text("ab é\U0001f97e", min_size=1), min_size=1), st.integers(0, 3))
-def test_text_of(ids: list[str], start: int) -> None:
-    text = pa.array(ids).slice(start)
-    found = text_of(text)
-    assert found.dtype.kind == "U"
-    assert found.tolist() == ids[start:]
-
-
-@pytest.mark.parametrize("counts", [[3, 3, 3], [1, 5, 2, 5, 1], [700], [1]])
-def test_equal_rows(counts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eval.rankings.BLOCK", 6)
-    every = np.arange(sum(counts))
-    found = [every[cells].reshape(-1, count) for count, cells in equal_rows(np.cumsum([0, *counts]))]
-    assert sorted(row.tolist() for block in found for row in block) == sorted(
-        part.tolist() for part in np.split(every, np.cumsum(counts)[:-1])
-    )
