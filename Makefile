@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test check lint ui image lock clean
+.PHONY: help demo test check lint ui try services image lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -35,6 +35,12 @@ check: lint test  ## what CI runs
 
 ui: $(BIN)/.installed  ## MLflow's UI on localhost:5000
 	mlflow server --backend-store-uri sqlite:///mlflow.db --default-artifact-root mlartifacts --host 127.0.0.1 --port 5000
+
+try: $(BIN)/.installed  ## champion and challenger side by side, in a page on localhost:8501
+	python -m components.showroom
+
+services: $(BIN)/.installed  ## MLflow on PostgreSQL and S3, on localhost:5000
+	python -m components.services
 
 image:  ## container images, targets cpu and cuda
 	for target in cpu cuda; do \

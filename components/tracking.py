@@ -1,5 +1,6 @@
 """MLflow: the only place that starts, resumes or tags a run."""
 
+import fcntl
 import json
 import logging
 import os
@@ -7,12 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from catalog.schema import DataError
+from catalog import store
+from catalog.schema import TABLES, DataError
 
 if TYPE_CHECKING:
     from mlflow import ActiveRun, MlflowClient
@@ -21,6 +24,13 @@ if TYPE_CHECKING:
 EXPERIMENT = "product-search"
 CHAIN = "vitrine.chain"
 TRAINING = "vitrine.training"
+LIBRARIES = ("torch", "numpy", "pyarrow", "mlflow")
+VARIABLES = {
+    "vitrine.image": "VITRINE_IMAGE",
+    "vitrine.pipeline": "VITRINE_PIPELINE",
+    "vitrine.pipeline.run": "KFP_RUN_ID",
+    "vitrine.data.revision": "VITRINE_DATA_REVISION",
+}
 
 
 def metric_name(name: str) -> str:
@@ -40,22 +50,75 @@ def connect() -> "MlflowClient":
         DataError: where the store cannot be reached.
     """
     import mlflow
-    from mlflow.exceptions import MlflowException
 
     for name in ("mlflow", "alembic"):  # their progress is not the user's
         logging.getLogger(name).setLevel(logging.ERROR)
-    local = "MLFLOW_TRACKING_URI" not in os.environ
-    if local:
-        mlflow.set_tracking_uri(f"sqlite:///{home() / 'mlflow.db'}")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    if "MLFLOW_TRACKING_URI" not in os.environ:
+        _make_store(home() / "mlflow.db")
+        mlflow.set_tracking_uri(_own_store())
+    with reached(OSError):
+        client = mlflow.MlflowClient()
+        mlflow.set_experiment(experiment_id=experiment(client, EXPERIMENT))
+    return client
+
+
+def _own_store() -> str:
+    return f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def _make_store(path: Path) -> None:
+    """Let MLflow make its tables, all or none: of half of them, which a kill may leave, it does not recover."""
+    import mlflow
+
+    folder = os.open(path.parent, os.O_RDONLY)
     try:
-        if mlflow.get_experiment_by_name(EXPERIMENT) is None:
-            mlflow.create_experiment(EXPERIMENT, (home() / "mlartifacts").as_uri() if local else None)
-        mlflow.set_experiment(EXPERIMENT)
-    except (MlflowException, OSError) as error:
+        fcntl.flock(folder, fcntl.LOCK_EX)  # other experiments may begin at the same time
+        if not path.exists():
+            partial = path.with_name(f".{path.name}.partial")
+            partial.unlink(missing_ok=True)
+            mlflow.MlflowClient(f"sqlite:///{partial}").search_experiments()
+            partial.rename(path)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def reached(*more: type[Exception]) -> Iterator[None]:
+    """Let what MLflow cannot do, and `more` errors, be one message.
+
+    Its client has tried again for minutes by then, waiting longer each time; see MLFLOW_HTTP_REQUEST_MAX_RETRIES.
+
+    Raises:
+        DataError: where the store cannot be reached, or refuses.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+
+    caught: tuple[type[Exception], ...] = (MlflowException, RequestException, ConnectionError, TimeoutError)
+    try:
+        yield
+    except (*caught, *more) as error:
         raise DataError(
-            f"MLflow at {mlflow.get_tracking_uri()} cannot be reached ({error}); check MLFLOW_TRACKING_URI"
+            f"MLflow at {mlflow.get_tracking_uri()} cannot be reached, or refuses: {error}\n  check "
+            "MLFLOW_TRACKING_URI and the server, then run the same again: nothing is lost, and nothing is trained again"
         ) from error
-    return mlflow.MlflowClient()
+
+
+def experiment(client: "MlflowClient", name: str) -> str:
+    """The id of an experiment, which is made where it is missing; its artifacts lie in the project's folder where no
+    server keeps them."""
+    from mlflow.exceptions import MlflowException
+
+    if (found := client.get_experiment_by_name(name)) is None:
+        own = client.tracking_uri == _own_store()
+        try:
+            return str(client.create_experiment(name, (home() / "mlartifacts").as_uri() if own else None))
+        except MlflowException:  # another process was faster
+            if (found := client.get_experiment_by_name(name)) is None:
+                raise
+    return str(found.experiment_id)
 
 
 @contextmanager
@@ -190,15 +253,20 @@ def fetch(run_id: str, name: str, into: Path) -> Path:
     return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, dst_path=str(into)))
 
 
-def lineage(data: str) -> dict[str, str]:
-    """Where a run comes from, as tags: git commit, DVC hash and fingerprint of the data, image and pipeline run.
+def lineage(fingerprint: str, data: Path) -> dict[str, str]:
+    """Where a run comes from, as tags: git commit, DVC hash, revision and fingerprint of the data, image, pipeline run.
 
     What is not known where the code runs (no git in a container, no pipeline on a laptop) is left out.
 
     Args:
-        data: Fingerprint of the data set.
+        fingerprint: Of the data set.
+        data: The data set.
     """
-    tags = {"vitrine.data": data}
+    tags = {
+        "vitrine.data": fingerprint,
+        "vitrine.judgements": store.fingerprint(data / "judgements"),
+        "vitrine.libraries": ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES),
+    }
     commit = os.environ.get("VITRINE_COMMIT") or _git("rev-parse", "HEAD")
     if commit:
         tags["vitrine.git.commit"] = commit
@@ -208,10 +276,41 @@ def lineage(data: str) -> dict[str, str]:
     pointer = Path("data.dvc")
     if pointer.exists():
         tags["vitrine.data.dvc"] = yaml.safe_load(pointer.read_text())["outs"][0]["md5"]
-    for tag, variable in (("vitrine.image", "VITRINE_IMAGE"), ("vitrine.pipeline.run", "KFP_RUN_ID")):
-        if os.environ.get(variable):
-            tags[tag] = os.environ[variable]
+        if revision := _git("log", "-1", "--format=%H", "--", str(pointer)):
+            tags["vitrine.data.revision"] = revision
+    tags |= {tag: os.environ[name] for tag, name in VARIABLES.items() if os.environ.get(name)}
     return tags
+
+
+def used(
+    client: "MlflowClient", one: "ActiveRun", validation: Mapping[str, Any], lineage: Mapping[str, str]
+) -> None:
+    """The data set, as what a run used; saying the same twice changes nothing.
+
+    Args:
+        client: Of `connect`.
+        one: Of `run`.
+        validation: The report of `validate` on the data.
+        lineage: Of `lineage`.
+    """
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    columns = [
+        {"name": f"{table}.{field.name}", "type": str(field.type), "required": not field.nullable}
+        for table, schema in TABLES.items()
+        for field in schema
+    ]
+    source = {tag.removeprefix("vitrine."): text for tag, text in lineage.items() if "data" in tag}
+    data = Dataset(
+        name="data",
+        digest=lineage["vitrine.data"],
+        source_type="dvc",
+        source=json.dumps(source),
+        schema=json.dumps({"mlflow_colspec": columns}),
+        profile=json.dumps(validation["counts"]),
+    )
+    context = InputTag("mlflow.data.context", "training and evaluation")
+    client.log_inputs(one.info.run_id, [DatasetInput(data, [context])])
 
 
 def _git(*arguments: str) -> str | None:

@@ -63,6 +63,7 @@ def validate(data: Path, params: ValidateParams, report: Path) -> None:
                 if name in frames
             },
             "rules": [asdict(finding) for finding in inspection.findings],
+            "warnings": sum(not f.passed for f in inspection.findings if f.severity == "warning"),
             "passed": not broken,
         }
         (folder / "report.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")

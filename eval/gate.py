@@ -3,13 +3,17 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from eval.metrics import Scores, is_metric
 from eval.rankings import JudgeError
-from eval.significance import differences, holm, paired_test, sign_flip
+from eval.segments import Segment
+from eval.significance import bootstrap_interval, detectable, differences, holm, paired_test, sign_flip
+
+Verdict = Literal["passed", "failed", "undecided"]
+POWER = 0.8  # with which a verdict that noise prevented says what would have been seen
 
 
 @dataclass(frozen=True)
@@ -19,9 +23,11 @@ class Rules:
     Attributes:
         primary: The metric on which it must win.
         min_gain: Gain on it over the champion, absolute, that must be exceeded.
-        confidence: Of that gain, and of the finding that a segment got worse.
+        confidence: Of every interval, and of the finding that a segment got worse.
+        margins: Other metric → how much of it may be lost against the champion, absolute, above 0.
         floors: Metric or fact → lowest mean, or value, allowed.
-        ceilings: Fact → highest value allowed.
+        budgets: Fact → highest value allowed.
+        min_rating: Lowest mean rating allowed, where a survey rated the candidate; None asks for nothing.
         min_segment: Queries that a segment needs before it is tested.
         resamples, seed: Of the tests and intervals.
     """
@@ -29,8 +35,10 @@ class Rules:
     primary: str
     min_gain: float
     confidence: float
+    margins: Mapping[str, float]
     floors: Mapping[str, float]
-    ceilings: Mapping[str, float]
+    budgets: Mapping[str, float]
+    min_rating: float | None
     min_segment: int
     resamples: int = 10_000
     seed: int = 0
@@ -38,19 +46,27 @@ class Rules:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What is known of one system: its scores on Q queries, their segments (Q,) str, and measured facts."""
+    """What is known of one system.
+
+    Attributes:
+        scores: Of Q queries.
+        segments: (Q,) str, of those queries.
+        facts: What was measured, by name.
+        rating: What a survey said of it, over all queries; None where it was not asked.
+    """
 
     scores: Scores
     segments: np.ndarray
     facts: Mapping[str, float]
+    rating: Segment | None = None
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One rule's verdict, in one sentence and in numbers; an estimated `value` lies in [`low`, `high`]."""
+    """One rule's verdict, in a person's words and in numbers; an estimated `value` lies in [`low`, `high`]."""
 
     rule: str
-    passed: bool
+    verdict: Verdict
     text: str
     value: float | None = None
     low: float | None = None
@@ -60,23 +76,30 @@ class Finding:
 
 @dataclass(frozen=True)
 class Decision:
-    """The verdict: passed where every finding is."""
+    """What every rule found."""
 
     findings: tuple[Finding, ...]
 
     @property
+    def verdict(self) -> Verdict:
+        """Failed where any rule is, else undecided where any is: only what passed may be promoted."""
+        found = {finding.verdict for finding in self.findings}
+        return "failed" if "failed" in found else "undecided" if "undecided" in found else "passed"
+
+    @property
     def passed(self) -> bool:
         """Whether the candidate may be promoted."""
-        return all(finding.passed for finding in self.findings)
+        return self.verdict == "passed"
 
     @property
     def reasons(self) -> list[str]:
-        """Why: what failed, or, where nothing did, what passed."""
-        return [finding.text for finding in self.findings if finding.passed == self.passed]
+        """Why: what failed and what could not be decided or, where nothing did, what passed."""
+        order = ("failed", "undecided") if not self.passed else ("passed",)
+        return [finding.text for verdict in order for finding in self.findings if finding.verdict == verdict]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {"passed": self.passed, "findings": [asdict(finding) for finding in self.findings]}
+        return {"verdict": self.verdict, "findings": [asdict(finding) for finding in self.findings]}
 
 
 def decide(candidate: Evidence, champion: Evidence | None, rules: Rules) -> Decision:
@@ -85,71 +108,142 @@ def decide(candidate: Evidence, champion: Evidence | None, rules: Rules) -> Deci
     The candidate passes if all of these hold:
 
     - the mean of every metric in `rules.floors` is at least its floor; every fact there is known and likewise;
-    - every fact in `rules.ceilings` is known and at most its ceiling;
+    - every fact in `rules.budgets` is known and at most its budget;
+    - its rating, where a survey has one, is at least `min_rating`;
     - its gain on the primary metric exceeds `min_gain`, beyond noise: the two-sided interval lies above it,
       and a randomisation test agrees, since the interval is too narrow where few queries differ. A tie never
       passes;
+    - of every metric in `rules.margins` it loses less than the margin, beyond noise in the same sense;
     - no segment of `min_segment` or more queries is significantly worse on the primary metric, by
       randomisation tests corrected for the number of segments (Holm).
+
+    Where noise hides on which side of a gain or a margin the candidate is, the rule is undecided: more queries are
+    needed, and the finding says how many.
 
     Raises:
         JudgeError: a metric that was not scored, segments that do not match the queries, or a champion judged
             on other queries.
     """
-    findings = [*_floors(candidate, rules), *_ceilings(candidate, rules)]
+    findings = [*_floors(candidate, rules), *_budgets(candidate, rules), *_rating(candidate, rules)]
     if champion is None:
         text = "There is no champion yet, so there was nothing to compare with."
-        findings.append(Finding("champion", True, text))
+        findings.append(Finding("champion", "passed", text))
     else:
         if not np.array_equal(candidate.scores.query_ids, champion.scores.query_ids):
             raise JudgeError(
                 "candidate and champion were judged on other queries; score both on the same ones"
             )
-        difference = differences(_values(candidate, rules.primary), _values(champion, rules.primary))
-        findings += [_gain(difference, rules), *_segments(difference, candidate.segments, rules)]
+        change = differences(_values(candidate, rules.primary), _values(champion, rules.primary))
+        findings += [_gain(change, rules), *_margins(candidate, champion, rules)]
+        findings += _segments(change, candidate.segments, rules)
     return Decision(tuple(findings))
 
 
 def _floors(candidate: Evidence, rules: Rules) -> Iterator[Finding]:
-    for name, limit in rules.floors.items():
+    for name, limit in sorted(rules.floors.items()):
         value = float(_values(candidate, name).mean()) if is_metric(name) else candidate.facts.get(name)
         yield _bound("floor", name, value, limit, "too low: ", "at least {:.4g} is required")
 
 
-def _ceilings(candidate: Evidence, rules: Rules) -> Iterator[Finding]:
-    for name, limit in rules.ceilings.items():
-        yield _bound(
-            "ceiling", name, candidate.facts.get(name), limit, "too high: ", "at most {:.4g} is allowed"
-        )
+def _budgets(candidate: Evidence, rules: Rules) -> Iterator[Finding]:
+    for name, limit in sorted(rules.budgets.items()):
+        value = candidate.facts.get(name)
+        yield _bound("budget", name, value, limit, "too high: ", "at most {:.4g} is allowed")
 
 
 def _bound(kind: str, name: str, value: float | None, limit: float, wrong: str, asked: str) -> Finding:
     if value is None or math.isnan(value):
-        return Finding(
-            f"{kind} {name}", False, f"{name} was not measured; {asked.format(limit)}.", limit=limit
-        )
+        text = f"{name} was not measured; {asked.format(limit)}."
+        return Finding(f"{kind} {name}", "failed", text, limit=limit)
     passed = value >= limit if kind == "floor" else value <= limit
     text = f"{name} is {value:.4g}; {'' if passed else wrong}{asked.format(limit)}."
-    return Finding(f"{kind} {name}", passed, text, value=value, limit=limit)
+    return Finding(f"{kind} {name}", "passed" if passed else "failed", text, value=value, limit=limit)
+
+
+def _rating(candidate: Evidence, rules: Rules) -> Iterator[Finding]:
+    limit, rating = rules.min_rating, candidate.rating
+    if limit is None:
+        return
+    if rating is None:
+        yield Finding("rating", "passed", "No survey rated the candidate, so no rating was asked of it.")
+        return
+    passed = rating.mean >= limit
+    text = (
+        f"People rated the candidate {rating.mean:.2f} ({rating.low:.2f} to {rating.high:.2f}, {rating.queries:,} "
+        f"queries); {'' if passed else 'too low: '}at least {limit:.4g} is required."
+    )
+    low, high = (None if math.isnan(end) else end for end in (rating.low, rating.high))
+    yield Finding("rating", "passed" if passed else "failed", text, rating.mean, low, high, limit)
+
+
+@dataclass(frozen=True)
+class _Change:
+    """The mean of a difference, its interval, and whether it lies above a limit."""
+
+    value: float
+    low: float
+    high: float
+    verdict: Verdict
+    hint: str
+
+    @classmethod
+    def of(cls, difference: np.ndarray, limit: float, rules: Rules) -> "_Change":
+        excess = difference - limit
+        test = paired_test(excess, np.zeros_like(excess), rules.resamples, rules.seed, rules.confidence)
+        # without the last digits that the limit brought, and without the sign of a zero
+        value, low, high = (round(limit + x, 12) + 0.0 for x in (test.difference, test.low, test.high))
+        if test.low > 0 and test.p_value <= 1 - rules.confidence:
+            return cls(value, low, high, "passed", "")
+        if test.high <= 0:
+            return cls(value, low, high, "failed", "")
+        seen = detectable(excess, POWER, rules.confidence)
+        hint = f" So many queries show a distance of {seen:.4f} with a chance of {100 * POWER:g} %"
+        if test.difference > 0:
+            needed = float(f"{len(excess) * (seen / test.difference) ** 2:.2g}")
+            hint += f"; this one, of {test.difference:.4f}, needs about {needed:,.0f}"
+        return cls(value, low, high, "undecided", f"{hint}.")
+
+    def told(self, metric: str, queries: int, rules: Rules) -> str:
+        return (
+            f"{metric} changes by {self.value:+.4f} ({100 * rules.confidence:g} % interval "
+            f"{self.low:+.4f} to {self.high:+.4f}, {queries:,} queries)"
+        )
 
 
 def _gain(difference: np.ndarray, rules: Rules) -> Finding:
-    excess = difference - rules.min_gain
-    test = paired_test(excess, np.zeros_like(excess), rules.resamples, rules.seed, rules.confidence)
-    value, low, high = (rules.min_gain + x for x in (test.difference, test.low, test.high))
-    passed = test.low > 0 and test.p_value <= 1 - rules.confidence
-    if low > 0 and (passed or rules.min_gain > 0):
-        verdict = "The candidate is better than the champion"
-    elif high < 0:
-        verdict = "The candidate is worse than the champion"
+    change = _Change.of(difference, rules.min_gain, rules)
+    if change.low > 0 and (change.verdict == "passed" or rules.min_gain > 0):
+        standing = "The candidate is better than the champion"
+    elif change.high < 0:
+        standing = "The candidate is worse than the champion"
     else:
-        verdict = "Candidate and champion cannot be told apart"
+        standing = "Candidate and champion cannot be told apart"
+    end = {"passed": "is shown", "failed": "is not reached", "undecided": "cannot be decided"}[change.verdict]
     text = (
-        f"{verdict}: {rules.primary} changes by {value:+.4f} ({100 * rules.confidence:g} % interval "
-        f"{low:+.4f} to {high:+.4f}, {len(difference):,} queries). More than {rules.min_gain:+.4f} is "
-        f"required, which is {'shown' if passed else 'not shown'}."
+        f"{standing}: {change.told(rules.primary, len(difference), rules)}. More than {rules.min_gain:+.4f} is "
+        f"required, which {end}.{change.hint}"
     )
-    return Finding(f"gain {rules.primary}", passed, text, value, low, high, rules.min_gain)
+    return Finding(
+        f"gain {rules.primary}", change.verdict, text, change.value, change.low, change.high, rules.min_gain
+    )
+
+
+def _margins(candidate: Evidence, champion: Evidence, rules: Rules) -> Iterator[Finding]:
+    for metric, margin in sorted(rules.margins.items()):
+        difference = differences(_values(candidate, metric), _values(champion, metric))
+        change = _Change.of(difference, -margin, rules)
+        end = {
+            "passed": "and does not",
+            "failed": "and does",
+            "undecided": "and whether it does cannot be decided",
+        }[change.verdict]
+        text = (
+            f"{change.told(metric, len(difference), rules)}. It may not fall by {margin:.4f} or more, {end}."
+            f"{change.hint}"
+        )
+        yield Finding(
+            f"margin {metric}", change.verdict, text, change.value, change.low, change.high, -margin
+        )
 
 
 def _segments(difference: np.ndarray, segments: np.ndarray, rules: Rules) -> Iterator[Finding]:
@@ -163,16 +257,17 @@ def _segments(difference: np.ndarray, segments: np.ndarray, rules: Rules) -> Ite
     for name, part, p_value in zip(names[large].tolist(), parts, p_values.tolist(), strict=True):
         value = float(part.mean())
         passed = value >= 0 or p_value > 1 - rules.confidence
+        low, high = bootstrap_interval(part, rules.resamples, rules.seed, rules.confidence)
         text = (
             f"Segment '{name}' is {'not ' if passed else ''}significantly worse: {rules.primary} changes by "
             f"{value:+.4f} over {len(part):,} queries (p = {p_value:.2g}, corrected for {len(parts)} tested)."
         )
-        yield Finding(f"segment {name}", passed, text, value=value, limit=0.0)
+        yield Finding(f"segment {name}", "passed" if passed else "failed", text, value, low, high, 0.0)
     if not large.all():
         small = zip(names[~large].tolist(), sizes[~large].tolist(), strict=True)
         listed = ", ".join(f"'{name}' ({size})" for name, size in small)
         text = f"Not tested, with fewer than {least} queries: {listed}."
-        yield Finding("segments not tested", True, text)
+        yield Finding("segments not tested", "passed", text)
 
 
 def _values(evidence: Evidence, metric: str) -> np.ndarray:

@@ -109,6 +109,7 @@ class Report:
         won, lost: The queries most won and most lost by the subject; see `extremes`.
         tasks: What else was measured.
         ratings, agreements: What people said, and whether `primary` agrees with them.
+        note: What a reader must know before all else.
     """
 
     title: str
@@ -123,6 +124,7 @@ class Report:
     tasks: Sequence[Measure] = ()
     ratings: Sequence[Rating] = ()
     agreements: Sequence[Agreement] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True)

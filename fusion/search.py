@@ -1,6 +1,6 @@
 """A trained model over a catalogue."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -18,6 +18,10 @@ from fusion.featurizer import Featurizer
 from fusion.index import top_k
 from fusion.model import ProductSearchModel, embed
 from fusion.rerank import Pictures, Reranker, rerank
+
+FILTERS = ("category", "brand", "color", "material")
+FIELDS = (*FILTERS, "price", "currency")
+EVEN = 1e-3  # of a score: less than half precision tells apart
 
 
 def rank(
@@ -53,39 +57,103 @@ def run_table(
 
 
 class SearchIndex:
-    """What is searched: one vector a product, and the title to show.
+    """What is searched: one vector a product, its fields to show and to filter by, and what it is without a modality.
 
     Args:
-        ids: str, shape (P,).
-        titles: str, shape (P,).
+        fields: P rows: product_id, title, and those of `FIELDS` that the catalogue has.
         vectors: float32, shape (P, dim).
+        without: Modality → float16, shape (P, dim): the product's vector without it; the same where it has none.
     """
 
-    def __init__(self, ids: np.ndarray, titles: np.ndarray, vectors: np.ndarray) -> None:
-        self.ids, self.titles, self.vectors = ids, titles, vectors
+    def __init__(self, fields: pa.Table, vectors: np.ndarray, without: Mapping[str, np.ndarray]) -> None:
+        self.fields, self.vectors, self.without = fields, vectors, dict(without)
 
     @classmethod
     def build(cls, model: ProductSearchModel, products: Items, data: Path) -> Self:
-        """Encode a catalogue; titles come from the data set."""
-        titles = store.read(data, "products", ["title"])["title"].to_numpy()
-        return cls(products.ids, titles, embed(model, products, "product"))
+        """Encode a catalogue; fields come from the data set."""
+        fields = store.read(data, "products", ["product_id", "title", *FIELDS])
+        without = {
+            name: embed(model, products.without(name), "product").astype(np.float16)
+            for name in model.config.modalities
+        }
+        return cls(fields, embed(model, products, "product"), without)
+
+    @property
+    def nbytes(self) -> int:
+        """What its vectors take in memory."""
+        return self.vectors.nbytes + sum(vectors.nbytes for vectors in self.without.values())
+
+    def allowed(
+        self, filters: Mapping[str, Sequence[str]], low: float | None = None, high: float | None = None
+    ) -> np.ndarray | None:
+        """The products that a search may find, bool (P,); None for all.
+
+        Args:
+            filters: Field → the values it may have, compared without case; "shoes" is any category below shoes, too.
+            low, high: Lowest and highest price; products without one are left out.
+
+        Raises:
+            ValueError: a field that is none of `FILTERS`, or prices that no product can have.
+        """
+        masks = [self._has(field, values) for field, values in filters.items()]
+        if low is not None or high is not None:
+            least, most = 0.0 if low is None else low, np.inf if high is None else high
+            if not 0 <= least <= most:
+                raise ValueError(f"prices from {least:g} to {most:g}: give min_price ≤ max_price, 0 or more")
+            price = self.fields["price"].to_numpy()
+            masks.append((price >= least) & (price <= most))
+        return np.logical_and.reduce(masks) if masks else None
+
+    def shares(self, query: np.ndarray, rows: np.ndarray, scores: np.ndarray) -> dict[str, np.ndarray]:
+        """How much of each score is owed to each modality: modality → float (k,), which add up to 1, or are all 0.
+
+        A modality's part is what the score loses without it, if it loses anything.
+
+        Args:
+            query: float32 (dim,).
+            rows, scores: (k,) of the products found, as `top_k` returns them.
+        """
+        losses = {
+            name: np.maximum(scores - vectors[rows].astype(np.float32) @ query, 0)
+            for name, vectors in self.without.items()
+        }
+        total = sum(losses.values())
+        return {
+            name: np.divide(loss, total, out=np.zeros_like(loss), where=total > EVEN)
+            for name, loss in losses.items()
+        }
 
     def save(self, path: Path) -> None:
         """Write one parquet file."""
-        vectors = pa.FixedSizeListArray.from_arrays(pa.array(self.vectors.ravel()), self.vectors.shape[1])
-        pq.write_table(pa.table({"product_id": self.ids, "title": self.titles, "vector": vectors}), path)
+        table = self.fields
+        for name, vectors in {"": self.vectors, **self.without}.items():
+            column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+            table = table.append_column(f"vector {name}".strip(), column)
+        pq.write_table(table, path)
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """The inverse of `save`."""
         table = pq.read_table(path)
-        vectors = table["vector"].combine_chunks()
-        shape = (-1, vectors.type.list_size)
-        return cls(
-            table["product_id"].to_numpy(),
-            table["title"].to_numpy(),
-            vectors.flatten().to_numpy().reshape(shape),
-        )
+        found = {}
+        for name in [name for name in table.column_names if name.startswith("vector")]:
+            column = table[name].combine_chunks()
+            found[name.removeprefix("vector").strip()] = (
+                column.flatten().to_numpy().reshape(-1, column.type.list_size)
+            )
+        fields = table.select([name for name in table.column_names if not name.startswith("vector")])
+        return cls(fields, found.pop(""), found)
+
+    def _has(self, field: str, values: Sequence[str]) -> np.ndarray:
+        if field not in FILTERS:
+            raise ValueError(f"'{field}' is no filter; there are {', '.join(FILTERS)}")
+        own = pc.fill_null(pc.utf8_lower(self.fields[field]), "")
+        wanted = [value.lower() for value in values]
+        found = pc.is_in(own, pa.array(wanted, pa.string())).to_numpy()
+        if field == "category":
+            for value in wanted:
+                found = found | pc.starts_with(own, f"{value.rstrip('/')}/").to_numpy()
+        return found
 
 
 def rank_data(

@@ -4,7 +4,9 @@ import base64
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
@@ -36,31 +38,46 @@ class ProductSearch(PythonModel):
         Args:
             context: Unused; `load_context` has read it.
             model_input: A row a query: `text`, and `image` as base64; either may be missing, not both.
-            params: `k`, products per query.
+            params: `k`, products per query; `filters`, field → values, and `min_price` and `max_price`: see
+                `SearchIndex.allowed`.
 
         Returns:
-            Columns query (row of the input), rank (from 1), product_id, title, score.
+            Columns query (row of the input), rank (from 1), score, product_id, title, the other fields of the index,
+            and share_text, share_image and so on: what the score owes to each modality, see `SearchIndex.shares`.
 
         Raises:
-            ValueError: where `k` is not positive, or a query has neither text nor picture, or a picture that cannot be
-                read.
+            MlflowException: where `k` is not positive, a filter means nothing, or a query has neither text nor picture,
+                or a picture that cannot be read; its server answers 400 with the reason.
         """
-        k = int((params or {}).get("k", 10))
+        try:
+            return self._search(model_input, params or {})
+        except ValueError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from error
+
+    def _search(self, asked: pd.DataFrame, params: dict[str, Any]) -> pd.DataFrame:
+        k = int(params.get("k", 10))
         if k < 1:
             raise ValueError(f"`k`, products per query, must be at least 1, got {k}")
-        rows = [self._query(number, row) for number, row in enumerate(model_input.to_dict("records"))]
+        prices = (params.get(name) for name in ("min_price", "max_price"))
+        allowed = self.index.allowed(params.get("filters") or {}, *prices)
+        rows = [self._query(number, row) for number, row in enumerate(asked.to_dict("records"))]
         queries, broken = self.featurizer.rows("queries", rows)
         if broken:
             raise ValueError("; ".join(f"query {i}: picture {reason}" for i, reason in broken.items()))
-        found, scores = top_k(embed(self.model, queries, "query"), self.index.vectors, k)
+        wanted = embed(self.model, queries, "query")
+        found, scores = top_k(wanted, self.index.vectors, k, allowed)
         count, kept = found.shape
+        shares = [self.index.shares(query, *hits) for query, *hits in zip(wanted, found, scores, strict=True)]
         return pd.DataFrame(
             {
-                "query": [i for i in range(count) for _ in range(kept)],
-                "rank": list(range(1, kept + 1)) * count,
-                "product_id": self.index.ids[found.ravel()],
-                "title": self.index.titles[found.ravel()],
+                "query": np.repeat(np.arange(count), kept),
+                "rank": np.tile(np.arange(1, kept + 1), count),
                 "score": scores.ravel().astype(float),
+                **self.index.fields.take(found.ravel()).to_pydict(),
+                **{
+                    f"share_{name}": np.concatenate([np.empty(0), *(share[name] for share in shares)])
+                    for name in self.index.without
+                },
             }
         )
 

@@ -76,6 +76,7 @@ def evaluate(
 @step
 def register(
     data: Input[Dataset],
+    report: Input[Artifact],
     model: Input[Model],
     evaluation: Input[Artifact],
     params: dict,
@@ -88,6 +89,7 @@ def register(
 
     register(
         Path(data.path),
+        Path(report.path),
         Path(model.path),
         Path(evaluation.path),
         RegisterParams(**params),

@@ -27,4 +27,4 @@ def training(
     evaluation = steps.evaluate(data=data, features=features, model=model, params=evaluate).outputs[
         "evaluation"
     ]
-    steps.register(data=data, model=model, evaluation=evaluation, params=register)
+    steps.register(data=data, report=report, model=model, evaluation=evaluation, params=register)

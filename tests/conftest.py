@@ -2,9 +2,10 @@
 
 import io
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -13,10 +14,14 @@ from PIL import Image
 from catalog.schema import EXACT, IRRELEVANT, SPLITS, SUBSTITUTE
 from catalog.store import TableWriter
 
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
 # Each worker of pytest-xdist has a core, and so have the processes it starts; more threads would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-REAL = Path(__file__).parents[2] / "shared" / "data"
+ROOT = Path(__file__).parents[1]
+REAL = ROOT.parent / "shared" / "data"
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "blue", "shirt", "shoe", "##s", "a"]
 SMALL: dict[str, Any] = {
@@ -30,9 +35,22 @@ SMALL: dict[str, Any] = {
 }
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--screenshots", metavar="DIR", help="keep pictures of pages, of the project's own chain"
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole chains first: they take longest, and at the end no worker should be left alone with one."""
     items.sort(key=lambda item: len(item.path.parts))
+
+
+@pytest.fixture(scope="session")
+def screenshots(request: pytest.FixtureRequest) -> Path | None:
+    """Where pictures of pages are to be kept; they then show the project's own chain."""
+    asked = request.config.getoption("--screenshots")
+    return ROOT / asked if asked else None
 
 
 @pytest.fixture
@@ -170,3 +188,28 @@ def clip(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     size = {"height": 32, "width": 32}
     transformers.CLIPImageProcessor(size=size, crop_size=size).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Chrome]":
+    """Headless Chromium that writes down what a page asks for and says."""
+    from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (binary and driver):
+        pytest.skip("no chromium and chromedriver here; on Debian: apt-get install chromium chromium-driver")
+    options = ChromeOptions()
+    options.binary_location = binary
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    for word in (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-dev-shm-usage",
+        "disable-background-networking",
+        "disable-sync",
+    ):
+        options.add_argument(f"--{word}")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
+    with Chrome(options, ChromeService(driver)) as chrome:
+        yield chrome

@@ -242,6 +242,8 @@ def test_a_broken_params_file(tmp_path: Path, refused: Refused, text: str | None
             "register",
             "--data",
             "nowhere",
+            "--report",
+            "nowhere",
             "--model",
             "nowhere",
             "--evaluation",

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import requests
 import yaml
 from PIL import Image
 
 from catalog import store
 from catalog.sample import sample
+from components import services
 from components.__main__ import main
 from components.evaluate import evaluate
 from components.featurize import featurize
@@ -36,7 +39,10 @@ FILES = ("dvc.yaml", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore
 SMALL = {
     "train": {"epochs": 2, "dim": 16, "hidden": 16},
     "evaluate": {"resamples": 200},
-    "register": {"floors": {"ndcg@10": 0.0}},
+    "register": {
+        "floors": {"ndcg@10": 0.0},
+        "budgets": {"model_mb": 500},
+    },  # how fast a busy machine is, nobody knows
 }
 STAGES = tuple(SECTIONS)
 
@@ -227,7 +233,7 @@ def test_the_version_says_where_it_comes_from(shop: Shop, client: "MlflowClient"
     assert "There is no champion yet" in version.tags["vitrine.reasons"]
     assert aliases(client) == {"challenger": "1"}
     registration = shop.read("artifacts/register/registration.json")
-    assert registration["run_id"] == version.run_id and registration["passed"]
+    assert registration["run_id"] == version.run_id and registration["verdict"] == "passed"
 
 
 def _register(shop: Shop, tmp_path: Path, **changes: Any) -> tuple[int, Any]:
@@ -236,7 +242,16 @@ def _register(shop: Shop, tmp_path: Path, **changes: Any) -> tuple[int, Any]:
     params["register"] |= changes
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     words = ["register", "--params", str(tmp_path / "params.yaml"), "--registration", str(tmp_path / "out")]
-    words += ["--data", "data", "--model", "artifacts/train", "--evaluation", "artifacts/evaluate"]
+    words += [
+        "--data",
+        "data",
+        "--report",
+        "artifacts/validate",
+        "--model",
+        "artifacts/train",
+        "--evaluation",
+        "artifacts/evaluate",
+    ]
     code = main(words)
     return code, json.loads((tmp_path / "out" / "registration.json").read_text())
 
@@ -269,14 +284,14 @@ def test_a_floor_that_is_not_met_takes_the_alias_away(
     shop: Shop, client: "MlflowClient", tmp_path: Path
 ) -> None:
     code, said = _register(shop, tmp_path, floors={"ndcg@10": 0.999})
-    assert (code, said["passed"], said["aliases"]) == (0, False, [])
+    assert (code, said["verdict"], said["aliases"]) == (0, "failed", [])
     assert aliases(client) == {}
     (version,) = versions(client)
     assert version.tags["vitrine.gate"] == "failed"
     assert "too low: at least 0.999" in version.tags["vitrine.reasons"]
 
     code, said = _register(shop, tmp_path)
-    assert (code, said["passed"], aliases(client)) == (0, True, {"challenger": "1"})
+    assert (code, said["verdict"], aliases(client)) == (0, "passed", {"challenger": "1"})
 
 
 def test_the_registered_model_answers_anywhere(shop: Shop, tmp_path: Path) -> None:
@@ -313,6 +328,40 @@ def test_the_registered_model_answers_anywhere(shop: Shop, tmp_path: Path) -> No
     scores = [row["score"] for row in answer["rows"]]
     assert scores[:3] == sorted(scores[:3], reverse=True)
     assert len({row["product_id"] for row in answer["rows"][:3]}) == 3
+
+
+def test_the_served_model_says_what_was_wrong_with_a_request(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over HTTP, from a folder without the project: 200 with products, 400 with the reason."""
+    import mlflow
+
+    def ask(query: dict[str, Any], **params: Any) -> requests.Response:
+        body = {"dataframe_records": [query], "params": params}
+        return requests.post(address, json=body, timeout=60)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "")
+    mlflow.set_tracking_uri(f"sqlite:///{shop.root / 'mlflow.db'}")
+    with services.model("models:/product-search@challenger", tmp_path / "log") as address:
+        answer = ask({"text": "red shirt"}, k=3, filters={"color": ["red"]}, max_price=10_000)
+        assert answer.status_code == 200, answer.text
+        found = answer.json()["predictions"]
+        assert [row["rank"] for row in found] == [1, 2, 3][: len(found)] and found
+        assert {row["color"] for row in found} == {"red"}
+        assert all(0 <= row[f"share_{name}"] <= 1 for row in found for name in ("text", "image", "video"))
+        for query, params, reason in [
+            ({"image": "no base64!"}, {}, "query 0: `image` is not base64"),
+            ({"image": base64.b64encode(b"<svg/>").decode()}, {}, "query 0: picture not a JPEG"),
+            ({"text": ""}, {}, "query 0: give `text`, `image` (base64) or both"),
+            ({"text": "red"}, {"k": 0}, "must be at least 1, got 0"),
+            ({"text": "red"}, {"k": "many"}, "many"),
+            ({"text": "red"}, {"filters": {"size": ["XL"]}}, "size"),
+            ({"text": "red"}, {"min_price": 5, "max_price": 4}, "prices from 5 to 4"),
+            ({"text": 7}, {}, "text"),
+        ]:
+            answer = ask(query, **params)
+            assert (answer.status_code, reason in answer.text) == (400, True), (query, params, answer.text)
 
 
 # --- the pipeline ----------------------------------------------------------------------------------------------------
@@ -367,7 +416,8 @@ def other(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
     params = shop.root / "params.yaml"
     sample(root / "data", products=80, seed=6, queries=60, workers=1)
     (root / "validate").mkdir()
-    report = {"data": store.fingerprint(root / "data"), "passed": True}
+    said = json.loads((shop.root / "artifacts" / "validate" / "report.json").read_text())
+    report = said | {"data": store.fingerprint(root / "data")}
     (root / "validate" / "report.json").write_text(json.dumps(report))
     settings: dict[str, Any] = {name: load(params, name) for name in STAGES}
     featurize(root / "data", root / "validate", settings["featurize"], root / "featurize")
@@ -380,8 +430,8 @@ def test_promote_auto_makes_a_champion_and_its_verdict_stands(
     shop: Shop, client: "MlflowClient", tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, said = _register(shop, tmp_path, promote="auto")
-    assert (code, said["aliases"]) == (0, ["challenger", "champion"])
-    assert aliases(client)["champion"] == aliases(client)["challenger"] == "1"
+    assert (code, said["aliases"]) == (0, ["champion"])
+    assert aliases(client)["champion"] == "1" != aliases(client).get("challenger")
     capsys.readouterr()
 
     assert _register(shop, tmp_path, floors={"ndcg@10": 0.999}) == (0, said)
@@ -392,7 +442,7 @@ def test_promote_auto_makes_a_champion_and_its_verdict_stands(
 def test_a_champion_of_the_same_data_is_not_scored_again(
     shop: Shop, client: "MlflowClient", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from components import register
+    from components import yardstick
 
     def never(*_: object) -> None:
         raise AssertionError("scored again")
@@ -401,14 +451,14 @@ def test_a_champion_of_the_same_data_is_not_scored_again(
     champion = client.get_model_version_by_alias("product-search", "champion")
     stored = pq.read_table(shop.root / "artifacts" / "evaluate" / "scores" / "fused.parquet")
     with monkeypatch.context() as patch:
-        patch.setattr(register, "_scored_again", never)
-        found = register._champion_evidence(champion, shop.root / "data", source).evidence
+        patch.setattr(yardstick, "_scored_again", never)
+        found = yardstick.of_champion(champion, shop.root / "data", source, "ndcg@10").evidence
     assert found.scores.query_ids.tolist() == stored["query_id"].to_pylist()
     assert found.scores.values["ndcg@10"].tolist() == stored["ndcg@10"].to_pylist()
 
     # judged in another way, it is scored again: by its own code, from texts and pictures, to the same result
     source["params"]["evaluate"]["resamples"] += 1
-    again = register._champion_evidence(champion, shop.root / "data", source).evidence
+    again = yardstick.of_champion(champion, shop.root / "data", source, "ndcg@10").evidence
     assert again.scores.query_ids.tolist() == found.scores.query_ids.tolist()
     for metric, values in found.scores.values.items():
         np.testing.assert_allclose(again.scores.values[metric], values, atol=1e-9, err_msg=metric)
@@ -418,12 +468,21 @@ def test_a_champion_of_other_data_is_scored_on_the_new(
     shop: Shop, other: Path, client: "MlflowClient", tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["register", "--params", str(shop.root / "params.yaml"), "--registration", str(tmp_path / "out")]
-    words += ["--data", str(other / "data"), "--model", str(other / "train")]
+    words += ["--data", str(other / "data"), "--report", str(other / "validate")]
+    words += ["--model", str(other / "train")]
     assert main([*words, "--evaluation", str(other / "evaluate")]) == 0
-    assert "was judged on other data" in capsys.readouterr().out
     page = (tmp_path / "out" / "comparison.html").read_text()
     assert "<bdi>champion</bdi>" in page and "<bdi>bm25</bdi>" in page
     said = json.loads((tmp_path / "out" / "registration.json").read_text())
+    before = shop.read("artifacts/evaluate/metrics.json")["fused"]["ndcg@10"]
+    told = re.fullmatch(
+        r"The champion, version 1, was judged on other data or in another way, with ndcg@10 at ([\d.]+)\. "
+        r"Scored again on this data, in (\d+) s, it is at ([\d.]+)\.",
+        said["scored_again"],
+    )
+    assert told and told[1] == f"{before:.4f}" != told[3]
+    assert said["scored_again"] in page
+    assert said["scored_again"] in (tmp_path / "out" / "model_card.md").read_text()
     assert said["compared_with"] == "1"
     asked = store.read(other / "data", "queries", ["split"])["split"].to_pylist().count("test")
     assert f"{asked} queries" in next(f["text"] for f in said["findings"] if f["rule"] == "gain ndcg@10")
@@ -440,7 +499,8 @@ def test_a_champion_is_scored_by_the_code_it_was_registered_with(
     code.write_text("raise SystemExit('not as it was')")
     try:
         words = ["--params", str(shop.root / "params.yaml"), "--registration", str(tmp_path / "out")]
-        words += ["--data", str(other / "data"), "--model", str(other / "train")]
+        words += ["--data", str(other / "data"), "--report", str(other / "validate")]
+        words += ["--model", str(other / "train")]
         assert main(["register", *words, "--evaluation", str(other / "evaluate")]) == 1
     finally:
         code.write_text(kept)

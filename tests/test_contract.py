@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import pytest
 import yaml
@@ -97,13 +97,14 @@ def imports(path: Path) -> Iterator[Path]:
 
 
 def code(name: str) -> set[str]:
-    """What a stage runs, as files relative to the project."""
+    """What a stage runs, and the templates it names, as files relative to the project."""
     pending = {ROOT / "components" / f"{name}.py", *(ROOT / path for path in RUN_BY_NAME.get(name, ()))}
     found: set[Path] = set()
     while pending:
         path = pending.pop()
         found.add(path)
         pending |= set(imports(path)) - found
+    found |= {page for path in found for page in path.parent.glob("*.jinja") if page.name in path.read_text()}
     return {path.relative_to(ROOT).as_posix() for path in found} - {BY_VALUE}
 
 
@@ -222,7 +223,7 @@ def test_params_yaml_has_every_knob_and_no_other(name: str) -> None:
 def test_null_is_the_default_of_every_parameter_that_may_be(model: type[Params]) -> None:
     """As KFP has no null, the pipeline leaves such parameters out."""
     for name, field in model.model_fields.items():
-        if "None" in str(field.annotation):
+        if type(None) in get_args(field.annotation):
             assert field.default is None, name
 
 

@@ -14,6 +14,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -26,10 +27,11 @@ ROOT = Path(__file__).parents[1]
 SMALL: dict[str, dict[str, Any]] = {
     "train": {"epochs": 5, "dim": 16, "hidden": 16, "batch_size": 64},
     "evaluate": {"resamples": 200},
-    "register": {"floors": {"ndcg@10": 0.0}, "promote": "auto"},
+    "register": {"floors": {"ndcg@10": 0.0}, "budgets": {"model_mb": 500}, "promote": "auto"},
 }
 SHARD = 16  # rows, in place of components.featurize.ROWS
 LIMIT = 120  # seconds
+KILLS = 20
 
 # What appears while a stage is at work, as patterns below its folder: the moments at which it is killed.
 MOMENTS = {
@@ -45,7 +47,7 @@ MOMENTS = {
     "register": [
         ".register.partial",
         "mlartifacts/*/artifacts/evaluation/scores",
-        "mlartifacts/models/*/artifacts/code",
+        "mlartifacts/models/*/artifacts/MLmodel",
         ".register.partial/registration.json",
     ],
 }
@@ -140,7 +142,7 @@ def test_a_killed_stage_ends_as_if_nothing_had_happened(
 
         def appears(moment: str = moment, began: float = began) -> bool:
             assert not output.exists()
-            return any(path.stat().st_mtime >= began for path in tmp_path.glob(moment))
+            return any(path.stat().st_ctime >= began for path in tmp_path.glob(moment))
 
         kill_when(appears, start(name, paths))
         assert not output.exists()
@@ -164,12 +166,44 @@ def test_a_killed_stage_ends_as_if_nothing_had_happened(
 
 def one_run_and_one_version(work: Path) -> None:
     with closing(sqlite3.connect(work / "mlflow.db")) as database:
-        assert database.execute("select status from runs").fetchall() == [("FINISHED",)]
+        names = "select name, status from runs where lifecycle_stage = 'active' order by name"
+        assert database.execute(names).fetchall() == [
+            ("history of product-search", "FINISHED"),
+            ("version 1 · champion", "FINISHED"),
+        ]
         assert database.execute("select version from model_versions").fetchall() == [(1,)]
-        aliases = database.execute(
-            "select alias, version from registered_model_aliases order by alias"
-        ).fetchall()
-        assert aliases == [("challenger", 1), ("champion", 1)]
+        models = "select count(*) from logged_models where lifecycle_stage = 'active'"
+        assert database.execute(models).fetchall() == [(1,)]
+        verdicts = "select value from model_version_tags where key = 'vitrine.gate'"
+        assert database.execute(verdicts).fetchall() == [("passed",)]
+        aliases = "select alias, version from registered_model_aliases"
+        assert database.execute(aliases).fetchall() == [("champion", 1)]
+        moves = "select p.key from params p join runs r using (run_uuid) where r.name like 'history%' order by p.key"
+        assert database.execute(moves).fetchall() == [("0001",), ("0001 done",)]
+
+
+def test_register_may_be_killed_at_any_time(undisturbed: dict[str, Path], tmp_path: Path) -> None:
+    """At twenty times drawn over its whole length, once with every one of them; each time, all is well afterwards."""
+    paths = undisturbed | {"work": tmp_path / "whole", "registration": tmp_path / "whole" / "out"}
+    paths["work"].mkdir()
+    began = time.monotonic()
+    run("register", paths)
+    length = time.monotonic() - began
+    rng = np.random.default_rng(0)
+    for number, share in enumerate((np.arange(KILLS) + rng.random(KILLS)) / KILLS):
+        work = tmp_path / str(number)
+        work.mkdir()
+        process = start("register", paths | {"work": work, "registration": work / "out"})
+        process.join(share * length)
+        process.kill()
+        process.join()
+        run("register", paths | {"work": work, "registration": work / "out"})
+        one_run_and_one_version(work)
+        said = [
+            json.loads((folder / "registration.json").read_text())
+            for folder in (paths["registration"], work / "out")
+        ]
+        assert said[0] | {"run_id": ""} == said[1] | {"run_id": ""}
 
 
 def test_the_last_result_stays_until_the_next_is_whole(undisturbed: dict[str, Path], tmp_path: Path) -> None:

@@ -1,17 +1,31 @@
 """A small chain, made stage by stage and only as far as a test asks for it."""
 
+import io
 import json
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 
 from catalog import store
 from catalog.sample import sample
+from components import tracking
 from components.evaluate import evaluate
 from components.featurize import featurize
-from components.params import EvaluateParams, FeaturizeParams, TrainParams
+from components.params import EvaluateParams, FeaturizeParams, RegisterParams, TrainParams
+from components.register import register
+from components.registry import Registry
 from components.train import train
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from selenium.webdriver import Chrome
+
+ROOT = Path(__file__).parents[2]
+OWN = ("data", "artifacts/validate", "artifacts/train", "artifacts/evaluate")
 SMALL = TrainParams(epochs=2, dim=16, hidden=16, batch_size=64)
 QUICK = EvaluateParams(resamples=200)
 
@@ -32,7 +46,17 @@ def report(data: Path) -> Path:
     """Says that the data is valid, which test_validate looks into."""
     out = data.parent / "validate"
     out.mkdir()
-    (out / "report.json").write_text(json.dumps({"data": store.fingerprint(data), "passed": True}))
+    tables = {"products": 60, "queries": 60, "judgements": 600}
+    said = {
+        "data": store.fingerprint(data),
+        "counts": {"tables": tables, "splits": {"train": 36, "valid": 12, "test": 12}},
+        "rules": [
+            {"passed": False, "says": "pictures must show more than one colour", "count": 2, "total": 60}
+        ],
+        "warnings": 2,
+        "passed": True,
+    }
+    (out / "report.json").write_text(json.dumps(said))
     return out
 
 
@@ -55,3 +79,62 @@ def evaluation(data: Path, features: Path, model: Path) -> Path:
     out = model.parent / "evaluate"
     evaluate(data, features, model, QUICK, out)
     return out
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in which MLflow has made its tables, to be copied: they take it seconds."""
+    import mlflow
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def client(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[MlflowClient]":
+    """Of an empty store in a folder of its own."""
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ada")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    yield tracking.connect()
+    mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture(scope="session")
+def two_versions(request: pytest.FixtureRequest, screenshots: Path | None) -> Callable[[Path], None]:
+    """Register a champion and a challenger, in the store that is tracked, with what is written below a folder."""
+    names = ("data", "report", "model", "evaluation")
+    if screenshots:
+        data, report, model, evaluation = (ROOT / path for path in OWN)
+    else:
+        data, report, model, evaluation = (request.getfixturevalue(name) for name in names)
+    params = RegisterParams(floors={"ndcg@10": 0.0}, budgets={})
+
+    def make(root: Path) -> None:
+        auto = params.model_copy(update={"promote": "auto"})
+        register(data, report, model, evaluation, auto, root / "one")
+        shutil.copytree(model, root / "twin")
+        (root / "twin" / "made_from.json").write_text((model / "made_from.json").read_text() + "\n")
+        register(data, report, root / "twin", evaluation, params, root / "two")
+        # as a person may, though its gate failed: it is no better
+        Registry(tracking.connect(), params.model_name).challenge("2", earned=True)
+
+    return make
+
+
+@pytest.fixture
+def keep(browser: "Chrome", screenshots: Path | None, tmp_path: Path) -> Callable[[str], None]:
+    """Write a small picture of what the browser shows, under a name."""
+
+    def write(name: str) -> None:
+        shot = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
+        small = shot.resize((shot.width * 65 // 100, shot.height * 65 // 100), Image.Resampling.LANCZOS)
+        small.quantize(32).save((screenshots or tmp_path) / f"{name}.png")
+
+    return write

@@ -1,37 +1,24 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from packaging.requirements import Requirement
 
+from catalog import store
 from catalog.schema import DataError
-from components import tracking
+from components.package import requirements
 from components.params import RegisterParams
-from components.register import _requirements, register
+from components.register import register
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-OPEN = RegisterParams(floors={"ndcg@10": 0.0})
+OPEN = RegisterParams(floors={"ndcg@10": 0.0}, budgets={})
 AUTO = OPEN.model_copy(update={"promote": "auto"})
 CLOSED = RegisterParams(floors={"ndcg@10": 1.0})
-
-
-@pytest.fixture
-def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[MlflowClient]":
-    """Of an empty store in a folder of its own."""
-    import mlflow
-
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    yield tracking.connect()
-    mlflow.set_tracking_uri(None)
 
 
 def read(folder: Path) -> Any:
@@ -39,31 +26,36 @@ def read(folder: Path) -> Any:
 
 
 def test_a_verdict_may_change_and_a_champion_stays(
-    data: Path, model: Path, evaluation: Path, tmp_path: Path, client: "MlflowClient"
+    data: Path, report: Path, model: Path, evaluation: Path, tmp_path: Path, client: "MlflowClient"
 ) -> None:
-    def decide(params: RegisterParams) -> tuple[bool, dict[str, str]]:
-        register(data, model, evaluation, params, tmp_path / "out")
+    def decide(params: RegisterParams) -> tuple[str, dict[str, str]]:
+        register(data, report, model, evaluation, params, tmp_path / "out")
         found = client.get_registered_model(params.model_name).aliases
-        return read(tmp_path / "out")["passed"], {alias: str(version) for alias, version in found.items()}
+        return read(tmp_path / "out")["verdict"], {alias: str(version) for alias, version in found.items()}
 
-    assert decide(CLOSED) == (False, {})
-    assert decide(OPEN) == (True, {"challenger": "1"})
-    assert decide(CLOSED) == (False, {})
-    assert decide(AUTO) == (True, {"challenger": "1", "champion": "1"})
-    assert decide(CLOSED) == (True, {"challenger": "1", "champion": "1"})
+    assert decide(CLOSED) == ("failed", {})
+    assert decide(OPEN) == ("passed", {"challenger": "1"})
+    assert decide(CLOSED) == ("failed", {})
+    assert decide(AUTO) == ("passed", {"champion": "1"})
+    assert decide(CLOSED) == ("passed", {"champion": "1"})
     assert len(client.search_model_versions(f"name = '{OPEN.model_name}'")) == 1
 
 
 def test_an_equal_candidate_does_not_pass(
-    data: Path, model: Path, evaluation: Path, tmp_path: Path, client: "MlflowClient"
+    data: Path, report: Path, model: Path, evaluation: Path, tmp_path: Path, client: "MlflowClient"
 ) -> None:
     """Another model with the champion's very scores: a tie is no gain."""
-    register(data, model, evaluation, AUTO, tmp_path / "out")
+    register(data, report, model, evaluation, AUTO, tmp_path / "out")
     shutil.copytree(model, tmp_path / "twin")
     (tmp_path / "twin" / "made_from.json").write_text((model / "made_from.json").read_text() + "\n")
-    register(data, tmp_path / "twin", evaluation, AUTO, tmp_path / "out")
+    register(data, report, tmp_path / "twin", evaluation, AUTO, tmp_path / "out")
     said = read(tmp_path / "out")
-    assert (said["version"], said["compared_with"], said["passed"], said["aliases"]) == ("2", "1", False, [])
+    assert (said["version"], said["compared_with"], said["verdict"], said["aliases"]) == (
+        "2",
+        "1",
+        "failed",
+        [],
+    )
     assert client.get_model_version_by_alias(OPEN.model_name, "champion").version in {1, "1"}
     (version,) = (
         v for v in client.search_model_versions(f"name = '{OPEN.model_name}'") if str(v.version) == "2"
@@ -81,25 +73,131 @@ def test_an_equal_candidate_does_not_pass(
 
 
 def test_the_first_has_nothing_beside_it(
-    data: Path, model: Path, evaluation: Path, tmp_path: Path, client: "MlflowClient"
+    data: Path, report: Path, model: Path, evaluation: Path, tmp_path: Path, client: "MlflowClient"
 ) -> None:
-    register(data, model, evaluation, OPEN, tmp_path / "out")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["registration.json"]
+    register(data, report, model, evaluation, OPEN, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"registration.json", "model_card.md"}
 
 
 def test_a_champion_from_elsewhere_is_one_clear_message(
-    data: Path, model: Path, evaluation: Path, tmp_path: Path, client: "MlflowClient"
+    data: Path, report: Path, model: Path, evaluation: Path, tmp_path: Path, client: "MlflowClient"
 ) -> None:
     client.create_registered_model(OPEN.model_name)
     version = client.create_model_version(OPEN.model_name, source=tmp_path.as_uri())
     client.set_registered_model_alias(OPEN.model_name, "champion", version.version)
     with pytest.raises(DataError, match=r"the champion, version 1 of product-search, has no run"):
-        register(data, model, evaluation, OPEN, tmp_path / "out")
+        register(data, report, model, evaluation, OPEN, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_what_serving_needs_is_pinned() -> None:
-    needed = {one.name: one for one in map(Requirement, _requirements())}
+    needed = {one.name: one for one in map(Requirement, requirements())}
     assert {"torch", "numpy", "pyarrow", "mlflow", "pandas"} <= set(needed)
     assert not {"dvc", "kfp", "great-expectations", "pytest"} & set(needed)
     assert all(len(one.specifier) == 1 and "+" not in str(one.specifier) for one in needed.values())
+
+
+def test_what_people_said_of_equal_weights_counts(
+    data: Path, report: Path, model: Path, evaluation: Path, tmp_path: Path, client: "MlflowClient"
+) -> None:
+    """The survey rated version 1, whose weights the candidate has."""
+    survey = store.read(data, "satisfaction", ["rating"])["rating"].to_numpy()
+    for limit, verdict in ((survey.mean() - 0.01, "passed"), (survey.mean() + 0.01, "failed")):
+        params = OPEN.model_copy(update={"min_rating": limit})
+        register(data, report, model, evaluation, params, tmp_path / "out")
+        (found,) = (one for one in read(tmp_path / "out")["findings"] if one["rule"] == "rating")
+        assert (found["verdict"], found["value"]) == (verdict, pytest.approx(survey.mean()))
+        assert found["low"] < found["value"] < found["high"]
+
+
+def test_warnings_of_the_validation_have_a_budget(
+    data: Path, report: Path, model: Path, evaluation: Path, tmp_path: Path, client: "MlflowClient"
+) -> None:
+    for budget, verdict in ((2, "passed"), (1, "failed")):  # the report has 2
+        params = OPEN.model_copy(update={"budgets": {"validation_warnings": budget}})
+        register(data, report, model, evaluation, params, tmp_path / "out")
+        assert read(tmp_path / "out")["verdict"] == verdict
+
+
+def test_a_version_says_where_it_comes_from_and_how_good_it_is(
+    data: Path, report: Path, model: Path, evaluation: Path, tmp_path: Path, client: "MlflowClient"
+) -> None:
+    register(data, report, model, evaluation, OPEN, tmp_path / "out")
+    (version,) = client.search_model_versions(f"name = '{OPEN.model_name}'")
+    assert version.tags["vitrine.judgements"] == store.fingerprint(data / "judgements")
+    assert "torch 2." in version.tags["vitrine.libraries"]
+    card = (tmp_path / "out" / "model_card.md").read_text()
+    for heading in ("Quality on", "Known weaknesses", "Intended use", "Data", "Model", "Lineage"):
+        assert f"\n## {heading}" in card
+    assert card.startswith("# product-search, version 1\n\n**Gate: passed.**\n\n- ✓ ndcg@10 is ")
+    assert "60 products, 60 queries" in card and store.fingerprint(data) in card
+    means = json.loads((evaluation / "metrics.json").read_text())
+    ours, theirs = (f"{means[system]['ndcg@10']:.3f}" for system in ("fused", "bm25"))
+    assert re.search(rf"\| ndcg@10 \| {ours} \| [\d.]+–[\d.]+ \| {theirs} \|", card)
+    assert version.description and card.startswith(version.description.rstrip()[:200])
+    assert len(version.description) <= 5000
+    run = client.get_run(version.run_id)
+    (used,) = run.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("data", store.fingerprint(data))
+    assert json.loads(used.dataset.profile)["tables"]["products"] == 60
+    assert any(
+        column["name"] == "products.title" for column in json.loads(used.dataset.schema)["mlflow_colspec"]
+    )
+    assert run.info.run_name == "version 1 · challenger"
+    register(data, report, model, evaluation, OPEN, tmp_path / "out")
+    assert len(client.get_run(version.run_id).inputs.dataset_inputs) == 1
+
+
+def test_a_model_that_was_logged_and_not_registered_is_taken_up(
+    data: Path,
+    report: Path,
+    model: Path,
+    evaluation: Path,
+    tmp_path: Path,
+    client: "MlflowClient",
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("mlflow.register_model", killed)
+        register(data, report, model, evaluation, OPEN, tmp_path / "out")
+    register(data, report, model, evaluation, OPEN, tmp_path / "out")
+    experiment = client.get_experiment_by_name("product-search")
+    assert experiment
+    (logged,) = client.search_logged_models([experiment.experiment_id])
+    (version,) = client.search_model_versions(f"name = '{OPEN.model_name}'")
+    assert logged.model_id in version.source
+
+
+def test_somebody_who_promotes_meanwhile_is_not_overruled(
+    data: Path,
+    report: Path,
+    model: Path,
+    evaluation: Path,
+    tmp_path: Path,
+    client: "MlflowClient",
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The verdict was on another champion, so the chain's promotion is refused; the next run judges again."""
+    register(data, report, model, evaluation, OPEN, tmp_path / "out")
+    shutil.copytree(model, tmp_path / "twin")
+    (tmp_path / "twin" / "made_from.json").write_text((model / "made_from.json").read_text() + "\n")
+    from components import register as module
+
+    decide = module.decide
+
+    def meanwhile(*arguments: Any) -> Any:
+        monkeypatch.setattr(module, "decide", decide)
+        client.set_registered_model_alias(OPEN.model_name, "champion", "1")
+        return decide(*arguments)
+
+    monkeypatch.setattr(module, "decide", meanwhile)
+    with pytest.raises(
+        DataError, match="version 2 is not champion: unknown was faster, and version 1 was by hand"
+    ):
+        register(data, report, tmp_path / "twin", evaluation, AUTO, tmp_path / "out2")
+    assert client.get_registered_model(OPEN.model_name).aliases["champion"] in {1, "1"}
+    register(data, report, tmp_path / "twin", evaluation, AUTO, tmp_path / "out2")
+    assert read(tmp_path / "out2")["compared_with"] == "1"

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,14 +59,23 @@ def test_a_store_that_cannot_be_reached(address: str, away: Path, monkeypatch: p
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(
-        DataError, match=r"MLflow at .* cannot be reached .*; check MLFLOW_TRACKING_URI"
+        DataError, match=r"MLflow at .* cannot be reached, or refuses: [\s\S]*check MLFLOW_TRACKING_URI"
     ) as raised:
         tracking.connect()
     assert address in str(raised.value)
 
 
+def test_tables_that_are_half_made_are_made_again(away: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left of a process that was killed while MLflow made them."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    (away / ".mlflow.db.partial").write_bytes(b"half a database")
+    assert tracking.connect().search_experiments()
+    assert [path.name for path in away.iterdir() if "mlflow" in path.name] == ["mlflow.db"]
+
+
 @pytest.fixture
-def client(away: Path) -> "MlflowClient":
+def client(away: Path, empty_store: Path) -> "MlflowClient":
+    shutil.copy(empty_store, away / "mlflow.db")
     return tracking.connect()
 
 
@@ -167,18 +177,31 @@ def test_files_and_folders_come_back(client: "MlflowClient", tmp_path: Path) -> 
 
 
 class TestLineage:
-    def test_what_is_not_known_is_left_out(self, away: Path) -> None:
-        assert tracking.lineage("abc") == {"vitrine.data": "abc"}
+    @pytest.fixture
+    def data(self, tmp_path: Path) -> Path:
+        (tmp_path / "data" / "judgements").mkdir(parents=True)
+        (tmp_path / "data" / "judgements" / "0.parquet").write_text("judged")
+        return tmp_path / "data"
 
-    def test_of_a_pod(self, away: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_what_is_not_known_is_left_out(self, away: Path, data: Path) -> None:
+        tags = tracking.lineage("abc", data)
+        assert set(tags) == {"vitrine.data", "vitrine.judgements", "vitrine.libraries"}
+        assert tags["vitrine.data"] == "abc"
+        (data / "judgements" / "0.parquet").write_text("judged otherwise")
+        assert tracking.lineage("abc", data)["vitrine.judgements"] != tags["vitrine.judgements"]
+
+    def test_of_a_pod(self, away: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("VITRINE_COMMIT", "c0ffee")
         monkeypatch.setenv("VITRINE_IMAGE", "vitrine@sha256:1")
+        monkeypatch.setenv("VITRINE_PIPELINE", "nightly")
         monkeypatch.setenv("KFP_RUN_ID", "run-1")
-        tags = tracking.lineage("abc")
+        monkeypatch.setenv("VITRINE_DATA_REVISION", "beef")
+        tags = tracking.lineage("abc", data)
         assert tags["vitrine.git.commit"] == "c0ffee"
         assert tags["vitrine.image"] == "vitrine@sha256:1" and tags["vitrine.pipeline.run"] == "run-1"
+        assert tags["vitrine.pipeline"] == "nightly" and tags["vitrine.data.revision"] == "beef"
 
-    def test_of_a_checkout(self, away: Path) -> None:
+    def test_of_a_checkout(self, away: Path, data: Path) -> None:
         def git(*words: str) -> None:
             who = ["-c", "user.name=a", "-c", "user.email=b"]
             subprocess.run(["git", *who, *words], cwd=away, check=True, capture_output=True)
@@ -189,9 +212,10 @@ class TestLineage:
         git("add", "data.dvc", "dvc.lock")
         git("commit", "--message", "c")
         (away / "dvc.lock").write_text("after")  # by the stages before
-        tags = tracking.lineage("abc")
+        tags = tracking.lineage("abc", data)
         assert len(tags["vitrine.git.commit"]) == 40
         assert tags["vitrine.git.dirty"] == "false"
         assert tags["vitrine.data.dvc"] == "1234.dir"
+        assert tags["vitrine.data.revision"] == tags["vitrine.git.commit"]
         (away / "data.dvc").write_text("outs:\n- md5: 5678.dir\n  path: data\n")
-        assert tracking.lineage("abc")["vitrine.git.dirty"] == "true"
+        assert tracking.lineage("abc", data)["vitrine.git.dirty"] == "true"

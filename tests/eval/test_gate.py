@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from math import sqrt
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -8,13 +9,16 @@ import pytest
 from eval.gate import Decision, Evidence, Finding, Rules, decide
 from eval.metrics import Scores
 from eval.rankings import JudgeError
+from eval.segments import Segment
 
 RULES = Rules(
     primary="ndcg@10",
     min_gain=0.0,
     confidence=0.95,
+    margins={},
     floors={},
-    ceilings={},
+    budgets={},
+    min_rating=None,
     min_segment=20,
     resamples=1000,
 )
@@ -54,7 +58,7 @@ def test_identical_scores_do_not_pass() -> None:
     assert not decision.passed
     assert decision.reasons == [
         "Candidate and champion cannot be told apart: ndcg@10 changes by +0.0000 (95 % interval +0.0000 to "
-        "+0.0000, 400 queries). More than +0.0000 is required, which is not shown."
+        "+0.0000, 400 queries). More than +0.0000 is required, which is not reached."
     ]
 
 
@@ -72,21 +76,128 @@ def test_exactly_the_gain_asked_is_a_tie(min_gain: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "min_gain", "verdict"),
+    ("change", "min_gain", "standing", "verdict", "end"),
     [
-        (0.0, 0.0, "Candidate and champion cannot be told apart"),
-        (-0.05, 0.0, "The candidate is worse than the champion"),
-        (0.03, 0.03, "The candidate is better than the champion"),
-        (0.002, 0.03, "Candidate and champion cannot be told apart"),
+        (0.0, 0.0, "Candidate and champion cannot be told apart", "undecided", "cannot be decided."),
+        (-0.05, 0.0, "The candidate is worse than the champion", "failed", "is not reached."),
+        (0.03, 0.03, "The candidate is better than the champion", "undecided", "cannot be decided."),
+        (0.002, 0.03, "Candidate and champion cannot be told apart", "failed", "is not reached."),
     ],
 )
-def test_no_gain_or_too_small_a_one_fails(change: float, min_gain: float, verdict: str) -> None:
+def test_no_gain_or_too_small_a_one_does_not_pass(
+    change: float, min_gain: float, standing: str, verdict: str, end: str
+) -> None:
     decision = decide(evidence(BASE + change + NOISE), evidence(BASE), replace(RULES, min_gain=min_gain))
     gain = finding(decision, "gain ndcg@10")
-    assert not gain.passed
-    assert gain.text.startswith(verdict + ":")
-    assert gain.text.endswith(f"More than +{min_gain:.4f} is required, which is not shown.")
+    assert (gain.verdict, decision.verdict, decision.passed) == (verdict, verdict, False)
+    assert gain.text.startswith(standing + ":")
+    assert f"More than +{min_gain:.4f} is required, which {end}" in gain.text
     assert gain.limit == min_gain
+    assert ("So many queries show" in gain.text) == (verdict == "undecided")
+
+
+@pytest.mark.parametrize(("part", "needed"), [(2.0, "1,600"), (2.5, "2,500")])
+def test_too_few_queries_for_a_gain_are_told_how_many_it_takes(part: float, needed: str) -> None:
+    """Half a detectable distance takes four times the queries, since noise falls with their root."""
+    seen = (NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)) * NOISE.std(ddof=1) / 20
+    decision = decide(evidence(BASE + seen / part + NOISE), evidence(BASE), RULES)
+    assert decision.verdict == "undecided"
+    (reason,) = decision.reasons
+    assert reason.endswith(
+        f"which cannot be decided. So many queries show a distance of {seen:.4f} with a chance of 80 %; this one, of "
+        f"{seen / part:.4f}, needs about {needed}."
+    )
+    (reason,) = decide(evidence(BASE - 0.001 + NOISE), evidence(BASE), RULES).reasons
+    assert reason.endswith("with a chance of 80 %.")
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict", "end"),
+    [
+        (0.01, "passed", "It may not fall by 0.0200 or more, and does not."),
+        (-0.003, "passed", "It may not fall by 0.0200 or more, and does not."),
+        (-0.02, "undecided", "and whether it does cannot be decided. So many"),
+        (-0.05, "failed", "It may not fall by 0.0200 or more, and does."),
+    ],
+)
+def test_another_metric_may_lose_less_than_its_margin(change: float, verdict: str, end: str) -> None:
+    values = BASE + 0.05 + NOISE
+    ours, theirs = evidence(values), evidence(BASE)
+    scores = {"ndcg@10": values, "mrr@10": BASE / 2 + change + NOISE / 2}
+    ours = replace(ours, scores=replace(ours.scores, values=scores))
+    decision = decide(ours, theirs, replace(RULES, margins={"mrr@10": 0.02}))
+    margin = finding(decision, "margin mrr@10")
+    assert (margin.verdict, decision.verdict) == (verdict, verdict)
+    assert margin.value == pytest.approx(change)
+    assert margin.limit == -0.02
+    assert margin.low is not None and margin.high is not None and margin.low < change < margin.high
+    assert margin.text.startswith(f"mrr@10 changes by {change:+.4f} (95 % interval ")
+    assert end in margin.text
+
+
+def test_no_change_has_no_sign() -> None:
+    decision = decide(evidence(BASE), evidence(BASE), replace(RULES, margins={"mrr@10": 0.02}))
+    text = finding(decision, "margin mrr@10").text
+    assert text.startswith("mrr@10 changes by +0.0000 (95 % interval +0.0000 to +0.0000, 400 queries).")
+
+
+def test_a_loss_of_exactly_the_margin_fails() -> None:
+    ours, theirs = evidence(BASE + 0.05), evidence(BASE)
+    scores = ours.scores.values | {"mrr@10": BASE / 2 - 0.02}
+    ours = replace(ours, scores=replace(ours.scores, values=scores))
+    decision = decide(ours, theirs, replace(RULES, margins={"mrr@10": 0.02}))
+    assert finding(decision, "margin mrr@10").verdict == "failed"
+
+
+def test_what_failed_is_told_before_what_is_undecided() -> None:
+    rules = replace(RULES, floors={"mrr@10": 0.9})
+    decision = decide(evidence(BASE + NOISE), evidence(BASE), rules)
+    assert decision.verdict == "failed"
+    assert [reason.split()[0] for reason in decision.reasons] == ["mrr@10", "Candidate"]
+
+
+@pytest.mark.parametrize(
+    ("rating", "verdict", "text"),
+    [
+        (None, "passed", "No survey rated the candidate, so no rating was asked of it."),
+        (
+            4.5,
+            "passed",
+            "People rated the candidate 4.50 (4.40 to 4.60, 12 queries); at least 4 is required.",
+        ),
+        (
+            4.0,
+            "passed",
+            "People rated the candidate 4.00 (3.90 to 4.10, 12 queries); at least 4 is required.",
+        ),
+        (
+            3.9,
+            "failed",
+            "People rated the candidate 3.90 (3.80 to 4.00, 12 queries); too low: at least 4 is required.",
+        ),
+    ],
+)
+def test_ratings(rating: float | None, verdict: str, text: str) -> None:
+    said = Segment("all", 12, rating, rating - 0.1, rating + 0.1) if rating else None
+    decision = decide(replace(evidence(BASE), rating=said), None, replace(RULES, min_rating=4.0))
+    found = finding(decision, "rating")
+    assert (found.verdict, found.text, decision.verdict) == (verdict, text, verdict)
+    assert found.value == rating and found.limit == (4.0 if rating else None)
+
+
+def test_a_rating_of_one_query_has_no_interval() -> None:
+    said = Segment("all", 1, 5.0, float("nan"), float("nan"))
+    found = finding(
+        decide(replace(evidence(BASE), rating=said), None, replace(RULES, min_rating=4.0)), "rating"
+    )
+    assert (found.value, found.low, found.high) == (5.0, None, None)
+    json.dumps(Decision((found,)).to_dict(), allow_nan=False)
+
+
+def test_nothing_is_asked_of_ratings_unless_told() -> None:
+    said = Segment("all", 12, 1.0, 1.0, 1.0)
+    rules = {one.rule for one in decide(replace(evidence(BASE), rating=said), None, RULES).findings}
+    assert "rating" not in rules
 
 
 def test_a_handful_of_queries_cannot_promote() -> None:
@@ -94,7 +205,7 @@ def test_a_handful_of_queries_cannot_promote() -> None:
     change = np.zeros(400)
     change[:4] = 0.5
     gain = finding(decide(evidence(BASE + change), evidence(BASE), RULES), "gain ndcg@10")
-    assert not gain.passed
+    assert gain.verdict == "undecided"
     assert gain.text.startswith("Candidate and champion cannot be told apart")
 
 
@@ -113,17 +224,33 @@ def test_noise_is_seldom_promoted(share: float) -> None:
 def test_one_worse_segment_stops_a_better_average_and_is_named() -> None:
     change = np.where(SEGMENTS == "hat", -0.1, 0.08)
     decision = decide(evidence(BASE + change + NOISE, SEGMENTS), evidence(BASE), RULES)
-    assert finding(decision, "gain ndcg@10").passed
-    assert [f.rule for f in decision.findings if not f.passed] == ["segment hat"]
+    assert finding(decision, "gain ndcg@10").verdict == "passed"
+    assert [f.rule for f in decision.findings if f.verdict != "passed"] == ["segment hat"]
     assert decision.reasons == [finding(decision, "segment hat").text]
     assert decision.reasons[0].startswith("Segment 'hat' is significantly worse: ndcg@10 changes by -0.0")
     assert "corrected for 4 tested" in decision.reasons[0]
 
 
+def test_a_segment_a_tenth_worse_stops_a_better_average() -> None:
+    """The average is 3 % better, of which three segments have more and one has a tenth less than before."""
+    loss = -0.1 * BASE[SEGMENTS == "hat"].mean()
+    gain = (4 * 0.03 * BASE.mean() - loss) / 3
+    decision = decide(
+        evidence(BASE + np.where(SEGMENTS == "hat", loss, gain) + NOISE, SEGMENTS), evidence(BASE), RULES
+    )
+    value = finding(decision, "gain ndcg@10").value
+    assert value == pytest.approx(0.03 * BASE.mean())
+    assert finding(decision, "gain ndcg@10").verdict == "passed"
+    assert decision.verdict == "failed"
+    (reason,) = decision.reasons
+    assert reason.startswith("Segment 'hat' is significantly worse")
+
+
 def test_a_segment_that_may_be_worse_by_chance_passes() -> None:
     worse = finding(decide(evidence(BASE + NOISE - 0.004), evidence(BASE), RULES), "segment all")
     assert worse.value == pytest.approx(-0.004)
-    assert worse.passed
+    assert worse.verdict == "passed"
+    assert worse.low is not None and worse.high is not None and worse.low < 0 < worse.high
     assert worse.text.startswith("Segment 'all' is not significantly worse: ndcg@10 changes by -0.0040")
 
 
@@ -136,7 +263,7 @@ def test_many_segments_of_noise_raise_no_alarm() -> None:
     alarms = 0
     for _ in range(10):
         decision = decide(evidence(base + rng.normal(0, 0.1, 1000), segments), evidence(base), rules)
-        alarms += any(f.rule.startswith("segment s") and not f.passed for f in decision.findings)
+        alarms += any(f.rule.startswith("segment s") and f.verdict != "passed" for f in decision.findings)
     assert alarms <= 2
 
 
@@ -150,9 +277,9 @@ def test_small_segments_are_reported_and_not_tested() -> None:
         finding(decision, "segments not tested").text
         == "Not tested, with fewer than 20 queries: 'rare' (19)."
     )
-    assert finding(decision, "segment just enough").passed
+    assert finding(decision, "segment just enough").verdict == "passed"
     assert not any(f.rule == "segment rare" for f in decision.findings)
-    assert finding(decision, "segments not tested").passed
+    assert finding(decision, "segments not tested").verdict == "passed"
 
 
 def test_floors() -> None:
@@ -160,7 +287,7 @@ def test_floors() -> None:
     for limit, passed in ((value - 1e-9, True), (value, True), (value + 1e-9, False)):
         decision = decide(evidence(BASE), None, replace(RULES, floors={"ndcg@10": limit, "mrr@10": 0.0}))
         floor = finding(decision, "floor ndcg@10")
-        assert (floor.passed, decision.passed) == (passed, passed)
+        assert (floor.verdict == "passed", decision.passed) == (passed, passed)
         assert (floor.value, floor.limit) == (value, limit)
     decision = decide(evidence(np.full(9, 0.25)), None, replace(RULES, floors={"ndcg@10": 0.3}))
     assert decision.reasons == ["ndcg@10 is 0.25; too low: at least 0.3 is required."]
@@ -177,18 +304,18 @@ def test_floors() -> None:
         ({"model_mb": float("nan")}, False, "model_mb was not measured; at most 500 is allowed."),
     ],
 )
-def test_ceilings(facts: dict[str, float], passed: bool, text: str) -> None:
-    decision = decide(evidence(BASE, **facts), None, replace(RULES, ceilings={"model_mb": 500.0}))
-    assert finding(decision, "ceiling model_mb").text == text
+def test_budgets(facts: dict[str, float], passed: bool, text: str) -> None:
+    decision = decide(evidence(BASE, **facts), None, replace(RULES, budgets={"model_mb": 500.0}))
+    assert finding(decision, "budget model_mb").text == text
     assert decision.passed is passed
 
 
-def test_every_ceiling_is_looked_at() -> None:
-    rules = replace(RULES, ceilings={"unknown": 1.0, "model_mb": 500.0})
+def test_every_budget_is_looked_at() -> None:
+    rules = replace(RULES, budgets={"unknown": 1.0, "model_mb": 500.0})
     decision = decide(evidence(BASE, model_mb=501.0), None, rules)
     assert decision.reasons == [
-        "unknown was not measured; at most 1 is allowed.",
         "model_mb is 501; too high: at most 500 is allowed.",
+        "unknown was not measured; at most 1 is allowed.",
     ]
 
 
@@ -240,14 +367,14 @@ def test_one_query_is_no_segment() -> None:
 
 
 def test_the_decision_as_json() -> None:
-    rules = replace(RULES, floors={"ndcg@10": 0.1}, ceilings={"model_mb": 1.0})
+    rules = replace(RULES, floors={"ndcg@10": 0.1}, budgets={"model_mb": 1.0})
     decision = decide(evidence(BASE + 0.05, SEGMENTS, model_mb=0.5), evidence(BASE), rules)
     plain = json.loads(json.dumps(decision.to_dict(), allow_nan=False))
-    assert plain["passed"] is True
+    assert plain["verdict"] == "passed"
     assert [item["rule"] for item in plain["findings"]] == [item.rule for item in decision.findings]
     assert plain["findings"][0] == {
         "rule": "floor ndcg@10",
-        "passed": True,
+        "verdict": "passed",
         "text": decision.findings[0].text,
         "value": decision.findings[0].value,
         "low": None,

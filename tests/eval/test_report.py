@@ -3,15 +3,13 @@ import io
 import json
 import math
 import re
-import shutil
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from selenium.webdriver import ActionChains, Chrome, ChromeOptions, ChromeService, Keys
+from selenium.webdriver import ActionChains, Chrome, Keys
 
 from eval.metrics import Scores
 from eval.people import Agreement, Rating
@@ -300,33 +298,13 @@ def test_extremes() -> None:
 # In a browser
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (binary and driver):
-        pytest.skip("no chromium and chromedriver here; on Debian: apt-get install chromium chromium-driver")
-    options = ChromeOptions()
-    options.binary_location = binary
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    for word in (
-        "headless",
-        "no-sandbox",
-        "disable-gpu",
-        "disable-dev-shm-usage",
-        "disable-background-networking",
-        "disable-sync",
-    ):
-        options.add_argument(f"--{word}")
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
-    with Chrome(options, ChromeService(driver)) as chrome:
-        yield chrome
-
-
 @pytest.fixture(params=[390, 1400])
 def shown(browser: Chrome, request: pytest.FixtureRequest, tmp_path: Path) -> Chrome:
     size = {"width": request.param, "height": 844, "deviceScaleFactor": 1, "mobile": request.param < 600}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     (tmp_path / "report.html").write_text(render(report()), encoding="utf-8")
+    for log in ("browser", "performance"):
+        browser.get_log(log)  # of pages before
     browser.get((tmp_path / "report.html").as_uri())
     return browser
 

@@ -26,6 +26,17 @@ def test_top_k(queries: np.ndarray, products: np.ndarray, k: int) -> None:
 
 
 @settings(deadline=None)
+@given(vectors(st.integers(0, 5)), vectors(st.integers(0, 12)), st.integers(0, 15), st.data())
+def test_top_k_of_some(queries: np.ndarray, products: np.ndarray, k: int, data: st.DataObject) -> None:
+    allowed = data.draw(hnp.arrays(bool, len(products)))
+    rows, scores = top_k(queries, products, k, allowed)
+    own = np.flatnonzero(allowed)
+    expected, values = top_k(queries, products[own], k)
+    assert rows.tolist() == own[expected].tolist()
+    assert scores.tolist() == values.tolist()
+
+
+@settings(deadline=None)
 @given(hnp.arrays(np.float32, st.integers(1, 30), elements=halves), st.integers(0, 30))
 def test_best(scores: np.ndarray, k: int) -> None:
     k = min(k, len(scores))

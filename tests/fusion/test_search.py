@@ -15,10 +15,11 @@ import pytest
 
 from catalog.schema import DataError
 from fusion.__main__ import main
+from fusion.explain import explain_data
 from fusion.features import MODALITIES
 from fusion.featurizer import Featurizer
 from fusion.model import ProductSearchModel, embed
-from fusion.search import SearchIndex, rank, rank_data
+from fusion.search import SearchIndex, load, rank, rank_data
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,10 +50,38 @@ def test_index_survives_saving(saved: Path, tiny_data: Path, tmp_path: Path) -> 
     index = SearchIndex.build(model, products, tiny_data)
     index.save(tmp_path / "index.parquet")
     loaded = SearchIndex.load(tmp_path / "index.parquet")
-    assert loaded.ids.tolist() == index.ids.tolist() == products.ids.tolist()
-    assert loaded.titles.tolist() == index.titles.tolist()
-    assert loaded.titles[0] == "Red shirt"
+    assert loaded.fields.equals(index.fields.combine_chunks())
+    assert loaded.fields["product_id"].to_pylist() == products.ids.tolist()
+    assert loaded.fields.slice(0, 1).to_pylist()[0] == {
+        "product_id": "p0",
+        "title": "Red shirt",
+        "category": "clothing/shirt",
+        "brand": None,
+        "color": None,
+        "material": None,
+        "price": 10.0,
+        "currency": None,
+    }
     assert np.array_equal(loaded.vectors, embed(model, products, "product"))
+    assert list(loaded.without) == list(model.config.modalities)
+    for name, vectors in loaded.without.items():
+        assert vectors.dtype == np.float16 and np.array_equal(vectors, index.without[name])
+    assert loaded.nbytes == loaded.vectors.nbytes * (1 + len(loaded.without) / 2)
+
+
+def test_shares_are_of_what_explain_finds(saved: Path, tiny_data: Path) -> None:
+    model, featurizer = load(saved)
+    products, asked = (featurizer.table(tiny_data, table) for table in ("products", "queries"))
+    index = SearchIndex.build(model, products, tiny_data)
+    (query,) = embed(model, asked.take(np.array([4])), "query")
+    at = np.arange(3)
+    shares = index.shares(query, at, index.vectors[at] @ query)
+    for n in at:
+        told = explain_data(saved, tiny_data, asked.ids[4], products.ids[n]).modalities
+        losses = {name: max(0.0, loss) for name, loss in told.items()}
+        total = sum(losses.values())
+        for name, loss in losses.items():
+            assert shares[name][n] == pytest.approx(loss / total if total > 1e-3 else 0.0, abs=0.02)
 
 
 def test_rank_data_ranks_one_split_from_texts_and_pictures(saved: Path, tiny_data: Path) -> None:

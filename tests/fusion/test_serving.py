@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from mlflow.exceptions import MlflowException
 
 from fusion.model import embed
-from fusion.search import SearchIndex
+from fusion.search import FIELDS, SearchIndex
 from fusion.serving import ProductSearch
 
 
@@ -17,9 +19,23 @@ from fusion.serving import ProductSearch
 def served(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> ProductSearch:
     """The registered model as MLflow loads it, over 12 products."""
     path = tmp_path_factory.mktemp("index") / "index.parquet"
-    ids, titles = (np.array([f"{prefix}{n}" for n in range(12)], object) for prefix in ("p", "Product "))
-    vectors = np.random.default_rng(0).normal(size=(12, 32)).astype(np.float32)
-    SearchIndex(ids, titles, vectors).save(path)
+    rng = np.random.default_rng(0)
+    fields = pa.table(
+        {
+            "product_id": [f"p{n}" for n in range(12)],
+            "title": [f"Product {n}" for n in range(12)],
+            "category": ["Shoes/Boots", "shoes", "shoeshine", None] * 3,
+            "brand": ["Acme", None, "Zeta"] * 4,
+            "color": ["red"] * 6 + ["blue"] * 6,
+            "material": pa.nulls(12, pa.string()),
+            "price": [*range(11), None],
+            "currency": ["EUR"] * 12,
+        }
+    )
+    vectors = rng.normal(size=(12, 32)).astype(np.float32)
+    without = {name: rng.normal(size=(12, 32)).astype(np.float16) for name in ("text", "image")}
+    without["image"][3] = without["text"][3] = 100 * vectors[3]  # nothing that it loses by either
+    SearchIndex(fields, vectors, without).save(path)
     served = ProductSearch()
     served.load_context(SimpleNamespace(artifacts={"model": str(saved), "index": str(path)}))
     return served
@@ -48,8 +64,8 @@ def test_answers_are_the_models(served: ProductSearch, png: Callable[..., bytes]
     queries, _ = served.featurizer.rows("queries", rows)
     scores = embed(served.model, queries, "query") @ served.index.vectors.T
     order = np.argsort(-scores, axis=1, kind="stable")[:, :4]
-    assert found["product_id"].tolist() == served.index.ids[order].ravel().tolist()
-    assert found["title"].tolist() == served.index.titles[order].ravel().tolist()
+    assert found["product_id"].tolist() == [f"p{n}" for n in order.ravel()]
+    assert found["title"].tolist() == [f"Product {n}" for n in order.ravel()]
     np.testing.assert_allclose(found["score"], np.take_along_axis(scores, order, 1).ravel(), atol=1e-5)
 
 
@@ -70,7 +86,7 @@ def test_k_is_ten_unless_told(served: ProductSearch) -> None:
 
 @pytest.mark.parametrize("k", [0, -1])
 def test_impossible_k(served: ProductSearch, k: int) -> None:
-    with pytest.raises(ValueError, match=rf"k.*at least 1.*{k}"):
+    with pytest.raises(MlflowException, match=rf"k.*at least 1.*{k}"):
         ask(served, {"text": "red"}, k=k)
 
 
@@ -87,7 +103,7 @@ def test_what_a_data_frame_has_for_nothing_is_missing(
 
 @pytest.mark.parametrize("row", [{"text": None}, {"text": "", "image": ""}, {"other": "red"}])
 def test_neither(served: ProductSearch, row: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="query 1: give `text`"):
+    with pytest.raises(MlflowException, match="query 1: give `text`"):
         ask(served, {"text": "red"}, row)
 
 
@@ -102,11 +118,75 @@ def test_neither(served: ProductSearch, row: dict[str, Any]) -> None:
     ],
 )
 def test_bad_picture(served: ProductSearch, image: str, reason: str) -> None:
-    with pytest.raises(ValueError, match=rf"query 1: .*{reason}"):
+    with pytest.raises(MlflowException, match=rf"query 1: .*{reason}"):
         ask(served, {"text": "red"}, {"text": "red", "image": image})
 
 
 def test_no_rows(served: ProductSearch) -> None:
     found = served.predict(None, pd.DataFrame({"text": []}))
-    assert list(found.columns) == ["query", "rank", "product_id", "title", "score"]
+    shares = ["share_text", "share_image"]
+    assert list(found.columns) == ["query", "rank", "score", "product_id", "title", *FIELDS, *shares]
     assert len(found) == 0
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        ({"filters": {"color": ["Blue"]}}, {6, 7, 8, 9, 10, 11}),
+        ({"filters": {"category": ["shoes"]}}, {0, 1, 4, 5, 8, 9}),
+        ({"filters": {"category": ["SHOES/"]}}, {0, 4, 8}),
+        ({"filters": {"brand": ["acme", "zeta"], "color": ["red"]}}, {0, 2, 3, 5}),
+        ({"filters": {"material": ["oak"]}}, set()),
+        ({"filters": {"brand": []}}, set()),
+        ({"min_price": 9.0}, {9, 10}),
+        ({"max_price": 1.0}, {0, 1}),
+        ({"min_price": 3.0, "max_price": 5.0, "filters": {"category": ["shoes"]}}, {4, 5}),
+        ({"filters": {}}, set(range(12))),
+        ({"filters": None, "min_price": None, "max_price": None}, set(range(12))),
+    ],
+)
+def test_filters(served: ProductSearch, params: dict[str, Any], expected: set[int]) -> None:
+    found = ask(served, {"text": "red"}, {"text": "blue"}, k=12, **params)
+    for query in (0, 1):
+        own = found[found["query"] == query]
+        assert set(own["product_id"]) == {f"p{n}" for n in expected}
+        assert own["rank"].tolist() == list(range(1, len(expected) + 1))
+        assert own["score"].is_monotonic_decreasing
+
+
+@pytest.mark.parametrize(
+    ("params", "reason"),
+    [
+        ({"filters": {"size": ["XL"]}}, "'size' is no filter; there are category, brand, color, material"),
+        ({"min_price": 5.0, "max_price": 4.0}, "prices from 5 to 4: give min_price ≤ max_price"),
+        ({"min_price": -1.0}, "prices from -1 to inf"),
+        ({"max_price": float("nan")}, "prices from 0 to nan"),
+    ],
+)
+def test_filters_that_mean_nothing(served: ProductSearch, params: dict[str, Any], reason: str) -> None:
+    with pytest.raises(MlflowException, match=reason) as raised:
+        ask(served, {"text": "red"}, **params)
+    assert raised.value.get_http_status_code() == 400
+
+
+def test_the_share_of_each_modality_is_what_the_score_loses_without_it(served: ProductSearch) -> None:
+    found = ask(served, {"text": "red shirt"}, k=12).set_index("product_id")
+    shares = found[["share_text", "share_image"]]
+    assert ((shares >= 0) & (shares <= 1)).all(axis=None)
+    assert (shares.loc["p3"] == 0).all() or found.loc["p3", "score"] < 0
+    rows = [{"query_id": "", "text": "red shirt", "split": "", "segment": "", "image": None}]
+    (query,) = embed(served.model, served.featurizer.rows("queries", rows)[0], "query")
+    for n in range(12):
+        one = found.loc[f"p{n}"]
+        losses = [
+            max(0.0, one["score"] - float(served.index.without[name][n].astype(np.float32) @ query))
+            for name in ("text", "image")
+        ]
+        expected = np.array(losses) / sum(losses) if sum(losses) > 1e-3 else np.zeros(2)
+        np.testing.assert_allclose(shares.loc[f"p{n}"], expected, atol=1e-5)
+
+
+def test_what_a_product_lacks_is_missing(served: ProductSearch) -> None:
+    found = ask(served, {"text": "red"}, k=12).set_index("product_id")
+    assert found.loc["p0", "category"] == "Shoes/Boots" and pd.isna(found.loc["p3", "category"])
+    assert found.loc["p4", "price"] == 4.0 and np.isnan(found.loc["p11", "price"])

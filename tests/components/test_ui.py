@@ -1,0 +1,131 @@
+"""What a reviewer sees: MLflow's own pages, of a real server, in a real browser."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from components import services, tracking
+from components.registry import HISTORY
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
+NAME = "product-search"
+LIMIT = 60  # seconds for a page to show what it should
+
+CLOSE = (
+    'document.querySelectorAll(\'[aria-label="Close"], [data-testid*="close"]\').forEach(one => one.click())'
+)
+Look = Callable[..., None]
+Reviewed = tuple[str, dict[str, str]]
+
+
+@pytest.fixture(scope="module")
+def reviewed(
+    two_versions: Callable[[Path], None], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Reviewed]:
+    """The address of a server that has a champion and a challenger, and the run of each."""
+    import mlflow
+
+    root = tmp_path_factory.mktemp("ui")
+    port = services.free_port()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        services.server(root, port, f"sqlite:///{root / 'mlflow.db'}", str(root / "artifacts")),
+    ):
+        patch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        patch.chdir(root)
+        mlflow.set_tracking_uri(None)
+        two_versions(root)
+        client = tracking.connect()
+        runs = {str(one.version): one.run_id for one in client.search_model_versions(f"name = '{NAME}'")}
+        runs["history"] = client.get_registered_model(NAME).tags[HISTORY]
+        yield f"http://127.0.0.1:{port}", runs
+        mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture
+def look(browser: "Chrome", reviewed: Reviewed, keep: Callable[[str], None]) -> Look:
+    """Open a page of MLflow's, wait until it shows some texts, keep a picture of it; all that it shows."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    size = {"width": 1400, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+    def shown() -> str:
+        return browser.execute_script("return document.body.innerText")
+
+    def look(path: str, picture: str, wanted: list[str], search: str = "", framed: str = "") -> None:
+        browser.get("about:blank")
+        browser.get(f"{reviewed[0]}/#/{path}")
+        wait = WebDriverWait(browser, LIMIT)
+        if search:
+            field = wait.until(lambda _: browser.find_elements("css selector", "input[placeholder^=Search]"))[
+                0
+            ]
+            field.send_keys(search)
+        try:
+            wait.until(lambda _: all(text in shown() for text in wanted), f"{picture} shows {wanted}")
+            if framed:
+                frame = wait.until(lambda _: browser.find_elements("css selector", "iframe"))[0]
+                browser.switch_to.frame(frame)
+                wait.until(lambda _: framed in shown(), f"{picture} shows '{framed}' in its frame")
+                assert browser.execute_script(
+                    "return [...document.images].every(one => one.naturalWidth > 0)"
+                )
+        finally:
+            browser.switch_to.default_content()
+            browser.execute_script(CLOSE)
+            keep(picture)
+            print(shown())
+
+    return look
+
+
+def test_the_run(look: Look, reviewed: Reviewed) -> None:
+    wanted = [
+        "version 1 · champion",
+        "Gate: passed",
+        "ndcg_at_10",
+        "vitrine.data",
+        "Training And Evaluation",
+        "v1",
+    ]
+    look(f"experiments/1/runs/{reviewed[1]['1']}", "run", wanted)
+
+
+def test_its_learning_curves(look: Look, reviewed: Reviewed) -> None:
+    path = f"experiments/1/runs/{reviewed[1]['1']}/model-metrics"
+    look(path, "curves", ["loss", "score", "pairs", "tags"], search="train/")
+
+
+def test_its_report(look: Look, reviewed: Reviewed) -> None:
+    path = f"experiments/1/runs/{reviewed[1]['1']}/artifacts/evaluation/report.html"
+    look(path, "report", ["report.html"], framed="How good is each system?")
+
+
+def test_candidate_and_champion_side_by_side(look: Look, reviewed: Reviewed) -> None:
+    path = f"experiments/1/runs/{reviewed[1]['2']}/artifacts/comparison.html"
+    look(path, "comparison", ["comparison.html"], framed="Product search: version 2 and champion")
+
+
+def test_the_version(look: Look) -> None:
+    wanted = ["challenger", "Gate: failed", "cannot be told apart", "Known weaknesses", "vitrine.gate"]
+    wanted += ["vitrine.judgements", "vitrine.libraries", "vitrine.compared_with"]
+    look(f"models/{NAME}/versions/2", "version", wanted)
+
+
+def test_champion_and_challenger_are_told_apart(look: Look, reviewed: Reviewed) -> None:
+    one, other = reviewed[1]["1"], reviewed[1]["2"]
+    wanted = ["version 1 · champion", "version 2 · challenger"]
+    look(f'compare-runs?runs=["{one}","{other}"]&experiments=["1"]', "compare", wanted)
+
+
+def test_the_history(look: Look, reviewed: Reviewed) -> None:
+    look(
+        f"experiments/2/runs/{reviewed[1]['history']}",
+        "history",
+        ["history of product-search", "0001", "by the chain"],
+    )
