@@ -14,7 +14,13 @@ CODE = ("catalog", "fusion")
 
 
 def registered(
-    client: "MlflowClient", run: "ActiveRun", model: Path, index: Path, name: str, tags: dict[str, str]
+    client: "MlflowClient",
+    run: "ActiveRun",
+    model: Path,
+    index: Path,
+    name: str,
+    tags: dict[str, str],
+    published: bool = False,
 ) -> "ModelVersion":
     """The run's model version: found, or logged and registered.
 
@@ -25,12 +31,13 @@ def registered(
         index: A file of `fusion.search.SearchIndex`.
         name: Of the registered model.
         tags: Of a new version.
+        published: Whether one of its encoders is in the Hugging Face format.
     """
     if found := _versions(client, run):
         return found[0]
     import mlflow
 
-    mlflow.register_model(_logged(client, run) or _log(model, index), name, tags=tags)
+    mlflow.register_model(_logged(client, run) or _log(model, index, published), name, tags=tags)
     # A request that the server served and could not answer was sent again: the second version is one too many.
     first, *again = _versions(client, run)
     for one in again:
@@ -38,13 +45,18 @@ def registered(
     return first
 
 
-def requirements() -> list[str]:
-    """What serving needs, at the versions installed here: Vitrine's own requirements and MLflow's."""
+def requirements(published: bool = False) -> list[str]:
+    """What serving needs, at the versions installed here: Vitrine's own requirements and MLflow's.
+
+    Args:
+        published: Whether an encoder is in the Hugging Face format.
+    """
     from packaging.requirements import Requirement
     from packaging.version import Version
 
     needed = [Requirement(line) for line in metadata.requires("vitrine") or []]
     names = [one.name for one in needed if not one.marker] + ["mlflow", "pandas"]
+    names += ["transformers"] * published
     return [f"{name}=={Version(metadata.version(name)).public}" for name in names]
 
 
@@ -65,7 +77,7 @@ def _logged(client: "MlflowClient", run: "ActiveRun") -> str | None:
     return whole[0].model_uri if whole else None
 
 
-def _log(model: Path, index: Path) -> str:
+def _log(model: Path, index: Path, published: bool) -> str:
     import mlflow
     import pandas as pd
     from mlflow.models import ModelSignature
@@ -93,7 +105,7 @@ def _log(model: Path, index: Path) -> str:
         code_paths=[str(_source(package)) for package in CODE],
         signature=ModelSignature(inputs, Schema(columns), ParamSchema(params)),
         input_example=(pd.DataFrame({"text": ["red dotted mug"]}), {"k": 5, "filters": {"color": ["red"]}}),
-        pip_requirements=requirements(),
+        pip_requirements=requirements(published),
     ).model_uri
 
 

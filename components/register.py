@@ -56,10 +56,16 @@ def register(
         DataError: where MLflow cannot be reached, the champion cannot be judged again, or another version became
             champion in the meantime.
     """
+    tracking.patiently(lambda: _register(data, report, model, evaluation, params, registration))
+
+
+def _register(
+    data: Path, report: Path, model: Path, evaluation: Path, params: RegisterParams, registration: Path
+) -> None:
     source = json.loads((evaluation / "made_from.json").read_text())
     validation = json.loads((report / "report.json").read_text())
     lineage = tracking.lineage(source["data"], data)
-    with store.fresh(registration) as out, tracking.reached():
+    with store.fresh(registration) as out:
         client = tracking.connect()
         registry = Registry(client, params.model_name)
         champion = registry.settle()
@@ -71,7 +77,9 @@ def register(
             weights = store.fingerprint(model / "weights.safetensors")
             tags = lineage | {WEIGHTS: weights}
             index = evaluation / "index.parquet"
-            version = registered(client, run, model, index, params.model_name, tags)
+            encoders = [source["params"]["featurize"][name] for name in ("text_encoder", "image_encoder")]
+            published = encoders[0] != "bilstm" or encoders[1].startswith("clip:")
+            version = registered(client, run, model, index, params.model_name, tags, published)
             number = str(version.version)
             if champion == number:
                 print(f"register: version {number} is the champion already; its verdict stands")

@@ -24,7 +24,7 @@ from catalog.command import run
 from catalog.schema import DataError
 
 DATABASE, BUCKET = "mlflow", "mlflow"
-LIMIT = 60  # seconds for a service to start
+LIMIT = 180  # seconds for a service to start
 
 
 def free_port() -> int:

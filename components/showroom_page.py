@@ -24,7 +24,7 @@ def ask(address: str, query: dict[str, str]) -> tuple[list[dict[str, Any]] | str
     """A model's products, or why there are none; and how long it took, in seconds."""
     began = time.perf_counter()
     try:
-        answer = requests.post(address, json={"dataframe_records": [query], "params": {"k": K}}, timeout=60)
+        answer = requests.post(address, json={"dataframe_records": [query], "params": {"k": K}}, timeout=120)
         found = answer.json()
     except (requests.RequestException, ValueError) as error:
         return f"The model does not answer: {error}", time.perf_counter() - began

@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import metadata
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 EXPERIMENT = "product-search"
 CHAIN = "vitrine.chain"
 TRAINING = "vitrine.training"
+ATTEMPTS, WAIT = 4, 5  # times, and seconds
 LIBRARIES = ("torch", "numpy", "pyarrow", "mlflow")
 VARIABLES = {
     "vitrine.image": "VITRINE_IMAGE",
@@ -104,6 +106,28 @@ def reached(*more: type[Exception]) -> Iterator[None]:
             f"MLflow at {mlflow.get_tracking_uri()} cannot be reached, or refuses: {error}\n  check "
             "MLFLOW_TRACKING_URI and the server, then run the same again: nothing is lost, and nothing is trained again"
         ) from error
+
+
+def patiently(work: Callable[[], None]) -> None:
+    """Do what may be done again, and do it again where an answer broke off, which MLflow's client does not.
+
+    Raises:
+        DataError: as `reached`; also where answers broke off `ATTEMPTS` times.
+    """
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import ChunkedEncodingError
+
+    for attempt in range(1, ATTEMPTS + 1):
+        with reached():
+            try:
+                work()
+                return
+            except (MlflowException, ChunkedEncodingError) as error:
+                cut = any(isinstance(one, ChunkedEncodingError) for one in (error, error.__context__))
+                if not cut or attempt == ATTEMPTS:
+                    raise
+        print(f"MLflow's answer broke off; again in {WAIT * attempt} s", file=sys.stderr)
+        time.sleep(WAIT * attempt)
 
 
 def experiment(client: "MlflowClient", name: str) -> str:

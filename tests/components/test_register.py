@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,9 @@ def test_a_champion_from_elsewhere_is_one_clear_message(
 
 
 def test_what_serving_needs_is_pinned() -> None:
+    assert set(requirements(published=True)) - set(requirements()) == {
+        f"transformers=={version('transformers')}"
+    }
     needed = {one.name: one for one in map(Requirement, requirements())}
     assert {"torch", "numpy", "pyarrow", "mlflow", "pandas"} <= set(needed)
     assert not {"dvc", "kfp", "great-expectations", "pytest"} & set(needed)

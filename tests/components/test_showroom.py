@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NAME = "product-search"
 ROOT = Path(__file__).parents[2]
-LIMIT = 60  # seconds for the page to show what it should
+LIMIT = 180  # seconds for the page to show what it should
 
 
 @pytest.fixture(scope="module")

@@ -219,3 +219,43 @@ class TestLineage:
         assert tags["vitrine.data.revision"] == tags["vitrine.git.commit"]
         (away / "data.dvc").write_text("outs:\n- md5: 5678.dir\n  path: data\n")
         assert tracking.lineage("abc", data)["vitrine.git.dirty"] == "true"
+
+
+@pytest.mark.parametrize("broken", [1, tracking.ATTEMPTS - 1, tracking.ATTEMPTS])
+def test_answers_that_break_off_are_asked_for_again(broken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As MLflow's client tells of them: it raises its own error while it handles the other."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import ChunkedEncodingError
+
+    waited: list[int] = []
+    monkeypatch.setattr(tracking.time, "sleep", waited.append)
+    left = [broken]
+
+    def work() -> None:
+        left[0] -= 1
+        if left[0] >= 0:
+            try:
+                raise ChunkedEncodingError("Connection broken")
+            except ChunkedEncodingError as error:
+                raise MlflowException(f"API request failed with exception {error}")  # noqa: B904
+
+    if broken == tracking.ATTEMPTS:
+        with pytest.raises(DataError, match="cannot be reached, or refuses: API request failed"):
+            tracking.patiently(work)
+    else:
+        tracking.patiently(work)
+    assert waited == [5, 10, 15][:broken]
+
+
+def test_what_mlflow_refuses_is_not_asked_again() -> None:
+    from mlflow.exceptions import MlflowException
+
+    asked: list[int] = []
+
+    def work() -> None:
+        asked.append(1)
+        raise MlflowException("no")
+
+    with pytest.raises(DataError, match="refuses: no"):
+        tracking.patiently(work)
+    assert len(asked) == 1

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
 NAME = "product-search"
-LIMIT = 60  # seconds for a page to show what it should
+LIMIT = 180  # seconds for a page to show what it should
 
 CLOSE = (
     'document.querySelectorAll(\'[aria-label="Close"], [data-testid*="close"]\').forEach(one => one.click())'
