@@ -18,6 +18,7 @@ from components import services
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
+    from selenium.webdriver.remote.webelement import WebElement
 
 NAME = "product-search"
 ROOT = Path(__file__).parents[2]
@@ -81,13 +82,18 @@ def shows(page: "Chrome", pattern: str) -> str:
         raise
 
 
+def field(page: "Chrome", selector: str) -> "WebElement":
+    """A field, once it is there: Streamlit fetches the code of each kind when it first needs it."""
+    return WebDriverWait(page, LIMIT).until(lambda _: page.find_elements("css selector", selector))[0]
+
+
 def test_both_models_answer_words(
     page: "Chrome", data: Path, screenshots: Path | None, keep: Callable[[str], None]
 ) -> None:
     shows(
         page, "Type something or drop a picture: champion · version 1 and challenger · version 2 will answer"
     )
-    page.find_element("css selector", "input[type=text]").send_keys("red dotted mug\n")
+    field(page, "input[type=text]").send_keys("red dotted mug\n")
     text = shows(
         page,
         r"(?s)champion · version 1.*8 products in \d+ ms.*challenger · version 2.*8 products in \d+ ms.*\n8\. .*score",
@@ -110,14 +116,14 @@ def test_a_picture_alone(page: "Chrome", data: Path, tmp_path: Path) -> None:
     shows(page, "Type something or drop a picture")
     image = store.read(data, "products", ["image"])["image"].to_pylist()[0]
     (tmp_path / "photo.png").write_bytes(image["bytes"])
-    page.find_element("css selector", "input[type=file]").send_keys(str(tmp_path / "photo.png"))
+    field(page, "input[type=file]").send_keys(str(tmp_path / "photo.png"))
     shows(page, r"(?s)8 products in.*8 products in")
 
 
 def test_what_is_no_picture_is_said(page: "Chrome", tmp_path: Path) -> None:
     shows(page, "Type something or drop a picture")
     (tmp_path / "photo.png").write_text("no picture")
-    page.find_element("css selector", "input[type=file]").send_keys(str(tmp_path / "photo.png"))
+    field(page, "input[type=file]").send_keys(str(tmp_path / "photo.png"))
     text = shows(page, "photo.png: this picture cannot be used")
     assert "Traceback" not in text
 
