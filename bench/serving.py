@@ -24,7 +24,6 @@ from tqdm import tqdm
 
 from catalog import store
 from components import services, tracking
-from fusion.index import top_k
 from fusion.model import embed
 from fusion.search import SearchIndex, load
 
@@ -58,13 +57,13 @@ def bare(model: str, queries: dict[str, list[dict[str, Any]]], folder: Path) -> 
     package = Path(mlflow.artifacts.download_artifacts(model, dst_path=str(folder)))
     artifacts = next(package.glob("artifacts/*/weights.safetensors")).parent
     network, featurizer = load(artifacts)
-    index = SearchIndex.load(package / "artifacts" / "index.parquet")
+    index = SearchIndex.load(package / "artifacts" / "index")
     for kind, rows in queries.items():
         took = []
         for row in tqdm(list(islice(cycle(rows), REQUESTS)), f"{kind}, bare"):
             began = time.perf_counter()
             items, _ = featurizer.rows("queries", [row])
-            top_k(embed(network, items, "query"), index.vectors, K)
+            index.search(embed(network, items, "query"), K)
             took.append(time.perf_counter() - began)
         tell(f"{kind}, in this process", 1, took, sum(took), 0)
 

@@ -31,7 +31,7 @@ from eval.tables import table
 from fusion.explain import explain, rows
 from fusion.features import MODALITIES, Items
 from fusion.featurizer import Featurizer, load_items
-from fusion.index import top_k
+from fusion.index import recall, top_k
 from fusion.model import ProductSearchModel, embed
 from fusion.search import SearchIndex, run_table
 from fusion.zeroshot import dual, zero_shot
@@ -56,7 +56,7 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
             comparisons.json (the candidate against each other system), scores/ (per query) and runs/ (parquet and TREC)
             by system, qrels.trec (the judgements), tasks.json (titles and pictures, similar products, tags),
             queries.parquet, facts.json (latency, sizes, the candidate's weight in the hybrid, what a survey said),
-            index.parquet, report.html.
+            index/ (what is served: vectors, fields, and a graph of a large catalogue), report.html.
 
     Raises:
         DataError: where no test query is judged, or no pictures were kept for a model that tuned its image encoder.
@@ -67,7 +67,8 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
     )
     asked, valid = (queries.take(queries.splits == split) for split in ("test", "valid"))
     qrels, segments = judged(data, "test")
-    index = SearchIndex.build(network, products, data)
+    sought = embed(network, valid if len(valid) else asked, "query")
+    index = SearchIndex.build(network, products, data, sought)
     others = {name: embed(network, products, "product", only) for name, only in views(network).items()}
     wanted = embed(network, asked, "query")
     lexical = bm25(data, np.concatenate([asked.ids, valid.ids]), params.depth)
@@ -80,16 +81,15 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
             Items.load(features, "products"),
             Items.load(features, "queries").take(queries.splits == "test"),
         )
-        shown, sought = (zero_shot(tower, items) for items in seen)
-        found = top_k(sought, shown, params.depth)
+        shown, wished = (zero_shot(tower, items) for items in seen)
+        found = top_k(wished, shown, params.depth)
         tables["zero-shot"] = run_table(asked.ids, products.ids, *found)
     runs = {system: Run.from_table(table) for system, table in tables.items() if len(table)}
     mixed = {}
     if len(known := lexical.filter(pc.is_in(lexical["query_id"], pa.array(valid.ids)))) and "bm25" in runs:
-        found = top_k(embed(network, valid, "query"), index.vectors, params.depth)
-        dense = Run.from_table(run_table(valid.ids, products.ids, *found))
+        dense = run_table(valid.ids, products.ids, *top_k(sought, index.vectors, params.depth))
         weight = best_weight(
-            dense,
+            Run.from_table(dense),
             Run.from_table(known),
             judged(data, "valid")[0],
             params.metrics[0],
@@ -121,7 +121,7 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
         pq.write_table(
             pa.table({"query_id": scores[CANDIDATE].query_ids, "segment": segments}), out / "queries.parquet"
         )
-        index.save(out / "index.parquet")
+        index.save(out / "index")
         reader = Featurizer.load(model)
 
         def why(query: Mapping[str, Any], product: Mapping[str, Any]) -> Why:
@@ -322,17 +322,22 @@ def _picture(row: Mapping[str, Any]) -> bytes | None:
 
 
 def facts(network: ProductSearchModel, queries: Items, index: SearchIndex, model: Path) -> dict[str, float]:
-    """What serving costs: 95th percentile of a single query's latency (encode, search) in ms; sizes in MB."""
+    """What serving costs: 95th percentile of a single query's latency (encode, search) in ms; sizes in MB; and how much
+    of the true best 10 its search finds.
+    """
     seconds = []
     for i in range(min(LATENCY_QUERIES, len(queries))):
         start = time.perf_counter()
-        top_k(embed(network, queries.take(np.array([i])), "query"), index.vectors, 10)
+        index.search(embed(network, queries.take(np.array([i])), "query"), 10)
         seconds.append(time.perf_counter() - start)
+    wanted = embed(network, queries, "query")
+    (_, served), (_, exact) = index.search(wanted, 10), top_k(wanted, index.vectors, 10)
     size = sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
     return {
         "latency_ms_p95": float(1000 * np.percentile(seconds, 95)),
         "model_mb": size / 1e6,
         "index_mb": index.nbytes / 1e6,
+        "index_recall@10": float(recall(served, exact).mean()),
     }
 
 

@@ -28,7 +28,7 @@ def registered(
         client: Of `tracking.connect`.
         run: Of `tracking.run`.
         model: What `train` wrote.
-        index: A file of `fusion.search.SearchIndex`.
+        index: What `fusion.search.SearchIndex` wrote.
         name: Of the registered model.
         tags: Of a new version.
         published: Whether one of its encoders is in the Hugging Face format.

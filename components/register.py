@@ -76,7 +76,7 @@ def _register(
             tracking.attach(run, evaluation, EVIDENCE, "evaluation")
             weights = store.fingerprint(model / "weights.safetensors")
             tags = lineage | {WEIGHTS: weights}
-            index = evaluation / "index.parquet"
+            index = evaluation / "index"
             encoders = [source["params"]["featurize"][name] for name in ("text_encoder", "image_encoder")]
             published = encoders[0] != "bilstm" or encoders[1].startswith("clip:")
             version = registered(client, run, model, index, params.model_name, tags, published)

@@ -15,12 +15,13 @@ from catalog.images import PictureError, decode, fit
 from catalog.schema import DataError
 from fusion.features import MODALITIES, Items
 from fusion.featurizer import Featurizer
-from fusion.index import top_k
+from fusion.index import WORTH_IT, Graph, top_k
 from fusion.model import ProductSearchModel, embed
 from fusion.rerank import Pictures, Reranker, rerank
 
 FILTERS = ("category", "brand", "color", "material")
 FIELDS = (*FILTERS, "price", "currency")
+PRODUCTS, GRAPH = "products.parquet", "graph.faiss"
 EVEN = 1e-3  # of a score: less than half precision tells apart
 
 
@@ -63,25 +64,55 @@ class SearchIndex:
         fields: P rows: product_id, title, and those of `FIELDS` that the catalogue has.
         vectors: float32, shape (P, dim).
         without: Modality → float16, shape (P, dim): the product's vector without it; the same where it has none.
+        graph: What large catalogues are searched through; None for exact search.
     """
 
-    def __init__(self, fields: pa.Table, vectors: np.ndarray, without: Mapping[str, np.ndarray]) -> None:
-        self.fields, self.vectors, self.without = fields, vectors, dict(without)
+    def __init__(
+        self,
+        fields: pa.Table,
+        vectors: np.ndarray,
+        without: Mapping[str, np.ndarray],
+        graph: Graph | None = None,
+    ) -> None:
+        self.fields, self.vectors, self.without, self.graph = fields, vectors, dict(without), graph
 
     @classmethod
-    def build(cls, model: ProductSearchModel, products: Items, data: Path) -> Self:
-        """Encode a catalogue; fields come from the data set."""
+    def build(cls, model: ProductSearchModel, products: Items, data: Path, queries: np.ndarray) -> Self:
+        """Encode a catalogue, and link its products where it has more than `WORTH_IT`.
+
+        Args:
+            model: In evaluation mode.
+            products: The catalogue.
+            data: The data set, which has the fields.
+            queries: float32 (Q, dim), encoded, such as will be asked.
+        """
         fields = store.read(data, "products", ["product_id", "title", *FIELDS])
         without = {
             name: embed(model, products.without(name), "product").astype(np.float16)
             for name in model.config.modalities
         }
-        return cls(fields, embed(model, products, "product"), without)
+        vectors = embed(model, products, "product")
+        graph = Graph.build(vectors, queries) if len(vectors) > WORTH_IT else None
+        return cls(fields, vectors, without, graph)
 
     @property
     def nbytes(self) -> int:
-        """What its vectors take in memory."""
-        return self.vectors.nbytes + sum(vectors.nbytes for vectors in self.without.values())
+        """What its vectors and their graph take in memory."""
+        arrays = (self.vectors, *self.without.values())
+        return sum(vectors.nbytes for vectors in arrays) + (self.graph.nbytes if self.graph else 0)
+
+    def search(
+        self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The best products of each query, as `top_k`: nearly all of them where there is a graph.
+
+        Args:
+            queries: float32 (Q, dim), encoded.
+            k: At most this many per query.
+            allowed: What `allowed` returns.
+        """
+        search = self.graph.top_k if self.graph else top_k
+        return search(queries, self.vectors, k, allowed)
 
     def allowed(
         self, filters: Mapping[str, Sequence[str]], low: float | None = None, high: float | None = None
@@ -123,18 +154,21 @@ class SearchIndex:
             for name, loss in losses.items()
         }
 
-    def save(self, path: Path) -> None:
-        """Write one parquet file."""
+    def save(self, folder: Path) -> None:
+        """Write products.parquet, and the graph if there is one."""
         table = self.fields
         for name, vectors in {"": self.vectors, **self.without}.items():
             column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
             table = table.append_column(f"vector {name}".strip(), column)
-        pq.write_table(table, path)
+        folder.mkdir()
+        pq.write_table(table, folder / PRODUCTS)
+        if self.graph:
+            self.graph.save(folder / GRAPH)
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, folder: Path) -> Self:
         """The inverse of `save`."""
-        table = pq.read_table(path)
+        table = pq.read_table(folder / PRODUCTS)
         found = {}
         for name in [name for name in table.column_names if name.startswith("vector")]:
             column = table[name].combine_chunks()
@@ -142,7 +176,8 @@ class SearchIndex:
                 column.flatten().to_numpy().reshape(-1, column.type.list_size)
             )
         fields = table.select([name for name in table.column_names if not name.startswith("vector")])
-        return cls(fields, found.pop(""), found)
+        graph = Graph.load(folder / GRAPH) if (folder / GRAPH).exists() else None
+        return cls(fields, found.pop(""), found, graph)
 
     def _has(self, field: str, values: Sequence[str]) -> np.ndarray:
         if field not in FILTERS:

@@ -12,7 +12,6 @@ from mlflow.pyfunc import PythonModel
 
 from catalog.images import Limits
 from fusion.featurizer import Featurizer
-from fusion.index import top_k
 from fusion.model import ProductSearchModel, embed
 from fusion.search import SearchIndex
 
@@ -24,7 +23,7 @@ class ProductSearch(PythonModel):
         """Read the model and its index.
 
         Args:
-            context: Has the artifacts `model` (a folder of the train stage) and `index` (a file of `SearchIndex`).
+            context: Has the artifacts `model` (a folder of the train stage) and `index` (one of `SearchIndex`).
         """
         folder = Path(context.artifacts["model"])
         self.model, self.featurizer = ProductSearchModel.load(folder), Featurizer.load(folder)
@@ -65,7 +64,7 @@ class ProductSearch(PythonModel):
         if broken:
             raise ValueError("; ".join(f"query {i}: picture {reason}" for i, reason in broken.items()))
         wanted = embed(self.model, queries, "query")
-        found, scores = top_k(wanted, self.index.vectors, k, allowed)
+        found, scores = self.index.search(wanted, k, allowed)
         count, kept = found.shape
         shares = [self.index.shares(query, *hits) for query, *hits in zip(wanted, found, scores, strict=True)]
         return pd.DataFrame(

@@ -91,9 +91,11 @@ def test_what_it_was_made_from_and_what_it_costs(evaluation: Path, data: Path) -
     assert made["data"] == store.fingerprint(data)
     assert set(made["params"]) == {"featurize", "train", "evaluate"}
     assert made["params"]["evaluate"]["resamples"] == 200
-    costs = {"latency_ms_p95", "model_mb", "index_mb"}
+    costs = {"latency_ms_p95", "model_mb", "index_mb", "index_recall@10"}
     people = {f"{kind}/{model}" for kind in ("rating", "agreement") for model in answers(data).models}
-    assert set(read(evaluation / "facts.json")) == {*costs, *people, "hybrid_weight"}
+    facts = read(evaluation / "facts.json")
+    assert set(facts) == {*costs, *people, "hybrid_weight"}
+    assert facts["index_recall@10"] == 1  # small enough to be searched exactly
     assert set(read(evaluation / "comparisons.json")) == SYSTEMS - {CANDIDATE}
     page = (evaluation / "report.html").read_text()
     assert "data:image/" in page and "<script src" not in page

@@ -31,6 +31,11 @@ def lists(run: pa.Table) -> dict[str, list[tuple[str, float]]]:
     return found
 
 
+def drawn(model: ProductSearchModel, count: int) -> np.ndarray:
+    """Vectors as the model makes them of queries."""
+    return np.random.default_rng(0).normal(size=(count, model.config.dim)).astype(np.float32)
+
+
 @pytest.mark.parametrize("only", [MODALITIES, ("text",), ("image",)])
 def test_rank(make_model: Callable[..., ProductSearchModel], world: Any, only: tuple[str, ...]) -> None:
     model, products = make_model(), world.training.products
@@ -47,9 +52,9 @@ def test_rank(make_model: Callable[..., ProductSearchModel], world: Any, only: t
 
 def test_index_survives_saving(saved: Path, tiny_data: Path, tmp_path: Path) -> None:
     model, products = ProductSearchModel.load(saved), Featurizer.load(saved).table(tiny_data, "products")
-    index = SearchIndex.build(model, products, tiny_data)
-    index.save(tmp_path / "index.parquet")
-    loaded = SearchIndex.load(tmp_path / "index.parquet")
+    index = SearchIndex.build(model, products, tiny_data, drawn(model, 3))
+    index.save(tmp_path / "index")
+    loaded = SearchIndex.load(tmp_path / "index")
     assert loaded.fields.equals(index.fields.combine_chunks())
     assert loaded.fields["product_id"].to_pylist() == products.ids.tolist()
     assert loaded.fields.slice(0, 1).to_pylist()[0] == {
@@ -67,12 +72,28 @@ def test_index_survives_saving(saved: Path, tiny_data: Path, tmp_path: Path) -> 
     for name, vectors in loaded.without.items():
         assert vectors.dtype == np.float16 and np.array_equal(vectors, index.without[name])
     assert loaded.nbytes == loaded.vectors.nbytes * (1 + len(loaded.without) / 2)
+    assert loaded.graph is None
+
+
+def test_a_large_catalogue_has_a_graph(
+    saved: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, products = ProductSearchModel.load(saved), Featurizer.load(saved).table(tiny_data, "products")
+    queries = drawn(model, 3)
+    small = SearchIndex.build(model, products, tiny_data, queries)
+    monkeypatch.setattr("fusion.search.WORTH_IT", len(products) - 1)
+    SearchIndex.build(model, products, tiny_data, queries).save(tmp_path / "index")
+    large = SearchIndex.load(tmp_path / "index")
+    assert large.graph is not None and large.nbytes == small.nbytes + large.graph.nbytes
+    monkeypatch.setattr("fusion.index.COST", 0)  # however few there are
+    for ours, exact in zip(large.search(queries, 4), small.search(queries, 4), strict=True):
+        np.testing.assert_allclose(ours, exact, atol=1e-6)
 
 
 def test_shares_are_of_what_explain_finds(saved: Path, tiny_data: Path) -> None:
     model, featurizer = load(saved)
     products, asked = (featurizer.table(tiny_data, table) for table in ("products", "queries"))
-    index = SearchIndex.build(model, products, tiny_data)
+    index = SearchIndex.build(model, products, tiny_data, drawn(model, 3))
     (query,) = embed(model, asked.take(np.array([4])), "query")
     at = np.arange(3)
     shares = index.shares(query, at, index.vectors[at] @ query)

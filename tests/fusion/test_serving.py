@@ -18,7 +18,7 @@ from fusion.serving import ProductSearch
 @pytest.fixture(scope="module")
 def served(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> ProductSearch:
     """The registered model as MLflow loads it, over 12 products."""
-    path = tmp_path_factory.mktemp("index") / "index.parquet"
+    path = tmp_path_factory.mktemp("served") / "index"
     rng = np.random.default_rng(0)
     fields = pa.table(
         {
