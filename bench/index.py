@@ -3,8 +3,9 @@
 Vectors are drawn like those that the model makes of the sample catalogue: a product is the sum of a direction for the
 value of each of four attributes, values with Zipf's frequencies, something of its own in few directions, and noise; a
 query names two or three of the attributes. Each peer looks at as little as finds 0.99 of the true best 10 for the
-queries that it is timed with; ours was set for 1,000 other ones. Timed in turns, the best of some rounds; memory is
-that of the index with its vectors. Then ours with filters: products picked by chance, and by a value of an attribute.
+queries that it is timed with, or is left out; ours was set for 1,000 other ones. Timed in turns, the best of some
+rounds; memory is that of the index with its vectors. Then ours with filters: products picked by chance, and by a value
+of an attribute.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 from usearch.index import Index
 
-from fusion.index import RECALL, Graph, K, recall, top_k
+from fusion.index import RECALL, K, Lists, recall, top_k
 
 ATTRIBUTES, VALUES, OWN, DIM = 4, 16, 16, 256
 SPREAD, NOISE = 0.35, 0.12  # of what is a product's own, and of noise, for an attribute's 1
@@ -44,6 +45,9 @@ def main() -> None:
     )
     parser.add_argument("products", type=int)
     parser.add_argument("--queries", type=int, default=5000)
+    parser.add_argument(
+        "--peers", nargs="+", default=list(PEERS), choices=PEERS, metavar="PEER", help=", ".join(PEERS)
+    )
     asked = parser.parse_args()
     faiss.omp_set_num_threads(THREADS)
     products, queries, first = draw(asked.products, KNOWN + asked.queries)
@@ -55,16 +59,16 @@ def main() -> None:
         return float(recall(scores, truth).mean())
 
     began = time.perf_counter()
-    graph = Graph.build(products, known)
+    lists = Lists.build(products, known)
     took = {"ours": time.perf_counter() - began}
-    nbytes = {"ours": graph.nbytes + products.nbytes}
+    nbytes = {"ours": lists.nbytes + products.nbytes}
     searches: dict[str, Search] = {
         "exact": lambda some: top_k(some, products, K)[0],
-        "ours": lambda some: graph.top_k(some, products, K)[0],
+        "ours": lambda some: lists.top_k(some, products, K)[0],
     }
-    for name, build in PEERS.items():
+    for name in asked.peers:
         began = time.perf_counter()
-        built = build(products)
+        built = PEERS[name](products)
         took[name], nbytes[name] = time.perf_counter() - began, built.nbytes
         for effort in tqdm(EFFORTS, name):
             if quality(built.search(queries, effort)) >= RECALL:
@@ -95,7 +99,7 @@ def main() -> None:
     print("\n| filter | allowed | recall@10 | ms a query | exact, ms |\n|---|---|---|---|---|")
     for name, allowed in filters(first).items():
         (mine, ours), (exactly, theirs) = (
-            clocked(search, queries[:ALONE], products, allowed) for search in (graph.top_k, top_k)
+            clocked(search, queries[:ALONE], products, allowed) for search in (lists.top_k, top_k)
         )
         share = recall(mine, exactly).mean()
         print(f"| {name} | {allowed.mean():.3f} | {share:.4f} | {ours:.2f} | {theirs:.2f} |", flush=True)
@@ -147,8 +151,8 @@ def clocked(
     return np.concatenate(found), 1000 * float(np.median(took))
 
 
-def by_faiss(recipe: str) -> Callable[[np.ndarray], Built]:
-    """An index of faiss's factory."""
+def by_faiss(recipe: str, again: int = 1) -> Callable[[np.ndarray], Built]:
+    """An index of faiss's factory; where it refines, `again` times K candidates are scored in full."""
 
     def build(products: np.ndarray) -> Built:
         index = faiss.index_factory(DIM, recipe, faiss.METRIC_INNER_PRODUCT)
@@ -164,7 +168,7 @@ def by_faiss(recipe: str) -> Callable[[np.ndarray], Built]:
                 else faiss.SearchParametersIVF(nprobe=effort)
             )
             if recipe.endswith("RFlat"):
-                params = faiss.IndexRefineSearchParameters(k_factor=32, base_index_params=params)
+                params = faiss.IndexRefineSearchParameters(k_factor=again, base_index_params=params)
             return index.search(queries, K, params=params)[1]
 
         return Built(search, faiss.serialize_index(index).nbytes)
@@ -173,7 +177,7 @@ def by_faiss(recipe: str) -> Callable[[np.ndarray], Built]:
 
 
 def by_usearch(dtype: str) -> Callable[[np.ndarray], Built]:
-    """A graph of usearch, of numbers of this kind."""
+    """A lists of usearch, of numbers of this kind."""
 
     def build(products: np.ndarray) -> Built:
         index = Index(ndim=DIM, metric="ip", dtype=dtype, connectivity=16, expansion_add=128)
@@ -189,8 +193,13 @@ def by_usearch(dtype: str) -> Callable[[np.ndarray], Built]:
 
 
 PEERS = {
-    f"faiss {recipe}": by_faiss(recipe) for recipe in ("HNSW32", "IVF1024,Flat", "IVF1024,PQ128x4fs,RFlat")
-} | {f"usearch {dtype}": by_usearch(dtype) for dtype in ("f32", "bf16")}
+    "faiss HNSW32": by_faiss("HNSW32"),
+    "faiss IVF1024,Flat": by_faiss("IVF1024,Flat"),
+    "faiss IVF1024,PQ128x4fs,RFlat": by_faiss("IVF1024,PQ128x4fs,RFlat", 32),
+    "faiss IVF4096,PQ128x4fs,RFlat": by_faiss("IVF4096,PQ128x4fs,RFlat", 128),
+    "usearch f32": by_usearch("f32"),
+    "usearch bf16": by_usearch("bf16"),
+}
 
 if __name__ == "__main__":
     main()

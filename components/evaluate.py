@@ -56,7 +56,7 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
             comparisons.json (the candidate against each other system), scores/ (per query) and runs/ (parquet and TREC)
             by system, qrels.trec (the judgements), tasks.json (titles and pictures, similar products, tags),
             queries.parquet, facts.json (latency, sizes, the candidate's weight in the hybrid, what a survey said),
-            index/ (what is served: vectors, fields, and a graph of a large catalogue), report.html.
+            index/ (what is served), report.html.
 
     Raises:
         DataError: where no test query is judged, or no pictures were kept for a model that tuned its image encoder.

@@ -1,24 +1,20 @@
 """Exact and approximate top-k by inner product."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Any, Self
 
 import numpy as np
-from tqdm import tqdm
-
-if TYPE_CHECKING:
-    import faiss
+from tqdm import trange
 
 CHUNK = 256
 WORTH_IT = 20_000  # products; fewer are searched exactly in a millisecond or two
-NEIGHBOURS, EFFORT = 32, 128  # of the graph: links a product, candidates looked at for each link
-ENERGY = 0.98  # share of the vectors' squared lengths that the graph sees
-K, RECALL = 10, 0.99  # what the width of searches is set for
-COST = 100  # a product met in the graph costs about as much as so many of an exact search
-SAMPLE = 100_000  # products that tell the directions
+K, RECALL = 10, 0.99  # what approximate searches are set for
+ENERGY = 0.98  # share of the vectors' squared lengths that they see
+SAMPLE = 64  # products for each list, to learn it from
+COST = 16  # scoring a product found costs about as much as so many in an exact search, which is as many as are scanned
+FEW = 64  # queries whose candidates' vectors are held at a time
 ROUNDING = 1e-6  # of scores: one is summed up in another order than the other
-STEP = 10_000  # products linked at a time
-FEW = 64  # queries whose candidates are held at a time
+STEP = 50_000  # products added at a time
 
 
 def top_k(
@@ -60,60 +56,58 @@ def best(scores: np.ndarray, k: int) -> np.ndarray:
     return reached[np.argsort(-scores[reached], kind="stable")][:k]
 
 
-class Graph:
-    """Approximate top-k: a graph of near products (HNSW, Malkov and Yashunin 2018, as faiss has it).
+class Lists:
+    """Approximate top-k: products in lists of near ones, of which a search reads a few (inverted lists, by faiss).
 
-    It sees products in the few directions in which their vectors mostly lie, which is several times less to read; what
-    it finds is scored in full.
+    What is read is small: four bits for each of the few directions in which the vectors mostly lie (product
+    quantisation, Jégou et al. 2011, scanned as André et al. 2015 do). The best of it is scored in full.
 
     Args:
-        index: A rotation to those directions, and the graph; its efSearch is what a search for `K` looks at.
+        index: faiss's IndexIVFPQFastScan over rotated vectors.
+        directions: float32 (d, dim), what rotates them.
+        probes: Lists that a search for `K` reads.
+        depth: Products that it scores in full.
     """
 
-    def __init__(self, index: "faiss.IndexPreTransform") -> None:
-        import faiss
-
-        self.index, self.links = index, faiss.downcast_index(index.index)
+    def __init__(self, index: Any, directions: np.ndarray, probes: int = 1, depth: int = 8 * K) -> None:
+        self.index, self.directions, self.probes, self.depth = index, directions, probes, depth
 
     @classmethod
     def build(cls, products: np.ndarray, queries: np.ndarray) -> Self:
-        """Link products, and let searches look at no more than it takes to find `RECALL` of the best `K`, beyond noise.
+        """Make the lists, and let searches do no more than it takes to find `RECALL` of the best `K`, beyond noise.
+
+        The same vectors give the same lists.
 
         Args:
             products: float32 of shape (P, dim).
-            queries: float32 of shape (Q, dim), such as will be asked.
+            queries: float32 of shape (Q, dim), such as will be asked; one or more.
         """
         import faiss
 
         directions = _directions(products)
-        rotation = faiss.LinearTransform(*directions.shape[::-1], False)
-        faiss.copy_array_to_vector(directions.ravel(), rotation.A)
-        rotation.is_trained = True
-        half = faiss.ScalarQuantizer.QT_fp16
-        links = faiss.IndexHNSWSQ(len(directions), half, NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
-        links.hnsw.efConstruction = EFFORT
-        graph = cls(faiss.IndexPreTransform(rotation, links))
-        with tqdm(total=len(products), desc="index", unit=" products") as bar:
-            for start in range(0, len(products), STEP):
-                graph.index.add(products[start : start + STEP])
-                bar.update(min(STEP, len(products) - start))
-        _, best_scores = top_k(queries, products, K)
-        width = float(K)
+        d, count = len(directions), max(1, int(2 * len(products) ** 0.5))
+        index = faiss.IndexIVFPQFastScan(faiss.IndexFlatIP(d), d, count, d, 4, faiss.METRIC_INNER_PRODUCT)
+        index.by_residual = True
+        index.train(_some(products, SAMPLE * count) @ directions.T)
+        for start in trange(0, len(products), STEP, desc="index"):
+            index.add(products[start : start + STEP] @ directions.T)
+        lists = cls(index, directions)
+        _, truth = top_k(queries, products, K)
         while True:
-            graph.links.hnsw.efSearch = int(width)
-            shares = recall(graph.top_k(queries, products, K)[1], best_scores)
-            if shares.mean() - 2 * shares.std() / np.sqrt(len(shares)) >= RECALL:
-                return graph
-            width *= 1.2
+            for lists.probes in np.unique(np.geomspace(1, count, 40, dtype=int)).tolist():
+                shares = recall(lists.top_k(queries, products, K)[1], truth)
+                if shares.mean() - 2 * shares.std() / np.sqrt(len(shares)) >= RECALL:
+                    return lists
+            lists.depth *= 2  # at last so much that search is exact
 
     def top_k(
         self, queries: np.ndarray, products: np.ndarray, k: int, allowed: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Most of what the exact `top_k` finds. Where few products are allowed, or few near a query, search is exact.
+        """Nearly all of what the exact `top_k` finds; all of it where few products are allowed.
 
         Args:
             queries: float32 of shape (Q, dim).
-            products: What the graph was built of.
+            products: What the lists were built of.
             k: At most this many per query.
             allowed: bool of shape (P,), the products that may be found; all of them for None.
 
@@ -124,19 +118,26 @@ class Graph:
 
         count = len(products) if allowed is None else int(np.count_nonzero(allowed))
         k = min(k, count)
-        depth = self.links.hnsw.efSearch * max(k, K) * len(products) // max(K * count, 1)
-        if depth * COST >= count:
+        deeper = max(k / K, 1)
+        depth, probes = int(self.depth * deeper), int(self.probes * deeper)
+        if count < COST * depth or COST * count < len(products):
             return top_k(queries, products, k, allowed)
-        params = faiss.SearchParametersPreTransform(index_params=faiss.SearchParametersHNSW(efSearch=depth))
+        if allowed is None:
+            params = faiss.SearchParametersIVF(nprobe=min(probes, self.index.nlist))
+        else:  # the best that are allowed may lie in any list, far from the query, and denser there
+            depth *= 4
+            chosen = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+            params = faiss.SearchParametersIVF(nprobe=self.index.nlist, sel=chosen)
+        # each of both in one go: NumPy's threads and faiss's, in turns, would wait for each other
+        _, near = self.index.search(queries @ self.directions.T, depth, params=params)
+        near.sort(axis=1)  # so that equal scores stand in order of row
         rows, highest = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
         for start in range(0, len(queries), FEW):
             part = slice(start, start + FEW)
-            _, near = self.index.search(queries[part], depth, params=params)
-            near.sort(axis=1)  # so that equal scores stand in order of row
-            scores = np.matmul(products[near], queries[part, :, None])[..., 0]
-            scores[near < 0 if allowed is None else (near < 0) | ~allowed[near]] = -np.inf
+            scores = np.matmul(products[near[part]], queries[part, :, None])[..., 0]
+            scores[near[part] < 0] = -np.inf  # the lists held fewer
             order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-            rows[part] = np.take_along_axis(near, order, 1)
+            rows[part] = np.take_along_axis(near[part], order, 1)
             highest[part] = np.take_along_axis(scores, order, 1)
         if (short := np.isneginf(highest).any(1)).any():
             rows[short], highest[short] = top_k(queries[short], products, k, allowed)
@@ -145,22 +146,30 @@ class Graph:
     @property
     def nbytes(self) -> int:
         """What it takes in memory beside the vectors."""
-        hnsw = self.links.hnsw
-        halves = 2 * self.links.ntotal * self.links.d
-        return halves + 4 * (hnsw.neighbors.size() + hnsw.levels.size()) + 8 * hnsw.offsets.size()
-
-    def save(self, path: Path) -> None:
-        """Write one file in faiss's format."""
         import faiss
 
-        faiss.write_index(self.index, str(path))
+        return faiss.serialize_index(self.index).nbytes + self.directions.nbytes
+
+    def save(self, path: Path) -> None:
+        """Write one file of arrays."""
+        import faiss
+
+        with path.open("wb") as file:
+            np.savez(
+                file,
+                index=faiss.serialize_index(self.index),
+                directions=self.directions,
+                searches=[self.probes, self.depth],
+            )
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """The inverse of `save`."""
         import faiss
 
-        return cls(faiss.read_index(str(path)))
+        with np.load(path, allow_pickle=False) as file:
+            index = faiss.deserialize_index(file["index"])
+            return cls(index, file["directions"], *file["searches"].tolist())
 
 
 def recall(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -169,9 +178,15 @@ def recall(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def _directions(vectors: np.ndarray) -> np.ndarray:
-    """The fewest orthogonal directions, in sixteens, with `ENERGY` of the squared lengths: float32 (d, dim)."""
-    some = vectors[:: max(1, len(vectors) // SAMPLE)]
+    """Orthonormal directions, the fewest sixteens with `ENERGY` of the squared lengths, spread evenly: float32 (d, dim)."""
+    some = _some(vectors, 100_000)
     energy, directions = np.linalg.eigh(some.T @ some)
     shares = np.cumsum(energy[::-1]) / energy.sum()
     count = min(16 * (1 + int(np.searchsorted(shares, ENERGY)) // 16), len(shares))
-    return np.ascontiguousarray(directions.T[::-1][:count])
+    even, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(count, count)))
+    return (even @ directions.T[::-1][:count]).astype(np.float32)
+
+
+def _some(vectors: np.ndarray, count: int) -> np.ndarray:
+    """About so many of them, from the first to the last."""
+    return vectors[:: max(1, len(vectors) // count)]

@@ -15,13 +15,13 @@ from catalog.images import PictureError, decode, fit
 from catalog.schema import DataError
 from fusion.features import MODALITIES, Items
 from fusion.featurizer import Featurizer
-from fusion.index import WORTH_IT, Graph, top_k
+from fusion.index import WORTH_IT, Lists, top_k
 from fusion.model import ProductSearchModel, embed
 from fusion.rerank import Pictures, Reranker, rerank
 
 FILTERS = ("category", "brand", "color", "material")
 FIELDS = (*FILTERS, "price", "currency")
-PRODUCTS, GRAPH = "products.parquet", "graph.faiss"
+PRODUCTS, LISTS = "products.parquet", "lists.npz"
 EVEN = 1e-3  # of a score: less than half precision tells apart
 
 
@@ -64,7 +64,7 @@ class SearchIndex:
         fields: P rows: product_id, title, and those of `FIELDS` that the catalogue has.
         vectors: float32, shape (P, dim).
         without: Modality → float16, shape (P, dim): the product's vector without it; the same where it has none.
-        graph: What large catalogues are searched through; None for exact search.
+        lists: What large catalogues are searched through; None for exact search.
     """
 
     def __init__(
@@ -72,13 +72,13 @@ class SearchIndex:
         fields: pa.Table,
         vectors: np.ndarray,
         without: Mapping[str, np.ndarray],
-        graph: Graph | None = None,
+        lists: Lists | None = None,
     ) -> None:
-        self.fields, self.vectors, self.without, self.graph = fields, vectors, dict(without), graph
+        self.fields, self.vectors, self.without, self.lists = fields, vectors, dict(without), lists
 
     @classmethod
     def build(cls, model: ProductSearchModel, products: Items, data: Path, queries: np.ndarray) -> Self:
-        """Encode a catalogue, and link its products where it has more than `WORTH_IT`.
+        """Encode a catalogue, and make lists where it has more products than `WORTH_IT`.
 
         Args:
             model: In evaluation mode.
@@ -92,26 +92,26 @@ class SearchIndex:
             for name in model.config.modalities
         }
         vectors = embed(model, products, "product")
-        graph = Graph.build(vectors, queries) if len(vectors) > WORTH_IT else None
-        return cls(fields, vectors, without, graph)
+        lists = Lists.build(vectors, queries) if len(vectors) > WORTH_IT else None
+        return cls(fields, vectors, without, lists)
 
     @property
     def nbytes(self) -> int:
-        """What its vectors and their graph take in memory."""
+        """What its vectors and lists take in memory."""
         arrays = (self.vectors, *self.without.values())
-        return sum(vectors.nbytes for vectors in arrays) + (self.graph.nbytes if self.graph else 0)
+        return sum(vectors.nbytes for vectors in arrays) + (self.lists.nbytes if self.lists else 0)
 
     def search(
         self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The best products of each query, as `top_k`: nearly all of them where there is a graph.
+        """The best products of each query, as `top_k`: nearly all of them where there are lists.
 
         Args:
             queries: float32 (Q, dim), encoded.
             k: At most this many per query.
             allowed: What `allowed` returns.
         """
-        search = self.graph.top_k if self.graph else top_k
+        search = self.lists.top_k if self.lists else top_k
         return search(queries, self.vectors, k, allowed)
 
     def allowed(
@@ -155,15 +155,15 @@ class SearchIndex:
         }
 
     def save(self, folder: Path) -> None:
-        """Write products.parquet, and the graph if there is one."""
+        """Write products.parquet, and lists.npz if there are lists."""
         table = self.fields
         for name, vectors in {"": self.vectors, **self.without}.items():
             column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
             table = table.append_column(f"vector {name}".strip(), column)
         folder.mkdir()
         pq.write_table(table, folder / PRODUCTS)
-        if self.graph:
-            self.graph.save(folder / GRAPH)
+        if self.lists:
+            self.lists.save(folder / LISTS)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -176,8 +176,8 @@ class SearchIndex:
                 column.flatten().to_numpy().reshape(-1, column.type.list_size)
             )
         fields = table.select([name for name in table.column_names if not name.startswith("vector")])
-        graph = Graph.load(folder / GRAPH) if (folder / GRAPH).exists() else None
-        return cls(fields, found.pop(""), found, graph)
+        lists = Lists.load(folder / LISTS) if (folder / LISTS).exists() else None
+        return cls(fields, found.pop(""), found, lists)
 
     def _has(self, field: str, values: Sequence[str]) -> np.ndarray:
         if field not in FILTERS:

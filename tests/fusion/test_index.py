@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fusion.index import CHUNK, COST, FEW, RECALL, Graph, best, recall, top_k
+from fusion.index import CHUNK, COST, FEW, RECALL, Lists, best, recall, top_k
 
 halves = st.sampled_from([-1.0, -0.5, 0.0, 0.5, 1.0])  # few values, many ties; sums are exact
 
@@ -70,27 +71,32 @@ def products() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def graph(products: np.ndarray) -> Graph:
-    return Graph.build(products, drawn(2, 300))
+def lists(products: np.ndarray) -> Lists:
+    return Lists.build(products, drawn(2, 300))
 
 
-def goes_through(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is searched exactly from now on is an error."""
+@pytest.fixture
+def never_exact(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From its call on, whatever is searched exactly is an error."""
 
     def refuse(*_: object) -> None:
         raise AssertionError("searched exactly")
 
-    monkeypatch.setattr("fusion.index.top_k", refuse)
+    return lambda: monkeypatch.setattr("fusion.index.top_k", refuse)
+
+
+def same(ours: tuple[np.ndarray, np.ndarray], theirs: tuple[np.ndarray, np.ndarray]) -> bool:
+    return all(np.array_equal(one, other) for one, other in zip(ours, theirs, strict=True))
 
 
 @pytest.mark.parametrize("count", [1, FEW - 1, 3 * FEW + 1])
-def test_a_graph_finds_nearly_what_exact_search_does(
-    graph: Graph, products: np.ndarray, count: int, monkeypatch: pytest.MonkeyPatch
+def test_lists_give_nearly_what_exact_search_does(
+    lists: Lists, products: np.ndarray, count: int, never_exact: Callable[[], None]
 ) -> None:
     queries = drawn(3, count)
     truth, highest = top_k(queries, products, 10)
-    goes_through(graph, monkeypatch)
-    rows, scores = graph.top_k(queries, products, 10)
+    never_exact()
+    rows, scores = lists.top_k(queries, products, 10)
     assert (rows.dtype, scores.dtype, rows.shape) == (np.int64, np.float32, truth.shape)
     assert recall(scores, highest).mean() >= RECALL - 0.01
     assert (
@@ -101,94 +107,102 @@ def test_a_graph_finds_nearly_what_exact_search_does(
     assert all(len(set(row)) == 10 for row in rows.tolist())
 
 
-def test_a_graph_sees_few_directions_and_takes_little(
-    graph: Graph, products: np.ndarray, tmp_path: Path
-) -> None:
-    assert graph.links.d == 16
-    graph.save(tmp_path / "graph")
-    assert graph.nbytes == pytest.approx((tmp_path / "graph").stat().st_size, rel=0.02)
-    assert graph.nbytes < products.nbytes * 2
+def test_lists_see_few_directions_and_take_little(lists: Lists, products: np.ndarray, tmp_path: Path) -> None:
+    assert lists.directions.shape == (16, DIM)
+    np.testing.assert_allclose(lists.directions @ lists.directions.T, np.eye(16), atol=1e-5)
+    shares = np.square(products @ lists.directions.T).sum(0) / np.square(products).sum()
+    assert 0.98 <= shares.sum() <= 1 and shares.max() < 3 / 16
+    lists.save(tmp_path / "lists")
+    assert lists.nbytes == pytest.approx((tmp_path / "lists").stat().st_size, rel=0.02)
+    assert lists.nbytes < products.nbytes / 4
 
 
 def test_vectors_in_all_directions_are_seen_whole() -> None:
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(500, 40)).astype(np.float32)
-    assert Graph.build(vectors, vectors[:5]).links.d == 40
+    assert Lists.build(vectors, vectors[:5]).directions.shape == (40, 40)
 
 
-def test_a_graph_survives_saving(graph: Graph, products: np.ndarray, tmp_path: Path) -> None:
-    graph.save(tmp_path / "graph")
-    loaded, queries = Graph.load(tmp_path / "graph"), drawn(3, 50)
-    assert loaded.links.hnsw.efSearch == graph.links.hnsw.efSearch
-    assert loaded.nbytes == graph.nbytes
-    for ours, theirs in zip(
-        loaded.top_k(queries, products, 10), graph.top_k(queries, products, 10), strict=True
-    ):
-        assert np.array_equal(ours, theirs)
+def test_lists_survive_saving_and_are_the_same_again(
+    lists: Lists, products: np.ndarray, tmp_path: Path
+) -> None:
+    lists.save(tmp_path / "lists")
+    Lists.build(products, drawn(2, 300)).save(tmp_path / "again")
+    assert (tmp_path / "lists").read_bytes() == (tmp_path / "again").read_bytes()
+    loaded, queries = Lists.load(tmp_path / "lists"), drawn(3, 50)
+    assert (loaded.probes, loaded.depth, loaded.nbytes) == (lists.probes, lists.depth, lists.nbytes)
+    assert same(loaded.top_k(queries, products, 10), lists.top_k(queries, products, 10))
 
 
-def test_searches_get_wider_until_they_find_enough(
+def test_searches_read_more_until_they_find_enough(
     products: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    widths = []
-    for asked in (0.9, 0.999):
+    read = []
+    for asked in (0.8, 0.99, 0.9999):
         monkeypatch.setattr("fusion.index.RECALL", asked)
-        widths.append(Graph.build(products, drawn(2, 300)).links.hnsw.efSearch)
-    assert widths[0] < widths[1]
+        lists = Lists.build(products, drawn(2, 300))
+        read.append((lists.depth, lists.probes))
+    assert read == sorted(set(read))
 
 
+def test_what_is_hard_to_tell_apart_is_scored_in_full_more_often() -> None:
+    """Products that four bits a direction cannot order: a query's best ones are all but equal."""
+    rng = np.random.default_rng(0)
+    products = (drawn(1, 8)[rng.integers(0, 8, 8000)] + 0.01 * rng.normal(size=(8000, DIM))).astype(
+        np.float32
+    )
+    lists, queries = Lists.build(products, drawn(2, 100)), drawn(3, 50)
+    assert lists.depth > 80
+    assert (
+        recall(lists.top_k(queries, products, 10)[1], top_k(queries, products, 10)[1]).mean() >= RECALL - 0.01
+    )
+
+
+@pytest.mark.parametrize("allowed", ["by chance", "far from the queries"])
 def test_a_filter_that_many_products_pass(
-    graph: Graph, products: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    lists: Lists, products: np.ndarray, allowed: str, never_exact: Callable[[], None]
 ) -> None:
-    queries, allowed = drawn(3, 100), np.random.default_rng(4).random(PRODUCTS) < 0.8
-    _, highest = top_k(queries, products, 10, allowed)
-    monkeypatch.setattr("fusion.index.COST", 10)
-    goes_through(graph, monkeypatch)
-    rows, scores = graph.top_k(queries, products, 10, allowed)
-    assert allowed[rows].all()
+    queries = drawn(3, 30) if allowed == "by chance" else drawn(3, 1)
+    far = np.random.default_rng(4).random(PRODUCTS) < 0.5 if len(queries) > 1 else products @ queries[0] < 0
+    _, highest = top_k(queries, products, 10, far)
+    never_exact()
+    rows, scores = lists.top_k(queries, products, 10, far)
+    assert far[rows].all()
     assert recall(scores, highest).mean() >= RECALL - 0.01
 
 
-def test_a_filter_that_few_products_pass(graph: Graph, products: np.ndarray) -> None:
-    queries, allowed = drawn(3, 20), np.random.default_rng(4).random(PRODUCTS) < 5 * COST / PRODUCTS
-    for ours, exact in zip(
-        graph.top_k(queries, products, 10, allowed), top_k(queries, products, 10, allowed), strict=True
-    ):
-        assert np.array_equal(ours, exact)
-
-
-def test_a_filter_that_no_near_product_passes(
-    graph: Graph, products: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    queries = drawn(3, 1)
-    allowed = products @ queries[0] < 0
-    monkeypatch.setattr("fusion.index.COST", 1)
-    for ours, exact in zip(
-        graph.top_k(queries, products, 10, allowed), top_k(queries, products, 10, allowed), strict=True
-    ):
-        assert np.array_equal(ours, exact)
+@pytest.mark.parametrize("few", [0, 1, 9, 11, PRODUCTS // COST - 1])
+def test_a_filter_that_few_products_pass(lists: Lists, products: np.ndarray, few: int) -> None:
+    allowed = np.zeros(PRODUCTS, bool)
+    allowed[np.random.default_rng(4).permutation(PRODUCTS)[:few]] = True
+    queries = drawn(3, 20)
+    assert same(lists.top_k(queries, products, 10, allowed), top_k(queries, products, 10, allowed))
 
 
 @pytest.mark.parametrize("k", [0, 1, 40, PRODUCTS + 1])
-def test_a_graph_gives_as_many_as_asked(graph: Graph, products: np.ndarray, k: int) -> None:
+def test_lists_give_as_many_as_asked(lists: Lists, products: np.ndarray, k: int) -> None:
     queries = drawn(3, 50)
-    rows, scores = graph.top_k(queries, products, k)
+    rows, scores = lists.top_k(queries, products, k)
     assert rows.shape == scores.shape == (50, min(k, PRODUCTS))
     if k:
         assert recall(scores, top_k(queries, products, k)[1]).mean() >= RECALL - 0.02
 
 
-def test_nothing_allowed(graph: Graph, products: np.ndarray) -> None:
-    rows, scores = graph.top_k(drawn(3, 3), products, 10, np.zeros(PRODUCTS, bool))
-    assert rows.shape == scores.shape == (3, 0)
+def test_where_the_lists_read_hold_too_few_the_rest_is_found(lists: Lists, products: np.ndarray) -> None:
+    short = Lists(lists.index, lists.directions, probes=1, depth=lists.depth)
+    sizes = [lists.index.get_list_size(n) for n in range(lists.index.nlist)]
+    assert min(sizes) < 40
+    queries = drawn(3, 200)
+    rows, scores = short.top_k(queries, products, 40)
+    assert (rows >= 0).all() and np.isfinite(scores).all()
 
 
-def test_equal_products_of_a_graph_stand_in_order_of_row() -> None:
+def test_equal_products_stand_in_order_of_row() -> None:
     products = np.repeat(drawn(1, 1000), 5, axis=0)
-    rows, scores = Graph.build(products, drawn(2, 300)).top_k(drawn(3, 50), products, 10)
-    same = np.diff(scores, axis=1) == 0
-    assert same.any()
-    assert (np.diff(rows, axis=1)[same] > 0).all()
+    rows, scores = Lists.build(products, drawn(2, 300)).top_k(drawn(3, 50), products, 10)
+    equal = np.diff(scores, axis=1) == 0
+    assert equal.any()
+    assert (np.diff(rows, axis=1)[equal] > 0).all()
 
 
 def test_recall() -> None:

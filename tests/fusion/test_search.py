@@ -18,6 +18,7 @@ from fusion.__main__ import main
 from fusion.explain import explain_data
 from fusion.features import MODALITIES
 from fusion.featurizer import Featurizer
+from fusion.index import Lists
 from fusion.model import ProductSearchModel, embed
 from fusion.search import SearchIndex, load, rank, rank_data
 
@@ -72,22 +73,33 @@ def test_index_survives_saving(saved: Path, tiny_data: Path, tmp_path: Path) -> 
     for name, vectors in loaded.without.items():
         assert vectors.dtype == np.float16 and np.array_equal(vectors, index.without[name])
     assert loaded.nbytes == loaded.vectors.nbytes * (1 + len(loaded.without) / 2)
-    assert loaded.graph is None
+    assert loaded.lists is None
 
 
-def test_a_large_catalogue_has_a_graph(
+def test_a_large_catalogue_has_lists(
     saved: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, products = ProductSearchModel.load(saved), Featurizer.load(saved).table(tiny_data, "products")
-    queries = drawn(model, 3)
+    wide = np.eye(model.config.dim, dtype=np.float32).repeat(50, axis=0)
+    large, queries = Lists.build(wide, wide[:3]), drawn(model, 3)
     small = SearchIndex.build(model, products, tiny_data, queries)
+    asked = []
     monkeypatch.setattr("fusion.search.WORTH_IT", len(products) - 1)
-    SearchIndex.build(model, products, tiny_data, queries).save(tmp_path / "index")
-    large = SearchIndex.load(tmp_path / "index")
-    assert large.graph is not None and large.nbytes == small.nbytes + large.graph.nbytes
-    monkeypatch.setattr("fusion.index.COST", 0)  # however few there are
-    for ours, exact in zip(large.search(queries, 4), small.search(queries, 4), strict=True):
-        np.testing.assert_allclose(ours, exact, atol=1e-6)
+    monkeypatch.setattr(Lists, "build", lambda *vectors: asked.append(vectors) or large)
+    built = SearchIndex.build(model, products, tiny_data, queries)
+    ((vectors, shown),) = asked
+    assert vectors is built.vectors and shown is queries
+    built.save(tmp_path / "index")
+    loaded = SearchIndex.load(tmp_path / "index")
+    assert loaded.lists and loaded.nbytes == small.nbytes + large.nbytes
+    monkeypatch.setattr(Lists, "top_k", lambda _, *rest: rest)
+    allowed = np.ones(len(products), bool)
+    assert all(
+        one is other or np.array_equal(one, other)
+        for one, other in zip(
+            loaded.search(queries, 4, allowed), (queries, built.vectors, 4, allowed), strict=True
+        )
+    )
 
 
 def test_shares_are_of_what_explain_finds(saved: Path, tiny_data: Path) -> None:
