@@ -11,7 +11,8 @@ WORTH_IT = 20_000  # products; fewer are searched exactly in a millisecond or tw
 K, RECALL = 10, 0.99  # what approximate searches are set for
 ENERGY = 0.98  # share of the vectors' squared lengths that they see
 SAMPLE = 64  # products for each list, to learn it from
-COST = 16  # scoring a product found costs about as much as so many in an exact search, which is as many as are scanned
+COST = 16  # scoring a product found costs about as much as so many in an exact search
+SCAN = 50  # scanning so many products, as much as one there
 FEW = 64  # queries whose candidates' vectors are held at a time
 ROUNDING = 1e-6  # of scores: one is summed up in another order than the other
 STEP = 50_000  # products added at a time
@@ -120,7 +121,7 @@ class Lists:
         k = min(k, count)
         deeper = max(k / K, 1)
         depth, probes = int(self.depth * deeper), int(self.probes * deeper)
-        if count < COST * depth or COST * count < len(products):
+        if count < COST * depth or SCAN * count < len(products):
             return top_k(queries, products, k, allowed)
         if allowed is None:
             params = faiss.SearchParametersIVF(nprobe=min(probes, self.index.nlist))
@@ -178,7 +179,7 @@ def recall(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def _directions(vectors: np.ndarray) -> np.ndarray:
-    """Orthonormal directions, the fewest sixteens with `ENERGY` of the squared lengths, spread evenly: float32 (d, dim)."""
+    """Orthonormal directions, the fewest sixteens with `ENERGY` of the squared lengths, evenly: float32 (d, dim)."""
     some = _some(vectors, 100_000)
     energy, directions = np.linalg.eigh(some.T @ some)
     shares = np.cumsum(energy[::-1]) / energy.sum()

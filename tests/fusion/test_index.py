@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fusion.index import CHUNK, COST, FEW, RECALL, Lists, best, recall, top_k
+from fusion.index import CHUNK, FEW, RECALL, SCAN, Lists, best, recall, top_k
 
 halves = st.sampled_from([-1.0, -0.5, 0.0, 0.5, 1.0])  # few values, many ties; sums are exact
 
@@ -171,7 +171,7 @@ def test_a_filter_that_many_products_pass(
     assert recall(scores, highest).mean() >= RECALL - 0.01
 
 
-@pytest.mark.parametrize("few", [0, 1, 9, 11, PRODUCTS // COST - 1])
+@pytest.mark.parametrize("few", [0, 1, 9, 11, PRODUCTS // SCAN - 1])
 def test_a_filter_that_few_products_pass(lists: Lists, products: np.ndarray, few: int) -> None:
     allowed = np.zeros(PRODUCTS, bool)
     allowed[np.random.default_rng(4).permutation(PRODUCTS)[:few]] = True
