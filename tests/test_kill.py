@@ -23,6 +23,8 @@ from catalog.sample import sample
 from components.__main__ import stage
 from components.params import SECTIONS
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 SMALL: dict[str, dict[str, Any]] = {
     "train": {"epochs": 5, "dim": 16, "hidden": 16, "batch_size": 64},

@@ -106,6 +106,7 @@ def test_more_layers_than_there_are(features: Path, tmp_path: Path) -> None:
         train(features, wanted, tmp_path / "model")
 
 
+@pytest.mark.slow
 def test_two_processes_tune_the_encoder_of_one(features: Path, model: Path, tmp_path: Path) -> None:
     """Up to rounding; nothing is dropped."""
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"train": TUNED.model_dump()}))

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from selenium.webdriver import Chrome
     from selenium.webdriver.remote.webelement import WebElement
 
+pytestmark = pytest.mark.slow
+
 NAME = "product-search"
 ROOT = Path(__file__).parents[2]
 LIMIT = 180  # seconds for the page to show what it should

@@ -12,6 +12,8 @@ from components.registry import HISTORY
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
+pytestmark = pytest.mark.slow
+
 NAME = "product-search"
 LIMIT = 180  # seconds for a page to show what it should
 
