@@ -12,6 +12,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import faiss
@@ -29,7 +30,7 @@ ROUNDS, ALONE = 5, 200
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 BLOCK = 50_000
 
-Search = Callable[[np.ndarray], np.ndarray]  # queries (Q, DIM) → rows (Q, K)
+Search = Callable[[np.ndarray], np.ndarray]  # queries (Q, DIM) → rows, or scores, (Q, K)
 
 
 class Built(NamedTuple):
@@ -84,22 +85,19 @@ def main() -> None:
     print("| | recall@10 | queries/s | of the best peer | one at a time, ms | bytes a product | built in s |")
     print("|---|---|---|---|---|---|---|")
     for name, search in searches.items():
-        alone = []
-        for query in queries[:ALONE, None]:
-            began = time.perf_counter()
-            search(query)
-            alone.append(time.perf_counter() - began)
+        _, alone = clocked(search, queries[:ALONE])
         rate = len(queries) / best[name]
         print(
             f"| {name} | {quality(search(queries)):.4f} | {rate:,.0f} | {fastest / best[name]:.2f} "
-            f"| {1000 * np.median(alone):.2f} | {nbytes.get(name, products.nbytes) / len(products):,.0f} "
+            f"| {alone:.2f} | {nbytes.get(name, products.nbytes) / len(products):,.0f} "
             f"| {took.get(name, 0):.0f} |",
             flush=True,
         )
     print("\n| filter | allowed | recall@10 | ms a query | exact, ms |\n|---|---|---|---|---|")
     for name, allowed in filters(first).items():
         (mine, ours), (exactly, theirs) = (
-            clocked(search, queries[:ALONE], products, allowed) for search in (lists.top_k, top_k)
+            clocked(partial(scores_of, search, products, allowed), queries[:ALONE])
+            for search in (lists.top_k, top_k)
         )
         share = recall(mine, exactly).mean()
         print(f"| {name} | {allowed.mean():.3f} | {share:.4f} | {ours:.2f} | {theirs:.2f} |", flush=True)
@@ -136,17 +134,22 @@ def filters(first: np.ndarray) -> dict[str, np.ndarray]:
     return by_chance | {f"attribute = {value}": first == value for value in (0, 4, 15)}
 
 
-def clocked(
+def scores_of(
     search: Callable[..., tuple[np.ndarray, np.ndarray]],
-    queries: np.ndarray,
     products: np.ndarray,
     allowed: np.ndarray,
-) -> tuple[np.ndarray, float]:
-    """The scores found for each query alone, and the median time in ms."""
+    queries: np.ndarray,
+) -> np.ndarray:
+    """Of the best `K` products allowed."""
+    return search(queries, products, K, allowed)[1]
+
+
+def clocked(search: Search, queries: np.ndarray) -> tuple[np.ndarray, float]:
+    """What is found for each query alone, and the median time in ms."""
     found, took = [], []
     for query in queries[:, None]:
         began = time.perf_counter()
-        found.append(search(query, products, K, allowed)[1])
+        found.append(search(query))
         took.append(time.perf_counter() - began)
     return np.concatenate(found), 1000 * float(np.median(took))
 
@@ -177,7 +180,7 @@ def by_faiss(recipe: str, again: int = 1) -> Callable[[np.ndarray], Built]:
 
 
 def by_usearch(dtype: str) -> Callable[[np.ndarray], Built]:
-    """A lists of usearch, of numbers of this kind."""
+    """A graph of usearch, of numbers of this kind."""
 
     def build(products: np.ndarray) -> Built:
         index = Index(ndim=DIM, metric="ip", dtype=dtype, connectivity=16, expansion_add=128)

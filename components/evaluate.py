@@ -133,7 +133,7 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
         groups = {"segment": segments, LACKING: lacking(products, qrels, params.relevant)}
         page = report(title, data, runs, scores, against, qrels, groups, primary, rival, measures, why)
         (out / "report.html").write_text(render(page))
-        _write(out / "facts.json", facts(network, asked, index, model) | mixed | survey(page))
+        _write(out / "facts.json", facts(network, asked, wanted, index, model) | mixed | survey(page))
     print(_means(scores))
 
 
@@ -321,16 +321,17 @@ def _picture(row: Mapping[str, Any]) -> bytes | None:
     return row["image"] and row["image"]["bytes"]
 
 
-def facts(network: ProductSearchModel, queries: Items, index: SearchIndex, model: Path) -> dict[str, float]:
+def facts(
+    network: ProductSearchModel, queries: Items, wanted: np.ndarray, index: SearchIndex, model: Path
+) -> dict[str, float]:
     """What serving costs: 95th percentile of a single query's latency (encode, search) in ms; sizes in MB; and how much
-    of the true best 10 its search finds.
+    of the true best 10 its search finds. `wanted` are the queries, encoded.
     """
     seconds = []
     for i in range(min(LATENCY_QUERIES, len(queries))):
         start = time.perf_counter()
         index.search(embed(network, queries.take(np.array([i])), "query"), 10)
         seconds.append(time.perf_counter() - start)
-    wanted = embed(network, queries, "query")
     (_, served), (_, exact) = index.search(wanted, 10), top_k(wanted, index.vectors, 10)
     size = sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
     return {

@@ -70,9 +70,12 @@ def running(
                 process.wait()
 
 
-@contextmanager
-def postgres(folder: Path, port: int) -> Iterator[str]:
-    """A database; its address for MLflow. Debian's package has a user of its own for it, as it refuses to be root."""
+def postgres_binaries() -> Path:
+    """The folder of PostgreSQL's programs.
+
+    Raises:
+        DataError: where it is not installed.
+    """
     places = [
         *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True),
         *map(Path, os.get_exec_path()),
@@ -80,6 +83,13 @@ def postgres(folder: Path, port: int) -> Iterator[str]:
     bin_ = next((place for place in places if (place / "initdb").exists()), None)
     if not bin_:
         raise DataError("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    return bin_
+
+
+@contextmanager
+def postgres(folder: Path, port: int) -> Iterator[str]:
+    """A database; its address for MLflow. Debian's package has a user of its own for it, as it refuses to be root."""
+    bin_ = postgres_binaries()
     user = "postgres" if os.geteuid() == 0 else None
     folder.mkdir(parents=True, exist_ok=True)
     if user:

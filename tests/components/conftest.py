@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,6 +82,20 @@ def evaluation(data: Path, features: Path, model: Path) -> Path:
     return out
 
 
+def copied(model: Path, folder: Path) -> Path:
+    """The same model as another training would leave it; every copy counts as one of its own."""
+    shutil.copytree(model, folder)
+    made_from = folder / "made_from.json"
+    made_from.write_text(made_from.read_text() + "\n" * (1 + time.time_ns() % 1000))
+    return folder
+
+
+@pytest.fixture
+def twin(model: Path, tmp_path: Path) -> Path:
+    """A model that no other test has registered."""
+    return copied(model, tmp_path / "twin")
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store in which MLflow has made its tables, to be copied: they take it seconds."""
@@ -119,9 +134,7 @@ def two_versions(request: pytest.FixtureRequest, screenshots: Path | None) -> Ca
     def make(root: Path) -> None:
         auto = params.model_copy(update={"promote": "auto"})
         register(data, report, model, evaluation, auto, root / "one")
-        shutil.copytree(model, root / "twin")
-        (root / "twin" / "made_from.json").write_text((model / "made_from.json").read_text() + "\n")
-        register(data, report, root / "twin", evaluation, params, root / "two")
+        register(data, report, copied(model, root / "twin"), evaluation, params, root / "two")
         # as a person may, though its gate failed: it is no better
         Registry(tracking.connect(), params.model_name).challenge("2", earned=True)
 

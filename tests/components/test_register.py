@@ -1,6 +1,5 @@
 import json
 import re
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,13 +42,17 @@ def test_a_verdict_may_change_and_a_champion_stays(
 
 
 def test_an_equal_candidate_does_not_pass(
-    data: Path, report: Path, model: Path, evaluation: Path, tmp_path: Path, client: "MlflowClient"
+    data: Path,
+    report: Path,
+    model: Path,
+    twin: Path,
+    evaluation: Path,
+    tmp_path: Path,
+    client: "MlflowClient",
 ) -> None:
     """Another model with the champion's very scores: a tie is no gain."""
     register(data, report, model, evaluation, AUTO, tmp_path / "out")
-    shutil.copytree(model, tmp_path / "twin")
-    (tmp_path / "twin" / "made_from.json").write_text((model / "made_from.json").read_text() + "\n")
-    register(data, report, tmp_path / "twin", evaluation, AUTO, tmp_path / "out")
+    register(data, report, twin, evaluation, AUTO, tmp_path / "out")
     said = read(tmp_path / "out")
     assert (said["version"], said["compared_with"], said["verdict"], said["aliases"]) == (
         "2",
@@ -179,6 +182,7 @@ def test_somebody_who_promotes_meanwhile_is_not_overruled(
     data: Path,
     report: Path,
     model: Path,
+    twin: Path,
     evaluation: Path,
     tmp_path: Path,
     client: "MlflowClient",
@@ -186,8 +190,6 @@ def test_somebody_who_promotes_meanwhile_is_not_overruled(
 ) -> None:
     """The verdict was on another champion, so the chain's promotion is refused; the next run judges again."""
     register(data, report, model, evaluation, OPEN, tmp_path / "out")
-    shutil.copytree(model, tmp_path / "twin")
-    (tmp_path / "twin" / "made_from.json").write_text((model / "made_from.json").read_text() + "\n")
     from components import register as module
 
     decide = module.decide
@@ -201,7 +203,7 @@ def test_somebody_who_promotes_meanwhile_is_not_overruled(
     with pytest.raises(
         DataError, match="version 2 is not champion: unknown was faster, and version 1 was by hand"
     ):
-        register(data, report, tmp_path / "twin", evaluation, AUTO, tmp_path / "out2")
+        register(data, report, twin, evaluation, AUTO, tmp_path / "out2")
     assert client.get_registered_model(OPEN.model_name).aliases["champion"] in {1, "1"}
-    register(data, report, tmp_path / "twin", evaluation, AUTO, tmp_path / "out2")
+    register(data, report, twin, evaluation, AUTO, tmp_path / "out2")
     assert read(tmp_path / "out2")["compared_with"] == "1"

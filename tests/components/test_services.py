@@ -49,15 +49,16 @@ class Team:
 
 @pytest.fixture(scope="module")
 def team() -> Iterator[Team]:
+    try:
+        services.postgres_binaries()
+    except DataError as error:
+        pytest.skip(str(error))
     # Not in pytest's folder, into which PostgreSQL's user may not look.
     root = Path(tempfile.mkdtemp(prefix="vitrine-"))
     root.chmod(0o755)
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, root)
-        try:
-            database = stack.enter_context(services.postgres(root / "postgres", services.free_port()))
-        except DataError as error:
-            pytest.skip(str(error))
+        database = stack.enter_context(services.postgres(root / "postgres", services.free_port()))
         env = stack.enter_context(services.s3(root / "s3", services.free_port()))
         port = services.free_port()
 
@@ -82,15 +83,6 @@ def client(team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iter
     mlflow.set_tracking_uri(None)
     yield tracking.connect()
     mlflow.set_tracking_uri(None)
-
-
-@pytest.fixture
-def twin(model: Path, tmp_path: Path) -> Path:
-    """A model that no other test has registered."""
-    shutil.copytree(model, tmp_path / "twin")
-    made_from = tmp_path / "twin" / "made_from.json"
-    made_from.write_text(made_from.read_text() + "\n" * (1 + time.time_ns() % 1000))
-    return tmp_path / "twin"
 
 
 def test_the_chain_registers_and_the_model_answers(
