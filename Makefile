@@ -2,11 +2,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test check lint ui try services image lock clean
+.PHONY: help demo test check lint ui try services image test-image lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # A fresh environment with the pinned set; runs again only when the pins or the project's metadata change.
 $(BIN)/.installed: pyproject.toml requirements.lock
@@ -42,10 +42,20 @@ try: $(BIN)/.installed  ## champion and challenger side by side, in a page on lo
 services: $(BIN)/.installed  ## MLflow on PostgreSQL and S3, on localhost:5000
 	python -m components.services
 
-image:  ## container images, targets cpu and cuda
-	for target in cpu cuda; do \
-	  docker build --target $$target --build-arg COMMIT=$$(git rev-parse HEAD) --tag vitrine:$$(git rev-parse HEAD)-$$target . || exit 1; \
-	done
+COMMIT := $(shell git rev-parse HEAD 2>/dev/null)
+IMAGE ?= vitrine
+BUILD := docker build $(BUILD_FLAGS) --build-arg COMMIT=$(COMMIT)
+# cpu has no CUDA, from PyTorch's own index; where that cannot be reached, `make image TORCH_BACKEND=` takes the package
+# index's PyTorch, which on x86-64 carries CUDA.
+TORCH_BACKEND ?= cpu
+
+image:  ## container images, targets cpu and cuda; IMAGE=HOST/NAME names them
+	$(BUILD) --target cpu --build-arg TORCH_BACKEND=$(TORCH_BACKEND) --tag $(IMAGE):$(COMMIT)-cpu .
+	$(BUILD) --target cuda --tag $(IMAGE):$(COMMIT)-cuda .
+	@docker image ls --no-trunc --filter 'reference=$(IMAGE):$(COMMIT)-*' --format '{{.Repository}}:{{.Tag}}  {{.ID}}  {{.Size}}'
+
+test-image:  ## the image that tests marked `docker` run: of this environment's own PyTorch, so that digits can be compared
+	$(BUILD) --target cpu --build-arg TORCH_BACKEND= --tag vitrine:test .
 
 lock: $(BIN)/.installed  ## pin the newest versions that fit
 	uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra bench --no-header --no-annotate \

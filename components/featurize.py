@@ -1,8 +1,9 @@
 """featurize: pictures through a frozen encoder, texts through a vocabulary, once for all experiments."""
 
 import json
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ from fusion.vocabulary import Vocabulary
 
 ROWS = 512  # per shard: what a killed run loses at most
 SHOWN = 5
+TABLES = ("products", "queries")
 
 
 def featurize(data: Path, report: Path, params: FeaturizeParams, features: Path) -> None:
@@ -41,6 +43,60 @@ def featurize(data: Path, report: Path, params: FeaturizeParams, features: Path)
     Raises:
         DataError: where the data is not what was validated, too many pictures are broken, or weights are missing.
     """
+    with store.whole(features) as partial:
+        _featurize(data, report, params, partial, 0, 1)
+        _report_broken(partial, params.max_broken_images)
+
+
+def featurize_shard(
+    data: Path, report: Path, params: FeaturizeParams, part: Path, shard: int, shards: int
+) -> None:
+    """One of several equal shares of `featurize`, for `gather`.
+
+    Args:
+        data: The data set.
+        report: What `validate` wrote about it.
+        params: How.
+        part: Folder to write: as of `featurize`, but of every file of products/ and queries/ only this share.
+        shard: Which share, from 0.
+        shards: How many there are.
+
+    Raises:
+        DataError: as `featurize`, but for too many broken pictures.
+    """
+    with store.whole(part) as partial:
+        _featurize(data, report, params, partial, shard, shards)
+
+
+def gather(parts: Sequence[Path], params: FeaturizeParams, features: Path) -> None:
+    """Put shares together to what `featurize` would have written, byte for byte.
+
+    Args:
+        parts: What each `featurize_shard` wrote.
+        params: How.
+        features: Folder to write.
+
+    Raises:
+        DataError: where the shares are not of one data set and its parameters, one is missing, or too many pictures are
+            broken.
+    """
+    made_from = {(part / "made_from.json").read_text() for part in parts}
+    if len(made_from) > 1:
+        raise DataError("featurize: shares were made of different data or parameters; run all of them again")
+    with store.fresh(features) as partial:
+        for shard, part in enumerate(parts):
+            for path in part.glob("*/*.parquet"):
+                if int(path.stem) % len(parts) != shard:
+                    raise DataError(
+                        f"featurize: {path} is not share {shard} of {len(parts)}; run all of them again"
+                    )
+            shutil.copytree(part, partial, dirs_exist_ok=True)
+        _report_broken(partial, params.max_broken_images)
+
+
+def _featurize(
+    data: Path, report: Path, params: FeaturizeParams, partial: Path, shard: int, shards: int
+) -> None:
     made_from = {"data": _validated(data, report), "params": params.model_dump()}
     judgements = store.read(data, "judgements")
     queries = store.read(data, "queries", ["query_id", "split"])
@@ -54,18 +110,14 @@ def featurize(data: Path, report: Path, params: FeaturizeParams, features: Path)
         params.image_size,
         params.max_tokens,
     )
-    with store.whole(features) as partial:
-        if store.go_on(partial, made_from):
-            print("featurize: going on where an earlier run stopped", file=sys.stderr)
-        featurizer.save(partial)
-        start.save(partial)
-        seen = queries.filter(pc.not_equal(queries["split"], "test"))["query_id"]
-        pq.write_table(
-            judgements.filter(pc.is_in(judgements["query_id"], seen)), partial / "judgements.parquet"
-        )
-        for table in ("products", "queries"):
-            _write_shards(data, table, sides, featurizer, params.keep_pictures, partial / table)
-        _report_broken(partial, params.max_broken_images)
+    if store.go_on(partial, made_from):
+        print("featurize: going on where an earlier run stopped", file=sys.stderr)
+    featurizer.save(partial)
+    start.save(partial)
+    seen = queries.filter(pc.not_equal(queries["split"], "test"))["query_id"]
+    pq.write_table(judgements.filter(pc.is_in(judgements["query_id"], seen)), partial / "judgements.parquet")
+    for table in TABLES:
+        _write_shards(data, table, sides, featurizer, params.keep_pictures, partial / table, shard, shards)
 
 
 def product_sides(judgements: pa.Table, queries: pa.Table) -> dict[str, str]:
@@ -109,26 +161,34 @@ def _training_texts(data: Path, sides: dict[str, str]) -> Iterator[str]:
 
 
 def _write_shards(
-    data: Path, table: str, sides: dict[str, str], featurizer: Featurizer, keep: bool, folder: Path
+    data: Path,
+    table: str,
+    sides: dict[str, str],
+    featurizer: Featurizer,
+    keep: bool,
+    folder: Path,
+    shard: int,
+    shards: int,
 ) -> None:
-    """A file per `ROWS` rows, and one beside it if pictures are kept; those that are there already are left alone."""
+    """A file per `ROWS` rows, and one beside it if pictures are kept; every `shards`-th, and those that are there
+    already are left alone."""
     folder.mkdir(exist_ok=True)
     columns = (*COLUMNS[table], ATTRIBUTES) if table == "products" else COLUMNS[table]
     total = sum(store.open_file(path).metadata.num_rows for path in store.files(data, table))
     with tqdm(total=total, desc=f"featurize {table}", unit="row") as bar:
         for number, rows in enumerate(_in_shards(store.batches(data, table, columns, ROWS))):
             path = folder / f"{number:06d}.parquet"
-            if not path.exists():
+            if number % shards == shard and not path.exists():
                 items, broken = featurizer.rows(table, rows.to_pylist(), sides, keep)
                 reasons = pa.array([broken.get(i) for i in range(len(items))], pa.string())
-                shard = items.to_table().append_column("broken", reasons)
+                file = items.to_table().append_column("broken", reasons)
                 for column in (name for name in PASSED_ON if name in rows.column_names):
-                    shard = shard.append_column(column, rows[column])
+                    file = file.append_column(column, rows[column])
                 unfinished = path.with_suffix(".partial")
                 if keep:  # first: where the table is, its pictures are
                     items.save_pictures(unfinished)
                     unfinished.replace(path.with_suffix(".npy"))
-                pq.write_table(shard, unfinished)
+                pq.write_table(file, unfinished)
                 unfinished.replace(path)
             bar.update(rows.num_rows)
 

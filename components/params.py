@@ -1,7 +1,8 @@
 """The sections of params.yaml, one model each. A key that is not listed here is refused."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -15,6 +16,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Loss = Annotated[float, Field(gt=0)]
 Extent = Annotated[str, Field(pattern=r"^(all|none|last_[1-9]\d*)$")]  # see fusion.weights.freeze
 Severity = Literal["error", "warning"]
+
+
+P = TypeVar("P", bound="Params")
 
 
 class Params(BaseModel):
@@ -168,30 +172,73 @@ def load(path: Path, section: str) -> Params:
     Raises:
         DataError: where the file or the section cannot be read, a key is unknown or a value out of range.
     """
+    content = document(path)
+    unknown = set(content) - set(SECTIONS)
+    if unknown or not content:
+        what = (
+            f"unknown section {', '.join(sorted(unknown))}; known are" if unknown else "expected the sections"
+        )
+        raise DataError(f"{path}: {what} {', '.join(SECTIONS)}")
+    return checked(SECTIONS[section], content.get(section) or {}, path, section)
+
+
+def sections(file: Path) -> dict[str, Any]:
+    """All of params.yaml, checked, as plain values: what the pipeline takes as its parameters.
+
+    KFP has no null, so what is null is left out; null is the default of every parameter that may be.
+    """
+    return {name: load(file, name).model_dump(mode="json", exclude_none=True) for name in SECTIONS}
+
+
+def document(path: Path) -> dict[str, Any]:
+    """A YAML file of keys and values; nothing in it is nothing.
+
+    Raises:
+        DataError: where it cannot be read, or is something else.
+    """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text()) or {}
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from error
     except yaml.YAMLError as error:
         raise DataError(f"{path}: not YAML ({error})") from error
     if not isinstance(content, dict):
-        raise DataError(f"{path}: expected the sections {', '.join(SECTIONS)}")
-    unknown = set(content) - set(SECTIONS)
-    if unknown:
-        raise DataError(
-            f"{path}: unknown section {', '.join(sorted(unknown))}; known are {', '.join(SECTIONS)}"
-        )
-    model = SECTIONS[section]
+        raise DataError(f"{path}: expected keys and values, found a {type(content).__name__}")
+    return content
+
+
+def checked(model: type[P], content: Mapping[str, Any], path: Path, *at: str) -> P:
+    """Values of a file as its model, with every fault told at once.
+
+    Args:
+        model: What is expected.
+        content: What was found.
+        path: The file.
+        at: Keys under which it was found there.
+
+    Raises:
+        DataError: where a key is unknown or a value out of range.
+    """
     try:
-        return model.model_validate(content.get(section) or {})
+        return model.model_validate(content)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, (section, *e['loc'])))}: {_reason(model, e)}" for e in error.errors()]
+        faults = [f"{'.'.join(map(str, (*at, *e['loc'])))}: {_reason(model, e)}" for e in error.errors()]
         raise DataError(f"{path}: {'; '.join(faults)}") from error
+
+
+def _within(annotation: Any) -> type[Params] | None:
+    """The model that an annotation names, such as that of `dict[str, Model]`."""
+    if isinstance(annotation, type) and issubclass(annotation, Params):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _within(part))), None)
 
 
 def _reason(model: type[Params], error: "ErrorDetails") -> str:
     if error["type"] == "extra_forbidden":
         for key in error["loc"][:-1]:
-            model = cast(type[Params], model.model_fields[str(key)].annotation)
+            if key in model.model_fields:
+                model = _within(model.model_fields[str(key)].annotation) or model
         return f"unknown key; known are {', '.join(model.model_fields)}"
+    if error["type"] == "value_error":
+        return error["msg"].removeprefix("Value error, ")
     return f"{error['msg']}, got {error['input']!r}"

@@ -21,6 +21,7 @@ from catalog.schema import TABLES, DataError
 if TYPE_CHECKING:
     from mlflow import ActiveRun, MlflowClient
     from mlflow.entities import Run as MlflowRun
+    from mlflow.entities.model_registry import ModelVersion
 
 EXPERIMENT = "product-search"
 CHAIN = "vitrine.chain"
@@ -31,6 +32,7 @@ VARIABLES = {
     "vitrine.image": "VITRINE_IMAGE",
     "vitrine.pipeline": "VITRINE_PIPELINE",
     "vitrine.pipeline.run": "KFP_RUN_ID",
+    "vitrine.data.dvc": "VITRINE_DATA_DVC",
     "vitrine.data.revision": "VITRINE_DATA_REVISION",
 }
 
@@ -177,6 +179,21 @@ def _find(tag: str, value: str) -> list["MlflowRun"]:
     return mlflow.search_runs(
         experiment_names=[EXPERIMENT], filter_string=f"tags.`{tag}` = '{value}'", output_format="list"
     )
+
+
+def of_pipeline(run_id: str) -> "ModelVersion | None":
+    """The model version that a pipeline's run registered, if any.
+
+    Args:
+        run_id: Kubeflow's.
+
+    Raises:
+        DataError: where the store cannot be reached.
+    """
+    client = connect()
+    with reached():
+        found = client.search_model_versions(f"tags.`vitrine.pipeline.run` = '{run_id}'")
+    return found[0] if found else None
 
 
 @contextmanager

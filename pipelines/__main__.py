@@ -1,98 +1,100 @@
-"""`python -m pipelines compile|run`."""
+"""`python -m pipelines compile|run|check|submit|schedule|schedules|status`."""
 
 import argparse
-import re
-import subprocess
 import sys
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from catalog import command
 from catalog.schema import DataError
-from components.params import SECTIONS, load
+from components.params import sections
+from pipelines.cluster import Cluster, checkout, load
 
 
-def sections(file: Path) -> dict[str, Any]:
-    """All of params.yaml, checked, as plain values: what the pipeline takes as its parameters.
-
-    KFP has no null, so what is null is left out; null is the default of every parameter that may be.
-    """
-    return {name: load(file, name).model_dump(mode="json", exclude_none=True) for name in SECTIONS}
-
-
-def compile_to(output: Path, params: Path) -> None:
+def compile_to(output: Path, params: Path, cluster: Path | None = None) -> None:
     """Write the pipeline as IR YAML, with params.yaml as the defaults of its parameters.
 
-    The same pipeline and parameters give the same bytes.
+    The same pipeline, parameters, cluster file and commit give the same bytes.
 
     Raises:
-        DataError: where `output` is not named as YAML.
+        DataError: where `output` is not named as YAML, or a file is not what it should be.
     """
-    from kfp.compiler import Compiler
-
-    from pipelines.training import training
-
     if output.suffix not in {".yaml", ".yml"}:
         raise DataError(f"--output {output}: name it .yaml")
-    Compiler().compile(training, str(output), pipeline_parameters=sections(params))
-    # kfp's header repeats the defaults in an order that changes from run to run; they also stand below it
-    output.write_text(re.sub(r"^(#.*) \[Default: .*\]$", r"\1", output.read_text(), flags=re.MULTILINE))
+    from pipelines import ir
+
+    output.write_text(ir.compiled(load(cluster) if cluster else Cluster(), checkout(), sections(params)))
 
 
-def run(repo: str, rev: str, params: Path, root: Path) -> None:
-    """Run the pipeline on this machine, every step in a process of its own.
+def run(params: Path, **arguments: Any) -> None:
+    """Run the pipeline on this machine."""
+    from pipelines import local
 
-    Args:
-        repo: Git repository that versions the data set.
-        rev: Any name of a commit.
-        params: The params.yaml.
-        root: Folder for the steps' outputs.
-
-    Raises:
-        DataError: where the commit is unknown or a step fails.
-    """
-    from kfp import local
-
-    from pipelines.training import training
-
-    # kfp's own look at the image's name says nothing here: this interpreter runs the steps
-    warnings.filterwarnings("ignore", "You may be attemping to run a task", RuntimeWarning)
-    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
-    commit = subprocess.run(
-        ["git", "-C", repo, "rev-parse", "--verify", f"{rev}^{{commit}}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if commit.returncode:
-        raise DataError(f"{repo}: no commit '{rev}' ({commit.stderr.strip()})")
-    try:
-        training(repo=repo, rev=commit.stdout.strip(), **sections(params))
-    except RuntimeError as error:
-        raise DataError(f"{error}; the failing step's own message stands above") from error
+    local.run(params=sections(params), **arguments)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; the exit code of `catalog.command.run`."""
+    from pipelines import check, remote
+
     top = argparse.ArgumentParser(prog="python -m pipelines")
     verbs = top.add_subparsers(required=True, metavar="VERB")
-    compiling = verbs.add_parser("compile", help="write the pipeline as IR YAML")
+
+    def verb(name: str, does: Callable[..., None], told: str) -> argparse.ArgumentParser:
+        parser = verbs.add_parser(name, help=told, description=told)
+        parser.set_defaults(verb=does)
+        return parser
+
+    compiling = verb("compile", compile_to, "write the pipeline as IR YAML")
     compiling.add_argument("--output", type=Path, required=True, metavar="FILE")
-    compiling.set_defaults(verb=compile_to)
-    running = verbs.add_parser("run", help="run it here, with kfp's local runner")
-    running.add_argument(
-        "--repo", default=".", help="git repository that versions the data (default: this one)"
-    )
-    running.add_argument("--rev", default="HEAD", help="commit of the data (default: HEAD)")
+    running = verb("run", run, "run it here, with kfp's local runner")
     running.add_argument("--root", type=Path, default=Path("artifacts/pipeline"), metavar="DIR")
-    running.set_defaults(verb=run)
-    for one in (compiling, running):
+    running.add_argument("--image", help="run each step in a container of this image (default: a process)")
+    running.add_argument("--shards", type=int, default=1, help="that featurize is divided into (default: 1)")
+    running.add_argument(
+        "--cache", action="store_true", help="reuse steps whose code, parameters and data are the same"
+    )
+    checking = verb("check", check.report, "find what is wrong before anything is sent")
+    submitting = verb("submit", remote.submit, "run it on a cluster, once")
+    scheduling = verb(
+        "schedule", remote.schedule, "run it on a cluster, again and again; by the same name, changes that"
+    )
+    scheduling.add_argument("name")
+    scheduling.add_argument("--cron", required=True, help="5 fields, or 6 beginning with seconds, in quotes")
+    scheduling.add_argument("--timezone", default="UTC", help="of the cron (default: UTC)")
+    scheduling.add_argument(
+        "--catch-up",
+        action="store_true",
+        help="also run what was missed while paused (default: only the latest)",
+    )
+    scheduling.add_argument(
+        "--concurrency", type=int, default=1, help="runs at the same time; more wait (default: 1)"
+    )
+    listing = verb("schedules", remote.schedules, "list schedules; or pause, resume or delete one")
+    listing.add_argument("action", nargs="?", choices=["list", *remote.ACTIONS], default="list")
+    listing.add_argument("name", nargs="?")
+    telling = verb("status", remote.status, "how a run is, or the latest ones are")
+    telling.add_argument("run_id", nargs="?", metavar="RUN")
+    for one in (running, submitting, scheduling):
+        where = "." if one is running else None
+        one.add_argument(
+            "--repo", default=where, help="git repository that versions the data (default: this one)"
+        )
+        one.add_argument("--rev", default="HEAD", help="commit, branch or tag of the data (default: HEAD)")
+    submitting.add_argument("--wait", action="store_true", help="until it is done, with its state")
+    for one in (submitting, scheduling):
+        one.add_argument("--dry-run", action="store_true", help="show what would be sent, and send nothing")
+    for one in (compiling, running, checking, submitting, scheduling):
         one.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE")
+    for one in (compiling, checking, submitting, scheduling, listing, telling):
+        default = None if one is compiling else Path("deploy/cluster.yaml")
+        one.add_argument("--cluster", type=Path, default=default, metavar="FILE")
+    for one in (submitting, scheduling, listing, telling):
+        one.add_argument("--host", help="of KFP's API (default: KFP_HOST, or as kfp's own client finds it)")
     arguments = vars(top.parse_args(argv))
-    verb = arguments.pop("verb")
-    return command.run(lambda: verb(**arguments))
+    does = arguments.pop("verb")
+    return command.run(lambda: does(**arguments))
 
 
 if __name__ == "__main__":

@@ -151,8 +151,13 @@ def dvc_edges(dvc: dict[str, Any]) -> Edges:
     }
 
 
+FOUND_WHEN_RUN = {"register": {"revision": "STRING", "run_id": "STRING"}}  # beside what the chain passes on
+NOT_REUSED = {"fetch", "register"}  # a branch moves, and so does the registry
+
+
 def check_ir(ir: dict[str, Any], expected: Edges) -> None:
-    """Every stage is a task of that name, with its inputs, params and outputs; order comes from data alone."""
+    """Every stage is a task of that name, with its inputs, params and outputs; order comes from data alone. A digest
+    comes with each input from where that was made, or KFP would reuse steps whose data changed."""
     tasks = ir["root"]["dag"]["tasks"]
     shapes = signatures() | {"fetch": Shape((), ("data",))}
     assert set(tasks) == set(shapes)
@@ -161,20 +166,32 @@ def check_ir(ir: dict[str, Any], expected: Edges) -> None:
         component = ir["components"][task["componentRef"]["name"]]
         wanted = component.get("inputDefinitions", {})
         parameters = {key: value["parameterType"] for key, value in wanted.get("parameters", {}).items()}
+        made_here = component["outputDefinitions"]
         assert set(wanted.get("artifacts", {})) == set(shapes[name].inputs), name
-        assert set(component["outputDefinitions"]["artifacts"]) == set(shapes[name].outputs), name
-        assert "parameters" not in component["outputDefinitions"]
+        assert set(made_here["artifacts"]) == set(shapes[name].outputs), name
+        reused = name not in NOT_REUSED
+        assert task["cachingOptions"].get("enableCache", False) == reused, name
+        if name != "register":
+            told = {f"{output}_digest" for output in shapes[name].outputs} | (
+                {"revision"} if name == "fetch" else set()
+            )
+            assert set(made_here["parameters"]) == told
         if name == "fetch":
             assert parameters == {"repo": "STRING", "rev": "STRING"}
-        else:
-            assert parameters == {"params": "STRUCT"}, name
-            assert task["inputs"]["parameters"] == {"params": {"componentInputParameter": name}}, name
+            continue
+        digests = {f"{one}_digest": "STRING" for one in shapes[name].inputs if reused}
+        assert parameters == {"params": "STRUCT", **digests, **FOUND_WHEN_RUN.get(name, {})}, name
+        given = task["inputs"]["parameters"]
+        assert given["params"] == {"componentInputParameter": name}, name
         before = set()
-        for key, source in task["inputs"].get("artifacts", {}).items():
+        for key, source in task["inputs"]["artifacts"].items():
             made = source["taskOutputArtifact"]
             found[name, key] = made["producerTask"], made["outputArtifactKey"]
             before.add(made["producerTask"])
-        assert set(task.get("dependentTasks", [])) == before, f"{name} waits for more than its data"
+            if reused:
+                digest = {"producerTask": made["producerTask"], "outputParameterKey": f"{key}_digest"}
+                assert given[f"{key}_digest"] == {"taskOutputParameter": digest}, name
+        assert set(task["dependentTasks"]) == before, f"{name} waits for more than its data"
     assert found == expected
     check_containers(ir["deploymentSpec"]["executors"])
 
@@ -265,6 +282,12 @@ def _container(ir: dict[str, Any]) -> dict[str, Any]:
 
 
 IR_BREACHES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "a digest of other data": lambda ir: _task(ir, "train")["inputs"]["parameters"].update(
+        features_digest={
+            "taskOutputParameter": {"producerTask": "fetch", "outputParameterKey": "data_digest"}
+        }
+    ),
+    "register is reused": lambda ir: _task(ir, "register")["cachingOptions"].update(enableCache=True),
     "a task is gone": lambda ir: ir["root"]["dag"]["tasks"].pop("register"),
     "a task too many": lambda ir: ir["root"]["dag"]["tasks"].update(notify=_task(ir, "fetch")),
     "order without data": lambda ir: _task(ir, "train")["dependentTasks"].append("validate"),

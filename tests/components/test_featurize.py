@@ -10,7 +10,7 @@ import pytest
 from catalog import store
 from catalog.schema import EXACT, DataError
 from components import featurize as stage
-from components.featurize import featurize, product_sides
+from components.featurize import featurize, featurize_shard, gather, product_sides
 from components.params import FeaturizeParams
 from fusion.features import Items
 from fusion.vocabulary import UNKNOWN, Vocabulary
@@ -209,3 +209,58 @@ class TestGoingOn:
         shards = sorted((tmp_path / "features" / "products").iterdir())
         assert len(shards) == 3 and all(path.stat().st_mtime > 0 for path in shards)
         assert Items.load(tmp_path / "features", "products").tokens.shape == (12, 8)
+
+
+class TestShards:
+    @pytest.fixture
+    def parts(
+        self, tiny_data: Path, validated: Validated, monkeypatch: pytest.MonkeyPatch
+    ) -> Callable[..., list[Path]]:
+        """The shares of so many shards, of files of three rows each."""
+        monkeypatch.setattr(stage, "ROWS", 3)
+        report = validated(tiny_data)
+
+        def make(shards: int, params: FeaturizeParams = EVERY_WORD) -> list[Path]:
+            folders = [tiny_data.parent / f"{shards}-{shard}" for shard in range(shards)]
+            for shard, folder in enumerate(folders):
+                featurize_shard(tiny_data, report, params, folder, shard, shards)
+            return folders
+
+        return make
+
+    @pytest.mark.parametrize("keep", [False, True])
+    def test_the_same_bytes_for_any_number(
+        self,
+        parts: Callable[..., list[Path]],
+        tiny_data: Path,
+        validated: Validated,
+        tmp_path: Path,
+        keep: bool,
+    ) -> None:
+        params = EVERY_WORD.model_copy(update={"keep_pictures": keep})
+        featurize(tiny_data, validated(tiny_data), params, tmp_path / "whole")
+        for shards in (1, 2, 7):  # there are four files of products
+            gather(parts(shards, params), params, tmp_path / "gathered")
+            assert store.fingerprint(tmp_path / "gathered") == store.fingerprint(tmp_path / "whole")
+
+    def test_broken_pictures_are_counted_over_all(
+        self, parts: Callable[..., list[Path]], tiny_tables: Tables, write_data: Write, tmp_path: Path
+    ) -> None:
+        tiny_tables["products"][0]["image"]["bytes"] = b"no picture"
+        write_data(tiny_tables)
+        with pytest.raises(DataError, match=r"1 of \d+ pictures are broken .* allows 1\.0%; p0: "):
+            gather(parts(2), EVERY_WORD, tmp_path / "gathered")
+        assert not (tmp_path / "gathered").exists()
+
+    def test_a_share_that_is_missing_or_of_something_else(
+        self, parts: Callable[..., list[Path]], tmp_path: Path
+    ) -> None:
+        three, two = parts(3), parts(2, FeaturizeParams())
+        for wrong, told in (
+            (three[:2], "is not share 0 of 2"),
+            ([three[1], three[0], three[2]], "is not share 0 of 3"),
+            ([three[0], two[1]], "different data or parameters"),
+        ):
+            with pytest.raises(DataError, match=told):
+                gather(wrong, EVERY_WORD, tmp_path / "gathered")
+            assert not (tmp_path / "gathered").exists()

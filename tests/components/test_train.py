@@ -1,13 +1,10 @@
 import csv
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from safetensors.torch import load_file
 
 from catalog import store
@@ -16,6 +13,7 @@ from components.params import TrainParams
 from components.train import train
 from fusion.featurizer import FILES
 from fusion.model import ProductSearchModel
+from pipelines import processes
 
 SMALL = TrainParams(epochs=2, dim=16, hidden=16, batch_size=64)
 
@@ -76,18 +74,7 @@ def test_two_processes_train_the_model_of_one(features: Path, tmp_path: Path) ->
     """Up to rounding, and to dropout, which is none here; one of them writes."""
     steady = SMALL.model_copy(update={"dropout": 0.0})
     train(features, steady, tmp_path / "one")
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"train": steady.model_dump()}))
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    words = [
-        "train",
-        "--features",
-        features,
-        "--params",
-        tmp_path / "params.yaml",
-        "--model",
-        tmp_path / "two",
-    ]
-    subprocess.run([sys.executable, *torchrun, "-m", "components", *words], check=True, timeout=180)
+    processes.train(features, steady, tmp_path / "two", processes=2)
     histories = []
     for name in ("one", "two"):
         with (tmp_path / name / "history.csv").open() as stream:
@@ -96,3 +83,11 @@ def test_two_processes_train_the_model_of_one(features: Path, tmp_path: Path) ->
     one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys()
     assert max((one[key] - two[key]).abs().max() for key in one) < 0.05
+
+
+def test_a_process_that_fails_is_one_message(features: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="train: one of 2 processes failed"):
+        processes.train(
+            features, SMALL.model_copy(update={"learning_rate": 1e9}), tmp_path / "two", processes=2
+        )
+    assert not (tmp_path / "two").exists()

@@ -2,12 +2,14 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from catalog.schema import DataError
-from pipelines.fetch import fetch
+from components import services
+from pipelines.fetch import _address, fetch, resolve
 
 PERSON = {f"GIT_{role}_{what}": "shop" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
@@ -15,13 +17,14 @@ PERSON = {f"GIT_{role}_{what}": "shop" for role in ("AUTHOR", "COMMITTER") for w
 class Repository:
     """A git repository whose folder `data` is versioned by DVC, with a remote beside it."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, remote: str = "", env: Mapping[str, str] | None = None) -> None:
+        self.root, self.env = root, os.environ | PERSON | dict(env or {})
         (root / ".dvc").mkdir(parents=True)
         (root / ".dvc" / "config").write_text(
-            f"[core]\n    remote = own\n    analytics = false\n['remote \"own\"']\n    url = {root}-remote\n"
+            "[core]\n    remote = own\n    analytics = false\n['remote \"own\"']\n"
+            f"    url = {remote or f'{root}-remote'}\n"
         )
-        self._git("init", "--quiet")
+        self.git("init", "--quiet")
 
     def commit(self, **files: str) -> str:
         """A version of the data; its commit."""
@@ -32,20 +35,31 @@ class Repository:
             path.write_text(text)
         for words in (["add", "data"], ["push"]):
             dvc = [sys.executable, "-m", "dvc", *words, "--quiet"]
-            subprocess.run(dvc, cwd=self.root, check=True, env=os.environ | PERSON)
-        self._git("add", "--all")
-        self._git("commit", "--quiet", "--message", "data")
-        return self._git("rev-parse", "HEAD").strip()
+            subprocess.run(dvc, cwd=self.root, check=True, env=self.env)
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", "data")
+        return self.git("rev-parse", "HEAD").strip()
 
     def forget(self) -> None:
         """Lose what the remote and the cache hold."""
         shutil.rmtree(self.root.with_name(f"{self.root.name}-remote"))
         shutil.rmtree(self.root / ".dvc" / "cache")
 
-    def _git(self, *words: str) -> str:
+    def empty(self, bucket: str) -> None:
+        """Remove all objects of a bucket."""
+        import boto3
+
+        keys = {"aws_access_key_id": "AWS_ACCESS_KEY_ID", "aws_secret_access_key": "AWS_SECRET_ACCESS_KEY"}
+        given = {name: self.env[variable] for name, variable in keys.items()}
+        store = boto3.resource(
+            "s3", endpoint_url=self.env["AWS_ENDPOINT_URL"], region_name="us-east-1", **given
+        )
+        store.Bucket(bucket).objects.all().delete()
+
+    def git(self, *words: str) -> str:
         command = ["git", *words]
         return subprocess.run(
-            command, cwd=self.root, check=True, env=os.environ | PERSON, capture_output=True, text=True
+            command, cwd=self.root, check=True, env=self.env, capture_output=True, text=True
         ).stdout
 
 
@@ -63,14 +77,93 @@ def test_data_as_it_was_at_a_commit(tmp_path: Path) -> None:
     fetch(str(repository.root), second, tmp_path / "data")  # a retry over what is there
     assert content(tmp_path / "data") == {"products/00000.parquet": "two"}
 
-    with pytest.raises(DataError, match=r"data of .* at 0000000 cannot be had"):
+    repository.git("branch", "night", first)
+    fetched = fetch(url, "night", tmp_path / "data")
+    assert fetched.revision == first and fetched.dvc.endswith(".dir")
+    assert content(tmp_path / "data") == {"products/00000.parquet": "one", "queries/00000.parquet": "asked"}
+
+    with pytest.raises(
+        DataError, match=r"shop has no data\.dvc at '0000000' \(unknown Git revision '0000000'\)"
+    ):
         fetch(url, "0000000", tmp_path / "none")
     repository.forget()
-    with pytest.raises(DataError, match=r"cannot be had .*; is it pushed to the DVC remote\?"):
+    with pytest.raises(DataError, match=r"cannot be had .*; is it pushed to the DVC remote"):
         fetch(url, second, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
 def test_what_is_no_repository(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"data of .*nowhere at HEAD cannot be had"):
+    with pytest.raises(
+        DataError, match=r"nowhere has no data\.dvc at 'HEAD' \(.*No git repository was found"
+    ):
         fetch(str(tmp_path / "nowhere"), "HEAD", tmp_path / "data")
+
+
+def test_a_name_is_resolved_here_and_on_a_server(tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "shop")
+    first, second = repository.commit(products="one"), repository.commit(products="two")
+    repository.git("tag", "--annotate", "--message", "v1", "v1", first)
+    place, url = str(repository.root), repository.root.as_uri()
+    assert resolve(place, "HEAD") == resolve(url, "HEAD") == second
+    assert resolve(place, "v1") == resolve(url, "v1") == first
+    assert resolve(place, first[:8]) == resolve(url, first) == first
+    for where in (place, url):
+        with pytest.raises(DataError, match="shop: no commit 'v2'"):
+            resolve(where, "v2")
+    with pytest.raises(DataError, match="nowhere: no commit 'HEAD'"):
+        resolve(str(tmp_path / "nowhere"), "HEAD")
+
+
+def test_a_server_is_shown_the_password_and_nobody_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GIT_USERNAME", "bot")
+    monkeypatch.setenv("GIT_PASSWORD", "p@ss/word")
+    assert _address("https://git.test/shop.git") == "https://bot:p%40ss%2Fword@git.test/shop.git"
+    for repo in ("ssh://git.test/shop.git", "/srv/shop.git", "https://me@git.test/shop.git"):
+        assert _address(repo) == repo
+    with pytest.raises(DataError) as caught:
+        fetch("https://127.0.0.1:1/shop.git", "main", tmp_path / "data")
+    assert "p@ss" not in str(caught.value) and "p%40ss" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """An S3 server; the environment that may use it."""
+    folder = tmp_path_factory.mktemp("s3")
+    with services.s3(folder, port := services.free_port()) as env:
+        yield env | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+
+
+@pytest.mark.services
+def test_data_in_s3(bucket: dict[str, str], tmp_path: Path) -> None:
+    """Each fetch is a process of its own, as in a pod: what it may do is in its environment."""
+    repository = Repository(tmp_path / "shop", f"s3://{services.BUCKET}/shop", bucket)
+    first = repository.commit(products="one")
+    second = repository.commit(products="two")
+
+    def fetched(rev: str, **changed: str) -> subprocess.CompletedProcess[str]:
+        code = "import sys; from pathlib import Path; from catalog.command import run; "
+        code += "from pipelines.fetch import fetch; "
+        code += "sys.exit(run(lambda: fetch(sys.argv[1], sys.argv[2], Path(sys.argv[3]))))"
+        command = [sys.executable, "-c", code, repository.root.as_uri(), rev, str(tmp_path / "data")]
+        return subprocess.run(
+            command, env=os.environ | bucket | changed, capture_output=True, text=True, check=False
+        )
+
+    for rev, text in ((first, "one"), (second, "two")):
+        assert (done := fetched(rev)).returncode == 0, done.stderr
+        assert content(tmp_path / "data") == {"products/00000.parquet": text}
+    shutil.rmtree(tmp_path / "data")
+
+    wrong = "not-the-right-one-for-this-server"
+    refused = fetched(second, AWS_SECRET_ACCESS_KEY=wrong)
+    lost = fetched(second, AWS_ENDPOINT_URL="http://127.0.0.1:1")
+    repository.empty(services.BUCKET)
+    missing = fetched(second)
+    for done in (refused, lost, missing):
+        assert done.returncode == 1
+        told = done.stderr.strip().splitlines()[-1]
+        assert told.startswith("vitrine: fetch: data of ") and f"at {second[:12]} cannot be had" in told
+        assert "Traceback" not in done.stderr and wrong not in done.stderr
+        assert not (tmp_path / "data").exists()

@@ -1,0 +1,228 @@
+"""The pipeline on this machine: what is reused and what is not, one shard and several, processes and containers."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from catalog.sample import sample
+from catalog.schema import DataError
+from components.featurize import ROWS
+from components.params import SECTIONS, sections
+from pipelines import local
+from pipelines.cluster import Cluster
+from pipelines.local import code, run
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+IMAGE = os.environ.get("VITRINE_TEST_IMAGE", "vitrine:test")
+SMALL: dict[str, Any] = {
+    "train": {"epochs": 1, "dim": 16, "hidden": 16},
+    "evaluate": {"resamples": 200},
+    "register": {"floors": {"ndcg@10": 0.0}, "budgets": {}},
+}
+PLANTED = "hunter2-planted"
+WHO = ["-c", "user.name=shop", "-c", "user.email=shop"]
+
+
+class Shop:
+    """A git repository whose data DVC versions, in a remote within it, as in this project."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / ".dvc").mkdir(parents=True)
+        for name in (".dvc/config", ".gitignore"):
+            shutil.copy(ROOT / name, root / name)
+        self.git("init", "--quiet")
+
+    def git(self, *words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=self.root, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    def commit(self, data: Path) -> str:
+        shutil.rmtree(self.root / "data", ignore_errors=True)
+        shutil.copytree(data, self.root / "data")
+        for words in (["add", "data"], ["push"]):
+            subprocess.run([sys.executable, "-m", "dvc", *words, "--quiet"], cwd=self.root, check=True)
+        self.git("add", "--all")
+        self.git(*WHO, "commit", "--quiet", "--allow-empty", "--message", "data")
+        return self.git("rev-parse", "HEAD")
+
+
+@pytest.fixture(scope="module")
+def params() -> dict[str, Any]:
+    content = sections(ROOT / "params.yaml")
+    return {name: content[name] | SMALL.get(name, {}) for name in SECTIONS}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of two files of features."""
+    folder = tmp_path_factory.mktemp("sample") / "data"
+    sample(folder, products=ROWS + 50, seed=5, queries=60, workers=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shop(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    shop = Shop(tmp_path_factory.mktemp("repositories") / "shop")
+    shop.commit(data)
+    return shop
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pipeline")
+
+
+@pytest.fixture(autouse=True)
+def tracking(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
+
+
+def made(root: Path) -> Path:
+    """The folder of the latest run."""
+    return max(root.glob("vitrine-training-*"), key=lambda path: path.name)
+
+
+def ran(root: Path) -> set[str]:
+    """Steps of the latest run that were not reused."""
+    return {path.parent.name for path in made(root).rglob("executor_output.json")}
+
+
+def metrics(root: Path) -> Any:
+    return json.loads((made(root) / "evaluate" / "evaluation" / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def first(shop: Shop, params: dict[str, Any], root: Path) -> Any:
+    """Metrics of a first run."""
+    with pytest.MonkeyPatch.context() as patch, (root / "log").open("w") as log, redirect_stdout(log):
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
+        for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "GIT_PASSWORD", "VITRINE_WEBHOOK"):
+            patch.setenv(name, PLANTED)
+        run(str(shop.root), "HEAD", params, root, cache=True)
+    assert ran(root) == {"fetch", *SECTIONS}
+    return metrics(root)
+
+
+def test_no_secret_of_the_environment_is_written_anywhere(first: Any, root: Path) -> None:
+    """Not in what steps make, nor in what they say, in KFP's notes, or in MLflow's store."""
+    files = [path for path in root.rglob("*") if path.is_file()]
+    assert {"mlflow.db", "log", "executor_output.json"} <= {path.name for path in files}
+    assert "Executing task" in (root / "log").read_text()
+    for path in files:
+        assert PLANTED.encode() not in path.read_bytes(), path
+
+
+def test_the_same_content_elsewhere_is_reused(
+    first: Any, data: Path, params: dict[str, Any], root: Path, tmp_path: Path
+) -> None:
+    other = Shop(tmp_path / "other")
+    other.commit(data)
+    run(str(other.root), "HEAD", params, root, cache=True)
+    assert ran(root) == {"fetch", "register"}
+
+
+def test_changed_content_in_the_same_place_is_not(
+    first: Any, shop: Shop, data: Path, params: dict[str, Any], root: Path, tmp_path: Path
+) -> None:
+    sample(tmp_path / "changed", products=150, seed=6, queries=60, workers=1)
+    shop.commit(tmp_path / "changed")
+    try:
+        run(str(shop.root), "HEAD", params, root, cache=True)
+        assert ran(root) == {"fetch", *SECTIONS}
+    finally:
+        shop.commit(data)
+
+
+def test_a_changed_parameter_runs_its_stage_and_what_follows(
+    first: Any, shop: Shop, params: dict[str, Any], root: Path
+) -> None:
+    changed = params | {"evaluate": params["evaluate"] | {"resamples": 300}}
+    run(str(shop.root), "HEAD", changed, root, cache=True)
+    assert ran(root) == {"fetch", "evaluate", "register"}
+
+
+def test_steps_are_known_by_their_code(shop: Shop, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The image's name is in the key of KFP's cache."""
+    names = []
+
+    def asked(cluster: Cluster, _: str) -> Any:
+        names.append(cluster.image("train", ""))
+        raise RuntimeError
+
+    monkeypatch.setattr(local, "pipeline", asked)
+    for change in ("one", "one", "two"):
+        monkeypatch.setattr(local, "code", lambda change=change: change)
+        with pytest.raises(DataError):
+            run(str(shop.root), "HEAD", {}, root)
+    assert names == ["vitrine:python-one", "vitrine:python-one", "vitrine:python-two"]
+
+
+@pytest.mark.parametrize("shards", [2, 3])
+def test_features_are_the_same_for_any_number_of_shards(
+    shards: int, first: Any, shop: Shop, params: dict[str, Any], root: Path
+) -> None:
+    """So much so that what follows is reused."""
+    run(str(shop.root), "HEAD", params, root, shards=shards, cache=True)
+    assert ran(root) == {"fetch", "featurize-shard", "gather", "register"}
+    assert len(list(made(root).glob("*/featurize-shard"))) == shards
+
+
+@pytest.fixture(scope="module")
+def image() -> str:
+    """An image of this code; the test is skipped where there is no engine to run it."""
+    import docker
+    from docker.errors import DockerException, ImageNotFound
+
+    try:
+        found = docker.from_env().images.get(IMAGE)
+    except ImageNotFound:
+        pytest.skip(f"no image {IMAGE}; `make test-image` builds it")
+    except DockerException as error:
+        pytest.skip(f"no Docker engine here ({error})")
+    said = docker.from_env().containers.run(
+        IMAGE, ["python", "-c", "from pipelines.local import code; print(code())"], remove=True
+    )
+    if said.decode().strip() != code():
+        pytest.fail(f"{IMAGE} holds other code than this checkout; `make test-image` builds it anew")
+    assert found.attrs["Config"]["User"] == "10001"
+    return IMAGE
+
+
+@pytest.mark.docker
+def test_containers_give_the_same_metrics(
+    image: str,
+    first: Any,
+    shop: Shop,
+    params: dict[str, Any],
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each with a read-only root, no privileges, and a user that is not root."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    for folder in (tmp_path, *tmp_path.parents[:2], *shop.root.parents[:3]):
+        folder.chmod(0o755)  # pytest's are for its own user alone
+    run(str(shop.root), "HEAD", params, tmp_path / "pipeline", image=image, shards=2)
+    assert metrics(tmp_path / "pipeline") == first
+    assert (tmp_path / "pipeline" / "mlflow.db").stat().st_uid != 0
+    assert "featurize-shard" in ran(tmp_path / "pipeline")
+
+
+@pytest.mark.docker
+def test_an_image_holds_no_tests_no_compiler_and_no_installer(image: str) -> None:
+    import docker
+
+    wanted = "import importlib.util, shutil; print([*filter(shutil.which, ['gcc', 'cc', 'c++', 'make'])],"
+    wanted += " [one for one in ('pip', 'pytest', 'tests') if importlib.util.find_spec(one)])"
+    said = docker.from_env().containers.run(image, ["python", "-c", wanted], remove=True, read_only=True)
+    assert said.decode().strip() == "[] []"
