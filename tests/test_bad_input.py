@@ -215,7 +215,7 @@ def test_an_unknown_encoder(tiny_data: Path, params: Params, refused: Refused) -
     ("text", "told"),
     [
         ("train: {epochs: 3", r"params\.yaml: not YAML .*line 1"),
-        ("- train", r"params\.yaml: expected the sections validate, featurize"),
+        ("- train", r"params\.yaml: expected keys and values, found a list"),
         ("", r"params\.yaml: expected the sections validate, featurize"),
         ("train: 3", r"params\.yaml: train: .*got 3"),
         (None, r"params\.yaml: No such file or directory"),

@@ -218,9 +218,9 @@ class TestShards:
     ) -> Callable[..., list[Path]]:
         """The shares of so many shards, of files of three rows each."""
         monkeypatch.setattr(stage, "ROWS", 3)
-        report = validated(tiny_data)
 
         def make(shards: int, params: FeaturizeParams = EVERY_WORD) -> list[Path]:
+            report = validated(tiny_data)
             folders = [tiny_data.parent / f"{shards}-{shard}" for shard in range(shards)]
             for shard, folder in enumerate(folders):
                 featurize_shard(tiny_data, report, params, folder, shard, shards)
