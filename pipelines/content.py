@@ -1,13 +1,35 @@
-"""What makes KFP reuse a step when, and only when, content is the same: a digest beside each artifact."""
+"""What every step does around its work: its errors are one message each, and what it made has a digest.
+
+The digest makes KFP reuse a step when, and only when, content is the same.
+"""
 
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from catalog.command import run
 from catalog.store import fingerprint
+from eval.rankings import JudgeError
 
 if TYPE_CHECKING:
     from kfp.dsl import Artifact
+
+T = TypeVar("T")
+
+
+def work(verb: Callable[[], T]) -> T:
+    """Do a stage's work, and return what that returns; what the user can mend ends the step with one line rather than a
+    traceback.
+
+    Raises:
+        SystemExit: where it does not succeed.
+    """
+    made: list[T] = []
+    if code := run(lambda: made.append(verb()), JudgeError, FloatingPointError):
+        sys.exit(code)
+    return made[0]
 
 
 def tell(artifact: "Artifact", digest: str, name: str = "") -> str:

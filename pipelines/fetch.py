@@ -42,8 +42,10 @@ def fetch(repo: str, rev: str, data: Path) -> Fetched:
     from scmrepo.exceptions import SCMError
 
     try:
-        source = DVCFileSystem(_address(repo), rev=rev)
-        revision = source.repo.get_rev()
+        clone = DVCFileSystem(_address(repo), rev=rev)
+        revision = clone.repo.get_rev()
+        # opened anew where it lies: a remote within the repository, as of the sample, is found from there
+        source = DVCFileSystem(clone.repo.scm.root_dir, rev=revision)
         pointer = yaml.safe_load(source.read_text("data.dvc"))["outs"][0]
     except (DvcException, SCMError, OSError) as error:
         raise DataError(f"fetch: {repo} has no data.dvc at '{rev}' ({_told(error)})") from error

@@ -51,7 +51,7 @@ def run(
     warnings.filterwarnings("ignore", "You may be attemping to run a task", RuntimeWarning)
     # nothing here counts devices, or keeps secrets
     warnings.filterwarnings("ignore", "Task .* have no effect in the current local runner", UserWarning)
-    runner = _containers(repo, root) if image else local.SubprocessRunner(use_venv=False)
+    runner = _containers(image, repo, root) if image else local.SubprocessRunner(use_venv=False)
     local.init(runner, pipeline_root=str(root), enable_caching=cache)
     name = image or f"vitrine:python-{code()}"  # no image, but what the cache knows the code by
     here = Cluster(images={"cpu": name, "cuda": name}, shards=shards)
@@ -77,10 +77,20 @@ def code() -> str:
     return store.fingerprint(*(path for path in files if path.suffix in {".py", ".jinja"}))
 
 
-def _containers(repo: str, root: Path) -> Any:
+def _containers(image: str, repo: str, root: Path) -> Any:
+    import docker
+    from docker.errors import DockerException, ImageNotFound
     from docker.types import Mount
     from kfp import local
 
+    try:
+        docker.from_env().images.get(image)
+    except ImageNotFound as error:
+        raise DataError(
+            f"--image {image}: not on this machine; pull it, or build it (make test-image)"
+        ) from error
+    except DockerException as error:
+        raise DataError(f"--image {image}: no Docker engine answers here ({error})") from error
     root.mkdir(parents=True, exist_ok=True)
     user = os.getuid() or USER
     if user != os.getuid():

@@ -152,7 +152,7 @@ def schedule(
     if not 1 <= concurrency <= 10:
         raise DataError(f"--concurrency {concurrency}: KFP takes 1 to 10")
     resolve(repo, rev)
-    one = order(where, params, repo, "main" if rev == "HEAD" else rev)
+    one = order(where, params, repo, rev)
     terms = {"cron": times, "timezone": timezone, "catch_up": catch_up, "concurrency": concurrency}
     if dry_run:
         one.show(schedule=name, **terms, service_account=where.service_account)

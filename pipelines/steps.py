@@ -19,10 +19,10 @@ def fetch(
 ):
     from pathlib import Path
 
-    from pipelines.content import tell
+    from pipelines.content import tell, work
     from pipelines.fetch import fetch
 
-    found = fetch(repo, rev, Path(data.path))
+    found = work(lambda: fetch(repo, rev, Path(data.path)))
     data.metadata |= {"dvc": found.dvc, "fingerprint": tell(data, data_digest)}
     Path(revision).write_text(found.revision)
 
@@ -39,9 +39,9 @@ def validate(
 
     from components.params import ValidateParams
     from components.validate import validate
-    from pipelines.content import tell
+    from pipelines.content import tell, work
 
-    validate(Path(data.path), ValidateParams(**params), Path(report.path))
+    work(lambda: validate(Path(data.path), ValidateParams(**params), Path(report.path)))
     tell(report, report_digest, "report.json")
 
 
@@ -59,9 +59,10 @@ def featurize(
 
     from components.featurize import featurize
     from components.params import FeaturizeParams
-    from pipelines.content import tell
+    from pipelines.content import tell, work
 
-    featurize(Path(data.path), Path(report.path), FeaturizeParams(**params), Path(features.path))
+    paths = Path(data.path), Path(report.path)
+    work(lambda: featurize(*paths, FeaturizeParams(**params), Path(features.path)))
     tell(features, features_digest)
 
 
@@ -80,9 +81,10 @@ def featurize_shard(
 
     from components.featurize import featurize_shard
     from components.params import FeaturizeParams
+    from pipelines.content import work
 
-    made = FeaturizeParams(**params)
-    featurize_shard(Path(data.path), Path(report.path), made, Path(part.path), shard, shards)
+    paths = Path(data.path), Path(report.path)
+    work(lambda: featurize_shard(*paths, FeaturizeParams(**params), Path(part.path), shard, shards))
 
 
 @step
@@ -97,9 +99,10 @@ def gather(
 
     from components.featurize import gather
     from components.params import FeaturizeParams
-    from pipelines.content import tell
+    from pipelines.content import tell, work
 
-    gather([Path(part.path) for part in parts], FeaturizeParams(**params), Path(features.path))
+    paths = [Path(part.path) for part in parts]
+    work(lambda: gather(paths, FeaturizeParams(**params), Path(features.path)))
     tell(features, features_digest)
 
 
@@ -114,10 +117,10 @@ def train(
     from pathlib import Path
 
     from components.params import TrainParams
-    from pipelines.content import tell
+    from pipelines.content import tell, work
     from pipelines.processes import train
 
-    train(Path(features.path), TrainParams(**params), Path(model.path))
+    work(lambda: train(Path(features.path), TrainParams(**params), Path(model.path)))
     tell(model, model_digest)
 
 
@@ -137,15 +140,10 @@ def evaluate(
 
     from components.evaluate import evaluate
     from components.params import EvaluateParams
-    from pipelines.content import tell
+    from pipelines.content import tell, work
 
-    evaluate(
-        Path(data.path),
-        Path(features.path),
-        Path(model.path),
-        EvaluateParams(**params),
-        Path(evaluation.path),
-    )
+    paths = Path(data.path), Path(features.path), Path(model.path)
+    work(lambda: evaluate(*paths, EvaluateParams(**params), Path(evaluation.path)))
     tell(evaluation, evaluation_digest)
 
 
@@ -165,17 +163,12 @@ def register(
 
     from components.params import RegisterParams
     from components.register import register
+    from pipelines.content import work
 
     os.environ |= {"KFP_RUN_ID": run_id, "VITRINE_DATA_REVISION": revision}
     os.environ["VITRINE_DATA_DVC"] = data.metadata["dvc"]
-    register(
-        Path(data.path),
-        Path(report.path),
-        Path(model.path),
-        Path(evaluation.path),
-        RegisterParams(**params),
-        Path(registration.path),
-    )
+    paths = Path(data.path), Path(report.path), Path(model.path), Path(evaluation.path)
+    work(lambda: register(*paths, RegisterParams(**params), Path(registration.path)))
 
 
 @step

@@ -92,6 +92,15 @@ def test_data_as_it_was_at_a_commit(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+def test_a_remote_within_the_repository(tmp_path: Path) -> None:
+    """As the sample's: it is where the repository is, and a server has no other place for it."""
+    repository = Repository(tmp_path / "shop", "../kept")
+    commit = repository.commit(products="one")
+    shutil.rmtree(repository.root / ".dvc" / "cache")
+    fetch(repository.root.as_uri(), commit, tmp_path / "data")
+    assert content(tmp_path / "data") == {"products/00000.parquet": "one"}
+
+
 def test_what_is_no_repository(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"nowhere has no data\.dvc at 'HEAD' \(.*No git repository was found"

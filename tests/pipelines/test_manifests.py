@@ -9,9 +9,13 @@ import pytest
 import yaml
 from kubernetes import client
 
+from components.params import sections
+from pipelines import ir
+from pipelines.check import faults, placement_faults
 from pipelines.cluster import load
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
 KINDS = {
     "ServiceAccount": "V1ServiceAccount",
     "RoleBinding": "V1RoleBinding",
@@ -49,6 +53,15 @@ def test_the_cluster_file_names_what_the_manifests_make() -> None:
         cluster.labels.items()
         >= made["NetworkPolicy", "vitrine"]["spec"]["podSelector"]["matchLabels"].items()
     )
+
+
+@pytest.mark.parametrize("name", ["cluster", "kind"])
+def test_a_cluster_file_of_ours_has_no_faults(name: str) -> None:
+    cluster = load(DEPLOY / f"{name}.yaml")
+    assert [
+        *placement_faults(cluster),
+        *faults(ir.compiled(cluster, "abc", sections(ROOT / "params.yaml"))),
+    ] == []
 
 
 def test_no_secret_is_filled_in() -> None:
