@@ -44,18 +44,19 @@ services: $(BIN)/.installed  ## MLflow on PostgreSQL and S3, on localhost:5000
 
 COMMIT := $(shell git rev-parse HEAD 2>/dev/null)
 IMAGE ?= vitrine
-BUILD := docker build $(BUILD_FLAGS) --build-arg COMMIT=$(COMMIT)
 # cpu has no CUDA, from PyTorch's own index; where that cannot be reached, `make image TORCH_BACKEND=` takes the package
 # index's PyTorch, which on x86-64 carries CUDA.
 TORCH_BACKEND ?= cpu
+BUILD = docker build $(BUILD_FLAGS) --build-arg COMMIT=$(COMMIT) --build-arg TORCH_BACKEND=$(TORCH_BACKEND)
 
 image:  ## container images, targets cpu and cuda; IMAGE=HOST/NAME names them
-	$(BUILD) --target cpu --build-arg TORCH_BACKEND=$(TORCH_BACKEND) --tag $(IMAGE):$(COMMIT)-cpu .
+	$(BUILD) --target cpu --tag $(IMAGE):$(COMMIT)-cpu .
 	$(BUILD) --target cuda --tag $(IMAGE):$(COMMIT)-cuda .
 	@docker image ls --no-trunc --filter 'reference=$(IMAGE):$(COMMIT)-*' --format '{{.Repository}}:{{.Tag}}  {{.ID}}  {{.Size}}'
 
+test-image: TORCH_BACKEND =
 test-image:  ## the image that tests marked `docker` run: of this environment's own PyTorch, so that digits can be compared
-	$(BUILD) --target cpu --build-arg TORCH_BACKEND= --tag vitrine:test .
+	$(BUILD) --target cpu --tag vitrine:test .
 
 lock: $(BIN)/.installed  ## pin the newest versions that fit
 	uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra bench --no-header --no-annotate \
