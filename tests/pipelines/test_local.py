@@ -84,6 +84,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def tracking(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow keeps artifacts where it is started."""
+    monkeypatch.chdir(root)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
 
 
@@ -105,6 +107,7 @@ def metrics(root: Path) -> Any:
 def first(shop: Shop, params: dict[str, Any], root: Path) -> Any:
     """Metrics of a first run."""
     with pytest.MonkeyPatch.context() as patch, (root / "log").open("w") as log, redirect_stdout(log):
+        patch.chdir(root)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
         for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "GIT_PASSWORD", "VITRINE_WEBHOOK"):
             patch.setenv(name, PLANTED)
@@ -116,7 +119,7 @@ def first(shop: Shop, params: dict[str, Any], root: Path) -> Any:
 def test_no_secret_of_the_environment_is_written_anywhere(first: Any, root: Path) -> None:
     """Not in what steps make, nor in what they say, in KFP's notes, or in MLflow's store."""
     files = [path for path in root.rglob("*") if path.is_file()]
-    assert {"mlflow.db", "log", "executor_output.json"} <= {path.name for path in files}
+    assert {"mlflow.db", "MLmodel", "log", "executor_output.json"} <= {path.name for path in files}
     assert "Executing task" in (root / "log").read_text()
     for path in files:
         assert PLANTED.encode() not in path.read_bytes(), path
