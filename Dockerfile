@@ -6,6 +6,7 @@ FROM ${BASE_IMAGE} AS build
 ENV UV_LINK_MODE=copy UV_NO_CACHE=1 UV_NATIVE_TLS=1 UV_COMPILE_BYTECODE=1 VIRTUAL_ENV=/opt/venv
 COPY requirements.lock /src/
 RUN python -m venv --without-pip /opt/venv \
+ && echo /opt/vitrine > $(echo /opt/venv/lib/python3*/site-packages)/vitrine.pth \
  && python -m venv /opt/build \
  && /opt/build/bin/pip install --no-cache-dir --disable-pip-version-check -c /src/requirements.lock uv setuptools
 WORKDIR /src
@@ -39,8 +40,7 @@ WORKDIR /tmp
 FROM build AS packages-cpu
 ARG TORCH_BACKEND=cpu
 COPY --from=wanted /src/cpu.txt ./
-RUN /opt/build/bin/uv pip install ${TORCH_BACKEND:+--torch-backend $TORCH_BACKEND} -c requirements.lock -r cpu.txt \
- && echo /opt/vitrine > $(echo /opt/venv/lib/python3*/site-packages)/vitrine.pth
+RUN /opt/build/bin/uv pip install ${TORCH_BACKEND:+--torch-backend $TORCH_BACKEND} -c requirements.lock -r cpu.txt
 
 FROM runtime AS cpu
 COPY --from=packages-cpu /opt/venv /opt/venv
@@ -51,8 +51,7 @@ LABEL org.opencontainers.image.revision="${COMMIT}"
 
 FROM build AS packages-cuda
 COPY --from=wanted /src/cuda.txt ./
-RUN /opt/build/bin/uv pip install -c requirements.lock -r cuda.txt \
- && echo /opt/vitrine > $(echo /opt/venv/lib/python3*/site-packages)/vitrine.pth
+RUN /opt/build/bin/uv pip install -c requirements.lock -r cuda.txt
 
 FROM runtime AS cuda
 COPY --from=packages-cuda /opt/venv /opt/venv

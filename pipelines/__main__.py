@@ -9,6 +9,7 @@ from typing import Any
 from catalog import command
 from catalog.schema import DataError
 from components.params import sections
+from pipelines import check, ir, local, remote
 from pipelines.cluster import Cluster, checkout, load
 
 
@@ -22,22 +23,16 @@ def compile_to(output: Path, params: Path, cluster: Path | None = None) -> None:
     """
     if output.suffix not in {".yaml", ".yml"}:
         raise DataError(f"--output {output}: name it .yaml")
-    from pipelines import ir
-
     output.write_text(ir.compiled(load(cluster) if cluster else Cluster(), checkout(), sections(params)))
 
 
 def run(params: Path, **arguments: Any) -> None:
     """Run the pipeline on this machine."""
-    from pipelines import local
-
     local.run(params=sections(params), **arguments)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; the exit code of `catalog.command.run`."""
-    from pipelines import check, remote
-
     top = argparse.ArgumentParser(prog="python -m pipelines")
     verbs = top.add_subparsers(required=True, metavar="VERB")
 
@@ -91,7 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         default = None if one is compiling else Path("deploy/cluster.yaml")
         one.add_argument("--cluster", type=Path, default=default, metavar="FILE")
     for one in (submitting, scheduling, listing, telling):
-        one.add_argument("--host", help="of KFP's API (default: KFP_HOST, or as kfp's own client finds it)")
+        one.add_argument(
+            "--host", help="of KFP's API (default: KF_PIPELINES_ENDPOINT, or as kfp's own client finds it)"
+        )
     arguments = vars(top.parse_args(argv))
     does = arguments.pop("verb")
     return command.run(lambda: does(**arguments))

@@ -241,11 +241,8 @@ def missing_objects(cluster: Cluster) -> list[str]:
         ) from error
     api = client.CoreV1Api()
     found = []
-    used = [(one, step) for step in TARGETS for one in cluster.placement(step).secrets if not one.optional]
-    wanted = {one.name: (set(one.keys), f"steps.{step}.secrets") for one, step in used}
-    wanted |= {name: (set(), "pull_secrets") for name in cluster.pull_secrets}
     try:
-        for name, (keys, place) in wanted.items():
+        for name, (keys, place) in cluster.secrets().items():
             if (secret := _read(api.read_namespaced_secret, name, cluster.namespace)) is None:
                 found.append(f"{place}: there is no secret {name} in {cluster.namespace}")
             elif lacking := keys - set(secret.data or {}):

@@ -28,7 +28,6 @@ PASSWORD = re.compile(r"//[^/@\s]+@")  # in an address
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/names/ and …/labels/
 _DNS = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 _LABEL = r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)"
-Label = Annotated[str, Field(pattern=rf"^{_LABEL}$")]
 Name = Annotated[str, Field(pattern=rf"^{_DNS}(\.{_DNS})*$", max_length=253)]
 LabelKey = Annotated[str, Field(pattern=rf"^({_DNS}(\.{_DNS})*/)?{_LABEL}$")]
 LabelValue = Annotated[str, Field(pattern=rf"^{_LABEL}?$")]
@@ -195,11 +194,14 @@ class Cluster(Params):
         """That a step runs in."""
         return self.images[self.placement(step).image or TARGETS[step]].replace("{commit}", commit)
 
-    def secrets(self) -> set[str]:
-        """Names of all secrets that must be there."""
-        return {
-            one.name for step in TARGETS for one in self.placement(step).secrets if not one.optional
-        } | set(self.pull_secrets)
+    def secrets(self) -> dict[str, tuple[set[str], str]]:
+        """Name → keys, and the place that asks for it, of all secrets that must be there."""
+        found: dict[str, tuple[set[str], str]] = {name: (set(), "pull_secrets") for name in self.pull_secrets}
+        for step in TARGETS:
+            for one in (secret for secret in self.placement(step).secrets if not secret.optional):
+                keys, place = found.get(one.name, (set(), f"steps.{step}.secrets"))
+                found[one.name] = keys | set(one.keys), place
+        return found
 
 
 def load(path: Path) -> Cluster:
@@ -211,8 +213,8 @@ def load(path: Path) -> Cluster:
     return checked(Cluster, document(path), path)
 
 
-def checkout(folder: Path = Path()) -> str:
+def checkout() -> str:
     """The commit of the code here; "unknown" outside of a repository."""
-    asked = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+    asked = ["git", "rev-parse", "HEAD"]
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else "unknown"

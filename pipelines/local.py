@@ -10,10 +10,11 @@ from typing import Any
 from catalog import store
 from catalog.schema import DataError
 from pipelines.cluster import Cluster, checkout
+from pipelines.fetch import resolve
+from pipelines.placement import USER
 from pipelines.training import pipeline
 
 PASSED = ("MLFLOW_", "AWS_", "GIT_", "VITRINE_", "OMP_")  # variables that containers are given
-USER = 10001  # the image's own, where root starts the containers
 
 
 def run(
@@ -41,8 +42,6 @@ def run(
         DataError: where the commit is unknown or a step fails.
     """
     from kfp import local
-
-    from pipelines.fetch import resolve
 
     repo = repo if "://" in repo else str(Path(repo).resolve())
     commit = resolve(repo, rev)

@@ -5,6 +5,8 @@ from kfp.dsl import PipelineTask
 
 from pipelines.cluster import Cluster, seconds
 
+USER = 10001  # the image's own
+
 
 def place(task: PipelineTask, step: str, cluster: Cluster, commit: str) -> PipelineTask:
     """Give a task its image, resources, pod settings, environment and retries.
@@ -27,7 +29,7 @@ def place(task: PipelineTask, step: str, cluster: Cluster, commit: str) -> Pipel
         task.set_retry(again.count, f"{seconds(again.wait)}s", again.factor, longest)
     for name, value in {**cluster.env, **wanted.env}.items():
         task.set_env_variable(name, value)
-    kubernetes.set_security_context(task, run_as_user=10001, run_as_group=10001, run_as_non_root=True)
+    kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     for secret in wanted.secrets:
         kubernetes.use_secret_as_env(task, secret.name, secret.keys, secret.optional)
     if cluster.pull_secrets:

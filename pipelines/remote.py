@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -295,13 +295,10 @@ def _uploaded(client: "Client", one: Order) -> tuple[str, str]:
         pipeline_id = client.get_pipeline_id(PIPELINE)
         if pipeline_id is None:
             pipeline_id = client.upload_pipeline(str(path), PIPELINE).pipeline_id
-        known: dict[str, str] = {}
-        token = ""
-        while True:
-            page = client.list_pipeline_versions(pipeline_id, page_token=token, page_size=PAGE)
-            known |= {one.display_name: one.pipeline_version_id for one in page.pipeline_versions or []}
-            if not (token := page.next_page_token or ""):
-                break
+        versions = _all(
+            lambda token: client.list_pipeline_versions(pipeline_id, token, PAGE), "pipeline_versions"
+        )
+        known = {version.display_name: version.pipeline_version_id for version in versions}
         if one.version not in known:
             made = client.upload_pipeline_version(str(path), one.version, pipeline_id=pipeline_id)
             return pipeline_id, made.pipeline_version_id
@@ -316,13 +313,22 @@ def _experiment(client: "Client", cluster: Cluster) -> str:
 
 
 def _schedules(client: "Client", cluster: Cluster) -> "list[V2beta1RecurringRun]":
-    found: list[V2beta1RecurringRun] = []
-    token, experiment = "", _experiment(client, cluster)
+    experiment = _experiment(client, cluster)
+    return [
+        *_all(
+            lambda token: client.list_recurring_runs(token, PAGE, experiment_id=experiment), "recurring_runs"
+        )
+    ]
+
+
+def _all(ask: Callable[[str], Any], rows: str) -> Iterator[Any]:
+    """The rows of every page, each asked for by a token."""
+    token = ""
     while True:
-        page = client.list_recurring_runs(token, PAGE, experiment_id=experiment)
-        found += page.recurring_runs or []
-        if not (token := page.next_page_token or ""):
-            return found
+        page = ask(token)
+        yield from getattr(page, rows) or []
+        if not (token := page.next_page_token):
+            return
 
 
 def _paused(one: "V2beta1RecurringRun") -> bool:

@@ -120,7 +120,7 @@ def test_a_step_begins_with_the_defaults(content: dict[str, Any]) -> None:
         cluster.image("train", "abc") == "vitrine:abc-cuda"
         and cluster.image("gather", "abc") == "vitrine:abc-cpu"
     )
-    assert cluster.secrets() == {"vitrine-data"}
+    assert cluster.secrets().keys() == {"vitrine-data"}
 
 
 def test_any_step_may_run_without_a_gpu() -> None:
