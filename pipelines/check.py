@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ from catalog.schema import DataError
 from components.params import sections
 from pipelines import ir
 from pipelines.cluster import PASSWORD, SECRET_NAME, TARGETS, Cluster, checkout, load, tagged
+from pipelines.nodes import API, RUNTIME
 
 PATIENCE = 10  # seconds
 MANIFESTS = (
@@ -225,7 +227,7 @@ def missing_images(cluster: Cluster) -> list[str]:
 
 
 def missing_objects(cluster: Cluster) -> list[str]:
-    """Secrets, keys of secrets and the service account that are not in the namespace.
+    """What the cluster lacks: secrets, keys of secrets, the service account, and what several nodes train with.
 
     Raises:
         ConnectionError: where no cluster can be asked.
@@ -250,6 +252,15 @@ def missing_objects(cluster: Cluster) -> list[str]:
         account = cluster.service_account
         if account and _read(api.read_namespaced_service_account, account, cluster.namespace) is None:
             found.append(f"service_account: there is no {account} in {cluster.namespace}")
+        if cluster.nodes > 1:
+            claims = api.read_namespaced_persistent_volume_claim
+            if _read(claims, cluster.storage, cluster.namespace) is None:
+                found.append(f"storage: there is no claim {cluster.storage} in {cluster.namespace}")
+            runtimes = partial(
+                client.CustomObjectsApi().get_cluster_custom_object, *API, "clustertrainingruntimes"
+            )
+            if _read(runtimes, RUNTIME) is None:
+                found.append(f"nodes: there is no ClusterTrainingRuntime {RUNTIME}; install Kubeflow Trainer")
     except (HTTPError, client.ApiException) as error:
         host = urlsplit(api.api_client.configuration.host).netloc
         raise ConnectionError(
@@ -258,11 +269,11 @@ def missing_objects(cluster: Cluster) -> list[str]:
     return found
 
 
-def _read(ask: Any, name: str, namespace: str) -> Any:
+def _read(ask: Any, *names: str) -> Any:
     from kubernetes.client import ApiException
 
     try:
-        return ask(name, namespace, _request_timeout=PATIENCE)
+        return ask(*names, _request_timeout=PATIENCE)
     except ApiException as error:
         if error.status == 404:
             return None

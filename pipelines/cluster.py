@@ -17,10 +17,12 @@ TARGETS: dict[str, Target] = {
     "featurize": "cuda",
     "gather": "cpu",
     "train": "cuda",
+    "launch": "cpu",
     "evaluate": "cpu",
     "register": "cpu",
     "notify": "cpu",
 }
+USER = 10001  # the images' own
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 SECRET_NAME = re.compile(r"(KEY|TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIALS?)($|_)", re.IGNORECASE)
 PASSWORD = re.compile(r"//[^/@\s]+@")  # in an address
@@ -152,6 +154,8 @@ class Cluster(Params):
     pipeline_root: str | None = Field(None, pattern=r"^[a-z0-9]+://\S+$", description="null: KFP's own")
     timezone: str = Field("UTC", description="of KFP's scheduler, which is its CRON_SCHEDULE_TIMEZONE")
     shards: int = Field(1, ge=1, le=256, description="pods that featurize shares its work among")
+    nodes: int = Field(1, ge=1, le=64, description="pods that train together, by Kubeflow Trainer")
+    storage: Name = Field("vitrine-training", description="claim that these nodes share")
     ui: Annotated[str, AfterValidator(_public)] | None = Field(
         None, description="where people find KFP's pages, for links"
     )
@@ -187,7 +191,10 @@ class Cluster(Params):
         return self
 
     def placement(self, step: str) -> Placement:
-        """Of one of `TARGETS`."""
+        """Of one of `TARGETS`; to launch the nodes of a training lasts as long as they may take."""
+        if step == "launch" and step not in self.steps:
+            train = self.placement("train")
+            return self.defaults.model_copy(update={"timeout": train.timeout, "retries": train.retries})
         return self.steps.get(step, self.defaults)
 
     def image(self, step: str, commit: str) -> str:

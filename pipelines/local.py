@@ -9,9 +9,8 @@ from typing import Any
 
 from catalog import store
 from catalog.schema import DataError
-from pipelines.cluster import Cluster, checkout
+from pipelines.cluster import USER, Cluster, checkout
 from pipelines.fetch import resolve
-from pipelines.placement import USER
 from pipelines.training import pipeline
 
 PASSED = ("MLFLOW_", "AWS_", "GIT_", "VITRINE_", "OMP_")  # variables that containers are given

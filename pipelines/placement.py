@@ -3,9 +3,8 @@
 from kfp import kubernetes
 from kfp.dsl import PipelineTask
 
-from pipelines.cluster import Cluster, seconds
-
-USER = 10001  # the image's own
+from pipelines.cluster import USER, Cluster, seconds
+from pipelines.nodes import STORAGE
 
 
 def place(task: PipelineTask, step: str, cluster: Cluster, commit: str) -> PipelineTask:
@@ -45,3 +44,12 @@ def place(task: PipelineTask, step: str, cluster: Cluster, commit: str) -> Pipel
     for key, value in {**cluster.labels, **wanted.labels}.items():
         kubernetes.add_pod_label(task, key, value)
     return task
+
+
+def share(task: PipelineTask, cluster: Cluster) -> PipelineTask:
+    """Give a task the storage of the nodes that it launches, and the id of its run.
+
+    The id is no parameter: with one that is new in every run, KFP would never reuse the step.
+    """
+    kubernetes.mount_pvc(task, cluster.storage, str(STORAGE))
+    return kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", "metadata.labels['pipeline/runid']")

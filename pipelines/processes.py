@@ -5,12 +5,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
 import yaml
 
 from catalog.schema import DataError
 from components.params import TrainParams
-from components.train import train as train_alone
 
 
 def train(features: Path, params: TrainParams, model: Path, processes: int | None = None) -> None:
@@ -25,17 +23,31 @@ def train(features: Path, params: TrainParams, model: Path, processes: int | Non
     Raises:
         DataError: where one of several processes fails; its own message stands above.
     """
+    import torch
+
+    from components.train import train as alone
+
     count = processes or max(1, torch.cuda.device_count())
     if count == 1:
-        train_alone(features, params, model)
+        alone(features, params, model)
         return
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        yaml.safe_dump({"train": params.model_dump(mode="json")}, file)
-        file.flush()
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-        command += ["--module", "components", "train", "--params", file.name]
-        command += ["--features", str(features), "--model", str(model)]
+    with tempfile.TemporaryDirectory() as folder:
+        asked = written(params, Path(folder))
+        command = torchrun(features, asked, model, "--standalone", f"--nproc-per-node={count}")
         if code := subprocess.run(command, check=False).returncode:
             raise DataError(
                 f"train: one of {count} processes failed (exit code {code}); what it said stands above"
             )
+
+
+def written(params: TrainParams, folder: Path) -> Path:
+    """A file of parameters for `torchrun`."""
+    path = folder / "params.yaml"
+    path.write_text(yaml.safe_dump({"train": params.model_dump(mode="json")}))
+    return path
+
+
+def torchrun(features: Path, params: Path, model: Path, *options: str) -> list[str]:
+    """The command that trains in several processes; what `options` do not say, torchrun reads from PET_ variables."""
+    command = [sys.executable, "-m", "torch.distributed.run", *options, "--module", "components", "train"]
+    return [*command, "--params", str(params), "--features", str(features), "--model", str(model)]

@@ -125,6 +125,27 @@ def train(
 
 
 @step
+def train_on_nodes(
+    features: Input[Dataset],
+    features_digest: str,
+    params: dict,
+    job: dict,
+    model: Output[Model],
+    model_digest: OutputPath(str),
+):
+    import os
+    from pathlib import Path
+
+    from components.params import TrainParams
+    from pipelines.content import tell, work
+    from pipelines.nodes import train
+
+    paths = Path(features.path), TrainParams(**params), Path(model.path)
+    work(lambda: train(*paths, job, os.environ["KFP_RUN_ID"]))
+    tell(model, model_digest)
+
+
+@step
 def evaluate(
     data: Input[Dataset],
     features: Input[Dataset],

@@ -8,7 +8,8 @@ from kfp.dsl import Artifact, Dataset, Input
 
 from pipelines import steps
 from pipelines.cluster import Cluster
-from pipelines.placement import place
+from pipelines.nodes import describe
+from pipelines.placement import place, share
 
 WEBHOOK = "VITRINE_WEBHOOK"
 
@@ -83,7 +84,11 @@ def pipeline(cluster: Cluster, commit: str) -> dsl.base_component.BaseComponent:
                 features = sharded(**data, **report, params=featurize).outputs
             else:
                 features = placed(steps.featurize(**data, **report, params=featurize), "featurize").outputs
-            model = placed(steps.train(**features, params=train), "train").outputs
+            if cluster.nodes > 1:
+                launching = steps.train_on_nodes(**features, params=train, job=describe(cluster, commit))
+                model = share(placed(launching, "launch"), cluster).outputs
+            else:
+                model = placed(steps.train(**features, params=train), "train").outputs
             judging = steps.evaluate(**data, **features, **model, params=evaluate)
             evaluation = placed(judging, "evaluate").outputs
             registering = steps.register(

@@ -247,6 +247,14 @@ def test_secrets_and_the_service_account_are_asked_for(
     assert missing_objects(cluster) == [f"{place}the secret vitrine-data has no key secret-key"]
     answers[f"{core}/secrets/vitrine-data"] = (200, {"data": {"access-key": "eA==", "secret-key": "eA=="}})
     assert missing_objects(cluster) == []
+    several = cluster.model_copy(update={"nodes": 2})
+    assert missing_objects(several) == [
+        "storage: there is no claim vitrine-training in kubeflow",
+        "nodes: there is no ClusterTrainingRuntime torch-distributed; install Kubeflow Trainer",
+    ]
+    answers[f"{core}/persistentvolumeclaims/vitrine-training"] = (200, {})
+    answers["/apis/trainer.kubeflow.org/v1alpha1/clustertrainingruntimes/torch-distributed"] = (200, {})
+    assert missing_objects(several) == []
     answers[f"{core}/serviceaccounts/vitrine"] = (403, {})
     with pytest.raises(ConnectionError, match="does not answer"):
         missing_objects(cluster)

@@ -82,6 +82,7 @@ BROKEN: dict[str, tuple[Breach, str]] = {
         "steps.register: env.STORE looks like a secret",
     ),
     "no shards": (lambda c: c.update(shards=0), "shards: Input should be greater than or equal to 1"),
+    "no nodes": (lambda c: c.update(nodes=0), "nodes: Input should be greater than or equal to 1"),
     "an unknown timezone": (
         lambda c: c.update(timezone="Mars/Olympus"),
         "timezone: 'Mars/Olympus' is none of",
@@ -116,6 +117,8 @@ def test_a_step_begins_with_the_defaults(content: dict[str, Any]) -> None:
     assert cluster.placement("evaluate").timeout == "2h" and cluster.placement("evaluate").cpu == "4"
     assert cluster.placement("train").timeout == "12h" and cluster.placement("train").retries.count == 2
     assert cluster.placement("gather") == cluster.defaults
+    launch = cluster.placement("launch")  # waits for training, and needs nothing of what it needs
+    assert (launch.timeout, launch.memory, launch.accelerator) == ("12h", "2Gi", None)
     assert (
         cluster.image("train", "abc") == "vitrine:abc-cuda"
         and cluster.image("gather", "abc") == "vitrine:abc-cpu"

@@ -18,7 +18,11 @@ ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 KINDS = {
     "ServiceAccount": "V1ServiceAccount",
+    "Role": "V1Role",
     "RoleBinding": "V1RoleBinding",
+    "ClusterRole": "V1ClusterRole",
+    "ClusterRoleBinding": "V1ClusterRoleBinding",
+    "PersistentVolumeClaim": "V1PersistentVolumeClaim",
     "NetworkPolicy": "V1NetworkPolicy",
     "Secret": "V1Secret",
 }
@@ -45,7 +49,8 @@ def test_the_cluster_file_names_what_the_manifests_make() -> None:
     cluster = load(DEPLOY / "cluster.yaml")
     made = {(one["kind"], one["metadata"]["name"]): one for one in MANIFESTS}
     assert ("ServiceAccount", cluster.service_account) in made
-    assert all(one["metadata"]["namespace"] == cluster.namespace for one in MANIFESTS)
+    assert ("PersistentVolumeClaim", cluster.storage) in made
+    assert all(one["metadata"].get("namespace", cluster.namespace) == cluster.namespace for one in MANIFESTS)
     for step in cluster.steps.values():
         for secret in step.secrets:
             assert set(secret.keys) <= set(made["Secret", secret.name]["stringData"])
@@ -55,9 +60,10 @@ def test_the_cluster_file_names_what_the_manifests_make() -> None:
     )
 
 
+@pytest.mark.parametrize("nodes", [1, 4])
 @pytest.mark.parametrize("name", ["cluster", "kind"])
-def test_a_cluster_file_of_ours_has_no_faults(name: str) -> None:
-    cluster = load(DEPLOY / f"{name}.yaml")
+def test_a_cluster_file_of_ours_has_no_faults(name: str, nodes: int) -> None:
+    cluster = load(DEPLOY / f"{name}.yaml").model_copy(update={"nodes": nodes})
     assert [
         *placement_faults(cluster),
         *faults(ir.compiled(cluster, "abc", sections(ROOT / "params.yaml"))),
