@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test check lint ui try services image test-image lock clean
+.PHONY: help demo test check lint ui try services image test-image lock audit clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -61,6 +61,12 @@ test-image:  ## the image that tests marked `docker` run: of this environment's 
 lock: $(BIN)/.installed  ## pin the newest versions that fit
 	uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra bench --no-header --no-annotate \
 	  --no-emit-index-url --no-emit-find-links --upgrade pyproject.toml --output-file requirements.lock
+
+# GHSA-w8v5-vhqr-4h9v: see CONTRIBUTING.md.
+audit: $(BIN)/.installed  ## known vulnerabilities of the pins, and secrets in our files
+	uv tool run pip-audit --requirement requirements.lock --disable-pip --no-deps --ignore-vuln GHSA-w8v5-vhqr-4h9v
+	git ls-files -z | xargs -0 uv tool run --from detect-secrets detect-secrets-hook \
+	  --exclude-files '^(data-remote|tests)/' --exclude-secrets ABCDEFGHJKLMNPQRSTUVWXYZ
 
 clean:  ## remove what was made, keep the environment and the data
 	rm -rf artifacts mlruns mlartifacts mlflow.db .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

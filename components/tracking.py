@@ -294,6 +294,11 @@ def fetch(run_id: str, name: str, into: Path) -> Path:
     return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, dst_path=str(into)))
 
 
+def commit() -> str | None:
+    """Of the code: what its image was built of, or this repository; None outside of both."""
+    return os.environ.get("VITRINE_COMMIT") or _git("rev-parse", "HEAD")
+
+
 def lineage(fingerprint: str, data: Path) -> dict[str, str]:
     """Where a run comes from, as tags: git commit, DVC hash, revision and fingerprint of the data, image, pipeline run.
 
@@ -308,9 +313,8 @@ def lineage(fingerprint: str, data: Path) -> dict[str, str]:
         "vitrine.judgements": store.fingerprint(data / "judgements"),
         "vitrine.libraries": ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES),
     }
-    commit = os.environ.get("VITRINE_COMMIT") or _git("rev-parse", "HEAD")
-    if commit:
-        tags["vitrine.git.commit"] = commit
+    if of_code := commit():
+        tags["vitrine.git.commit"] = of_code
         # dvc.lock is a result, which the stages before this one have just written
         changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":!dvc.lock")
         tags["vitrine.git.dirty"] = str(bool(changed)).lower()

@@ -1,7 +1,6 @@
 """What a cluster file may say: images, and what each step needs of Kubernetes. Nothing in the pipeline's code does."""
 
 import re
-import subprocess
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import available_timezones
@@ -9,6 +8,7 @@ from zoneinfo import available_timezones
 from pydantic import AfterValidator, Field, model_validator
 
 from components.params import Params, checked, document
+from components.tracking import commit
 
 Target = Literal["cpu", "cuda"]
 TARGETS: dict[str, Target] = {
@@ -221,7 +221,5 @@ def load(path: Path) -> Cluster:
 
 
 def checkout() -> str:
-    """The commit of the code here; "unknown" outside of a repository."""
-    asked = ["git", "rev-parse", "HEAD"]
-    done = subprocess.run(asked, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
+    """The commit of the code here; "unknown" where nothing tells."""
+    return commit() or "unknown"

@@ -16,6 +16,7 @@ from catalog.schema import DataError
 from components.featurize import ROWS
 from components.params import SECTIONS, sections
 from pipelines import local
+from pipelines.__main__ import main
 from pipelines.cluster import Cluster
 from pipelines.local import code, run
 
@@ -229,3 +230,23 @@ def test_an_image_holds_no_tests_no_compiler_and_no_installer(image: str) -> Non
     wanted += " [one for one in ('pip', 'pytest', 'tests') if importlib.util.find_spec(one)])"
     said = docker.from_env().containers.run(image, ["python", "-c", wanted], remove=True, read_only=True)
     assert said.decode().strip() == "[] []"
+
+
+@pytest.mark.docker
+def test_compiled_elsewhere_it_is_the_same_file(
+    image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In an image with another Python and other libraries around it, as two machines would be."""
+    import docker
+
+    monkeypatch.setenv("VITRINE_COMMIT", "abc")
+    asked = ["compile", "--params", str(ROOT / "params.yaml"), "--output", str(tmp_path / "here.yaml")]
+    assert main(asked) == 0
+    said = docker.from_env().containers.run(
+        image,
+        "sh -c 'python -m pipelines compile --params /params.yaml --output /tmp/there.yaml && cat /tmp/there.yaml'",
+        volumes=[f"{ROOT / 'params.yaml'}:/params.yaml:ro"],
+        environment={"VITRINE_COMMIT": "abc"},
+        remove=True,
+    )
+    assert said == (tmp_path / "here.yaml").read_bytes()
