@@ -1,9 +1,12 @@
 """python -m catalog sample|import|describe: make a data set, or look at one."""
 
 import argparse
+import inspect
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from catalog.command import run
 from catalog.schema import DataError
@@ -17,12 +20,11 @@ def _sample(arguments: argparse.Namespace) -> None:
 
 
 def _import(arguments: argparse.Namespace) -> None:
-    from catalog.sources import SOURCES
+    from catalog.sources import import_from, options
 
-    if arguments.format not in SOURCES:
-        raise DataError(f"{arguments.format}: no such format; known are {', '.join(sorted(SOURCES))}")
     _unused(arguments.out)
-    SOURCES[arguments.format](arguments.source, arguments.out, arguments.seed)
+    chosen = {name: getattr(arguments, name) for name in options(arguments.format)}
+    import_from(arguments.format, arguments.source, arguments.out, private=arguments.private, **chosen)
 
 
 def _describe(arguments: argparse.Namespace) -> None:
@@ -51,20 +53,55 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     verb.set_defaults(run=_sample)
 
-    verb = verbs.add_parser("import", help="turn a public data set into one of ours")
-    verb.add_argument("format", help="fashion, …")
-    verb.add_argument("source", type=Path, help="the file or folder as published")
-    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
-    verb.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="for what is drawn by chance; default %(default)s"
+    _add_formats(
+        verbs.add_parser("import", help="turn a public data set, or tables of your own, into one of ours")
     )
-    verb.set_defaults(run=_import)
 
     verb = verbs.add_parser("describe", help="say what is in a data set")
     verb.add_argument("data", type=Path, metavar="DIR")
     verb.add_argument("--sheet", type=Path, metavar="PNG", help="also write a sheet of pictures")
     verb.set_defaults(run=_describe)
     return parser
+
+
+def _add_formats(parser: argparse.ArgumentParser) -> None:
+    """A sub-command a format; its options are the keyword arguments of its function."""
+    from catalog.sources import SOURCES, options
+
+    formats = parser.add_subparsers(required=True, metavar="FORMAT")
+    for name in sorted(SOURCES):
+        said, _, told = (inspect.getdoc(SOURCES[name]) or "").partition("\nArgs:")
+        verb = formats.add_parser(
+            name,
+            help=said.partition("\n")[0],
+            description=said,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        about = dict(re.findall(r"^ +(\w+): (.*)$", told, re.MULTILINE))
+        verb.add_argument("source", type=Path, metavar="SRC", help="the file, zip or folder as published")
+        verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+        verb.add_argument(
+            "--private", action="store_true", help="download pictures from addresses of this network, too"
+        )
+        for option, one in options(name).items():
+            verb.add_argument(f"--{option}", help=about[option], **_argument(one))
+        verb.set_defaults(run=_import, format=name)
+
+
+def _argument(option: inspect.Parameter) -> dict[str, Any]:
+    """What argparse is to know of an option."""
+    if isinstance(option.default, bool):
+        return {"action": "store_true"}
+    if isinstance(option.default, tuple):
+        return {"action": "append", "default": [], "metavar": "COLUMN=NAME"}
+    kind = (
+        Path
+        if "Path" in str(option.annotation)
+        else type(option.default)
+        if option.default is not None
+        else str
+    )
+    return {"type": kind, "default": option.default, "metavar": kind.__name__.upper()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

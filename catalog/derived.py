@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from catalog.schema import COMPLEMENT, EXACT, IRRELEVANT, SPLITS, SUBSTITUTE
+from catalog.schema import COMPLEMENT, EXACT, IRRELEVANT, SUBSTITUTE
+from catalog.splits import SHARES
 from catalog.text import normalise
 
 IMAGE_QUERIES = 340  # each takes its picture out of the catalogue
 FEWEST, MOST = 3, 100  # products a query may be for; all of them are judged
 JUDGED = {SUBSTITUTE: 60, COMPLEMENT: 20, IRRELEVANT: 40}  # at most, per query
-SHARES = dict(zip(SPLITS, (0.60, 0.15, 0.25), strict=True))  # of the queries
 
 # Shoppers rarely type the shop's word for a thing.
 SINGULAR = {

@@ -37,6 +37,7 @@ QUERIES = pa.schema(
         ("image", PICTURE),
         pa.field("split", pa.string(), nullable=False),
         ("segment", pa.string()),
+        ("judged_by", pa.string()),  # one of `JUDGED_BY`; null: people
     ]
 )
 
@@ -59,6 +60,9 @@ SATISFACTION = pa.schema(
 
 TABLES = {"products": PRODUCTS, "queries": QUERIES, "judgements": JUDGEMENTS, "satisfaction": SATISFACTION}
 OPTIONAL_TABLES = frozenset({"satisfaction"})
+
+# Where a query's judgements come from: people; what shoppers did; what is written of the products themselves.
+HUMAN, IMPLICIT, DERIVED = JUDGED_BY = ("human", "implicit", "derived")
 
 SPLITS = ("train", "valid", "test")
 

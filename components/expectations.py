@@ -18,7 +18,7 @@ from great_expectations.data_context.types.base import (
     ProgressBarsConfig,
 )
 
-from catalog.schema import GRADES, SPLITS, TABLES, DataError
+from catalog.schema import GRADES, JUDGED_BY, SPLITS, TABLES, DataError
 from components.params import Severity, ValidateParams
 
 EXAMPLES = 5
@@ -107,10 +107,15 @@ def rules(params: ValidateParams) -> list[Rule]:
              between, "exact", {"min_value": 1}, severity="warning"),
         Rule("leaked_query_texts", "queries", "a query's text must stay in one split", null, "text_splits"),
         Rule("leaked_query_pixels", "queries", "a query's picture must stay in one split", null, "pixels_splits"),
+        Rule("judges", "queries", "judged_by must be human, implicit, derived or empty, for human",
+             among, "judged_by", {"value_set": list(JUDGED_BY)}),
+        # What a derived query was made from is its answer; people may well find one product right for many queries.
         Rule("leaked_targets", "targets", "an exact match must stay in one split", null, "id_splits"),
         Rule("leaked_titles", "targets", "the title of an exact match must stay in one split", null, "title_splits"),
         Rule("leaked_pixels", "targets", "the picture of an exact match must stay in one split",
              null, "pixels_splits"),
+        Rule("shared_targets", "shared", "an exact match should stay in one split, where people or shoppers judged",
+             null, "id_splits", severity="warning"),
         Rule("broken_images", "pictures", "pictures must decode and keep to the limits of size",
              null, "problem", allowed=params.max_broken_images),
         Rule("broken_frames", "frames", "frames must decode and keep to the limits of size (or leave the clip out)",

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from catalog import store
 from catalog.images import Limits, PictureError, decode, is_flat, pixel_hash
-from catalog.schema import EXACT, SPLITS, TABLES
+from catalog.schema import DERIVED, EXACT, SPLITS, TABLES
 from catalog.text import normalise
 
 ROWS = 256  # rows of pictures in memory at a time
@@ -76,10 +76,13 @@ def gather(data: Path, limits: Limits) -> dict[str, pd.DataFrame]:
 
         - products: product_id, title, price, a `Look` without its problem, and frames, the number of its clip's frames,
           null where it has none
-        - queries: query_id, text, split, asks ("text", "image", "text + image"), exact (judgements of grade 3, for
-          test queries only), the splits that share its `text` or `pixels` with it where there are several, and a `Look`
+        - queries: query_id, text, split, judged_by, asks ("text", "image", "text + image"), exact (judgements of grade
+          3, for test queries only), the splits that share its `text` or `pixels` with it where there are several, and a
+          `Look`
         - judgements: query_id, product_id, grade, and the id that is not in its table as unknown_query, unknown_product
-        - targets: one row per split and product judged exact there; the splits that share its id, title or pixels
+        - targets: one row per split and product judged exact there, for derived queries; the splits that share its id,
+          title or pixels
+        - shared: the same for all other queries
         - pictures: one row per picture of products and queries
         - frames: one row per frame of a clip, and its problem or none
         - satisfaction, where there is one
@@ -90,7 +93,9 @@ def gather(data: Path, limits: Limits) -> dict[str, pd.DataFrame]:
     """
     with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
         products, shop = _with_looks(data, "products", ["product_id", "title", "price"], limits, pool)
-        queries, asked = _with_looks(data, "queries", ["query_id", "text", "split"], limits, pool)
+        queries, asked = _with_looks(
+            data, "queries", ["query_id", "text", "split", "judged_by"], limits, pool
+        )
         products["frames"], frames_seen = _clips(data, limits, pool)
     judgements = store.read(data, "judgements").to_pandas()
     frames = {"products": products, "queries": queries, "judgements": judgements}
@@ -104,7 +109,8 @@ def gather(data: Path, limits: Limits) -> dict[str, pd.DataFrame]:
     judgements["unknown_query"] = _not_in(judgements.query_id, queries.query_id)
     judgements["unknown_product"] = _not_in(judgements.product_id, products.product_id)
     return frames | {
-        "targets": _targets(products, queries, judgements),
+        "targets": _targets(products, queries[queries.judged_by == DERIVED], judgements),
+        "shared": _targets(products, queries[queries.judged_by != DERIVED], judgements),
         "pictures": pd.concat([shop, asked], ignore_index=True),
         "frames": frames_seen,
         "tables": _counted("table", "rows", counts),
@@ -176,8 +182,8 @@ def _add_query_facts(queries: pd.DataFrame, judgements: pd.DataFrame) -> None:
 
 
 def _targets(products: pd.DataFrame, queries: pd.DataFrame, judgements: pd.DataFrame) -> pd.DataFrame:
-    """What each split teaches or asks for: one row per split and product with an exact judgement."""
-    exact = judgements[judgements.grade == EXACT]
+    """What each split teaches or asks for: one row per split and product with an exact judgement of these queries."""
+    exact = judgements[(judgements.grade == EXACT) & judgements.query_id.isin(queries.query_id)]
     splits = queries.drop_duplicates("query_id").set_index("query_id").split
     targets = pd.DataFrame(
         {"product_id": exact.product_id, "split": exact.query_id.map(splits).astype("str")}

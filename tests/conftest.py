@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from catalog.schema import EXACT, IRRELEVANT, SPLITS, SUBSTITUTE
+from catalog.schema import DERIVED, EXACT, IRRELEVANT, SPLITS, SUBSTITUTE
 from catalog.store import TableWriter
 
 if TYPE_CHECKING:
@@ -107,7 +107,8 @@ def tiny_tables(png: Callable[..., bytes]) -> dict[str, list[dict[str, Any]]]:
         photo = {"bytes": png(100 + n), "path": None}
         asked = {"image": photo} if n % 2 else {"text": f"{words[2 * n]} or {words[2 * n + 1]} shirt"}
         segment = "image" if n % 2 else "text"
-        queries.append({"query_id": f"q{n}", "split": split, "segment": segment, **asked})
+        own = {"query_id": f"q{n}", "split": split, "segment": segment, "judged_by": DERIVED}
+        queries.append(own | asked)
         grades = {2 * n: EXACT, 2 * n + 1: EXACT, (2 * n + 2) % 12: SUBSTITUTE, (2 * n + 5) % 12: IRRELEVANT}
         judgements += [
             {"query_id": f"q{n}", "product_id": f"p{product}", "grade": grade}

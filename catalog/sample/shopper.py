@@ -26,7 +26,7 @@ from catalog.sample.truth import (
     truths,
 )
 from catalog.sample.words import COLOURS, PATTERNS, TYPES
-from catalog.schema import COMPLEMENT, EXACT, IRRELEVANT, SUBSTITUTE, DataError
+from catalog.schema import COMPLEMENT, DERIVED, EXACT, IRRELEVANT, SUBSTITUTE, DataError
 from catalog.text import normalise
 
 # Of every twenty queries; the last of all, one in six, are of the segment "video".
@@ -136,6 +136,7 @@ def ask(seed: int, products: int, count: int) -> Iterator[Query]:
             "text": text,
             "image": None if segment in ("text", "video") else _photo(need, rng, other=segment == "composed"),
             "split": str(split[need.truth[KIND], need.truth[COLOUR]]),
+            "judged_by": DERIVED,
             "segment": segment,
         }
         yield Query(row, need)

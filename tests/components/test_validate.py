@@ -154,6 +154,18 @@ class TestLeaks:
             "leaked_pixels": ["p1 (train): test + train", "p9 (test): test + train"],
         }
 
+    def test_people_may_find_a_product_right_for_many_queries(
+        self, tiny_tables: Tables, write_data: Write
+    ) -> None:
+        tiny_tables["judgements"].append({"query_id": "q4", "product_id": "p2", "grade": EXACT})
+        for query in tiny_tables["queries"]:
+            query["judged_by"] = None
+        report = check(write_data(tiny_tables))
+        assert report["passed"]
+        assert broken(report) == {"shared_targets": ["p2 (train): test + train", "p2 (test): test + train"]}
+        tiny_tables["queries"][0]["judged_by"] = "somebody"
+        assert broken(check(write_data(tiny_tables)))["judges"] == ["q0: somebody"]
+
     def test_what_is_no_leak(self, tiny_tables: Tables, write_data: Write) -> None:
         for row in tiny_tables["queries"][1::2]:
             row["text"] = "the same in red"  # with another picture each

@@ -1,0 +1,114 @@
+"""Your own catalogue: a table of products, and of queries and judgements if you have them."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from catalog.conversion import KINDS, Row
+from catalog.reading import Files, rows
+from catalog.schema import TABLES, DataError
+from catalog.sources import source
+from catalog.splits import split
+from catalog.text import normalise
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
+
+
+@source("table")
+def table(
+    files: Files,
+    *,
+    map: Sequence[str] = (),  # noqa: A002 - the name of the option
+    pictures: Path | None = None,
+    queries: Path | None = None,
+    judgements: Path | None = None,
+    encoding: str | None = None,
+    delimiter: str | None = None,
+) -> Iterator[Row]:
+    """Your own products.csv, .jsonl or .parquet, with pictures in a column, a folder or a zip.
+
+    Columns are taken by the names of `catalog.schema`; unknown ones become attributes. Pictures are found by the column
+    `image`, which holds a path or an address, or else by the product's id: ID.jpg, .png, .webp, .gif.
+
+    Args:
+        files: The table of products.
+        map: COLUMN=NAME, such as title=name: what a column is called there; queries.text=search for other tables.
+        pictures: Folder or zip that paths of pictures are in; by default that of the table.
+        queries: A table of queries: query_id, text; image, split, segment, judged_by, if there are any.
+        judgements: A table of judgements: query_id, product_id, grade.
+        encoding: Of tables in CSV, such as cp1252; by default told from their beginning.
+        delimiter: Of tables in CSV; by default told from their first line.
+
+    Raises:
+        DataError: where a table lacks a column, or a mapping names one that is not there.
+    """
+    if files.source.is_dir() or files.zip:
+        raise DataError(f"{files.source}: give the table itself, products.csv, .jsonl or .parquet")
+    names = _mappings(map)
+    style = {"encoding": encoding, "delimiter": delimiter}
+    stored = files.beside(pictures) if pictures else files
+    for one in rows(files, files.source.name, list(names["products"].values()), **style):
+        own = _named(one.values, names["products"], "products")
+        place = own.get("image") or _by_id(stored, str(own.get("product_id", "")))
+        own["image"] = stored.picture(str(place)) if place else None
+        yield Row("products", one.where, own)
+    if queries:
+        yield from _queries(files.beside(queries), stored, names["queries"], style)
+    if judgements:
+        there = files.beside(judgements)
+        for one in rows(there, judgements.name, list(names["judgements"].values()), **style):
+            yield Row("judgements", one.where, _named(one.values, names["judgements"], "judgements"))
+
+
+def _mappings(pairs: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Table → our column → theirs."""
+    found: dict[str, dict[str, str]] = {name: {} for name in KINDS}
+    for pair in pairs:
+        ours, equals, theirs = pair.partition("=")
+        place, dot, column = ours.rpartition(".")
+        place = place if dot else "products"
+        if not equals or place not in KINDS or column not in TABLES[place].names:
+            known = ", ".join(KINDS["products"])
+            raise DataError(
+                f"--map {pair}: not COLUMN=NAME with one of our columns; those of products are {known}"
+            )
+        found[place][column] = theirs
+    return found
+
+
+def _named(values: dict[str, Any], mapping: dict[str, str], place: str) -> dict[str, Any]:
+    """A row under our names; what has none of them becomes an attribute of a product."""
+    own = {ours: values[theirs] for ours, theirs in mapping.items()}
+    rest = {name: value for name, value in values.items() if name not in mapping.values()}
+    own |= {name: value for name, value in rest.items() if name in KINDS[place] and name not in own}
+    if place == "products" and "attributes" not in own:
+        own["attributes"] = {
+            name: value
+            for name, value in rest.items()
+            if name not in KINDS[place] and isinstance(value, (str, int, float))
+        }
+    return own
+
+
+def _by_id(stored: Files, identity: str) -> str | None:
+    """A picture by a product's id, if that is a plain name."""
+    if not identity or PurePosixPath(identity).name != identity:
+        return None
+    return next((name for ending in ENDINGS if stored.has(name := identity + ending)), None)
+
+
+def _queries(
+    files: Files, stored: Files, mapping: dict[str, str], style: dict[str, str | None]
+) -> Iterator[Row]:
+    read = rows(files, files.source.name, list(mapping.values()), **style)
+    found = [(one.where, _named(one.values, mapping, "queries")) for one in read]
+    splits = split(_key(own) for _, own in found if not own.get("split"))
+    for where, own in found:
+        own["split"] = own.get("split") or splits[_key(own)]
+        if own.get("image"):
+            own["image"] = stored.picture(str(own["image"]))
+        yield Row("queries", where, own)
+
+
+def _key(own: dict[str, Any]) -> str:
+    return normalise(str(own.get("text") or "")) or str(own.get("query_id"))

@@ -1,0 +1,240 @@
+"""What an import leaves out and says, and that it goes on after a kill."""
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catalog import conversion, store
+from catalog.__main__ import main
+from catalog.conversion import Row, convert, number
+from catalog.reading import Fault, Picture
+from catalog.sources import import_from
+
+
+@pytest.mark.parametrize(
+    ("text", "price"),
+    [
+        ("12.5", 12.5),
+        ("12,50", 12.5),
+        ("12,5 €", 12.5),
+        ("1.299,00 €", 1299.0),
+        ("$1,299.00", 1299.0),
+        ("1,299", 1299.0),
+        ("1.299.000", 1299000.0),
+        ("1 299,00", 1299.0),
+        ("1'299.00 CHF", 1299.0),
+        ("-3", -3.0),
+        (" ", None),
+        (7, 7.0),
+        (float("nan"), None),
+    ],
+)
+def test_prices_as_shops_write_them(text: Any, price: float | None) -> None:
+    assert number(text) == price
+
+
+@pytest.mark.parametrize("text", ["free", "3 for 2", "1-2", "from", True, "€"])
+def test_what_is_no_price(text: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match="is no price"):
+        number(text)
+
+
+@given(st.integers(0, 10**9), st.sampled_from([",", "."]))
+def test_two_decimals_in_either_style(cents: int, mark: str) -> None:
+    whole, rest = divmod(cents, 100)
+    other = "." if mark == "," else ","
+    assert number(f"{whole:,}".replace(",", other) + f"{mark}{rest:02}") == cents / 100
+
+
+def left(data: Path) -> set[tuple[Any, ...]]:
+    found = pq.read_table(data / "rejected.parquet").to_pylist()
+    return {(row["table"], row["where"], row["column"], row["reason"]) for row in found}
+
+
+def test_what_is_left_out_is_listed(tmp_path: Path, png: Callable[..., bytes]) -> None:
+    def gone() -> bytes:
+        raise ValueError("a.png: no such file")
+
+    picture = Picture("p.png", lambda: png(1))
+    rows = [
+        Row("products", "1", {"product_id": "p1", "title": "A", "price": "free", "image": picture, "odd": 1}),
+        Row("products", "2", {"product_id": "p1", "title": "B"}),
+        Row("products", "3", {"product_id": "p3", "title": " "}),
+        Row("products", "4", {"product_id": "p4", "title": "D", "image": Picture("a.png", gone)}),
+        Row("products", "5", {"product_id": "p5", "title": "E\udcff"}),
+        Row("products", "6", {"product_id": 6, "title": 6.5, "attributes": {"a": 1, "b": None}}),
+        Row("queries", "7", {"query_id": "q1", "text": "a", "split": "train"}),
+        Row("queries", "8", {"query_id": "q2", "split": "train", "image": Picture("a.png", gone)}),
+        Row("queries", "9", {"query_id": "q3", "split": "train"}),
+        Row("queries", "10", {"query_id": "q4", "text": "a", "split": "dev"}),
+        Row("judgements", "11", {"query_id": "q1", "product_id": "p1", "grade": "3"}),
+        Row("judgements", "12", {"query_id": "q1", "product_id": "p1", "grade": 2}),
+        Row("judgements", "13", {"query_id": "q1", "product_id": "p3", "grade": 2}),
+        Row("judgements", "14", {"query_id": "q1", "product_id": "p4", "grade": "7"}),
+    ]
+    counts = convert("own", rows, [Fault("0", "no JSON")], tmp_path / "data", {})
+    assert counts == {"products": 3, "queries": 1, "judgements": 1, "rejected": 12}
+    assert left(tmp_path / "data") == {
+        (None, "0", None, "no JSON"),
+        ("products", "1", "price", "'free' is no price"),
+        ("products", "2", None, "seen before"),
+        ("products", "3", None, "no title"),
+        ("products", "4", "image", "a.png: no such file"),
+        ("products", "5", None, "title: bytes that are not of the file's encoding; give --encoding"),
+        ("queries", "8", None, "a.png: no such file"),
+        ("queries", "9", None, "neither text nor picture"),
+        ("queries", "10", None, "split: 'dev' is none of train, valid, test"),
+        ("judgements", "12", None, "seen before"),
+        ("judgements", "13", None, "product_id p3 is not in products"),
+        ("judgements", "14", None, "grade: '7' is none of 0, 1, 2, 3"),
+    }
+    products = {row["product_id"]: row for row in store.read(tmp_path / "data", "products").to_pylist()}
+    assert products["p1"]["image"] == {"bytes": png(1), "path": "p.png"} and products["p1"]["price"] is None
+    assert products["6"]["title"] == "6.5" and products["6"]["attributes"] == [("a", "1")]
+
+
+@pytest.mark.parametrize("stop", [1, 7, 13, 24])
+def test_a_killed_import_goes_on(
+    stop: int, tmp_path: Path, png: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversion, "CHUNK", 5)
+    monkeypatch.setattr(conversion, "WINDOW", 2)
+    read: list[int] = []
+
+    def rows(dies_at: int | None) -> list[Row]:
+        def picture(n: int) -> bytes:
+            if n == dies_at:
+                raise KeyboardInterrupt
+            read.append(n)
+            return b"broken" if n % 10 == 3 else png(n)
+
+        return [
+            Row(
+                "products",
+                str(n),
+                {"product_id": str(n), "title": "t", "image": Picture("p", lambda n=n: picture(n))},
+            )
+            for n in range(23)
+        ] + [Row("products", "again", {"product_id": "1", "title": "t"})] * 2
+
+    convert("own", rows(None), [], tmp_path / "whole", {"a": 1})
+    if stop < 23:
+        with pytest.raises(KeyboardInterrupt):
+            convert("own", rows(stop), [], tmp_path / "data", {"a": 1})
+        assert not (tmp_path / "data").exists()
+    read.clear()
+    convert("own", rows(None), [], tmp_path / "data", {"a": 1})
+    assert min(read) == (stop // 5 * 5 if stop < 23 else 0)
+    assert store.fingerprint(tmp_path / "data") == store.fingerprint(tmp_path / "whole")
+
+
+def test_another_source_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversion, "CHUNK", 1)
+
+    def dies() -> Any:
+        yield Row("products", "1", {"product_id": "old", "title": "t"})
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert("own", dies(), [], tmp_path / "data", {"a": 1})
+    convert(
+        "own", [Row("products", "1", {"product_id": "new", "title": "t"})], [], tmp_path / "data", {"a": 2}
+    )
+    assert store.read(tmp_path / "data", "products").column("product_id").to_pylist() == ["new"]
+
+
+class TestTableOfYourOwn:
+    def test_as_excel_writes_it(
+        self, tmp_path: Path, png: Callable[..., bytes], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        content = "SKU;Name;Preis;Farbe;image\r\nA1;Stuhl „Köln“;1.299,00 €;rot;photos/a.png\r\nA2;Tisch;9;;x.png\r\n"
+        (tmp_path / "products.csv").write_bytes(content.encode("cp1252"))
+        with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+            archive.writestr("photos/a.png", png(1))
+        words = [
+            "--map",
+            "product_id=SKU",
+            "--map",
+            "title=Name",
+            "--map",
+            "price=Preis",
+            "--map",
+            "color=Farbe",
+        ]
+        out = tmp_path / "data"
+        assert (
+            main(
+                [
+                    "import",
+                    "table",
+                    str(tmp_path / "products.csv"),
+                    "--out",
+                    str(out),
+                    *words,
+                    "--pictures",
+                    str(tmp_path / "p.zip"),
+                ]
+            )
+            == 0
+        )
+        first, second = store.read(out, "products").to_pylist()
+        assert (first["product_id"], first["title"], first["price"], first["color"]) == (
+            "A1",
+            "Stuhl „Köln“",
+            1299.0,
+            "rot",
+        )
+        assert first["image"] == {"bytes": png(1), "path": "a.png"} and second["image"] is None
+        assert left(out) == {("products", "products.csv line 3", "image", "x.png: no such file")}
+        assert "table: 2 products, 0 queries, 0 judgements" in capsys.readouterr().err
+
+    def test_with_queries_and_judgements(self, tmp_path: Path, png: Callable[..., bytes]) -> None:
+        (tmp_path / "products.jsonl").write_text(
+            '{"product_id": 1, "title": "a", "size": "XL"}\n{"product_id": 2, "title": "b"}\n'
+        )
+        (tmp_path / "1.png").write_bytes(png(1))
+        queries = "query_id,search,split\n" + "".join(
+            f"q{n},words {n},{'test' if n == 9 else ''}\n" for n in range(10)
+        )
+        (tmp_path / "queries.csv").write_text(queries)
+        (tmp_path / "judgements.csv").write_text("query_id,product_id,grade\nq1,1,3\nq1,2,0\nq1,3,3\n")
+        found = import_from(
+            "table",
+            tmp_path / "products.jsonl",
+            tmp_path / "data",
+            map=["queries.text=search"],
+            queries=tmp_path / "queries.csv",
+            judgements=tmp_path / "judgements.csv",
+        )
+        assert found == {"products": 2, "queries": 10, "judgements": 2, "rejected": 1}
+        first = store.read(tmp_path / "data", "products").to_pylist()[0]
+        assert first["image"]["path"] == "1.png" and first["attributes"] == [("size", "XL")]
+        splits = store.read(tmp_path / "data", "queries").to_pylist()
+        assert {row["split"] for row in splits} == {"train", "valid", "test"} and splits[9]["split"] == "test"
+
+    @pytest.mark.parametrize(
+        ("words", "told"),
+        [
+            (["--map", "name=Name"], "--map name=Name: not COLUMN=NAME with one of our columns"),
+            (["--map", "title"], "--map title: not COLUMN=NAME"),
+            (["--map", "title=Nmae"], "products.csv: no column Nmae; it has product_id, Name"),
+            (["--pictures", "nowhere"], "nowhere: no such file or folder"),
+        ],
+    )
+    def test_what_is_wrong_is_one_message(
+        self, words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "products.csv").write_text("product_id,Name\n1,a\n")
+        assert (
+            main(["import", "table", str(tmp_path / "products.csv"), "--out", str(tmp_path / "data"), *words])
+            == 1
+        )
+        said = capsys.readouterr().err
+        assert told in said and said.count("\n") == 1
+        assert [path.name for path in tmp_path.iterdir()] == ["products.csv"]
