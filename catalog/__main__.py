@@ -1,4 +1,4 @@
-"""python -m catalog sample|import|describe: make a data set, or look at one."""
+"""python -m catalog sample|import|queries|describe: make a data set, or look at one."""
 
 import argparse
 import inspect
@@ -25,6 +25,16 @@ def _import(arguments: argparse.Namespace) -> None:
     _unused(arguments.out)
     chosen = {name: getattr(arguments, name) for name in options(arguments.format)}
     import_from(arguments.format, arguments.source, arguments.out, private=arguments.private, **chosen)
+
+
+def _queries(arguments: argparse.Namespace) -> None:
+    from catalog.queries import derive, from_clicks
+
+    _unused(arguments.out)
+    if arguments.clicks:
+        from_clicks(arguments.data, arguments.clicks, arguments.out)
+    else:
+        derive(arguments.data, arguments.out, arguments.most, arguments.seed)
 
 
 def _describe(arguments: argparse.Namespace) -> None:
@@ -56,6 +66,18 @@ def _parser() -> argparse.ArgumentParser:
     _add_formats(
         verbs.add_parser("import", help="turn a public data set, or tables of your own, into one of ours")
     )
+
+    verb = verbs.add_parser("queries", help="add queries made from titles and attributes, or from clicks")
+    verb.add_argument("data", type=Path, metavar="DIR", help="a data set")
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    verb.add_argument("--clicks", type=Path, metavar="LOG", help="query, product_id, position, clicked")
+    verb.add_argument(
+        "--most", type=int, default=1000, metavar="N", help="derived queries; default %(default)s"
+    )
+    verb.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of what is drawn; default %(default)s"
+    )
+    verb.set_defaults(run=_queries)
 
     verb = verbs.add_parser("describe", help="say what is in a data set")
     verb.add_argument("data", type=Path, metavar="DIR")

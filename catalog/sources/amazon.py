@@ -8,6 +8,7 @@ They hold no queries. As is usual with this data (Van Gysel et al., 2016; Ai et 
 category, here also with a brand, and what shoppers of it reviewed is what they were after: `implicit`.
 """
 
+import html
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -92,8 +93,8 @@ def _amazon(files: Files, layout: Layout, pictures: bool) -> Iterator[Row]:
         address = layout.image(values) if pictures else None
         own = {
             "product_id": product,
-            "title": values.get("title"),
-            "description": "\n".join(told),
+            "title": html.unescape(str(values.get("title") or "")),
+            "description": html.unescape("\n".join(told)),
             "category": "/".join(part.replace("/", "-") for part in category),
             "brand": brand,
             "price": values.get("price") if _is_price(values.get("price")) else None,

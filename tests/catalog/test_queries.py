@@ -1,0 +1,123 @@
+"""Queries for catalogues that have none."""
+
+from pathlib import Path
+
+import pytest
+
+from catalog import store
+from catalog.__main__ import main
+from catalog.conversion import Row, convert
+from catalog.queries import derive, from_clicks
+from catalog.sample import sample
+from catalog.schema import EXACT, IRRELEVANT, SUBSTITUTE, DataError
+from components.params import ValidateParams
+from components.validate import validate
+
+KINDS, COLORS = ("chair", "table", "lamp"), ("red", "blue", "green", "black")
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """3 kinds × 4 colours × 5 products, and no queries; two of each five share a title."""
+    rows = [
+        Row(
+            "products",
+            str(number),
+            {
+                "product_id": f"{kind}-{color}-{n}",
+                "title": f"The {color} {kind} of series {max(n, 1)} by Acme",
+                "category": f"home/{kind}",
+                "color": color,
+                "brand": "Acme",
+            },
+        )
+        for number, (kind, color, n) in enumerate((k, c, n) for k in KINDS for c in COLORS for n in range(5))
+    ]
+    convert("own", rows, [], tmp_path / "shop", {})
+    return tmp_path / "shop"
+
+
+def judged(data: Path) -> dict[str, dict[str, int]]:
+    texts = {row["query_id"]: row["text"] for row in store.read(data, "queries").to_pylist()}
+    found: dict[str, dict[str, int]] = {text: {} for text in texts.values()}
+    for row in store.read(data, "judgements").to_pylist():
+        found[texts[row["query_id"]]][row["product_id"]] = row["grade"]
+    return found
+
+
+def test_what_is_derived_follows_from_the_products(shop: Path, tmp_path: Path) -> None:
+    assert derive(shop, tmp_path / "data", most=100) == len(judged(tmp_path / "data"))
+    validate(tmp_path / "data", ValidateParams(), tmp_path / "report")
+    assert {row["judged_by"] for row in store.read(tmp_path / "data", "queries").to_pylist()} == {"derived"}
+    grades = judged(tmp_path / "data")
+    assert {
+        f"{color} {kind}" for color in COLORS for kind in KINDS
+    } <= grades.keys()  # the brand tells nothing apart
+    for product, grade in grades["red chair"].items():
+        kind, color, _ = product.split("-")
+        assert grade == (
+            EXACT if (kind, color) == ("chair", "red") else SUBSTITUTE if kind == "chair" else IRRELEVANT
+        )
+    assert sum(grade == EXACT for grade in grades["red chair"].values()) == 5
+    titled = grades.keys() - {f"{color} {kind}" for color in COLORS for kind in KINDS}
+    assert titled and all(3 <= len(text.split()) <= 5 for text in titled)
+    first = shop / "products" / "00000.parquet"
+    assert first.samefile(tmp_path / "data" / "products" / first.name)
+
+
+def test_a_seed_decides(shop: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        derive(shop, tmp_path / name, most=20, seed=seed)
+    made = [store.fingerprint(tmp_path / name) for name in "abc"]
+    assert made[0] == made[1] != made[2]
+
+
+def test_queries_beside_others_keep_to_their_splits(tmp_path: Path) -> None:
+    sample(tmp_path / "sample", products=200, seed=3, queries=60, workers=1)
+    more = derive(tmp_path / "sample", tmp_path / "data", most=200)
+    assert more > 5 and store.read(tmp_path / "data", "queries").num_rows == 60 + more
+    validate(tmp_path / "data", ValidateParams(), tmp_path / "report")
+    with pytest.raises(
+        DataError, match=r"has derived queries already, such as derived-0; begin with the data without"
+    ):
+        derive(tmp_path / "data", tmp_path / "again", most=200, seed=1)
+
+
+def test_too_little_to_ask(tmp_path: Path) -> None:
+    convert(
+        "own",
+        [Row("products", "1", {"product_id": "1", "title": "One thing only"})],
+        [],
+        tmp_path / "shop",
+        {},
+    )
+    with pytest.raises(DataError, match="gives 1 queries, and none for"):
+        derive(tmp_path / "shop", tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_clicks_become_marked_queries(shop: Path, tmp_path: Path) -> None:
+    rows = [
+        f"{color} {kind},{kind}-{shown}-0,{position},{int(shown == color and turn % 2)}"
+        for color in COLORS
+        for kind in KINDS
+        for turn in range(20)
+        for position, shown in enumerate((COLORS[turn % 4 :] + COLORS[: turn % 4]), start=1)
+    ]
+    (tmp_path / "log.csv").write_text("\n".join(["query,product_id,position,clicked", *rows]))
+    assert from_clicks(shop, tmp_path / "log.csv", tmp_path / "data") == 12
+    assert {row["judged_by"] for row in store.read(tmp_path / "data", "queries").to_pylist()} == {"implicit"}
+    assert judged(tmp_path / "data")["red chair"] == {
+        "chair-red-0": EXACT,
+        **{f"chair-{color}-0": IRRELEVANT for color in COLORS[1:]},
+    }
+    validate(tmp_path / "data", ValidateParams(), tmp_path / "report")
+
+
+def test_commands(shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["queries", str(shop), "--out", str(tmp_path / "a"), "--most", "30"]) == 0
+    assert "more, derived, with judgements" in capsys.readouterr().err
+    (tmp_path / "log.csv").write_text("query,product_id,position,clicked\na,chair-red-0,1,0\n")
+    words = ["queries", str(shop), "--out", str(tmp_path / "b"), "--clicks", str(tmp_path / "log.csv")]
+    assert main(words) == 1
+    assert capsys.readouterr().err == f"vitrine: {shop}: gives 0 queries, and none for test, train, valid\n"
