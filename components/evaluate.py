@@ -4,7 +4,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pyarrow.csv as pv
 import pyarrow.parquet as pq
 
 from catalog import store
-from catalog.schema import GRADE_NAMES, DataError
+from catalog.schema import GRADE_NAMES, HUMAN, JUDGED_BY, DataError
 from components.bm25 import bm25
 from components.params import EvaluateParams
 from components.tasks import tasks
@@ -53,10 +53,11 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
         model: What `train` wrote.
         params: How rankings are judged.
         evaluation: Folder to write: metrics.json (system → metric → mean), segments.csv (the same by segment),
-            comparisons.json (the candidate against each other system), scores/ (per query) and runs/ (parquet and TREC)
-            by system, qrels.trec (the judgements), tasks.json (titles and pictures, similar products, tags),
-            queries.parquet, facts.json (latency, sizes, the candidate's weight in the hybrid, what a survey said),
-            index/ (what is served), report.html.
+            judged_by.csv (the same by who judged; all else is of the first of `judges` alone), comparisons.json (the
+            candidate against each other system), scores/ (per query) and runs/ (parquet and TREC) by system,
+            qrels.trec (the judgements), tasks.json (titles and pictures, similar products, tags), queries.parquet,
+            facts.json (latency, sizes, the candidate's weight in the hybrid, what a survey said), index/ (what is
+            served), report.html.
 
     Raises:
         DataError: where no test query is judged, or no pictures were kept for a model that tuned its image encoder.
@@ -76,14 +77,7 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
         system: run_table(asked.ids, products.ids, *top_k(wanted, vectors, params.depth))
         for system, vectors in (others | {CANDIDATE: index.vectors}).items()
     }
-    if tower := dual(features):  # both towers as published, whatever was tuned
-        seen = (
-            Items.load(features, "products"),
-            Items.load(features, "queries").take(queries.splits == "test"),
-        )
-        shown, wished = (zero_shot(tower, items) for items in seen)
-        found = top_k(wished, shown, params.depth)
-        tables["zero-shot"] = run_table(asked.ids, products.ids, *found)
+    tables |= published(features, asked.ids, params.depth)
     runs = {system: Run.from_table(table) for system, table in tables.items() if len(table)}
     mixed = {}
     if len(known := lexical.filter(pc.is_in(lexical["query_id"], pa.array(valid.ids)))) and "bm25" in runs:
@@ -98,16 +92,15 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
         )
         runs[HYBRID] = weighted([runs[CANDIDATE], runs["bm25"]], [weight, 1 - weight])
         mixed = {"hybrid_weight": weight}
-    scores = {
-        system: score(run, qrels, params.metrics, gains=params.gains, relevant=params.relevant)
-        for system, run in runs.items()
-    }
+    by_judges = scored(data, runs, params)
+    by, scores = next(iter(by_judges.items()))
     measures = tasks(data, features, network, products, index.vectors)
     with store.fresh(evaluation) as out:
         _write(out / "tasks.json", [asdict(measure) for measure in measures])
         _write(out / "made_from.json", _made_from(features, model, params))
         _write(out / "metrics.json", {system: one.means() for system, one in scores.items()})
         pv.write_csv(by_segment(scores, segments), out / "segments.csv")
+        pv.write_csv(by_judge(by_judges), out / "judged_by.csv")
         primary = params.metrics[0]
         against = comparisons(scores, primary, params.resamples, params.seed)
         _write(out / "comparisons.json", {system: asdict(result) for system, result in against.items()})
@@ -132,9 +125,30 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
         title = "Product search: candidate and baselines"
         groups = {"segment": segments, LACKING: lacking(products, qrels, params.relevant)}
         page = report(title, data, runs, scores, against, qrels, groups, primary, rival, measures, why)
+        page = replace(page, apart={name: one for name, one in by_judges.items() if name != by})
         (out / "report.html").write_text(render(page))
         _write(out / "facts.json", facts(network, asked, wanted, index, model) | mixed | survey(page))
     print(_means(scores))
+
+
+def published(features: Path, asked: np.ndarray, depth: int) -> dict[str, pa.Table]:
+    """What CLIP finds without our training, if the features are of one; both towers as published."""
+    tower = dual(features)
+    if tower is None:
+        return {}
+    products, queries = Items.load(features, "products"), Items.load(features, "queries")
+    shown, wished = (zero_shot(tower, items) for items in (products, queries.take(queries.splits == "test")))
+    return {"zero-shot": run_table(asked, products.ids, *top_k(wished, shown, depth))}
+
+
+def scored(data: Path, runs: Mapping[str, Run], params: EvaluateParams) -> dict[str, dict[str, Scores]]:
+    """Who judged, the most to be trusted first → system → scores on the test queries that they judged."""
+    own = {by: judged(data, "test", by)[0] for by in judges(data, "test")}
+    more: dict[str, Any] = {"gains": params.gains, "relevant": params.relevant}
+    return {
+        by: {system: score(run, qrels, params.metrics, **more) for system, run in runs.items()}
+        for by, qrels in own.items()
+    }
 
 
 def views(network: ProductSearchModel) -> dict[str, list[str]]:
@@ -145,19 +159,35 @@ def views(network: ProductSearchModel) -> dict[str, list[str]]:
     return alone | (without if len(every) > 2 else {})
 
 
-def judged(data: Path, split: str) -> tuple[Qrels, np.ndarray]:
+def judges(data: Path, split: str) -> list[str]:
+    """Who judged queries of a split, of `catalog.schema.JUDGED_BY` and in its order: the most to be trusted first.
+
+    Raises:
+        DataError: where nobody did.
+    """
+    asked = set(store.read(data, "judgements", ["query_id"])["query_id"].to_pylist())
+    rows = store.read(data, "queries", ["query_id", "split", "judged_by"]).to_pylist()
+    found = {row["judged_by"] or HUMAN for row in rows if row["split"] == split and row["query_id"] in asked}
+    if not found:
+        raise DataError(f"{data}: no judged query has the split '{split}'; nothing to evaluate on")
+    return [name for name in JUDGED_BY if name in found]
+
+
+def judged(data: Path, split: str, by: str | None = None) -> tuple[Qrels, np.ndarray]:
     """The judgements of a split, and the segments of its judged queries, str (Q,), in the order of the ids.
+
+    Of one kind alone, for means over several would say nothing: by default the first of `judges`.
 
     Raises:
         DataError: where there are none.
     """
-    queries = store.read(data, "queries", ["query_id", "split", "segment"])
-    own = queries.filter(pc.equal(queries["split"], split))
+    by = by or judges(data, split)[0]
+    queries = store.read(data, "queries", ["query_id", "split", "segment", "judged_by"])
+    own = queries.filter(
+        pc.and_(pc.equal(queries["split"], split), pc.equal(pc.fill_null(queries["judged_by"], HUMAN), by))
+    )
     judgements = store.read(data, "judgements")
-    judgements = judgements.filter(pc.is_in(judgements["query_id"], own["query_id"]))
-    if not len(judgements):
-        raise DataError(f"{data}: no judged query has the split '{split}'; nothing to evaluate on")
-    qrels = Qrels.from_table(judgements)
+    qrels = Qrels.from_table(judgements.filter(pc.is_in(judgements["query_id"], own["query_id"])))
     named = dict(zip(own["query_id"].to_pylist(), own["segment"].to_pylist(), strict=True))
     return qrels, np.array([named[i] or "all" for i in np.sort(qrels.query_ids)])
 
@@ -200,6 +230,17 @@ def by_segment(scores: Mapping[str, Scores], segments: np.ndarray) -> pa.Table:
             | one.restrict(segments == name).means()
             for name in np.unique(segments)
             for system, one in scores.items()
+        ]
+    )
+
+
+def by_judge(scores: Mapping[str, Mapping[str, Scores]]) -> pa.Table:
+    """As `by_segment`, a row per kind of judgement and system."""
+    return pa.Table.from_pylist(
+        [
+            {"judged_by": by, "queries": len(one.query_ids), "system": system} | one.means()
+            for by, systems in scores.items()
+            for system, one in systems.items()
         ]
     )
 
@@ -272,6 +313,7 @@ def report(
         tasks=measures,
         ratings=rated,
         agreements=agreed,
+        judged_by=judges(data, "test")[0],
     )
 
 

@@ -2,7 +2,7 @@
 
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from eval.metrics import Scores
 from eval.people import Agreement, Rating
 from eval.rankings import JudgeError
-from eval.segments import segments
+from eval.segments import Segment, segments
 from eval.significance import Contest, PairedResult, differences
 
 BARS = 20  # of a distribution of differences, half of them losses
@@ -110,6 +110,8 @@ class Report:
         tasks: What else was measured.
         ratings, agreements: What people said, and whether `primary` agrees with them.
         note: What a reader must know before all else.
+        judged_by: Where the judgements of `systems` come from, in a word.
+        apart: The same systems on queries that were judged otherwise: where from → system → scores.
     """
 
     title: str
@@ -125,6 +127,8 @@ class Report:
     ratings: Sequence[Rating] = ()
     agreements: Sequence[Agreement] = ()
     note: str = ""
+    judged_by: str = ""
+    apart: Mapping[str, Mapping[str, Scores]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -205,6 +209,7 @@ def render(report: Report) -> str:
         contests={name: Contest.of(_differences(report, name)) for name in report.comparisons},
         reach=max((abs(x) for c in report.comparisons.values() for x in (c.low, c.high)), default=0) or 1,
         segments={name: list(_rows(report, labels)) for name, labels in report.segments.items()},
+        apart=[row for by, systems in report.apart.items() for row in _apart(report, by, systems)],
         bars={name: list(_bars(report, name)) for name in report.comparisons},
         examples=[("Most won", report.won), ("Most lost", report.lost)],
         levels={grade: place for place, grade in enumerate(sorted(report.grades))},
@@ -248,8 +253,18 @@ def _rows(report: Report, labels: np.ndarray) -> Iterator[Row]:
     for part in segments(report.systems[report.subject].values[report.primary], labels):
         inside = labels == part.name
         means = [float(scores.values[report.primary][inside].mean()) for scores in report.systems.values()]
-        best = [mean == max(means) for mean in means]
-        yield Row(part.name, means, best, (part.low, part.high), part.queries)
+        yield _row(part, means)
+
+
+def _apart(report: Report, by: str, systems: Mapping[str, Scores]) -> Iterator[Row]:
+    """As `_rows`, of queries that were judged otherwise."""
+    ours = systems[report.subject].values[report.primary]
+    for part in segments(ours, np.full(len(ours), by)):
+        yield _row(part, [systems[name].means()[report.primary] for name in report.systems])
+
+
+def _row(part: Segment, means: list[float]) -> Row:
+    return Row(part.name, means, [mean == max(means) for mean in means], (part.low, part.high), part.queries)
 
 
 def _bars(report: Report, other: str) -> Iterator[Bar]:

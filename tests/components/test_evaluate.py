@@ -1,17 +1,30 @@
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.csv as pv
 import pyarrow.parquet as pq
 import pytest
 
 from catalog import store
-from catalog.schema import DataError
-from components.evaluate import CANDIDATE, HYBRID, LACKING, answers, evaluate, judged, lacking, top, views
+from catalog.schema import GAINS, QUERIES, DataError
+from components.evaluate import (
+    CANDIDATE,
+    HYBRID,
+    LACKING,
+    answers,
+    evaluate,
+    judged,
+    judges,
+    lacking,
+    top,
+    views,
+)
 from components.featurize import featurize
 from components.params import EvaluateParams, FeaturizeParams, Freeze, TrainParams
 from components.train import train
@@ -132,6 +145,36 @@ def test_segments_without_a_name_are_one(tiny_tables: Tables, write_data: Write)
     assert list(qrels.query_ids) == ["q4", "q5"]
     assert segments.tolist() == ["all", "all"]
     assert isinstance(qrels, Qrels)
+
+
+def test_who_judged_is_never_averaged(data: Path, features: Path, model: Path, tmp_path: Path) -> None:
+    """Of 12 test queries, some judged by people, some by clicks, the rest derived: only the first decide."""
+    shutil.copytree(data, tmp_path / "data")
+    (path,) = (tmp_path / "data" / "queries").glob("*.parquet")
+    rows = pq.read_table(path).to_pylist()
+    asked = [row for row in rows if row["split"] == "test"]
+    for row, by in zip(asked, [None, None, "human", "implicit", "implicit"], strict=False):
+        row["judged_by"] = by
+    pq.write_table(pa.Table.from_pylist(rows, schema=QUERIES), path)
+    counts = Counter(row["judged_by"] or "human" for row in asked)
+    assert judges(tmp_path / "data", "test") == ["human", "implicit", "derived"]
+    out = tmp_path / "evaluation"
+    evaluate(tmp_path / "data", features, model, EvaluateParams(resamples=200), out)
+    table = pv.read_csv(out / "judged_by.csv").to_pylist()
+    assert {(row["judged_by"], row["queries"]) for row in table} == set(counts.items())
+    means = read(out / "metrics.json")[CANDIDATE]
+    (decides,) = [row for row in table if (row["judged_by"], row["system"]) == ("human", CANDIDATE)]
+    assert means["ndcg@10"] == pytest.approx(decides["ndcg@10"])
+    (apart,) = [row for row in table if (row["judged_by"], row["system"]) == ("implicit", CANDIDATE)]
+    named = [row["query_id"] for row in asked if row["judged_by"] == "implicit"]
+    qrels = judged(tmp_path / "data", "test", "implicit")[0]
+    assert sorted(qrels.query_ids) == sorted(named)
+    again = score(
+        Run.from_parquet(out / "runs" / f"{CANDIDATE}.parquet"), qrels, ["ndcg@10"], gains=GAINS
+    ).means()
+    assert apart["ndcg@10"] == pytest.approx(again["ndcg@10"])
+    page = (out / "report.html").read_text()
+    assert f"{counts['human']} judged queries (human)" in page and "judged otherwise" in page
 
 
 def test_without_judged_test_queries_there_is_nothing_to_do(
