@@ -32,7 +32,7 @@ def _queries(arguments: argparse.Namespace) -> None:
 
     _unused(arguments.out)
     if arguments.clicks:
-        from_clicks(arguments.data, arguments.clicks, arguments.out)
+        from_clicks(arguments.data, arguments.clicks, arguments.out, arguments.personal)
     else:
         derive(arguments.data, arguments.out, arguments.most, arguments.seed)
 
@@ -71,6 +71,13 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("data", type=Path, metavar="DIR", help="a data set")
     verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     verb.add_argument("--clicks", type=Path, metavar="LOG", help="query, product_id, position, clicked")
+    verb.add_argument(
+        "--personal",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="of the log; may look like personal data, and is not read",
+    )
     verb.add_argument(
         "--most", type=int, default=1000, metavar="N", help="derived queries; default %(default)s"
     )
@@ -115,7 +122,7 @@ def _argument(option: inspect.Parameter) -> dict[str, Any]:
     if isinstance(option.default, bool):
         return {"action": "store_true"}
     if isinstance(option.default, tuple):
-        return {"action": "append", "default": [], "metavar": "COLUMN=NAME"}
+        return {"action": "append", "default": [], "metavar": "COLUMN"}
     kind = (
         Path
         if "Path" in str(option.annotation)

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from catalog.reading import Files, rows
+from catalog.reading import Files, rows, screened
 from catalog.schema import EXACT, IRRELEVANT, SUBSTITUTE
 from catalog.text import normalise
 
+COLUMNS = ["query", "product_id", "position", "clicked"]
 CLICKED = {"0": False, "1": True, "false": False, "true": True}
 STEPS = 100  # of expectation maximisation
 CUTS = {
@@ -30,19 +31,20 @@ class Impression(NamedTuple):
     clicked: bool
 
 
-def impressions(log: Path, known: Collection[str]) -> list[Impression]:
+def impressions(log: Path, known: Collection[str], personal: Collection[str] = ()) -> list[Impression]:
     """The usable rows of a log: query, product_id, position (from 1), clicked (0 or 1).
 
     Args:
         log: .csv, .jsonl or .parquet.
         known: Ids of products; others are left aside.
+        personal: Columns that may be there though they look personal; none but the four is read.
 
     Raises:
-        DataError: where the log cannot be read, or lacks a column.
+        DataError: where the log cannot be read, lacks a column, or has one that looks personal.
     """
     found, unknown = [], 0
     with Files(log) as files:
-        for one in rows(files, log.name, ["query", "product_id", "position", "clicked"]):
+        for one in screened(rows(files, log.name, COLUMNS), COLUMNS, personal):
             text, product = normalise(str(one.values["query"] or "")), str(one.values["product_id"])
             position, clicked = str(one.values["position"]), str(one.values["clicked"]).lower()
             if not text or not position.isdecimal() or int(position) < 1 or clicked not in CLICKED:

@@ -81,7 +81,7 @@ def derive(data: Path, out: Path, most: int = 1000, seed: int = 0) -> int:
     return _add(data, out, asked, _splits(data, products, asked), DERIVED)
 
 
-def from_clicks(data: Path, log: Path, out: Path) -> int:
+def from_clicks(data: Path, log: Path, out: Path, personal: Collection[str] = ()) -> int:
     """Add the queries of a log of impressions, with grades from its clicks; see `catalog.clicks`.
 
     Args:
@@ -89,15 +89,16 @@ def from_clicks(data: Path, log: Path, out: Path) -> int:
         log: A row for each product that was shown: query, product_id, position (1 is the first), clicked (0 or 1);
             .csv, .jsonl or .parquet.
         out: Gets the data set with these queries beside its own.
+        personal: Columns of the log that may be there though they look personal.
 
     Returns:
         Queries added.
 
     Raises:
-        DataError: where the log cannot be read, or too few of its queries were clicked on.
+        DataError: where the log cannot be read, a column looks personal, or too few of its queries were clicked on.
     """
     known = set(store.read(data, "products", ["product_id"]).column(0).to_pylist())
-    asked = [Asked(text, grades) for text, grades in graded(impressions(log, known)).items()]
+    asked = [Asked(text, grades) for text, grades in graded(impressions(log, known, personal)).items()]
     splits = split(one.text for one in asked)
     return _add(data, out, asked, [splits[one.text] for one in asked], IMPLICIT)
 

@@ -4,11 +4,13 @@ import codecs
 import csv
 import gzip
 import io
+import itertools
 import json
+import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -21,6 +23,7 @@ import pyarrow.parquet as pq
 
 from catalog.download import Web
 from catalog.images import Limits
+from catalog.privacy import LOOKED_AT, looks_personal
 from catalog.schema import DataError
 
 LINE = 16 << 20  # bytes of a line, at most
@@ -252,6 +255,31 @@ def rows(
                 files.fault(*one)
             else:
                 yield one
+
+
+def screened(records: Iterable[Record], used: Collection[str], allowed: Collection[str]) -> Iterator[Record]:
+    """Rows of a table, unless one of its other columns looks personal.
+
+    Args:
+        records: The rows; the first of them are looked at.
+        used: Columns that are asked for.
+        allowed: Columns that somebody named on purpose.
+
+    Raises:
+        DataError: where a column looks personal.
+    """
+    stream = iter(records)
+    first = list(itertools.islice(stream, LOOKED_AT))
+    for name in dict.fromkeys(name for one in first for name in one.values):
+        if name in used or name in allowed:
+            continue
+        if reason := looks_personal(name, (one.values.get(name) for one in first)):
+            place = re.sub(r" (line|row) \d+$", "", first[0].where)
+            raise DataError(
+                f"{place}: a column {reason}, which looks like personal data; remove it, "
+                f"or name it on purpose: --personal {name}"
+            )
+    yield from itertools.chain(first, stream)
 
 
 def document(files: Files, name: str, path: str) -> Iterator[Any]:

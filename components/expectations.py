@@ -87,6 +87,8 @@ def rules(params: ValidateParams) -> list[Rule]:
     # fmt: off
     table = [
         Rule("schema", "columns", "columns must be there, in their types", null, "problem"),
+        Rule("personal_data", "strangers", "what nobody asked for must not look like personal data (or name it in "
+             "validate.personal)", null, "reason"),
         Rule("empty_tables", "tables", "tables must have rows", between, "rows", {"min_value": 1}),
         *(Rule("missing_values", name, f"{field.name} must be filled", filled, field.name)
           for name, schema in TABLES.items() for field in schema if not field.nullable),
@@ -124,6 +126,12 @@ def rules(params: ValidateParams) -> list[Rule]:
              between, "frames", {"min_value": 2}),
         Rule("duplicate_images", "products", "products must have pictures of their own",
              unique, "pixels", allowed=params.max_duplicate_images),
+        Rule("missing_pictures", "shares", "most products should have a picture", between, "value",
+             {"max_value": params.max_without_picture}, severity="warning"),
+        Rule("placeholders", "products", f"a picture should be of {params.max_sharing} products at most (or is none "
+             "of any)", between, "same_pixels", {"max_value": params.max_sharing}, severity="warning"),
+        Rule("boilerplate", "products", f"a description should be of {params.max_sharing} products at most",
+             between, "same_description", {"max_value": params.max_sharing}, severity="warning"),
         Rule("small_images", "pictures", f"pictures must have {params.min_image_side} pixels or more a side",
              between, "side", {"min_value": params.min_image_side}, severity="warning"),
         Rule("flat_images", "pictures", "pictures must show more than one colour",

@@ -1,6 +1,6 @@
 """What `validate` looks at: small frames of facts about a data set. Pictures are streamed; none is kept."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from catalog import store
 from catalog.images import Limits, PictureError, decode, is_flat, pixel_hash
+from catalog.privacy import LOOKED_AT, looks_personal
 from catalog.schema import DERIVED, EXACT, SPLITS, TABLES
 from catalog.text import normalise
 
@@ -57,6 +58,25 @@ def columns(data: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["column", "problem"], dtype="str")
 
 
+def strangers(data: Path, allowed: Collection[str]) -> pd.DataFrame:
+    """One row per column that is in a file and not in the schema: `column`, and `reason` where it looks personal.
+
+    Args:
+        data: The data set.
+        allowed: Columns that may look so.
+    """
+    rows: list[tuple[str, str | None]] = []
+    for table, schema in TABLES.items():
+        for path in store.files(data, table):
+            file = store.open_file(path)
+            for name in (one for one in file.schema_arrow.names if one not in schema.names):
+                first = next(file.iter_batches(LOOKED_AT, columns=[name]), None)
+                values = first.column(0).to_pylist() if first is not None else []
+                reason = None if name in allowed else looks_personal(name, values)
+                rows.append((f"{table}/{path.name} {name}", reason))
+    return pd.DataFrame(rows, columns=["column", "reason"], dtype="str")
+
+
 def _problem(wanted: pa.Field, found: pa.Schema) -> str | None:
     if wanted.name not in found.names:
         return None if wanted.nullable else "missing"
@@ -74,8 +94,8 @@ def gather(data: Path, limits: Limits) -> dict[str, pd.DataFrame]:
     Returns:
         name → frame, the first column (of judgements, the first two) naming the row:
 
-        - products: product_id, title, price, a `Look` without its problem, and frames, the number of its clip's frames,
-          null where it has none
+        - products: product_id, title, description, price, a `Look`, frames (of its clip), and how many products
+          have its pixels or its description, same_pixels and same_description; null where it has none
         - queries: query_id, text, split, judged_by, asks ("text", "image", "text + image"), exact (judgements of grade
           3, for test queries only), the splits that share its `text` or `pixels` with it where there are several, and a
           `Look`
@@ -86,13 +106,16 @@ def gather(data: Path, limits: Limits) -> dict[str, pd.DataFrame]:
         - pictures: one row per picture of products and queries
         - frames: one row per frame of a clip, and its problem or none
         - satisfaction, where there is one
+        - shares: of products without a picture
         - tables, splits: the number of rows, of queries
 
     Raises:
         DataError: where a file cannot be read to its end, or a value does not fit its column's type.
     """
     with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
-        products, shop = _with_looks(data, "products", ["product_id", "title", "price"], limits, pool)
+        products, shop = _with_looks(
+            data, "products", ["product_id", "title", "description", "price"], limits, pool
+        )
         queries, asked = _with_looks(
             data, "queries", ["query_id", "text", "split", "judged_by"], limits, pool
         )
@@ -105,6 +128,7 @@ def gather(data: Path, limits: Limits) -> dict[str, pd.DataFrame]:
 
     for frame in frames.values():
         _blank_to_null(frame)
+    _add_product_facts(products)
     _add_query_facts(queries, judgements)
     judgements["unknown_query"] = _not_in(judgements.query_id, queries.query_id)
     judgements["unknown_product"] = _not_in(judgements.product_id, products.product_id)
@@ -113,6 +137,7 @@ def gather(data: Path, limits: Limits) -> dict[str, pd.DataFrame]:
         "shared": _targets(products, queries[queries.judged_by != DERIVED], judgements),
         "pictures": pd.concat([shop, asked], ignore_index=True),
         "frames": frames_seen,
+        "shares": _shares(products),
         "tables": _counted("table", "rows", counts),
         "splits": _counted("split", "queries", {s: int((queries.split == s).sum()) for s in SPLITS}),
     }
@@ -163,6 +188,16 @@ def _progress(data: Path, table: str, names: list[str], what: str) -> Iterator[p
         for batch in store.batches(data, table, names, rows=ROWS):
             yield batch
             bar.update(batch.num_rows)
+
+
+def _add_product_facts(products: pd.DataFrame) -> None:
+    for name, keys in (("pixels", products.pixels), ("description", _normalised(products.description))):
+        products[f"same_{name}"] = keys.map(keys.value_counts()).astype("Int64")
+
+
+def _shares(products: pd.DataFrame) -> pd.DataFrame:
+    without = (products.pixels.isna() & products.problem.isna()).mean() if len(products) else 0.0
+    return pd.DataFrame({"share": ["products without a picture"], "value": [float(without)]})
 
 
 def _add_query_facts(queries: pd.DataFrame, judgements: pd.DataFrame) -> None:

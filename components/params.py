@@ -37,6 +37,11 @@ class ValidateParams(Params):
     )
     max_image_bytes: int = Field(20_000_000, ge=1)
     max_image_pixels: int = Field(50_000_000, ge=1)
+    max_without_picture: Share = Field(0.5, description="share of products that may have none")
+    max_sharing: int = Field(20, ge=1, description="products that may show the same picture, or say the same")
+    personal: list[str] = Field(
+        default_factory=list, description="columns of files that may look like personal data"
+    )
     severity: dict[str, Severity] = Field(default_factory=dict, description="rule → error or warning")
 
 

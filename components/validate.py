@@ -41,7 +41,7 @@ def validate(data: Path, params: ValidateParams, report: Path) -> None:
     from components.expectations import Inspection, rules
 
     table = rules(params)
-    frames = {"columns": facts.columns(data)}
+    frames = {"columns": facts.columns(data), "strangers": facts.strangers(data, params.personal)}
     if (
         frames["columns"].problem.isna().all() or params.severity.get("schema") == "warning"
     ):  # or reading says why not

@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from catalog.conversion import KINDS, Row
-from catalog.reading import Files, rows
+from catalog.reading import Files, Record, rows, screened
 from catalog.schema import TABLES, DataError
 from catalog.sources import source
 from catalog.splits import split
@@ -22,6 +22,7 @@ def table(
     pictures: Path | None = None,
     queries: Path | None = None,
     judgements: Path | None = None,
+    personal: Sequence[str] = (),
     encoding: str | None = None,
     delimiter: str | None = None,
 ) -> Iterator[Row]:
@@ -36,6 +37,7 @@ def table(
         pictures: Folder or zip that paths of pictures are in; by default that of the table.
         queries: A table of queries: query_id, text; image, split, segment, judged_by, if there are any.
         judgements: A table of judgements: query_id, product_id, grade.
+        personal: A column that may be there though it looks like personal data.
         encoding: Of tables in CSV, such as cp1252; by default told from their beginning.
         delimiter: Of tables in CSV; by default told from their first line.
 
@@ -47,17 +49,29 @@ def table(
     names = _mappings(map)
     style = {"encoding": encoding, "delimiter": delimiter}
     stored = files.beside(pictures) if pictures else files
-    for one in rows(files, files.source.name, list(names["products"].values()), **style):
+    for one in _rows(files, "products", names, personal, style):
         own = _named(one.values, names["products"], "products")
         place = own.get("image") or _by_id(stored, str(own.get("product_id", "")))
         own["image"] = stored.picture(str(place)) if place else None
         yield Row("products", one.where, own)
     if queries:
-        yield from _queries(files.beside(queries), stored, names["queries"], style)
+        read = _rows(files.beside(queries), "queries", names, personal, style)
+        yield from _queries(read, stored, names["queries"])
     if judgements:
-        there = files.beside(judgements)
-        for one in rows(there, judgements.name, list(names["judgements"].values()), **style):
+        for one in _rows(files.beside(judgements), "judgements", names, personal, style):
             yield Row("judgements", one.where, _named(one.values, names["judgements"], "judgements"))
+
+
+def _rows(
+    files: Files,
+    place: str,
+    names: dict[str, dict[str, str]],
+    personal: Sequence[str],
+    style: dict[str, str | None],
+) -> Iterator[Record]:
+    """The rows of one of our tables, unless a column that we have no use for looks personal."""
+    used = {*KINDS[place], *names[place].values()}
+    return screened(rows(files, files.source.name, list(names[place].values()), **style), used, personal)
 
 
 def _mappings(pairs: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -97,10 +111,7 @@ def _by_id(stored: Files, identity: str) -> str | None:
     return next((name for ending in ENDINGS if stored.has(name := identity + ending)), None)
 
 
-def _queries(
-    files: Files, stored: Files, mapping: dict[str, str], style: dict[str, str | None]
-) -> Iterator[Row]:
-    read = rows(files, files.source.name, list(mapping.values()), **style)
+def _queries(read: Iterator[Record], stored: Files, mapping: dict[str, str]) -> Iterator[Row]:
     found = [(one.where, _named(one.values, mapping, "queries")) for one in read]
     splits = split(_key(own) for _, own in found if not own.get("split"))
     for where, own in found:

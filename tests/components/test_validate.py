@@ -174,6 +174,38 @@ class TestLeaks:
         assert check(write_data(tiny_tables))["passed"]
 
 
+def test_what_nobody_asked_for_must_not_be_personal(tiny_tables: Tables, write_data: Write) -> None:
+    data = write_data(tiny_tables)
+    (path,) = (data / "judgements").glob("*.parquet")
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("note", pa.array(["ada@shop.test"] * len(table))), path)
+    assert broken(check(data)) == {
+        "personal_data": ["judgements/00000.parquet note: holds e-mail addresses"],
+    }
+    assert check(data, personal=["note"])["passed"]
+
+
+def test_what_many_products_share_is_a_warning(tiny_tables: Tables, write_data: Write) -> None:
+    for row in tiny_tables["products"][:4]:
+        row["image"] = tiny_tables["products"][0]["image"]
+    for row in tiny_tables["products"][:5]:
+        row["description"] = "See the label. "
+    for row in tiny_tables["products"][4:]:
+        row["image"] = None
+    for row in tiny_tables["queries"]:
+        row["judged_by"] = "human"
+    report = check(write_data(tiny_tables), max_sharing=3, max_duplicate_images=1)
+    assert report["passed"]
+    assert broken(report) == {
+        "missing_pictures": ["products without a picture: 0.6666666666666666"],
+        "placeholders": [f"p{n}: 4" for n in range(4)],
+        "boilerplate": [f"p{n}: 5" for n in range(5)],
+    }
+    assert not broken(
+        check(write_data(tiny_tables), max_sharing=5, max_duplicate_images=1, max_without_picture=0.7)
+    )
+
+
 class TestPictures:
     @pytest.fixture
     def shop(self, tiny_tables: Tables, png: Png) -> Tables:

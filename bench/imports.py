@@ -1,0 +1,92 @@
+"""An import of many products with pictures in a zip, beside a bare loop that only reads, decodes and writes.
+
+python bench/imports.py 100000          # products; the pictures are the sample's, over and over
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+from tqdm import tqdm
+
+from catalog import store
+
+PICTURES = 500  # different ones
+BARE = """
+import io, json, sys, zipfile
+import pyarrow as pa, pyarrow.parquet as pq
+from PIL import Image
+from catalog.schema import PRODUCTS
+
+table, pictures, out = sys.argv[1:]
+rows, names = [], PRODUCTS.names
+writer = pq.ParquetWriter(out, PRODUCTS, compression="zstd")
+with zipfile.ZipFile(pictures) as archive, open(table) as lines, writer:
+    for line in lines:
+        row = json.loads(line)
+        content = archive.read(row["image"])
+        Image.open(io.BytesIO(content)).convert("RGB")
+        rows.append(row | {"image": {"bytes": content, "path": row["image"]}})
+        if len(rows) == 500:
+            writer.write_table(pa.Table.from_pylist(rows, schema=PRODUCTS))
+            rows.clear()
+    if rows:
+        writer.write_table(pa.Table.from_pylist(rows, schema=PRODUCTS))
+"""
+
+
+def write(folder: Path, products: int) -> tuple[Path, Path]:
+    """A table of products as JSON lines, and a zip of their pictures."""
+    rows = store.read(Path("data"), "products").slice(0, PICTURES).to_pylist()
+    rows = [row for row in rows if row["image"]]
+    keep = ("title", "description", "category", "brand", "price")
+    table, pictures = folder / "products.jsonl", folder / "pictures.zip"
+    with table.open("w") as lines, zipfile.ZipFile(pictures, "w") as archive:
+        for number in tqdm(range(products), desc="writing", disable=None):
+            row = rows[number % len(rows)]
+            name = f"images/{number}.png"
+            archive.writestr(name, row["image"]["bytes"])
+            own = {"product_id": f"p{number}", "image": name} | {key: row[key] for key in keep}
+            lines.write(json.dumps(own) + "\n")
+    return table, pictures
+
+
+def measured(*words: str) -> tuple[float, float]:
+    """Seconds that a Python command takes, and the most memory it had, MiB."""
+    began = time.perf_counter()
+    process = subprocess.Popen([sys.executable, *words], stderr=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{words[:4]} failed")
+    return time.perf_counter() - began, used.ru_maxrss / 1024
+
+
+def main(products: int) -> None:
+    """Print both, and the ratio."""
+    with tempfile.TemporaryDirectory() as folder:
+        table, pictures = write(Path(folder), products)
+        ours = [
+            "-m",
+            "catalog",
+            "import",
+            "table",
+            str(table),
+            "--pictures",
+            str(pictures),
+            "--out",
+            f"{folder}/data",
+        ]
+        took, memory = measured(*ours)
+        bare, plain = measured("-c", BARE, str(table), str(pictures), f"{folder}/bare.parquet")
+    print(f"import {products / took:,.0f} rows/s, {memory:,.0f} MiB")
+    print(f"bare loop {products / bare:,.0f} rows/s, {plain:,.0f} MiB")
+    print(f"ratio {bare / took:.2f}")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
