@@ -70,8 +70,14 @@ def _rows(
     style: dict[str, str | None],
 ) -> Iterator[Record]:
     """The rows of one of our tables, unless a column that we have no use for looks personal."""
-    used = {*KINDS[place], *names[place].values()}
-    return screened(rows(files, files.source.name, list(names[place].values()), **style), used, personal)
+    name, mapping = files.source.name, names[place]
+    every_row = (
+        "json" in name
+    )  # a row of JSON may lack what it has no value for, where a header says what there is
+    needed = [
+        theirs for ours, theirs in mapping.items() if not (every_row and TABLES[place].field(ours).nullable)
+    ]
+    return screened(rows(files, name, needed, **style), {*KINDS[place], *mapping.values()}, personal)
 
 
 def _mappings(pairs: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -92,7 +98,7 @@ def _mappings(pairs: Sequence[str]) -> dict[str, dict[str, str]]:
 
 def _named(values: dict[str, Any], mapping: dict[str, str], place: str) -> dict[str, Any]:
     """A row under our names; what has none of them becomes an attribute of a product."""
-    own = {ours: values[theirs] for ours, theirs in mapping.items()}
+    own = {ours: values.get(theirs) for ours, theirs in mapping.items()}
     rest = {name: value for name, value in values.items() if name not in mapping.values()}
     own |= {name: value for name, value in rest.items() if name in KINDS[place] and name not in own}
     if place == "products" and "attributes" not in own:

@@ -218,6 +218,15 @@ class TestTableOfYourOwn:
         splits = store.read(tmp_path / "data", "queries").to_pylist()
         assert {row["split"] for row in splits} == {"train", "valid", "test"} and splits[9]["split"] == "test"
 
+    def test_a_row_of_json_may_lack_what_is_optional(self, tmp_path: Path) -> None:
+        (tmp_path / "p.jsonl").write_text(
+            '{"id": 1, "name": "a", "cost": 2}\n{"id": 2, "name": "b"}\n{"id": 3}\n'
+        )
+        mapping = ["product_id=id", "title=name", "price=cost"]
+        import_from("table", tmp_path / "p.jsonl", tmp_path / "data", map=mapping)
+        assert [row["price"] for row in store.read(tmp_path / "data", "products").to_pylist()] == [2.0, None]
+        assert left(tmp_path / "data") == {(None, "p.jsonl line 3", None, "lacks name")}
+
     @pytest.mark.parametrize(
         ("words", "told"),
         [
