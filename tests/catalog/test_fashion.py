@@ -220,6 +220,7 @@ def test_splits_come_close_to_their_shares(seed: int, number: int) -> None:
     assert all(splits[combos[n]] == splits[combos[n - 1]] for n in range(1, number, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_the_published_data_set(real_data: Path, tmp_path: Path) -> None:
     import_from("fashion", real_data / "fashion-product-images-small.zip", tmp_path / "data")

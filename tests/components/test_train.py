@@ -70,6 +70,7 @@ def test_a_learning_rate_that_is_too_high(features: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_model_of_one(features: Path, tmp_path: Path) -> None:
     """Up to rounding, and to dropout, which is none here; one of them writes."""
     steady = SMALL.model_copy(update={"dropout": 0.0})
@@ -85,6 +86,7 @@ def test_two_processes_train_the_model_of_one(features: Path, tmp_path: Path) ->
     assert max((one[key] - two[key]).abs().max() for key in one) < 0.05
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_is_one_message(features: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="train: one of 2 processes failed"):
         processes.train(

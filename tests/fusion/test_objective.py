@@ -211,6 +211,7 @@ def test_chunks_are_not_kept(make_model: MakeModel, batch: Batch) -> None:
     assert size(replace(PLAIN, chunk=2)) < 0.2 * size(PLAIN)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_gradients_of_one(make_model: MakeModel, batch: Batch, tmp_path: Path) -> None:
     """Whole and in chunks. Each has half of the queries and products; the numbers of both are odd."""
     make_model(fusion="attention", dropout=0.0, entities=["color", "brand"]).save(tmp_path)
