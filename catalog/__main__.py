@@ -50,7 +50,8 @@ def _unused(out: Path) -> None:
         raise DataError(f"{out}: already there; remove it or give another --out")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(formats: bool) -> argparse.ArgumentParser:
+    """Of all verbs; `formats` are looked for where they are asked for, as they take long to load."""
     parser = argparse.ArgumentParser(prog="python -m catalog", description="Make a data set, or look at one.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
@@ -63,9 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     verb.set_defaults(run=_sample)
 
-    _add_formats(
-        verbs.add_parser("import", help="turn a public data set, or tables of your own, into one of ours")
-    )
+    verb = verbs.add_parser("import", help="turn a public data set, or tables of your own, into one of ours")
+    if formats:
+        _add_formats(verb)
 
     verb = verbs.add_parser("queries", help="add queries made from titles and attributes, or from clicks")
     verb.add_argument("data", type=Path, metavar="DIR", help="a data set")
@@ -123,19 +124,16 @@ def _argument(option: inspect.Parameter) -> dict[str, Any]:
         return {"action": "store_true"}
     if isinstance(option.default, tuple):
         return {"action": "append", "default": [], "metavar": "COLUMN"}
-    kind = (
-        Path
-        if "Path" in str(option.annotation)
-        else type(option.default)
-        if option.default is not None
-        else str
-    )
+    kind: type = str if option.default is None else type(option.default)
+    if "Path" in str(option.annotation):
+        kind = Path
     return {"type": kind, "default": option.default, "metavar": kind.__name__.upper()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code of `catalog.command.run`."""
-    arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments = _parser(formats="import" in words[:1]).parse_args(words)
     return run(lambda: arguments.run(arguments))
 
 

@@ -168,12 +168,13 @@ def _write(partial: Path, number: int, kept: list[Row | Left], pool: ThreadPoolE
         rows = [one for one in kept if isinstance(one, Row) and one.table == table]
         if not rows:
             continue
+        look = pool.map if "image" in KINDS[table] else map
         (partial / table).mkdir(exist_ok=True)
         path = partial / table / f"{number:05d}.parquet"
         unfinished[path] = path.with_suffix(".partial")
         with pq.ParquetWriter(unfinished[path], TABLES[table], compression="zstd") as writer:
             for start in range(0, len(rows), WINDOW):
-                window = list(pool.map(_seen_through, rows[start : start + WINDOW]))
+                window = list(look(_seen_through, rows[start : start + WINDOW]))
                 whole = [row for row, _ in window if row is not None]
                 left += [fault for _, fault in window if fault is not None]
                 if whole:
@@ -220,10 +221,8 @@ def _gather_rejected(partial: Path) -> Counter[str]:
                 for batch in pq.ParquetFile(part).iter_batches():
                     writer.write_batch(batch)
                     for row in batch.select(["table", "column", "reason"]).to_pylist():
-                        what = "row" if row["column"] is None else row["column"]
-                        reasons[
-                            f"{row['table']}, {what}: {re.sub(r'[0-9][0-9,]*', 'N', row['reason'])[:80]}"
-                        ] += 1
+                        what = f"{row['table'] or 'source'}, {row['column'] or 'row'}"
+                        reasons[f"{what}: {re.sub(r'[0-9][0-9,]*', 'N', row['reason'])[:80]}"] += 1
         for part in parts:
             part.unlink()
         (partial / "rejected").rmdir()
@@ -285,9 +284,7 @@ def number(value: Any) -> float | None:
     digits = re.sub(r"[' \u00a0\u202f]", "", found[1])
     comma, point = digits.rfind(","), digits.rfind(".")
     decimal = "," if comma > point else "."
-    if (
-        min(comma, point) < 0 <= max(comma, point)
-    ):  # one kind of mark: 1,299 and 1.299.000 are thousands, 12,5 is not
+    if min(comma, point) < 0 <= max(comma, point):  # 1,299 and 1.299.000 are thousands, 12,5 is not
         mark = digits[max(comma, point)]
         if digits.count(mark) > 1 or (mark == "," and re.search(r",\d{3}$", digits)):
             decimal = "." if mark == "," else ","

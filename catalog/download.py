@@ -35,7 +35,7 @@ class Web:
             manifest: The file; made when first needed.
             private: Whether addresses that only this network knows may be asked.
         """
-        self.manifest, self.private = manifest, private
+        self.manifest = manifest
         self._lock = threading.Lock()
         self._kept: sqlite3.Connection | None = None
         retries = Retry(4, redirect=3, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504))

@@ -66,6 +66,14 @@ def is_flat(image: Image.Image, tolerance: int = 8) -> bool:
     return bool((np.ptp(np.asarray(image.getextrema()), axis=-1) <= tolerance).all())
 
 
+def pixels_of(data: bytes) -> str | None:
+    """The `pixel_hash` of a picture as it is stored; None where it cannot be used."""
+    try:
+        return pixel_hash(decode(data))
+    except PictureError:
+        return None
+
+
 def pixel_hash(image: Image.Image) -> str:
     """A hash of size and pixels: equal for the same picture in other files or encodings without loss."""
     digest = hashlib.blake2b(repr(image.size).encode(), digest_size=16)

@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from catalog import store
 from catalog.clicks import graded, impressions
 from catalog.derived import FEWEST, MOST, connect
-from catalog.images import PictureError, decode, pixel_hash
+from catalog.images import pixels_of
 from catalog.schema import DERIVED, EXACT, IMPLICIT, IRRELEVANT, SPLITS, SUBSTITUTE, DataError
 from catalog.splits import split
 from catalog.text import normalise
@@ -183,10 +183,8 @@ def _splits(data: Path, products: Sequence[Product], asked: Sequence[Asked]) -> 
     for lot, ids in zip(lots, exact, strict=True):
         bound[lot].update(name for one in ids for key in keys(one) for name in fixed.get(key, ()))
     free = split(lot for lot in lots if not bound[lot])
-    return [
-        free[lot] if lot in free else bound[lot].copy().pop() if len(bound[lot]) == 1 else None
-        for lot in lots
-    ]
+    chosen = free | {lot: min(names) for lot, names in bound.items() if len(names) == 1}
+    return [chosen.get(lot) for lot in lots]
 
 
 def _own_targets(data: Path) -> dict[str, set[str]]:
@@ -207,10 +205,8 @@ def _pixels(data: Path, wanted: Collection[str]) -> dict[str, str]:
     def look(row: dict[str, Any]) -> tuple[str, str] | None:
         if row["product_id"] not in wanted or row["image"] is None or row["image"]["bytes"] is None:
             return None
-        try:
-            return row["product_id"], pixel_hash(decode(row["image"]["bytes"]))
-        except PictureError:
-            return None
+        pixels = pixels_of(row["image"]["bytes"])
+        return (row["product_id"], pixels) if pixels else None
 
     found: dict[str, str] = {}
     with ThreadPoolExecutor() as pool, tqdm(desc="looking", unit="product", disable=None) as bar:
@@ -260,8 +256,8 @@ def _link(path: Path, target: Path) -> None:
         shutil.copyfile(path, target)
 
 
-def _tell(judged_by: str, asked: Iterable[Asked], taken: int) -> None:
+def _tell(judged_by: str, asked: Sequence[Asked], taken: int) -> None:
     counts = Counter(grade for one in asked for grade in one.grades.values())
     said = ", ".join(f"{counts[grade]:,} of grade {grade}" for grade in sorted(counts, reverse=True))
     rest = f"; {taken:,} left out, which would ask the same again, or in another split" if taken else ""
-    print(f"queries: {len(list(asked)):,} more, {judged_by}, with judgements {said}{rest}", file=sys.stderr)
+    print(f"queries: {len(asked):,} more, {judged_by}, with judgements {said}{rest}", file=sys.stderr)

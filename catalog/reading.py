@@ -89,7 +89,7 @@ class Files:
         self.zip: zipfile.ZipFile | None = None
         self.faults: list[Fault] = []
         self._besides: list[Files] = []
-        self.root = source if source.is_dir() else source.parent
+        self.root = (source if source.is_dir() else source.parent).resolve()
         if source.suffix.lower() == ".zip":
             try:
                 self.zip = zipfile.ZipFile(source)
@@ -164,10 +164,6 @@ class Files:
         path = self._path(name)
         return path is not None and path.is_file()
 
-    def size(self, name: str) -> int:
-        """Bytes of a file."""
-        return self.zip.getinfo(name).file_size if self.zip else (self.root / name).stat().st_size
-
     def read(self, name: str, most: int = Limits().max_bytes) -> bytes:
         """A whole file.
 
@@ -221,13 +217,14 @@ class Files:
             path = (self.root / name).resolve()
         except (OSError, ValueError, RuntimeError):
             return None
-        return path if path.is_relative_to(self.root.resolve()) else None
+        return path if path.is_relative_to(self.root) else None
 
 
 def rows(
     files: Files,
     name: str,
     columns: Sequence[str] = (),
+    optional: Sequence[str] = (),
     encoding: str | None = None,
     delimiter: str | None = None,
 ) -> Iterator[Record]:
@@ -239,6 +236,7 @@ def rows(
         files: Where it is.
         name: Its name.
         columns: That it must have.
+        optional: That its header must have, if there is one; a row of JSON leaves out what it has no value for.
         encoding: Of a CSV; by default told from its beginning.
         delimiter: Of a CSV; by default told from its first line.
 
@@ -249,8 +247,9 @@ def rows(
     if kind not in READERS:
         raise DataError(f"{files.source}: {name} is none of {', '.join(READERS)}")
     more = {"encoding": encoding, "delimiter": delimiter} if kind in {".csv", ".tsv"} else {}
+    needed = columns if READERS[kind] is _json_lines else [*columns, *optional]
     with _readable(files, name) as stream:
-        for one in READERS[kind](stream, name, columns, **more):
+        for one in READERS[kind](stream, name, needed, **more):
             if isinstance(one, Fault):
                 files.fault(*one)
             else:
@@ -333,10 +332,9 @@ def _csv(
     csv.field_size_limit(FIELD)
     lines = _lines(text)
     first = next(lines, "")
-    reader = csv.reader(lines, delimiter=delimiter or _delimiter(first))
-    header = [
-        column.strip() for column in next(csv.reader([first], delimiter=delimiter or _delimiter(first)), [])
-    ]
+    between = delimiter or _delimiter(first)
+    header = [column.strip() for column in next(csv.reader([first], delimiter=between), [])]
+    reader = csv.reader(lines, delimiter=between)
     _need(name, header, columns)
     while True:
         try:

@@ -53,7 +53,7 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
         model: What `train` wrote.
         params: How rankings are judged.
         evaluation: Folder to write: metrics.json (system → metric → mean), segments.csv (the same by segment),
-            judged_by.csv (the same by who judged; all else is of the first of `judges` alone), comparisons.json (the
+            judged_by.csv (the same by who judged; all else is of the first of `by_judges` alone), comparisons.json (the
             candidate against each other system), scores/ (per query) and runs/ (parquet and TREC) by system,
             qrels.trec (the judgements), tasks.json (titles and pictures, similar products, tags), queries.parquet,
             facts.json (latency, sizes, the candidate's weight in the hybrid, what a survey said), index/ (what is
@@ -67,7 +67,8 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
         load_items(features, table, model, network.attends) for table in ("products", "queries")
     )
     asked, valid = (queries.take(queries.splits == split) for split in ("test", "valid"))
-    qrels, segments = judged(data, "test")
+    judgements = by_judges(data, "test")
+    by, (qrels, segments) = next(iter(judgements.items()))
     sought = embed(network, valid if len(valid) else asked, "query")
     index = SearchIndex.build(network, products, data, sought)
     others = {name: embed(network, products, "product", only) for name, only in views(network).items()}
@@ -92,15 +93,15 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
         )
         runs[HYBRID] = weighted([runs[CANDIDATE], runs["bm25"]], [weight, 1 - weight])
         mixed = {"hybrid_weight": weight}
-    by_judges = scored(data, runs, params)
-    by, scores = next(iter(by_judges.items()))
+    apart = {name: scored(runs, own, params) for name, (own, _) in judgements.items()}
+    scores = apart.pop(by)
     measures = tasks(data, features, network, products, index.vectors)
     with store.fresh(evaluation) as out:
         _write(out / "tasks.json", [asdict(measure) for measure in measures])
         _write(out / "made_from.json", _made_from(features, model, params))
         _write(out / "metrics.json", {system: one.means() for system, one in scores.items()})
         pv.write_csv(by_segment(scores, segments), out / "segments.csv")
-        pv.write_csv(by_judge(by_judges), out / "judged_by.csv")
+        pv.write_csv(by_judge({by: scores} | apart), out / "judged_by.csv")
         primary = params.metrics[0]
         against = comparisons(scores, primary, params.resamples, params.seed)
         _write(out / "comparisons.json", {system: asdict(result) for system, result in against.items()})
@@ -125,7 +126,7 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
         title = "Product search: candidate and baselines"
         groups = {"segment": segments, LACKING: lacking(products, qrels, params.relevant)}
         page = report(title, data, runs, scores, against, qrels, groups, primary, rival, measures, why)
-        page = replace(page, apart={name: one for name, one in by_judges.items() if name != by})
+        page = replace(page, judged_by=by, apart=apart)
         (out / "report.html").write_text(render(page))
         _write(out / "facts.json", facts(network, asked, wanted, index, model) | mixed | survey(page))
     print(_means(scores))
@@ -141,14 +142,10 @@ def published(features: Path, asked: np.ndarray, depth: int) -> dict[str, pa.Tab
     return {"zero-shot": run_table(asked, products.ids, *top_k(wished, shown, depth))}
 
 
-def scored(data: Path, runs: Mapping[str, Run], params: EvaluateParams) -> dict[str, dict[str, Scores]]:
-    """Who judged, the most to be trusted first → system → scores on the test queries that they judged."""
-    own = {by: judged(data, "test", by)[0] for by in judges(data, "test")}
+def scored(runs: Mapping[str, Run], qrels: Qrels, params: EvaluateParams) -> dict[str, Scores]:
+    """System → scores."""
     more: dict[str, Any] = {"gains": params.gains, "relevant": params.relevant}
-    return {
-        by: {system: score(run, qrels, params.metrics, **more) for system, run in runs.items()}
-        for by, qrels in own.items()
-    }
+    return {system: score(run, qrels, params.metrics, **more) for system, run in runs.items()}
 
 
 def views(network: ProductSearchModel) -> dict[str, list[str]]:
@@ -159,37 +156,34 @@ def views(network: ProductSearchModel) -> dict[str, list[str]]:
     return alone | (without if len(every) > 2 else {})
 
 
-def judges(data: Path, split: str) -> list[str]:
-    """Who judged queries of a split, of `catalog.schema.JUDGED_BY` and in its order: the most to be trusted first.
+def by_judges(data: Path, split: str) -> dict[str, tuple[Qrels, np.ndarray]]:
+    """Who judged queries of a split → the judgements, and the segments of the queries.
+
+    Of `catalog.schema.JUDGED_BY` and in its order, the most to be trusted first; apart, for means over several would
+    say nothing. The segments are str (Q,), in the order of the queries' ids.
 
     Raises:
-        DataError: where nobody did.
+        DataError: where nobody judged any.
     """
-    asked = set(store.read(data, "judgements", ["query_id"])["query_id"].to_pylist())
-    rows = store.read(data, "queries", ["query_id", "split", "judged_by"]).to_pylist()
-    found = {row["judged_by"] or HUMAN for row in rows if row["split"] == split and row["query_id"] in asked}
+    queries = store.read(data, "queries", ["query_id", "split", "segment", "judged_by"])
+    queries = queries.filter(pc.equal(queries["split"], split))
+    judgements = store.read(data, "judgements")
+    named = dict(zip(queries["query_id"].to_pylist(), queries["segment"].to_pylist(), strict=True))
+    found = {}
+    for by in JUDGED_BY:
+        own = queries.filter(pc.equal(pc.fill_null(queries["judged_by"], HUMAN), by))
+        said = judgements.filter(pc.is_in(judgements["query_id"], own["query_id"]))
+        if len(said):
+            qrels = Qrels.from_table(said)
+            found[by] = qrels, np.array([named[i] or "all" for i in np.sort(qrels.query_ids)])
     if not found:
         raise DataError(f"{data}: no judged query has the split '{split}'; nothing to evaluate on")
-    return [name for name in JUDGED_BY if name in found]
+    return found
 
 
-def judged(data: Path, split: str, by: str | None = None) -> tuple[Qrels, np.ndarray]:
-    """The judgements of a split, and the segments of its judged queries, str (Q,), in the order of the ids.
-
-    Of one kind alone, for means over several would say nothing: by default the first of `judges`.
-
-    Raises:
-        DataError: where there are none.
-    """
-    by = by or judges(data, split)[0]
-    queries = store.read(data, "queries", ["query_id", "split", "segment", "judged_by"])
-    own = queries.filter(
-        pc.and_(pc.equal(queries["split"], split), pc.equal(pc.fill_null(queries["judged_by"], HUMAN), by))
-    )
-    judgements = store.read(data, "judgements")
-    qrels = Qrels.from_table(judgements.filter(pc.is_in(judgements["query_id"], own["query_id"])))
-    named = dict(zip(own["query_id"].to_pylist(), own["segment"].to_pylist(), strict=True))
-    return qrels, np.array([named[i] or "all" for i in np.sort(qrels.query_ids)])
+def judged(data: Path, split: str) -> tuple[Qrels, np.ndarray]:
+    """The first of `by_judges`."""
+    return next(iter(by_judges(data, split).values()))
 
 
 def lacking(products: Items, qrels: Qrels, relevant: int) -> np.ndarray:
@@ -313,7 +307,6 @@ def report(
         tasks=measures,
         ratings=rated,
         agreements=agreed,
-        judged_by=judges(data, "test")[0],
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from catalog import store
 from components import tracking
 from components.card import card, description
-from components.evaluate import CANDIDATE, answers, comparisons, judged
+from components.evaluate import CANDIDATE, answers, by_judges, comparisons
 from components.evaluate import report as page_of
 from components.package import registered
 from components.params import RegisterParams
@@ -194,11 +194,11 @@ def _beside(
     """The candidate beside the champion and its own baselines; queries are won and lost against the champion."""
     scores = {CANDIDATE: systems[CANDIDATE], CHAMPION: old.evidence.scores} | systems
     against = comparisons(scores, rules.primary, rules.resamples, rules.seed)
-    qrels, segments = judged(data, "test")
+    by, (qrels, segments) = next(iter(by_judges(data, "test").items()))
     runs = {CANDIDATE: new.run, CHAMPION: old.run}
     groups = {"segment": segments}
     page = page_of(title, data, runs, scores, against, qrels, groups, rules.primary, CHAMPION)
-    return replace(page, note=old.again)
+    return replace(page, note=old.again, judged_by=by)
 
 
 def _earned(decision: Decision, params: RegisterParams) -> list[str]:

@@ -169,16 +169,16 @@ def train(
             shutil.copytree(features, partial, dirs_exist_ok=True)
     written(params, folder)
     with _answering() as backend, _awaited(folder), _cancelling(backend, name, folder):
-        _start(backend, name, {**job, "spec": _placed(job["spec"], folder)})
+        trainer = job["spec"]["trainer"] | {"args": [str(folder)]}
+        _start(backend, name, {**job, "spec": job["spec"] | {"trainer": trainer}})
         ended = _follow(backend, name)
         if ended.status != "Complete":
             raise DataError(
                 f"train: the TrainJob {name} failed; what its nodes said stands above. It is kept to look at: "
                 f"kubectl -n {backend.namespace} describe trainjob {name}"
             )
-    with store.fresh(model) as partial:
-        shutil.copytree(folder / "model", partial, dirs_exist_ok=True)
-    with _answering() as backend:
+        with store.fresh(model) as partial:
+            shutil.copytree(folder / "model", partial, dirs_exist_ok=True)
         _delete(backend, name)
     shutil.rmtree(folder)
 
@@ -206,10 +206,6 @@ def node(folder: Path) -> int:
                         return 1
         finally:
             process.terminate()
-
-
-def _placed(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    return {**spec, "trainer": {**spec["trainer"], "args": [str(folder)]}}
 
 
 @contextmanager

@@ -39,16 +39,17 @@ def options(name: str) -> Mapping[str, inspect.Parameter]:
     }
 
 
-def own_queries(where: str, asked: Mapping[str, str]) -> Iterator[Row]:
-    """The queries of a source that people judged and nobody split.
+def own_queries(where: str, asked: Mapping[str, str], judged_by: str = HUMAN) -> Iterator[Row]:
+    """The queries of a source that nobody split.
 
     Args:
         where: The file they are in.
         asked: Normalised text → id.
+        judged_by: Of `catalog.schema.JUDGED_BY`.
     """
     splits = split(asked)
     for text, identity in asked.items():
-        own = {"query_id": identity, "text": text, "split": splits[text], "judged_by": HUMAN}
+        own = {"query_id": identity, "text": text, "split": splits[text], "judged_by": judged_by}
         yield Row("queries", where, own)
 
 

@@ -11,20 +11,31 @@ category, here also with a brand, and what shoppers of it reviewed is what they 
 import html
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from catalog.conversion import Row
 from catalog.reading import Files, rows
 from catalog.schema import EXACT, IMPLICIT, IRRELEVANT, SUBSTITUTE, DataError
-from catalog.sources import source
-from catalog.splits import split
+from catalog.sources import own_queries, source
 from catalog.text import normalise
 
 LIKED = 4.0  # stars, on the mean, from which a product is what its buyers wanted
 FEWEST = 2  # products with reviews that a query needs
 UNRELATED = 10  # products of no shared category that each query is given as irrelevant
 DEPTH = 3  # levels of categories that a query's words are taken from, from the last up
+
+
+def _image_2018(values: Mapping[str, Any]) -> str | None:
+    found = values.get("imageURLHighRes") or values.get("imageURL")
+    return str(found[0]) if found else None
+
+
+def _image_2023(values: Mapping[str, Any]) -> str | None:
+    main: dict[str, str] = next(
+        (one for one in values.get("images") or [] if one.get("variant") == "MAIN"), {}
+    )
+    return main.get("hi_res") or main.get("large")
 
 
 class Layout(NamedTuple):
@@ -36,21 +47,12 @@ class Layout(NamedTuple):
     description: str
     bullets: str
     stars: str
-
-    def image(self, values: Mapping[str, Any]) -> str | None:
-        """Address of the main picture, the larger one where there are two."""
-        if self.product == "asin":
-            found = values.get("imageURLHighRes") or values.get("imageURL") or []
-            return str(found[0]) if found else None
-        for one in values.get("images") or []:
-            if one.get("variant") == "MAIN":
-                return one.get("hi_res") or one.get("large")
-        return None
+    image: Callable[[Mapping[str, Any]], str | None]  # address of the main picture, the larger one of two
 
 
 LAYOUTS = {
-    2018: Layout("asin", "category", "brand", "description", "feature", "overall"),
-    2023: Layout("parent_asin", "categories", "store", "description", "features", "rating"),
+    2018: Layout("asin", "category", "brand", "description", "feature", "overall", _image_2018),
+    2023: Layout("parent_asin", "categories", "store", "description", "features", "rating", _image_2023),
 }
 
 
@@ -147,20 +149,13 @@ def _implicit(
     asked = {text: shelf for text, shelf in asked.items() if len(shelf) >= FEWEST and len(shelf) < len(of)}
     if not asked:
         raise DataError(f"{files.source}: no category or brand has {FEWEST} products that were reviewed")
-    splits = split(asked)
+    ids = {text: f"q{number}" for number, text in enumerate(asked)}
+    yield from own_queries(reviews, ids, IMPLICIT)
     others = sorted(of)
-    for number, text in enumerate(asked):
-        own = {"query_id": f"q{number}", "text": text, "split": splits[text], "judged_by": IMPLICIT}
-        yield Row("queries", reviews, own)
+    step = max(1, len(others) // (3 * UNRELATED))
     for number, (text, shelf) in enumerate(asked.items()):
-        for product in shelf:
-            grade = EXACT if means[product] >= LIKED else SUBSTITUTE
-            yield Row(
-                "judgements", reviews, {"query_id": f"q{number}", "product_id": product, "grade": grade}
-            )
-        step = max(1, len(others) // (3 * UNRELATED))
         far = [one for one in others[number % step :: step] if one not in shelves[text]]
-        for product in far[:UNRELATED]:
-            yield Row(
-                "judgements", reviews, {"query_id": f"q{number}", "product_id": product, "grade": IRRELEVANT}
-            )
+        grades = {product: EXACT if means[product] >= LIKED else SUBSTITUTE for product in shelf}
+        for product, grade in (grades | dict.fromkeys(far[:UNRELATED], IRRELEVANT)).items():
+            own = {"query_id": ids[text], "product_id": product, "grade": grade}
+            yield Row("judgements", reviews, own)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from catalog.conversion import Row
 from catalog.derived import FEWEST, MOST, Combo, Grader, Query, Style, assign, derive
-from catalog.images import PictureError, decode, pixel_hash
+from catalog.images import pixels_of
 from catalog.reading import Files
 from catalog.schema import DERIVED, DataError
 from catalog.sources import source
@@ -139,8 +139,8 @@ def _hashes(files: Files, pictures: Mapping[str, str], ids: Sequence[str]) -> di
 
     def hashed(identity: str) -> str | None:
         try:
-            return pixel_hash(decode(files.read(pictures[identity])))
-        except (PictureError, ValueError):
+            return pixels_of(files.read(pictures[identity]))
+        except ValueError:
             return None
 
     with ThreadPoolExecutor() as pool:

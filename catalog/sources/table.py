@@ -1,6 +1,6 @@
 """Your own catalogue: a table of products, and of queries and judgements if you have them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -67,17 +67,14 @@ def _rows(
     place: str,
     names: dict[str, dict[str, str]],
     personal: Sequence[str],
-    style: dict[str, str | None],
+    style: Mapping[str, Any],
 ) -> Iterator[Record]:
     """The rows of one of our tables, unless a column that we have no use for looks personal."""
-    name, mapping = files.source.name, names[place]
-    every_row = (
-        "json" in name
-    )  # a row of JSON may lack what it has no value for, where a header says what there is
-    needed = [
-        theirs for ours, theirs in mapping.items() if not (every_row and TABLES[place].field(ours).nullable)
-    ]
-    return screened(rows(files, name, needed, **style), {*KINDS[place], *mapping.values()}, personal)
+    mapping = names[place]
+    optional = [theirs for ours, theirs in mapping.items() if TABLES[place].field(ours).nullable]
+    needed = [theirs for theirs in mapping.values() if theirs not in optional]
+    read = rows(files, files.source.name, needed, optional, **style)
+    return screened(read, {*KINDS[place], *mapping.values()}, personal)
 
 
 def _mappings(pairs: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -18,9 +18,9 @@ from components.evaluate import (
     HYBRID,
     LACKING,
     answers,
+    by_judges,
     evaluate,
     judged,
-    judges,
     lacking,
     top,
     views,
@@ -157,7 +157,7 @@ def test_who_judged_is_never_averaged(data: Path, features: Path, model: Path, t
         row["judged_by"] = by
     pq.write_table(pa.Table.from_pylist(rows, schema=QUERIES), path)
     counts = Counter(row["judged_by"] or "human" for row in asked)
-    assert judges(tmp_path / "data", "test") == ["human", "implicit", "derived"]
+    assert list(by_judges(tmp_path / "data", "test")) == ["human", "implicit", "derived"]
     out = tmp_path / "evaluation"
     evaluate(tmp_path / "data", features, model, EvaluateParams(resamples=200), out)
     table = pv.read_csv(out / "judged_by.csv").to_pylist()
@@ -167,7 +167,7 @@ def test_who_judged_is_never_averaged(data: Path, features: Path, model: Path, t
     assert means["ndcg@10"] == pytest.approx(decides["ndcg@10"])
     (apart,) = [row for row in table if (row["judged_by"], row["system"]) == ("implicit", CANDIDATE)]
     named = [row["query_id"] for row in asked if row["judged_by"] == "implicit"]
-    qrels = judged(tmp_path / "data", "test", "implicit")[0]
+    qrels = by_judges(tmp_path / "data", "test")["implicit"][0]
     assert sorted(qrels.query_ids) == sorted(named)
     again = score(
         Run.from_parquet(out / "runs" / f"{CANDIDATE}.parquet"), qrels, ["ndcg@10"], gains=GAINS

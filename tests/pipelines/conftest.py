@@ -1,15 +1,46 @@
-"""Kubeflow Pipelines' HTTP API as far as Vitrine uses it, kept in memory; its back end needs a cluster."""
+"""Kubeflow's HTTP APIs as far as Vitrine uses them, kept in memory; what stands behind them needs a cluster."""
 
 import itertools
 import json
+import os
 import re
+import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+import yaml
+from kubeflow_trainer_api import models
+
+
+class Json(BaseHTTPRequestHandler):
+    """Answers in JSON; who inherits it says what, in `_route`."""
+
+    _route: Callable[[], None]
+
+    def log_message(self, *_: Any) -> None: ...
+
+    def do_GET(self) -> None:
+        self._route()
+
+    do_HEAD = do_POST = do_DELETE = do_GET  # noqa: N815 - http.server's names
+
+    def say(self, status: int, content: Any) -> None:
+        told = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(told)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(told)
 
 
 class Kubeflow(ThreadingHTTPServer):
@@ -34,21 +65,10 @@ class Kubeflow(ThreadingHTTPServer):
         return self.kept[kind][name]
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Json):
     """Routes; a method that is not here is answered with 404."""
 
     server: Kubeflow
-
-    def log_message(self, *_: Any) -> None: ...
-
-    def do_GET(self) -> None:
-        self._route()
-
-    def do_POST(self) -> None:
-        self._route()
-
-    def do_DELETE(self) -> None:
-        self._route()
 
     def _route(self) -> None:
         url = urlsplit(self.path)
@@ -58,12 +78,7 @@ class Handler(BaseHTTPRequestHandler):
         status, said = self._answer(self.command, words)
         if self.server.refusing and words != ["healthz"]:
             status, said = self.server.refusing, {"message": "not today"}
-        told = json.dumps(said).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(told)))
-        self.end_headers()
-        self.wfile.write(told)
+        self.say(status, said)
 
     def _answer(self, method: str, words: list[str]) -> tuple[int, Any]:  # noqa: PLR0911, PLR0912
         kept = self.server.kept
@@ -123,5 +138,252 @@ def kubeflow() -> Iterator[Kubeflow]:
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def json_handler() -> type[Json]:
+    return Json
+
+
+NOW = datetime.now(UTC).isoformat()
+
+
+class Node:
+    """A pod, once it is scheduled."""
+
+    def __init__(self, name: str, rank: int, command: list[str], env: dict[str, str], log: Path) -> None:
+        self.name, self.rank, self.log, self.command, self.env = name, rank, log, command, env
+        self.process: subprocess.Popen[bytes] | None = None
+        self.log.touch()
+
+    def start(self) -> None:
+        with self.log.open("wb") as out:
+            self.process = subprocess.Popen(self.command, env=os.environ | self.env, stdout=out, stderr=out)
+
+    @property
+    def phase(self) -> str:
+        if self.process is None:
+            return "Pending"
+        return {None: "Running", 0: "Succeeded"}.get(self.process.poll(), "Failed")
+
+    def told(self) -> dict[str, Any]:
+        labels = {
+            "jobset.sigs.k8s.io/jobset-name": self.name.partition("-node-")[0],
+            "jobset.sigs.k8s.io/replicatedjob-name": "node",
+            "batch.kubernetes.io/job-completion-index": str(self.rank),
+        }
+        meta = {"name": self.name, "labels": labels, "creationTimestamp": NOW}
+        spec = {"containers": [{"name": "node"}]}
+        return {"metadata": meta, "spec": spec, "status": {"phase": self.phase}}
+
+
+class Trainer(ThreadingHTTPServer):
+    """Kubeflow Trainer of a namespace.
+
+    `command` is what nodes run, by default what the job says; `full` is when no node has room; `cut` is after how many
+    bytes a log's connection ends, once; `refusing` answers posts.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), TrainerHandler)
+        self.folder, self.jobs, self.pods = folder, {}, {}
+        self.command: list[str] = []
+        self.full, self.cut, self.refusing = False, 0, (0, "")
+        self.jobs: dict[str, dict[str, Any]]
+        self.pods: dict[str, list[Node]]
+        self.made = 0
+
+    def make(self, job: dict[str, Any]) -> None:
+        name, trainer = job["metadata"]["name"], job["spec"]["trainer"]
+        job["metadata"] |= {"creationTimestamp": NOW, "namespace": "shop"}
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = self.command or [sys.executable, *trainer["command"][1:]]
+        self.jobs[name], self.made = job, self.made + 1
+        self.pods[name] = [
+            Node(
+                f"{name}-node-0-{rank}-x",
+                rank,
+                command + trainer["args"],
+                {
+                    "PET_NNODES": str(trainer["numNodes"]),
+                    "PET_NPROC_PER_NODE": str(trainer["numProcPerNode"]),
+                    "PET_NODE_RANK": str(rank),
+                    "PET_MASTER_ADDR": "127.0.0.1",
+                    "PET_MASTER_PORT": str(port),
+                },
+                self.folder / f"{self.made}-{rank}.log",
+            )
+            for rank in range(trainer["numNodes"])
+        ]
+
+    def look(self, name: str) -> dict[str, Any]:
+        """A job, when the controllers have done what they do by themselves."""
+        pods, job = self.pods[name], self.jobs[name]
+        for pod in pods:
+            if pod.process is None and not self.full:
+                pod.start()
+        phases = {pod.phase for pod in pods}
+        ended = "Failed" if "Failed" in phases else "Complete" if phases == {"Succeeded"} else ""
+        if ended:
+            self.stop(name)
+            job["status"] = {
+                "conditions": [
+                    {
+                        "type": ended,
+                        "status": "True",
+                        "lastTransitionTime": NOW,
+                        "message": "",
+                        "reason": "Jobs",
+                    }
+                ]
+            }
+        return job
+
+    def stop(self, name: str) -> None:
+        for process in [pod.process for pod in self.pods[name] if pod.process]:
+            process.terminate()
+            process.wait(20)
+
+
+class TrainerHandler(Json):
+    """Routes."""
+
+    server: Trainer
+    protocol_version = "HTTP/1.1"
+
+    def _route(self) -> None:
+        url = urlsplit(self.path)
+        query = {key: values[0] for key, values in parse_qs(url.query).items()}
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        words = url.path.strip("/").split("/")
+        if words[-1] == "log":
+            self._log(words[-2], "follow" in query)
+            return
+        self.say(*self._answer(words, query, body))
+
+    def _answer(self, words: list[str], query: dict[str, str], body: bytes) -> tuple[int, Any]:  # noqa: PLR0911
+        here = self.server
+        match self.command, *words:
+            case "GET", *_, "clustertrainingruntimes", "torch-distributed":
+                return 200, RUNTIME
+            case "POST", "apis", "trainer.kubeflow.org", "v1alpha1", "namespaces", "shop", "trainjobs":
+                job = json.loads(body)
+                if here.refusing[0]:
+                    return here.refusing[0], {"message": here.refusing[1]}
+                if models.TrainerV1alpha1TrainJob.from_dict(job).to_dict() != job:
+                    return 422, {"message": "not a TrainJob"}
+                if job["metadata"]["name"] in here.jobs:
+                    return 409, {"message": "already exists"}
+                here.make(job)
+                return 201, job
+            case "GET", *_, "trainjobs", name if name in here.jobs:
+                return 200, here.look(name)
+            case "DELETE", *_, "trainjobs", name if name in here.jobs:
+                here.stop(name)
+                del here.jobs[name]
+                return 200, {}
+            case "GET", *_, "pods":
+                name = re.match("jobset.sigs.k8s.io/jobset-name=([^,]+),", query["labelSelector"])[1]  # type: ignore[index]
+                return 200, {"items": [pod.told() for pod in here.pods[name]]}
+            case "GET", *_, "pods", "launcher":
+                owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "w", "uid": "u"}
+                return 200, {
+                    "metadata": {"name": "launcher", "ownerReferences": [owner | {"controller": True}]}
+                }
+            case "GET", *_, "events":
+                names = here.jobs if here.full else []
+                return 200, {
+                    "items": [
+                        SCHEDULING | {"involvedObject": {"kind": "TrainJob", "name": name}} for name in names
+                    ]
+                }
+            case _:
+                return 404, {"message": f"no {'/'.join(words)}"}
+
+    def _log(self, pod: str, follow: bool) -> None:
+        node = next(one for pods in self.server.pods.values() for one in pods if one.name == pod)
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        at = 0
+        while True:
+            self.server.look(pod.partition("-node-")[0])
+            ended = node.phase in {"Succeeded", "Failed"}
+            piece = node.log.read_bytes()[at:]
+            if self.server.cut and at + len(piece) > self.server.cut:
+                piece = piece[: self.server.cut - at]
+                self.server.cut = 0
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+                self.close_connection = True
+                return
+            if piece:
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+                at += len(piece)
+            if ended or not follow:
+                self.wfile.write(b"0\r\n\r\n")
+                return
+            time.sleep(0.02)
+
+
+RUNTIME = {
+    "apiVersion": "trainer.kubeflow.org/v1alpha1",
+    "kind": "ClusterTrainingRuntime",
+    "metadata": {"name": "torch-distributed", "labels": {"trainer.kubeflow.org/framework": "torch"}},
+    "spec": {
+        "mlPolicy": {"numNodes": 1, "torch": {}},
+        "template": {
+            "spec": {
+                "replicatedJobs": [
+                    {
+                        "name": "node",
+                        "template": {
+                            "metadata": {
+                                "labels": {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}
+                            },
+                            "spec": {
+                                "template": {
+                                    "spec": {"containers": [{"name": "node", "image": "pytorch/pytorch"}]}
+                                }
+                            },
+                        },
+                    }
+                ]
+            }
+        },
+    },
+}
+SCHEDULING = {
+    "metadata": {"name": "e"},
+    "reason": "FailedScheduling",
+    "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu",
+    "firstTimestamp": NOW,
+}
+
+
+@pytest.fixture
+def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trainer]:
+    server = Trainer(tmp_path)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "here",
+        "contexts": [{"name": "here", "context": {"cluster": "here", "user": "me", "namespace": "shop"}}],
+        "clusters": [{"name": "here", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
+        "users": [{"name": "me", "user": {}}],
+    }
+    path = tmp_path / "kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    monkeypatch.setenv("KUBECONFIG", str(path))  # for what this test starts
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
+    yield server
+    for name in server.jobs:
+        server.stop(name)
     server.shutdown()
     server.server_close()

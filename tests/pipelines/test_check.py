@@ -1,6 +1,5 @@
 """What `check` finds: in compiled pipelines that KFP would take and fail on, in registries, and in a cluster."""
 
-import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -173,25 +172,13 @@ def test_all_faults_are_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.fixture
-def server() -> Iterator[tuple[str, dict[str, Any]]]:
+def server(json_handler: type[BaseHTTPRequestHandler]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Answers each path with a status and JSON; its address, and what it has."""
     answers: dict[str, Any] = {}
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None: ...
-
-        def do_HEAD(self) -> None:
-            self.do_GET()
-
-        def do_GET(self) -> None:
-            status, said = answers.get(self.path, (404, {"kind": "Status", "code": 404}))
-            told = json.dumps(said).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(told)))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(told)
+    class Handler(json_handler):  # type: ignore[misc, valid-type]
+        def _route(self) -> None:
+            self.say(*answers.get(self.path, (404, {"kind": "Status", "code": 404})))
 
     one = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=one.serve_forever, daemon=True).start()
