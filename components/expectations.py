@@ -116,6 +116,8 @@ def rules(params: ValidateParams) -> list[Rule]:
         Rule("leaked_titles", "targets", "the title of an exact match must stay in one split", null, "title_splits"),
         Rule("leaked_pixels", "targets", "the picture of an exact match must stay in one split",
              null, "pixels_splits"),
+        Rule("near_duplicates", "targets", "the picture of an exact match should not look like one of another split",
+             null, "looks_like", severity="warning"),
         Rule("shared_targets", "shared", "an exact match should stay in one split, where people or shoppers judged",
              null, "id_splits", severity="warning"),
         Rule("broken_images", "pictures", "pictures must decode and keep to the limits of size",

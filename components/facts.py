@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from catalog import store
 from catalog.images import Limits, PictureError, decode, is_flat, pixel_hash
+from catalog.likeness import near, perceptual_hash
 from catalog.privacy import LOOKED_AT, looks_personal
 from catalog.schema import DERIVED, EXACT, SPLITS, TABLES
 from catalog.text import normalise
@@ -26,9 +27,10 @@ class Look(NamedTuple):
     side: int | None = None  # pixels, the shorter one
     flat: bool | None = None
     pixels: str | None = None  # catalog.images.pixel_hash
+    likeness: str | None = None  # catalog.likeness.perceptual_hash, where it is not flat
 
 
-KINDS = {"problem": "str", "side": "Int32", "flat": "boolean", "pixels": "str"}
+KINDS = {"problem": "str", "side": "Int32", "flat": "boolean", "pixels": "str", "likeness": "str"}
 
 
 def look(picture: dict[str, Any] | None, limits: Limits) -> Look:
@@ -41,7 +43,8 @@ def look(picture: dict[str, Any] | None, limits: Limits) -> Look:
         image = decode(picture["bytes"], limits)
     except PictureError as error:
         return Look(str(error))
-    return Look(None, min(image.size), is_flat(image), pixel_hash(image))
+    flat = is_flat(image)
+    return Look(None, min(image.size), flat, pixel_hash(image), None if flat else perceptual_hash(image))
 
 
 def columns(data: Path) -> pd.DataFrame:
@@ -101,7 +104,7 @@ def gather(data: Path, limits: Limits) -> dict[str, pd.DataFrame]:
           `Look`
         - judgements: query_id, product_id, grade, and the id that is not in its table as unknown_query, unknown_product
         - targets: one row per split and product judged exact there, for derived queries; the splits that share its id,
-          title or pixels
+          title or pixels, and the target of another split whose picture is another one and looks the same
         - shared: the same for all other queries
         - pictures: one row per picture of products and queries
         - frames: one row per frame of a clip, and its problem or none
@@ -232,8 +235,18 @@ def _targets(products: pd.DataFrame, queries: pd.DataFrame, judgements: pd.DataF
             "id_splits": _shared(targets.product_id, targets.split),
             "title_splits": _shared(targets.product_id.map(titles), targets.split),
             "pixels_splits": _shared(targets.product_id.map(known.pixels), targets.split),
+            "looks_like": _looks_like(targets, known),
         }
     )
+
+
+def _looks_like(targets: pd.DataFrame, products: pd.DataFrame) -> pd.Series:
+    """For each target the one of another split whose picture looks the same, null where there is none."""
+    seen = targets.join(products[["pixels", "likeness"]], on="product_id").dropna(subset="likeness")
+    nearest = near(seen.likeness.to_list(), seen.split.to_list(), seen.pixels.to_list())
+    names = seen.product_id + " (" + seen.split + ")"
+    found = names.iloc[nearest].set_axis(seen.index).where(nearest >= 0)
+    return found.reindex(targets.index).astype("str")
 
 
 def _normalised(texts: pd.Series) -> pd.Series:

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from catalog.sample.draw import picture
 from catalog.schema import EXACT, DataError
 from components.params import ValidateParams
 from components.validate import ValidationFailed, validate
@@ -153,6 +155,18 @@ class TestLeaks:
             ],
             "leaked_pixels": ["p1 (train): test + train", "p9 (test): test + train"],
         }
+
+    def test_pictures_that_look_the_same_are_a_warning(self, tiny_tables: Tables, write_data: Write) -> None:
+        products = tiny_tables["products"]
+        shirt = picture(0, 0, 1, np.random.default_rng(0))
+        for place, quality in ((1, 95), (3, 80), (9, 60)):
+            stream = io.BytesIO()
+            shirt.save(stream, "JPEG", quality=quality)
+            products[place]["image"] = {"bytes": stream.getvalue(), "path": None}
+        report = check(write_data(tiny_tables))
+        assert report["passed"]
+        near = ["p1 (train): p9 (test)", "p3 (train): p9 (test)", "p9 (test): p1 (train)"]
+        assert broken(report) == {"near_duplicates": near}
 
     def test_people_may_find_a_product_right_for_many_queries(
         self, tiny_tables: Tables, write_data: Write
