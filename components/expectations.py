@@ -138,6 +138,11 @@ def rules(params: ValidateParams) -> list[Rule]:
              between, "side", {"min_value": params.min_image_side}, severity="warning"),
         Rule("flat_images", "pictures", "pictures must show more than one colour",
              among, "flat", {"value_set": [False]}, severity="warning"),
+        Rule("drift", "drift", "products must be like those of the champion's data (population stability index)",
+             between, "drift", {"max_value": params.max_drift}, severity="warning"),
+        Rule("mismatched", "matches", "a picture must fit its product's text better than most others do, to the "
+             "champion", between, "match", {"min_value": params.min_match}, allowed=params.max_mismatched,
+             severity="warning"),
     ]
     # fmt: on
     names = list(dict.fromkeys(rule.name for rule in table))
@@ -147,13 +152,11 @@ def rules(params: ValidateParams) -> list[Rule]:
 
 
 class Inspection:
-    """The rules checked on the frames that are there, and the pages about it.
+    """A table of rules checked on frames, and the pages about it."""
 
-    Attributes:
-        findings: One per rule, in the order of the table.
-    """
-
-    def __init__(self, frames: Mapping[str, pd.DataFrame], table: Sequence[Rule]) -> None:
+    def __init__(self, table: Sequence[Rule]) -> None:
+        self._table = table
+        self._results: dict[int, Finding] = {}
         self._context = gx.get_context(
             project_config=DataContextConfig(
                 store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
@@ -162,11 +165,22 @@ class Inspection:
             )
         )
         self._source = self._context.data_sources.add_pandas("data")
-        results: dict[int, Finding] = {}
-        for name in dict.fromkeys(rule.frame for rule in table if rule.frame in frames):
-            suite = {n: rule for n, rule in enumerate(table) if rule.frame == name}
-            results |= self._check(name, frames[name], suite)
-        self.findings = [results[n] for n in sorted(results)]
+
+    @property
+    def findings(self) -> list[Finding]:
+        """One per rule whose frame was there, in the order of the table."""
+        return [self._results[n] for n in sorted(self._results)]
+
+    @property
+    def broken(self) -> list[Finding]:
+        """Those of severity "error" that do not hold."""
+        return [one for one in self.findings if not one.passed and one.severity == "error"]
+
+    def check(self, frames: Mapping[str, pd.DataFrame]) -> None:
+        """Check the rules about these frames, each of which comes once."""
+        for name in dict.fromkeys(rule.frame for rule in self._table if rule.frame in frames):
+            suite = {n: rule for n, rule in enumerate(self._table) if rule.frame == name}
+            self._results |= self._check(name, frames[name], suite)
 
     def _check(self, name: str, frame: pd.DataFrame, suite: Mapping[int, Rule]) -> dict[int, Finding]:
         definition = gx.ValidationDefinition(

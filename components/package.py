@@ -18,6 +18,7 @@ def registered(
     run: "ActiveRun",
     model: Path,
     index: Path,
+    profile: Path,
     name: str,
     tags: dict[str, str],
     published: bool = False,
@@ -29,6 +30,7 @@ def registered(
         run: Of `tracking.run`.
         model: What `train` wrote.
         index: What `fusion.search.SearchIndex` wrote.
+        profile: Of its data, as a file: of `components.drift.with_vectors`.
         name: Of the registered model.
         tags: Of a new version.
         published: Whether one of its encoders is in the Hugging Face format.
@@ -37,7 +39,7 @@ def registered(
         return found[0]
     import mlflow
 
-    mlflow.register_model(_logged(client, run) or _log(model, index, published), name, tags=tags)
+    mlflow.register_model(_logged(client, run) or _log(model, index, profile, published), name, tags=tags)
     # A request that the server served and could not answer was sent again: the second version is one too many.
     first, *again = _versions(client, run)
     for one in again:
@@ -77,7 +79,7 @@ def _logged(client: "MlflowClient", run: "ActiveRun") -> str | None:
     return whole[0].model_uri if whole else None
 
 
-def _log(model: Path, index: Path, published: bool) -> str:
+def _log(model: Path, index: Path, profile: Path, published: bool) -> str:
     import mlflow
     import pandas as pd
     from mlflow.models import ModelSignature
@@ -101,7 +103,7 @@ def _log(model: Path, index: Path, published: bool) -> str:
     return mlflow.pyfunc.log_model(
         name="model",
         python_model=_source("fusion") / "serving.py",
-        artifacts={"model": str(model), "index": str(index)},
+        artifacts={"model": str(model), "index": str(index), "profile": str(profile)},
         code_paths=[str(_source(package)) for package in CODE],
         signature=ModelSignature(inputs, Schema(columns), ParamSchema(params)),
         input_example=(pd.DataFrame({"text": ["red dotted mug"]}), {"k": 5, "filters": {"color": ["red"]}}),

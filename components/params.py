@@ -42,6 +42,17 @@ class ValidateParams(Params):
     personal: list[str] = Field(
         default_factory=list, description="columns of files that may look like personal data"
     )
+    model_name: str | None = Field(
+        None, description="whose champion looks at the data, as in register; null for nobody's"
+    )
+    compared: int = Field(5_000, ge=100, description="products drawn for it to look at")
+    max_drift: float = Field(
+        0.25, gt=0, description="population stability index, from the champion's data to these"
+    )
+    min_match: Share = Field(
+        0.9, description="share of other products whose picture or text fits worse, to the champion"
+    )
+    max_mismatched: Share = Field(0.01, description="share of products that may be below min_match")
     severity: dict[str, Severity] = Field(default_factory=dict, description="rule → error or warning")
 
 

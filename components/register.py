@@ -1,17 +1,21 @@
-"""register: MLflow run and model version, and the gate's verdict on it. The only stage that touches the registry."""
+"""register: MLflow run and model version, and the gate's verdict on it. The only stage that changes the registry."""
 
 import csv
 import hashlib
 import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from catalog import store
 from components import tracking
+from components.beside import PROFILE
 from components.card import card, description
+from components.drift import with_vectors
 from components.evaluate import CANDIDATE, answers, by_judges, comparisons
 from components.evaluate import report as page_of
 from components.package import registered
@@ -23,8 +27,10 @@ from eval.metrics import Scores
 from eval.people import Answers, ratings
 from eval.report import Report, render
 from eval.segments import Segment
+from fusion.search import PRODUCTS
 
 if TYPE_CHECKING:
+    from mlflow import ActiveRun, MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 EVIDENCE = (
@@ -76,10 +82,7 @@ def _register(
             tracking.attach(run, evaluation, EVIDENCE, "evaluation")
             weights = store.fingerprint(model / "weights.safetensors")
             tags = lineage | {WEIGHTS: weights}
-            index = evaluation / "index"
-            encoders = [source["params"]["featurize"][name] for name in ("text_encoder", "image_encoder")]
-            published = encoders[0] != "bilstm" or encoders[1].startswith("clip:")
-            version = registered(client, run, model, index, params.model_name, tags, published)
+            version = _version(client, run, report, model, evaluation, params.model_name, tags)
             number = str(version.version)
             if champion == number:
                 print(f"register: version {number} is the champion already; its verdict stands")
@@ -139,6 +142,26 @@ def _register(
     print(f"register: {params.model_name} version {number}, gate {decision.verdict}, {earned}")
     for reason in decision.reasons:
         print(f"  {reason}")
+
+
+def _version(
+    client: "MlflowClient",
+    run: "ActiveRun",
+    report: Path,
+    model: Path,
+    evaluation: Path,
+    name: str,
+    tags: dict[str, str],
+) -> "ModelVersion":
+    """The run's model version, with what it needs to serve and to look at other data."""
+    params = json.loads((evaluation / "made_from.json").read_text())["params"]["featurize"]
+    published = params["text_encoder"] != "bilstm" or params["image_encoder"].startswith("clip:")
+    index = evaluation / "index"
+    vectors = pq.read_table(index / PRODUCTS, columns=["product_id", "vector"])
+    with tempfile.TemporaryDirectory() as folder:
+        profile = Path(folder) / PROFILE
+        pq.write_table(with_vectors(pq.read_table(report / PROFILE), vectors), profile)
+        return registered(client, run, model, index, profile, name, tags, published)
 
 
 def rules_of(params: RegisterParams) -> Rules:

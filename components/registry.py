@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from catalog.command import run
 from catalog.schema import DataError
 from components import tracking
+from components.champion import CHAMPION
 from components.params import RegisterParams, load
 from eval.tables import table
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-CHAMPION, CHALLENGER = "champion", "challenger"
+CHALLENGER = "challenger"
 HISTORY = "vitrine.history"  # tag of the model: the run that holds its history
 GATE, REASONS, COMPARED_WITH = "vitrine.gate", "vitrine.reasons", "vitrine.compared_with"  # tags of a version
 DONE = " done"

@@ -47,6 +47,11 @@ def home() -> Path:
     return Path(os.environ.get("DVC_ROOT", Path.cwd()))
 
 
+def exists() -> bool:
+    """Whether there is a store already, or a server that has one."""
+    return "MLFLOW_TRACKING_URI" in os.environ or (home() / "mlflow.db").exists()
+
+
 def connect() -> "MlflowClient":
     """A client of MLFLOW_TRACKING_URI, or else of a SQLite file in the project's folder with artifacts beside it.
 

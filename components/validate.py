@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow.parquet as pq
+
 from catalog import store
 from catalog.images import Limits
 from catalog.schema import DataError
@@ -29,25 +31,34 @@ def validate(data: Path, params: ValidateParams, report: Path) -> None:
 
     Args:
         data: A data set; see `catalog.schema`.
-        params: Limits, allowances and severities.
-        report: Gets `report.json` (the same bytes for the same data) and `data_docs/index.html`.
+        params: Limits, allowances and severities; and whose champion looks at the data, too.
+        report: Gets `report.json` (the same bytes for the same data and champion), `data_docs/index.html`,
+            `profile.parquet` (what the next data are compared with, should a model of these become champion), and
+            `champion.html` where there is a champion.
 
     Raises:
         ValidationFailed: where a rule of severity "error" is broken.
-        DataError: where a table is missing or cannot be read, or `params.severity` names an unknown rule.
+        DataError: where a table is missing or cannot be read, `params.severity` names an unknown rule, MLflow cannot
+            be reached, or the champion cannot look at the data.
     """
     # Slow to import, and not needed on a machine that only trains.
-    from components import facts
+    from components import drift, facts
+    from components.beside import PAGE, PROFILE, beside_champion
     from components.expectations import Inspection, rules
 
-    table = rules(params)
+    inspection = Inspection(rules(params))
     frames = {"columns": facts.columns(data), "strangers": facts.strangers(data, params.personal)}
     if (
         frames["columns"].problem.isna().all() or params.severity.get("schema") == "warning"
     ):  # or reading says why not
         frames |= facts.gather(data, Limits(params.max_image_bytes, params.max_image_pixels))
-    inspection = Inspection(frames, table)
-    broken = [f for f in inspection.findings if not f.passed and f.severity == "error"]
+    inspection.check(frames)
+    profile, beside = None, None
+    if not inspection.broken:  # else it may have no ids, and the champion takes a while
+        profile = drift.profile(data, params.compared)
+        if beside := beside_champion(data, profile, params):
+            inspection.check(beside.frames())
+    broken = inspection.broken
     for finding in inspection.findings:
         if finding.count and finding not in broken:
             print(f"validate: warning: {line(finding)}", file=sys.stderr)
@@ -55,6 +66,10 @@ def validate(data: Path, params: ValidateParams, report: Path) -> None:
     failed = report.with_name(f"{report.name}-failed")
     with store.fresh(failed if broken else report) as folder:
         inspection.write(folder / "data_docs")
+        if profile:
+            pq.write_table(profile, folder / PROFILE)
+        if beside:
+            beside.write(folder / PAGE, data, params)
         content = {
             "data": store.fingerprint(data),
             "counts": {
@@ -62,6 +77,7 @@ def validate(data: Path, params: ValidateParams, report: Path) -> None:
                 for name in ("tables", "splits")
                 if name in frames
             },
+            "champion": beside.summary() if beside else None,
             "rules": [asdict(finding) for finding in inspection.findings],
             "warnings": sum(not f.passed for f in inspection.findings if f.severity == "warning"),
             "passed": not broken,

@@ -1,28 +1,18 @@
 """The page a reviewer reads: one self-contained HTML file, nothing fetched, nothing executed."""
 
-from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from eval.metrics import Scores
+from eval.pages import pages
 from eval.people import Agreement, Rating
 from eval.rankings import JudgeError
 from eval.segments import Segment, segments
 from eval.significance import Contest, PairedResult, differences
 
 BARS = 20  # of a distribution of differences, half of them losses
-
-# First bytes → type. WebP's marker stands behind the length of its RIFF container.
-MAGIC = (
-    (0, b"\xff\xd8\xff", "image/jpeg"),
-    (0, b"\x89PNG\r\n\x1a\n", "image/png"),
-    (0, b"GIF8", "image/gif"),
-    (8, b"WEBP", "image/webp"),
-)
 
 
 @dataclass(frozen=True)
@@ -189,39 +179,25 @@ def render(report: Report) -> str:
     subject = report.systems[report.subject]
     kinds = list(subject.values)
     metrics = [name for name in kinds if not name.startswith("judged")]
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    return (
+        pages()
+        .get_template("report.html.jinja")
+        .render(
+            report=report,
+            queries=len(subject.query_ids),
+            metrics=metrics,
+            coverage=[name for name in kinds if name.startswith("judged")],
+            headline=_headline(report, metrics),
+            means={name: scores.means() for name, scores in report.systems.items()},
+            contests={name: Contest.of(_differences(report, name)) for name in report.comparisons},
+            reach=max((abs(x) for c in report.comparisons.values() for x in (c.low, c.high)), default=0) or 1,
+            segments={name: list(_rows(report, labels)) for name, labels in report.segments.items()},
+            apart=[row for by, systems in report.apart.items() for row in _apart(report, by, systems)],
+            bars={name: list(_bars(report, name)) for name in report.comparisons},
+            examples=[("Most won", report.won), ("Most lost", report.lost)],
+            levels={grade: place for place, grade in enumerate(sorted(report.grades))},
+        )
     )
-    environment.filters.update(
-        number=_number, signed=_signed, interval=_interval, p_value=_p_value, data_uri=data_uri
-    )
-    return environment.get_template("report.html.jinja").render(
-        report=report,
-        queries=len(subject.query_ids),
-        metrics=metrics,
-        coverage=[name for name in kinds if name.startswith("judged")],
-        headline=_headline(report, metrics),
-        means={name: scores.means() for name, scores in report.systems.items()},
-        contests={name: Contest.of(_differences(report, name)) for name in report.comparisons},
-        reach=max((abs(x) for c in report.comparisons.values() for x in (c.low, c.high)), default=0) or 1,
-        segments={name: list(_rows(report, labels)) for name, labels in report.segments.items()},
-        apart=[row for by, systems in report.apart.items() for row in _apart(report, by, systems)],
-        bars={name: list(_bars(report, name)) for name in report.comparisons},
-        examples=[("Most won", report.won), ("Most lost", report.lost)],
-        levels={grade: place for place, grade in enumerate(sorted(report.grades))},
-    )
-
-
-def data_uri(picture: bytes | None) -> str | None:
-    """A JPEG, PNG, GIF or WebP, told by its first bytes, as a data URI; None for anything else."""
-    for start, magic, kind in MAGIC:
-        if picture and picture[start : start + len(magic)] == magic:
-            return f"data:{kind};base64,{b64encode(picture).decode()}"
-    return None
 
 
 def _check(report: Report) -> None:
@@ -279,19 +255,3 @@ def _bars(report: Report, other: str) -> Iterator[Bar]:
 
 def _differences(report: Report, other: str) -> np.ndarray:
     return differences(*(report.systems[name].values[report.primary] for name in (report.subject, other)))
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}"
-
-
-def _interval(ends: tuple[float, float]) -> str:
-    return "–" if np.isnan(ends).any() else f"{ends[0]:.3f} to {ends[1]:.3f}"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
-
-
-def _p_value(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"

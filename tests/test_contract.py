@@ -97,14 +97,15 @@ def imports(path: Path) -> Iterator[Path]:
 
 
 def code(name: str) -> set[str]:
-    """What a stage runs, and the templates it names, as files relative to the project."""
+    """What a stage runs, and the templates and styles it names, as files relative to the project."""
     pending = {ROOT / "components" / f"{name}.py", *(ROOT / path for path in RUN_BY_NAME.get(name, ()))}
     found: set[Path] = set()
     while pending:
         path = pending.pop()
         found.add(path)
         pending |= set(imports(path)) - found
-    found |= {page for path in found for page in path.parent.glob("*.jinja") if page.name in path.read_text()}
+    for kind in ("*.jinja", "*.css"):
+        found |= {page for path in found for page in path.parent.glob(kind) if page.name in path.read_text()}
     return {path.relative_to(ROOT).as_posix() for path in found} - {BY_VALUE}
 
 

@@ -12,9 +12,10 @@ from PIL import Image
 from selenium.webdriver import ActionChains, Chrome, Keys
 
 from eval.metrics import Scores
+from eval.pages import data_uri
 from eval.people import Agreement, Rating
 from eval.rankings import JudgeError
-from eval.report import Example, Report, Result, Why, best_other, data_uri, extremes, render
+from eval.report import Example, Report, Result, Why, best_other, extremes, render
 from eval.segments import Segment
 from eval.significance import PairedResult, bootstrap_interval
 

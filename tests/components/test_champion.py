@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from catalog.schema import DataError
+from components.champion import python_for
 from components.package import requirements
-from components.yardstick import python_for
 
 HERE = ".".join(map(str, sys.version_info[:3]))
 

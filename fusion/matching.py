@@ -1,0 +1,87 @@
+"""Whether products' pictures and texts belong together, as a trained model sees them."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from tqdm import tqdm
+
+from catalog import store
+from fusion.features import Items
+from fusion.featurizer import COLUMNS, Featurizer
+from fusion.model import ProductSearchModel, embed
+from fusion.search import load
+
+OTHERS = 1000  # that each product is set beside
+ROWS = 256
+
+
+def matches(model: ProductSearchModel, products: Items, seed: int = 0) -> np.ndarray:
+    """How well each product's picture and text belong together, beside those of others.
+
+    The share of other products whose texts fit the picture worse than its own text, or whose pictures fit the text
+    worse than its own picture, whichever is less: near 1 where they belong together, and evenly spread over 0 to 1
+    where the picture is somebody else's.
+
+    Args:
+        model: In evaluation mode.
+        products: P of them.
+        seed: Of the choice of others, at most `OTHERS`.
+
+    Returns:
+        float32 (P,); NaN where a product lacks a text or a picture.
+    """
+    found = np.full(len(products), np.nan, np.float32)
+    both = np.flatnonzero(products.seen({"text"}) & products.seen({"image"}))
+    if len(both) < 2:  # nobody to be set beside
+        return found
+    texts, pictures = (embed(model, products.take(both), "product", {one}) for one in ("text", "image"))
+    others = np.random.default_rng(seed).permutation(len(both))[:OTHERS]
+    for start in range(0, len(both), ROWS):
+        rows = np.arange(start, min(start + ROWS, len(both)))
+        own = (texts[rows] * pictures[rows]).sum(axis=1, keepdims=True)
+        self = rows[:, None] == others
+        worse = [
+            ((mine[rows] @ theirs[others].T < own) & ~self).sum(axis=1)
+            for mine, theirs in ((pictures, texts), (texts, pictures))
+        ]
+        found[both[rows]] = np.minimum(*worse) / (~self).sum(axis=1)
+    return found
+
+
+def embed_data(folder: Path, data: Path, product_ids: pa.Array) -> pa.Table:
+    """Some products of a data set as a saved model sees them.
+
+    Args:
+        folder: What the train stage wrote.
+        data: The data set.
+        product_ids: Which; those that the data set lacks are left out.
+
+    Returns:
+        Columns product_id, vector (float32, of the model's width) and match (of `matches`, null where there is none).
+
+    Raises:
+        DataError: where the folder does not hold a model.
+    """
+    model, featurizer = load(folder)
+    products = _some(featurizer, data, product_ids)
+    vectors, found = embed(model, products, "product"), matches(model, products)
+    return pa.table(
+        {
+            "product_id": pa.array(products.ids, pa.string()),
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), model.config.dim),
+            "match": pa.array(found, mask=np.isnan(found)),
+        }
+    )
+
+
+def _some(featurizer: Featurizer, data: Path, product_ids: pa.Array) -> Items:
+    none, _ = featurizer.rows("products", [])
+    parts = [none]
+    with tqdm(total=len(product_ids), desc="look at products", unit="row", disable=None) as bar:
+        for batch in store.batches(data, "products", COLUMNS["products"]):
+            rows = batch.filter(pc.is_in(batch["product_id"], product_ids)).to_pylist()
+            parts.append(featurizer.rows("products", rows)[0])
+            bar.update(len(rows))
+    return Items.concatenate(parts)
