@@ -78,6 +78,7 @@ def card(
         primary=primary,
         weaknesses=list(weaknesses(parts, float(own[primary].mean()), primary, systems, validation)),
         counts=_counts(validation["counts"]),
+        beside=validation["champion"],
         model=_model(source["params"]),
         lineage=lineage,
         again=again,

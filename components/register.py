@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from catalog import store
 from components import tracking
-from components.beside import PROFILE
+from components.beside import PAGE, PROFILE
 from components.card import card, description
 from components.drift import with_vectors
 from components.evaluate import CANDIDATE, answers, by_judges, comparisons
@@ -77,9 +77,12 @@ def _register(
         champion = registry.settle()
         training = store.fingerprint(model / "made_from.json")
         with tracking.run(_chain(model, evaluation), training, lineage) as run:
-            tracking.log(client, run, _flat(source["params"]), _metrics(evaluation), _curves(model))
+            tracking.log(
+                client, run, _flat(source["params"]), _metrics(evaluation, validation), _curves(model)
+            )
             tracking.used(client, run, validation, lineage)
             tracking.attach(run, evaluation, EVIDENCE, "evaluation")
+            tracking.attach(run, report, [PAGE] if validation["champion"] else [], "validation")
             weights = store.fingerprint(model / "weights.safetensors")
             tags = lineage | {WEIGHTS: weights}
             version = _version(client, run, report, model, evaluation, params.model_name, tags)
@@ -180,14 +183,15 @@ def _flat(params: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {f"{section}.{key}": value for section, keys in params.items() for key, value in keys.items()}
 
 
-def _metrics(evaluation: Path) -> dict[str, float]:
-    """The candidate's metrics by their own name, those of the baselines under `system/`, and the facts."""
+def _metrics(evaluation: Path, validation: dict[str, Any]) -> dict[str, float]:
+    """The candidate's metrics by their own name, those of the baselines under `system/`, the facts, and the drift."""
     by_system = json.loads((evaluation / "metrics.json").read_text())
     ours = by_system.pop(CANDIDATE)
     theirs = {
         f"{system}/{name}": value for system, means in by_system.items() for name, value in means.items()
     }
-    return ours | theirs | json.loads((evaluation / "facts.json").read_text())
+    drift = {"drift": validation["champion"]["drift"]} if validation["champion"] else {}
+    return ours | theirs | json.loads((evaluation / "facts.json").read_text()) | drift
 
 
 def _curves(model: Path) -> list[dict[str, float]]:

@@ -10,14 +10,14 @@ from tqdm import tqdm
 from catalog import store
 from fusion.features import Items
 from fusion.featurizer import COLUMNS, Featurizer
-from fusion.model import ProductSearchModel, embed
+from fusion.model import embed
 from fusion.search import load
 
 OTHERS = 1000  # that each product is set beside
 ROWS = 256
 
 
-def matches(model: ProductSearchModel, products: Items, seed: int = 0) -> np.ndarray:
+def matches(texts: np.ndarray, pictures: np.ndarray, seed: int = 0) -> np.ndarray:
     """How well each product's picture and text belong together, beside those of others.
 
     The share of other products whose texts fit the picture worse than its own text, or whose pictures fit the text
@@ -25,28 +25,24 @@ def matches(model: ProductSearchModel, products: Items, seed: int = 0) -> np.nda
     where the picture is somebody else's.
 
     Args:
-        model: In evaluation mode.
-        products: P of them.
+        texts, pictures: float32 (P, dim), P products through one modality each.
         seed: Of the choice of others, at most `OTHERS`.
 
     Returns:
-        float32 (P,); NaN where a product lacks a text or a picture.
+        float32 (P,); NaN where there is no other product.
     """
-    found = np.full(len(products), np.nan, np.float32)
-    both = np.flatnonzero(products.seen({"text"}) & products.seen({"image"}))
-    if len(both) < 2:  # nobody to be set beside
-        return found
-    texts, pictures = (embed(model, products.take(both), "product", {one}) for one in ("text", "image"))
-    others = np.random.default_rng(seed).permutation(len(both))[:OTHERS]
-    for start in range(0, len(both), ROWS):
-        rows = np.arange(start, min(start + ROWS, len(both)))
+    count = len(texts)
+    others = np.random.default_rng(seed).permutation(count)[:OTHERS]
+    found = np.full(count, np.nan, np.float32)
+    for start in range(0, count if count > 1 else 0, ROWS):
+        rows = np.arange(start, min(start + ROWS, count))
         own = (texts[rows] * pictures[rows]).sum(axis=1, keepdims=True)
-        self = rows[:, None] == others
+        another = rows[:, None] != others
         worse = [
-            ((mine[rows] @ theirs[others].T < own) & ~self).sum(axis=1)
+            ((mine[rows] @ theirs[others].T < own) & another).sum(axis=1)
             for mine, theirs in ((pictures, texts), (texts, pictures))
         ]
-        found[both[rows]] = np.minimum(*worse) / (~self).sum(axis=1)
+        found[rows] = np.minimum(*worse) / another.sum(axis=1)
     return found
 
 
@@ -59,14 +55,17 @@ def embed_data(folder: Path, data: Path, product_ids: pa.Array) -> pa.Table:
         product_ids: Which; those that the data set lacks are left out.
 
     Returns:
-        Columns product_id, vector (float32, of the model's width) and match (of `matches`, null where there is none).
+        Columns product_id, vector (float32, as wide as the model's) and match (of `matches`; null without both).
 
     Raises:
         DataError: where the folder does not hold a model.
     """
     model, featurizer = load(folder)
     products = _some(featurizer, data, product_ids)
-    vectors, found = embed(model, products, "product"), matches(model, products)
+    vectors, found = embed(model, products, "product"), np.full(len(products), np.nan, np.float32)
+    both = np.flatnonzero(products.seen({"text"}) & products.seen({"image"}))
+    texts, pictures = (embed(model, products.take(both), "product", {name}) for name in ("text", "image"))
+    found[both] = matches(texts, pictures)
     return pa.table(
         {
             "product_id": pa.array(products.ids, pa.string()),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import requests
@@ -411,16 +412,17 @@ def _flat(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 # --- the champion ----------------------------------------------------------------------------------------------------
 
 
+def paths(**flags: Path) -> list[str]:
+    return [word for name, path in flags.items() for word in (f"--{name}", str(path))]
+
+
 @pytest.fixture(scope="module")
 def other(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shop's catalogue a season later: other data, and a candidate made of it."""
     root = tmp_path_factory.mktemp("later")
     params = shop.root / "params.yaml"
     sample(root / "data", products=80, seed=6, queries=60, workers=1)
-    (root / "validate").mkdir()
-    said = json.loads((shop.root / "artifacts" / "validate" / "report.json").read_text())
-    report = said | {"data": store.fingerprint(root / "data")}
-    (root / "validate" / "report.json").write_text(json.dumps(report))
+    shop.run("python", "-m", "components", "validate", *paths(data=root / "data", report=root / "validate"))
     settings: dict[str, Any] = {name: load(params, name) for name in STAGES}
     featurize(root / "data", root / "validate", settings["featurize"], root / "featurize")
     train(root / "featurize", settings["train"], root / "train")
@@ -488,6 +490,41 @@ def test_a_champion_of_other_data_is_scored_on_the_new(
     assert said["compared_with"] == "1"
     asked = store.read(other / "data", "queries", ["split"])["split"].to_pylist().count("test")
     assert f"{asked} queries" in next(f["text"] for f in said["findings"] if f["rule"] == "gain ndcg@10")
+
+
+def test_data_are_set_beside_the_champions(
+    shop: Shop, other: Path, client: "MlflowClient", tmp_path: Path
+) -> None:
+    """Of the same kind, its own, and dearer ones: the numbers, the page, and the rules."""
+    told = json.loads((other / "validate" / "report.json").read_text())["champion"]
+    assert told["version"] == "1"
+    assert 0 < told["drift"] == max(one["index"] for one in told["drifts"].values())
+    (logged,) = (run for run in runs(client) if "drift" in run.data.metrics)
+    assert logged.data.metrics["drift"] == told["drift"]
+    assert client.list_artifacts(logged.info.run_id, "validation")[0].path == "validation/champion.html"
+
+    flags = paths(data=shop.root / "data", report=tmp_path / "own")
+    shop.run("python", "-m", "components", "validate", *flags)
+    told = json.loads((tmp_path / "own" / "report.json").read_text())["champion"]
+    assert {(one["index"], one["p"]) for one in told["drifts"].values()} == {(0, 1)}
+    page = (tmp_path / "own" / "champion.html").read_text()
+    shares = [float(share) for share in re.findall(r"<strong class=\"\w+\">([\d.]+) %</strong>", page)]
+    assert shares == sorted(shares) and len(shares) == page.count('src="data:image/jpeg;base64,') == 60
+
+    dear = shutil.copytree(shop.root / "data", tmp_path / "dear")
+    (file,) = (dear / "products").glob("*.parquet")
+    rows = pq.read_table(file)
+    prices = pc.multiply(rows["price"], 10.0)
+    pq.write_table(rows.set_column(rows.schema.get_field_index("price"), "price", prices), file)
+    params = yaml.safe_load((shop.root / "params.yaml").read_text())
+    params["validate"]["severity"] = {"drift": "error"}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    flags = paths(params=tmp_path / "params.yaml", data=dear, report=tmp_path / "new")
+    with pytest.raises(
+        AssertionError, match=r"drift \(drift\): products must be like .*; 1 of \d .*: prices: \d"
+    ):
+        shop.run("python", "-m", "components", "validate", *flags)
+    assert not (tmp_path / "new").exists() and (tmp_path / "new-failed" / "champion.html").exists()
 
 
 def test_a_champion_is_scored_by_the_code_it_was_registered_with(

@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from catalog import store
 from catalog.sample import sample
 from components import tracking
+from components.beside import PROFILE
+from components.drift import profile
 from components.evaluate import evaluate
 from components.featurize import featurize
 from components.params import EvaluateParams, FeaturizeParams, RegisterParams, TrainParams
@@ -51,6 +54,7 @@ def report(data: Path) -> Path:
     said = {
         "data": store.fingerprint(data),
         "counts": {"tables": tables, "splits": {"train": 36, "valid": 12, "test": 12}},
+        "champion": None,
         "rules": [
             {"passed": False, "says": "pictures must show more than one colour", "count": 2, "total": 60}
         ],
@@ -58,6 +62,7 @@ def report(data: Path) -> Path:
         "passed": True,
     }
     (out / "report.json").write_text(json.dumps(said))
+    pq.write_table(profile(data, None), out / PROFILE)
     return out
 
 

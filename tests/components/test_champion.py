@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from catalog.schema import DataError
-from components.champion import python_for
+from components.champion import artifact, python_for
 from components.package import requirements
 
 HERE = ".".join(map(str, sys.version_info[:3]))
@@ -47,3 +47,9 @@ def test_an_environment_that_cannot_be_made(tmp_path: Path, cache: Path) -> None
     for _ in range(2):  # what was half made is not taken for whole
         with pytest.raises(DataError, match=r"environment could not be made: [\s\S]*iniconfig"):
             python_for(needed)
+
+
+def test_a_model_of_another_making_is_told(tmp_path: Path) -> None:
+    (tmp_path / "MLmodel").write_text("flavors: {sklearn: {}}")
+    with pytest.raises(DataError, match=r"holds no profile; move the alias 'champion'"):
+        artifact(tmp_path, "profile")
