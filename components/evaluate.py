@@ -71,7 +71,9 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
     by, (qrels, segments) = next(iter(judgements.items()))
     sought = embed(network, valid if len(valid) else asked, "query")
     index = SearchIndex.build(network, products, data, sought)
-    others = {name: embed(network, products, "product", only) for name, only in views(network).items()}
+    others = {
+        name: embed(network, products, "product", only) for name, only in views(network, products).items()
+    }
     wanted = embed(network, asked, "query")
     lexical = bm25(data, np.concatenate([asked.ids, valid.ids]), params.depth)
     tables = {"bm25": lexical.filter(pc.is_in(lexical["query_id"], pa.array(asked.ids)))} | {
@@ -148,9 +150,12 @@ def scored(runs: Mapping[str, Run], qrels: Qrels, params: EvaluateParams) -> dic
     return {system: score(run, qrels, params.metrics, **more) for system, run in runs.items()}
 
 
-def views(network: ProductSearchModel) -> dict[str, list[str]]:
-    """Through what products are seen: each modality alone, and all but each, where that is something else."""
-    every = network.config.modalities
+def views(network: ProductSearchModel, products: Items) -> dict[str, list[str]]:
+    """Through what products are seen: each modality alone, and all but each, where that is something else.
+
+    Of the model's modalities, those that some product has.
+    """
+    every = [name for name in network.config.modalities if products.seen({name}).any()]
     alone = {name: [name] for name in every}
     without = {f"no {name}": [other for other in every if other != name] for name in every}
     return alone | (without if len(every) > 2 else {})

@@ -134,6 +134,9 @@ def rules(params: ValidateParams) -> list[Rule]:
              "of any)", between, "same_pixels", {"max_value": params.max_sharing}, severity="warning"),
         Rule("boilerplate", "products", f"a description should be of {params.max_sharing} products at most",
              between, "same_description", {"max_value": params.max_sharing}, severity="warning"),
+        Rule("foreign_texts", "products", "title and description should be in "
+             f"{' or '.join(params.languages) or 'the language of most'}", null, "foreign",
+             allowed=params.max_foreign, severity="warning"),
         Rule("small_images", "pictures", f"pictures must have {params.min_image_side} pixels or more a side",
              between, "side", {"min_value": params.min_image_side}, severity="warning"),
         Rule("flat_images", "pictures", "pictures must show more than one colour",
@@ -246,7 +249,8 @@ def _examples(rule: Rule, frame: pd.DataFrame, rows: Sequence[int], values: Sequ
     if rule.expect in (gxe.ExpectColumnValuesToBeUnique, gxe.ExpectCompoundColumnsToBeUnique):
         return list(dict.fromkeys(ids))  # the value is the id, or a hash
     silent = [pd.isna(value) or pd.api.types.is_bool(value) for value in values]
-    return [key if mute else f"{key}: {value}" for key, value, mute in zip(ids, values, silent, strict=True)]
+    said = [f"{value:.4g}" if isinstance(value, float) else value for value in values]
+    return [key if mute else f"{key}: {value}" for key, value, mute in zip(ids, said, silent, strict=True)]
 
 
 def _settled(page: str, root: str) -> str:

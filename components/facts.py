@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from catalog import store
 from catalog.images import Limits, PictureError, decode, is_flat, pixel_hash
+from catalog.languages import language
 from catalog.likeness import near, perceptual_hash
 from catalog.privacy import LOOKED_AT, looks_personal
 from catalog.schema import DERIVED, EXACT, SPLITS, TABLES
@@ -91,14 +92,20 @@ def _problem(wanted: pa.Field, found: pa.Schema) -> str | None:
     return None
 
 
-def gather(data: Path, limits: Limits) -> dict[str, pd.DataFrame]:
+def gather(data: Path, limits: Limits, languages: Collection[str] = ()) -> dict[str, pd.DataFrame]:
     """Read the whole data set and keep its facts.
+
+    Args:
+        data: The data set.
+        limits: Of pictures.
+        languages: That products' texts may be in, ISO 639-1; none for the one that most are in.
 
     Returns:
         name → frame, the first column (of judgements, the first two) naming the row:
 
         - products: product_id, title, description, price, a `Look`, frames (of its clip), and how many products
-          have its pixels or its description, same_pixels and same_description; null where it has none
+          have its pixels or its description, same_pixels and same_description; null where it has none; and the
+          language of title and description as foreign, where it is clear and another
         - queries: query_id, text, split, judged_by, asks ("text", "image", "text + image"), exact (judgements of grade
           3, for test queries only), the splits that share its `text` or `pixels` with it where there are several, and a
           `Look`
@@ -131,7 +138,7 @@ def gather(data: Path, limits: Limits) -> dict[str, pd.DataFrame]:
 
     for frame in frames.values():
         _blank_to_null(frame)
-    _add_product_facts(products)
+    _add_product_facts(products, languages)
     _add_query_facts(queries, judgements)
     judgements["unknown_query"] = _not_in(judgements.query_id, queries.query_id)
     judgements["unknown_product"] = _not_in(judgements.product_id, products.product_id)
@@ -193,9 +200,17 @@ def _progress(data: Path, table: str, names: list[str], what: str) -> Iterator[p
             bar.update(batch.num_rows)
 
 
-def _add_product_facts(products: pd.DataFrame) -> None:
+def _add_product_facts(products: pd.DataFrame, languages: Collection[str]) -> None:
     for name, keys in (("pixels", products.pixels), ("description", _normalised(products.description))):
         products[f"same_{name}"] = keys.map(keys.value_counts()).astype("Int64")
+    texts = (products.title.fillna("") + ". " + products.description.fillna("")).to_list()
+    spoken = pd.Series(
+        [language(text) for text in tqdm(texts, "languages", unit="row", disable=None)],
+        products.index,
+        dtype="str",
+    )
+    native = languages or spoken.value_counts().index[:1]
+    products["foreign"] = spoken.where(~spoken.isin(native))
 
 
 def _shares(products: pd.DataFrame) -> pd.DataFrame:

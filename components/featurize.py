@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from catalog import store
-from catalog.schema import EXACT, SPLITS, TEXT_COLUMNS, DataError, product_text
+from catalog.schema import EXACT, HUMAN, SPLITS, TEXT_COLUMNS, DataError, product_text
 from components.params import FeaturizeParams
 from fusion.facets import ATTRIBUTES, PASSED_ON
 from fusion.featurizer import COLUMNS, Featurizer
@@ -36,7 +36,7 @@ def featurize(data: Path, report: Path, params: FeaturizeParams, features: Path)
         report: What `validate` wrote about it.
         params: How.
         features: Folder to write: products/ and queries/ (see `fusion.features.Items`), with pictures where they are
-            kept, judgements.parquet without those of the test split, the featurizer (see
+            kept, judgements.parquet without those of the test split and with who judged, the featurizer (see
             `fusion.featurizer.Featurizer.save`), what training begins the text encoder from (see
             `fusion.text.Start.save`) and broken.json.
 
@@ -99,7 +99,7 @@ def _featurize(
 ) -> None:
     made_from = {"data": _validated(data, report), "params": params.model_dump()}
     judgements = store.read(data, "judgements")
-    queries = store.read(data, "queries", ["query_id", "split"])
+    queries = store.read(data, "queries", ["query_id", "split", "judged_by"])
     sides = product_sides(judgements, queries)
     start = Start.find(params.text_encoder, params.max_tokens)
     featurizer = Featurizer(
@@ -115,7 +115,10 @@ def _featurize(
     featurizer.save(partial)
     start.save(partial)
     seen = queries.filter(pc.not_equal(queries["split"], "test"))["query_id"]
-    pq.write_table(judgements.filter(pc.is_in(judgements["query_id"], seen)), partial / "judgements.parquet")
+    judgements = judgements.filter(pc.is_in(judgements["query_id"], seen))
+    asked = pc.index_in(judgements["query_id"], queries["query_id"].combine_chunks())
+    by = pc.fill_null(queries["judged_by"], HUMAN).take(asked)
+    pq.write_table(judgements.append_column("judged_by", by), partial / "judgements.parquet")
     for table in TABLES:
         _write_shards(data, table, sides, featurizer, params.keep_pictures, partial / table, shard, shards)
 

@@ -42,6 +42,10 @@ class ValidateParams(Params):
     personal: list[str] = Field(
         default_factory=list, description="columns of files that may look like personal data"
     )
+    languages: list[str] = Field(
+        default_factory=list, description="ISO 639-1, of products' texts; none for the one that most are in"
+    )
+    max_foreign: Share = Field(0.01, description="share of products whose texts may be in another")
     model_name: str | None = Field(
         None, description="whose champion looks at the data, as in register; null for nobody's"
     )

@@ -51,7 +51,8 @@ def validate(data: Path, params: ValidateParams, report: Path) -> None:
     if (
         frames["columns"].problem.isna().all() or params.severity.get("schema") == "warning"
     ):  # or reading says why not
-        frames |= facts.gather(data, Limits(params.max_image_bytes, params.max_image_pixels))
+        limits = Limits(params.max_image_bytes, params.max_image_pixels)
+        frames |= facts.gather(data, limits, params.languages)
     inspection.check(frames)
     profile, beside = None, None
     if not inspection.broken:  # else it may have no ids, and the champion takes a while

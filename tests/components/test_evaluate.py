@@ -188,11 +188,17 @@ def test_without_judged_test_queries_there_is_nothing_to_do(
     assert not (tmp_path / "evaluate").exists()
 
 
-def test_views_of_two_modalities_are_each_alone(make_network: Callable[..., ProductSearchModel]) -> None:
-    assert views(make_network(None)) == {"text": ["text"], "image": ["image"]}
-    three = views(make_network("conv3d"))
+def test_views_are_of_what_some_product_has(
+    make_network: Callable[..., ProductSearchModel], features: Path
+) -> None:
+    products = Items.load(features, "products")
+    assert products.present.any(axis=0).all()
+    assert views(make_network(None), products) == {"text": ["text"], "image": ["image"]}
+    assert views(make_network(None), products.without("image")) == {"text": ["text"]}
+    three = views(make_network("conv3d"), products)
     assert three["video"] == ["video"]
     assert three["no image"] == ["text", "video"]
+    assert list(views(make_network("conv3d"), products.without("video"))) == ["text", "image"]
 
 
 @pytest.fixture

@@ -91,8 +91,9 @@ class TestNothingOfTheTestSplitIsLearnt:
         assert (products.tokens[8:, 0] == UNKNOWN).all()
 
     def test_its_judgements_are_left_out(self, features: Path) -> None:
-        judged = pq.read_table(features / "judgements.parquet")["query_id"].to_pylist()
-        assert set(judged) == {"q0", "q1", "q2", "q3"}
+        judged = pq.read_table(features / "judgements.parquet")
+        assert set(judged["query_id"].to_pylist()) == {"q0", "q1", "q2", "q3"}
+        assert set(judged["judged_by"].to_pylist()) == {"derived"}
         assert b"q4" not in (features / "judgements.parquet").read_bytes()
 
     def test_its_products_are_marked(self, features: Path) -> None:

@@ -2,6 +2,7 @@ import csv
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -10,9 +11,9 @@ from safetensors.torch import load_file
 from catalog import store
 from catalog.schema import DataError
 from components.params import TrainParams
-from components.train import train
+from components.train import prepare, train
 from fusion.featurizer import FILES
-from fusion.model import ProductSearchModel
+from fusion.model import ProductSearchModel, embed
 from pipelines import processes
 
 SMALL = TrainParams(epochs=2, dim=16, hidden=16, batch_size=64)
@@ -62,6 +63,30 @@ def test_a_split_without_judgements(features: Path, tmp_path: Path, split: str, 
     with pytest.raises(DataError, match=f"no judged query has the split '{split}'; .*{told}"):
         train(tmp_path / "features", SMALL, tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_validation_heeds_those_who_judge_best(features: Path, tmp_path: Path) -> None:
+    """With some queries judged by people and the rest by clicks or derived, it is as with the former alone."""
+    shutil.copytree(features, tmp_path / "features")
+    queries = pq.read_table(tmp_path / "features" / "queries")
+    own = queries.filter(pc.equal(queries["splits"], "valid"))["ids"].to_pylist()
+    path = tmp_path / "features" / "judgements.parquet"
+    table = pq.read_table(path)
+    assert set(table["judged_by"].to_pylist()) == {"derived"}
+    people = own[:3]
+    rows = [
+        row | {"judged_by": "human" if row["query_id"] in people else "implicit"} for row in table.to_pylist()
+    ]
+    scores = {}
+    for name, kept in {
+        "all": rows,
+        "people's": [row for row in rows if row["query_id"] not in own[3:]],
+        "one kind": [row | {"judged_by": "human"} for row in rows],
+    }.items():
+        pq.write_table(pa.Table.from_pylist(kept, schema=table.schema), path)
+        network, training, validate = prepare(tmp_path / "features", SMALL)
+        scores[name] = validate(network.eval(), embed(network, training.products, "product"))
+    assert scores["all"] == scores["people's"] != scores["one kind"]
 
 
 def test_a_learning_rate_that_is_too_high(features: Path, tmp_path: Path) -> None:

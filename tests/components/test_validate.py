@@ -75,7 +75,7 @@ def test_good_data_passes_and_the_report_is_the_same_every_time(
 BREACHES = [
     ("products", 3, {"product_id": "p2"}, "duplicate_ids", "p2"),
     ("products", 5, {"title": "  "}, "missing_values", "p5"),
-    ("products", 6, {"price": -1.0}, "prices", "p6: -1.0"),
+    ("products", 6, {"price": -1.0}, "prices", "p6: -1"),
     ("queries", 2, {"text": " "}, "empty_queries", "q2"),
     ("queries", 3, {"split": "dev"}, "splits", "q3: dev"),
     ("judgements", 1, {"grade": 7}, "grades", "q0 p1: 7"),
@@ -199,6 +199,18 @@ def test_what_nobody_asked_for_must_not_be_personal(tiny_tables: Tables, write_d
     assert check(data, personal=["note"])["passed"]
 
 
+def test_texts_in_another_language_are_a_warning(tiny_tables: Tables, write_data: Write) -> None:
+    products = tiny_tables["products"]
+    for number, row in enumerate(products):
+        row["description"] = f"Number {number} of the things that we sell to people who like shirts"
+    products[3] |= {"title": "Rotes Hemd", "description": "Aus Baumwolle, mit langen Ärmeln und zwei Taschen"}
+    products[4] |= {"title": "Nordvik X2", "description": None}  # may be of any language
+    data = write_data(tiny_tables)
+    assert broken(check(data)) == {"foreign_texts": ["p3: de"]}
+    assert broken(check(data, max_foreign=0.1)) == broken(check(data, languages=["en", "de"])) == {}
+    assert len(broken(check(data, languages=["de"]))["foreign_texts"]) == 5  # the first ones
+
+
 def test_what_many_products_share_is_a_warning(tiny_tables: Tables, write_data: Write) -> None:
     for row in tiny_tables["products"][:4]:
         row["image"] = tiny_tables["products"][0]["image"]
@@ -211,7 +223,7 @@ def test_what_many_products_share_is_a_warning(tiny_tables: Tables, write_data: 
     report = check(write_data(tiny_tables), max_sharing=3, max_duplicate_images=1)
     assert report["passed"]
     assert broken(report) == {
-        "missing_pictures": ["products without a picture: 0.6666666666666666"],
+        "missing_pictures": ["products without a picture: 0.6667"],
         "placeholders": [f"p{n}: 4" for n in range(4)],
         "boilerplate": [f"p{n}: 5" for n in range(5)],
     }
