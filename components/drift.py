@@ -60,7 +60,7 @@ def profile(data: Path, products: int | None) -> pa.Table:
         products: At most this many; None for all.
 
     Returns:
-        Columns product_id, category, price and words (int32, how many its texts have).
+        Columns product_id, category, price and length (int32, characters of all its texts).
     """
     drawn = None
     if products is not None:
@@ -75,7 +75,7 @@ def profile(data: Path, products: int | None) -> pa.Table:
     kept = (b if drawn is None else b.filter(pc.is_in(b["product_id"], drawn)) for b in batches)
     parts = [
         batch.select(["product_id", "category", "price"]).append_column(
-            "words", pa.array([len(product_text(row).split()) for row in batch.to_pylist()], pa.int32())
+            "length", pa.array([len(product_text(row)) for row in batch.to_pylist()], pa.int32())
         )
         for batch in kept
     ]
@@ -181,6 +181,6 @@ def _column(table: pa.Table, name: str) -> np.ndarray:
 PROPERTIES: dict[str, Callable[[pa.Table, pa.Table], Counts]] = {
     "categories": lambda then, now: _kinds(then["category"].to_pylist(), now["category"].to_pylist()),
     "prices": lambda then, now: _numbers(_column(then, "price"), _column(now, "price")),
-    "words": lambda then, now: _numbers(_column(then, "words"), _column(now, "words")),
+    "lengths": lambda then, now: _numbers(_column(then, "length"), _column(now, "length")),
     "embeddings": _embeddings,
 }

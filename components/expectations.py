@@ -136,7 +136,10 @@ def rules(params: ValidateParams) -> list[Rule]:
              between, "same_description", {"max_value": params.max_sharing}, severity="warning"),
         Rule("foreign_texts", "products", "title and description should be in "
              f"{' or '.join(params.languages) or 'the language of most'}", null, "foreign",
-             allowed=params.max_foreign, severity="warning"),
+             allowed=params.max_poor_texts, severity="warning"),
+        Rule("empty_texts", "products", f"title and description should have {params.min_letters} letters or more",
+             between, "letters", {"min_value": params.min_letters}, allowed=params.max_poor_texts,
+             severity="warning"),
         Rule("small_images", "pictures", f"pictures must have {params.min_image_side} pixels or more a side",
              between, "side", {"min_value": params.min_image_side}, severity="warning"),
         Rule("flat_images", "pictures", "pictures must show more than one colour",

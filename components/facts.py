@@ -105,7 +105,8 @@ def gather(data: Path, limits: Limits, languages: Collection[str] = ()) -> dict[
 
         - products: product_id, title, description, price, a `Look`, frames (of its clip), and how many products
           have its pixels or its description, same_pixels and same_description; null where it has none; and the
-          language of title and description as foreign, where it is clear and another
+          language of title and description as foreign, where it is clear and another, and how many letters
+          and digits they have
         - queries: query_id, text, split, judged_by, asks ("text", "image", "text + image"), exact (judgements of grade
           3, for test queries only), the splits that share its `text` or `pixels` with it where there are several, and a
           `Look`
@@ -203,14 +204,12 @@ def _progress(data: Path, table: str, names: list[str], what: str) -> Iterator[p
 def _add_product_facts(products: pd.DataFrame, languages: Collection[str]) -> None:
     for name, keys in (("pixels", products.pixels), ("description", _normalised(products.description))):
         products[f"same_{name}"] = keys.map(keys.value_counts()).astype("Int64")
-    texts = (products.title.fillna("") + ". " + products.description.fillna("")).to_list()
-    spoken = pd.Series(
-        [language(text) for text in tqdm(texts, "languages", unit="row", disable=None)],
-        products.index,
-        dtype="str",
-    )
+    texts = products.title.fillna("") + ". " + products.description.fillna("")
+    told = [language(text) for text in tqdm(texts, "languages", unit="row", disable=None)]
+    spoken = pd.Series(told, products.index, dtype="str")
     native = languages or spoken.value_counts().index[:1]
     products["foreign"] = spoken.where(~spoken.isin(native))
+    products["letters"] = texts.map(lambda text: sum(map(str.isalnum, text))).astype("Int64")
 
 
 def _shares(products: pd.DataFrame) -> pd.DataFrame:

@@ -45,7 +45,10 @@ class ValidateParams(Params):
     languages: list[str] = Field(
         default_factory=list, description="ISO 639-1, of products' texts; none for the one that most are in"
     )
-    max_foreign: Share = Field(0.01, description="share of products whose texts may be in another")
+    min_letters: int = Field(4, ge=0, description="and digits, of a product's title and description")
+    max_poor_texts: Share = Field(
+        0.01, description="share of products whose texts may be in another language; or have fewer letters"
+    )
     model_name: str | None = Field(
         None, description="whose champion looks at the data, as in register; null for nobody's"
     )

@@ -24,7 +24,7 @@ def products(seed: int, start: int = 0, **changed: Any) -> pa.Table:
         "product_id": [f"p{start + n}" for n in range(COUNT)],
         "category": random.choice(["shirt", "shoe", "mug"], COUNT, p=[0.5, 0.3, 0.2]).tolist(),
         "price": np.exp(random.normal(3, 0.5, COUNT)).tolist(),
-        "words": random.poisson(20, COUNT).astype(np.int32),
+        "length": random.poisson(80, COUNT).astype(np.int32),
     }
     vectors = changed.pop("vector", random.normal(size=(COUNT, WIDTH))).astype(np.float32)
     table = pa.table(columns | changed)
@@ -72,7 +72,7 @@ MOVED = np.random.default_rng(7).normal(size=(COUNT, WIDTH)) + np.eye(WIDTH)[0]
 CHANGES: dict[str, dict[str, Any]] = {
     "categories": {"category": ["shirt", "lamp"] * (COUNT // 2)},
     "prices": {"price": (np.exp(np.random.default_rng(7).normal(3, 0.5, COUNT)) * 1.8).tolist()},
-    "words": {"words": np.random.default_rng(7).poisson(14, COUNT).astype(np.int32)},
+    "lengths": {"length": np.random.default_rng(7).poisson(70, COUNT).astype(np.int32)},
     "embeddings": {"vector": MOVED},
 }
 
@@ -137,7 +137,7 @@ class TestProfile:
         assert found["product_id"].to_pylist() == [row["product_id"] for row in rows]
         assert found["category"].to_pylist()[0] == "clothing/shirt"
         assert found["price"].to_pylist()[0] == 9.5
-        assert found["words"].to_pylist() == [len(product_text(row).split()) for row in rows]
+        assert found["length"].to_pylist() == [len(product_text(row)) for row in rows]
 
     def test_draws_the_same_products_of_a_larger_catalogue(
         self, tiny_tables: Tables, write_data: Callable[[Tables], Path]

@@ -207,8 +207,19 @@ def test_texts_in_another_language_are_a_warning(tiny_tables: Tables, write_data
     products[4] |= {"title": "Nordvik X2", "description": None}  # may be of any language
     data = write_data(tiny_tables)
     assert broken(check(data)) == {"foreign_texts": ["p3: de"]}
-    assert broken(check(data, max_foreign=0.1)) == broken(check(data, languages=["en", "de"])) == {}
+    assert broken(check(data, max_poor_texts=0.1)) == broken(check(data, languages=["en", "de"])) == {}
     assert len(broken(check(data, languages=["de"]))["foreign_texts"]) == 5  # the first ones
+
+
+def test_texts_that_say_next_to_nothing_are_a_warning(tiny_tables: Tables, write_data: Write) -> None:
+    products = tiny_tables["products"]
+    products[2] |= {"title": "n/a", "description": None}
+    products[5] |= {"title": "–", "description": " - rot"}
+    products[7] |= {"title": "赤い", "description": "シャツ"}
+    products[8] |= {"title": "12", "description": "  "}
+    data = write_data(tiny_tables)
+    assert broken(check(data)) == {"empty_texts": ["p2: 2", "p5: 3", "p8: 2"]}
+    assert broken(check(data, max_poor_texts=0.3)) == broken(check(data, min_letters=2)) == {}
 
 
 def test_what_many_products_share_is_a_warning(tiny_tables: Tables, write_data: Write) -> None:
