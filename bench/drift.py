@@ -44,7 +44,7 @@ CHANGES: dict[str, Callable[[Row], Row | None]] = {
     "grey pictures": grey,
     "no pictures": lambda row: row | {"image": None},
     "shoes and bags are gone": lambda row: (
-        None if row["category"].split("/")[0] in ("shoes", "bags") else row
+        None if (row["category"] or "").split("/")[0] in ("shoes", "bags") else row
     ),
 }
 

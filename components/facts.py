@@ -13,7 +13,7 @@ from tqdm import tqdm
 from catalog import store
 from catalog.images import Limits, PictureError, decode, is_flat, pixel_hash
 from catalog.languages import language
-from catalog.likeness import near, perceptual_hash
+from catalog.likeness import appearance, near
 from catalog.privacy import LOOKED_AT, looks_personal
 from catalog.schema import DERIVED, EXACT, SPLITS, TABLES
 from catalog.text import normalise
@@ -28,10 +28,10 @@ class Look(NamedTuple):
     side: int | None = None  # pixels, the shorter one
     flat: bool | None = None
     pixels: str | None = None  # catalog.images.pixel_hash
-    likeness: str | None = None  # catalog.likeness.perceptual_hash, where it is not flat
+    looks: bytes | None = None  # catalog.likeness.appearance, where it is not flat
 
 
-KINDS = {"problem": "str", "side": "Int32", "flat": "boolean", "pixels": "str", "likeness": "str"}
+KINDS = {"problem": "str", "side": "Int32", "flat": "boolean", "pixels": "str", "looks": "object"}
 
 
 def look(picture: dict[str, Any] | None, limits: Limits) -> Look:
@@ -45,7 +45,7 @@ def look(picture: dict[str, Any] | None, limits: Limits) -> Look:
     except PictureError as error:
         return Look(str(error))
     flat = is_flat(image)
-    return Look(None, min(image.size), flat, pixel_hash(image), None if flat else perceptual_hash(image))
+    return Look(None, min(image.size), flat, pixel_hash(image), None if flat else appearance(image))
 
 
 def columns(data: Path) -> pd.DataFrame:
@@ -209,7 +209,8 @@ def _add_product_facts(products: pd.DataFrame, languages: Collection[str]) -> No
     spoken = pd.Series(told, products.index, dtype="str")
     native = languages or spoken.value_counts().index[:1]
     products["foreign"] = spoken.where(~spoken.isin(native))
-    products["letters"] = texts.map(lambda text: sum(map(str.isalnum, text))).astype("Int64")
+    letters = texts.map(lambda text: sum(map(str.isalnum, text))).astype("Int64")
+    products["letters"] = letters.where(products.title.notna())  # where it is null, missing_values tells
 
 
 def _shares(products: pd.DataFrame) -> pd.DataFrame:
@@ -256,8 +257,8 @@ def _targets(products: pd.DataFrame, queries: pd.DataFrame, judgements: pd.DataF
 
 def _looks_like(targets: pd.DataFrame, products: pd.DataFrame) -> pd.Series:
     """For each target the one of another split whose picture looks the same, null where there is none."""
-    seen = targets.join(products[["pixels", "likeness"]], on="product_id").dropna(subset="likeness")
-    nearest = near(seen.likeness.to_list(), seen.split.to_list(), seen.pixels.to_list())
+    seen = targets.join(products[["pixels", "looks"]], on="product_id").dropna(subset="looks")
+    nearest = near(seen.looks.to_list(), seen.split.to_list(), seen.pixels.to_list())
     names = seen.product_id + " (" + seen.split + ")"
     found = names.iloc[nearest].set_axis(seen.index).where(nearest >= 0)
     return found.reindex(targets.index).astype("str")
