@@ -17,9 +17,9 @@ ROWS = 512  # compared with all others at a time
 def appearance(image: Image.Image) -> bytes:
     """What a picture looks like, in 160 bytes; of one flat colour it means nothing.
 
-    The first 32 are a perceptual hash: which of the 16 × 16 lowest frequencies of its grey lie above their median, as in
-    Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions" (2010), with 256 bits in place of 64:
-    of small pictures on white, 64 cannot tell one pair of sunglasses from another. The others are Cb and Cr of its
+    The first 32 are a perceptual hash: which of the 16 × 16 lowest frequencies of its grey lie above their median, as
+    in Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions" (2010), with 256 bits in place of
+    64: of small pictures on white, 64 cannot tell one pair of sunglasses from another. The others are Cb and Cr of its
     8 × 8 cells, for red and blue shoes are two products.
     """
     grey = np.asarray(image.convert("L").resize((64, 64), Image.Resampling.LANCZOS), dtype=np.float32)

@@ -65,7 +65,7 @@ def test_another_colour_is_another_picture() -> None:
     red, green, blue = one.split()
     other = Image.merge("RGB", (green, blue, red))
     assert apart(one, other)[1] > TINT
-    assert near([appearance(one), appearance(other)], ["train", "test"], "ab").tolist() == [-1, -1]
+    assert near([appearance(one), appearance(other)], ["train", "test"], ["a", "b"]).tolist() == [-1, -1]
 
 
 # Few centres, and a few bits and shades off them, so that all distances around the limits occur.
