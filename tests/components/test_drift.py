@@ -49,23 +49,25 @@ def test_the_index_by_hand() -> None:
     assert found.proven and found.p < 1e-4
 
 
-def test_the_same_data_have_not_drifted() -> None:
-    for one in compare(products(0), products(0)):
-        assert (one.index, one.p, one.proven) == (0, 1, False)
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
+def test_the_same_data_have_not_drifted(order: slice) -> None:
+    """In any order: what is learned of a product in one must not judge it in the other."""
+    for one in compare(products(0), products(0).take(np.arange(COUNT)[order])):
+        assert (one.index, one.p, one.proven) == (0, 1, False), one.what
 
 
-def test_other_products_of_the_same_kind_have_not_drifted() -> None:
-    for seed in range(5):
-        for one in compare(products(seed), products(seed + 100, start=COUNT)):
-            assert one.index < 0.1 and not one.proven, (one.what, one.index, one.p)
+def test_other_products_of_the_same_kind_have_hardly_drifted() -> None:
+    """Chance proves something in a hundredth of the cases, or little more, and the index stays small."""
+    found = [one for seed in range(20) for one in compare(products(seed), products(seed + 100, start=COUNT))]
+    assert max(one.index for one in found) < 0.1
+    assert sum(one.proven for one in found) <= 0.06 * len(found)
 
 
 def test_part_of_the_products_are_the_same() -> None:
-    """A product of both must not be learned in one and judged in the other: it would seem to be of the other."""
     then, now = products(0), products(1, start=COUNT)
     half = pa.concat_tables([then.slice(0, COUNT // 2), now.slice(0, COUNT // 2)])
     for one in compare(then, half):
-        assert one.index < 0.1 and not one.proven, (one.what, one.index)
+        assert one.index < 0.05, (one.what, one.index)
 
 
 MOVED = np.random.default_rng(7).normal(size=(COUNT, WIDTH)) + np.eye(WIDTH)[0]
@@ -150,6 +152,7 @@ class TestProfile:
         more = profile(write_data(tiny_tables), 6)["product_id"].to_pylist()
         assert len(more) == 6
         assert all(key in drawn for key in more if not key.startswith("new"))
+        tiny_tables["products"].reverse()
         assert set(more) == set(profile(write_data(tiny_tables), 6)["product_id"].to_pylist())
 
     def test_takes_vectors_by_id(self, tiny_tables: Tables, write_data: Callable[[Tables], Path]) -> None:
