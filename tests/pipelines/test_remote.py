@@ -97,6 +97,7 @@ def test_dry_run_shows_all_and_sends_nothing(kubeflow: Any, call: Any) -> None:
     assert not any(kubeflow.kept.values())
 
 
+@pytest.mark.slow
 def test_a_schedule_of_the_same_name_is_replaced_and_stays_paused(kubeflow: Any, call: Any) -> None:
     assert call(*NIGHTLY)[0] == 0
     (first,) = kubeflow.kept["recurringruns"].values()
@@ -117,6 +118,7 @@ def test_a_schedule_of_the_same_name_is_replaced_and_stays_paused(kubeflow: Any,
     assert not kubeflow.kept["recurringruns"]
 
 
+@pytest.mark.slow
 def test_of_many_schedules_the_right_one_is_found(kubeflow: Any, call: Any) -> None:
     for name in ("a", "b", "c", "d", "c"):
         assert call("schedule", name, "--cron", "0 2 * * *")[0] == 0
