@@ -1,7 +1,7 @@
-"""What `validate` finds of defects that were planted in a data set: `python bench/defects.py [DATA] [SEED] > TABLE.md`.
+"""What `validate` finds of defects planted in a data set: `python bench/defects.py [DATA [SEED [PAGE]]] > TABLE.md`.
 
 The champion in MLflow looks at the pictures, so there must be one: `make demo`, then
-`python -m components.registry promote 1`.
+`python -m components.registry promote 1`. PAGE is where to write what it says of them.
 """
 
 import io
@@ -129,10 +129,10 @@ def broken(rule: Rule, frame: pd.DataFrame) -> set[str]:
     return set(frame[bad.to_numpy(bool)].iloc[:, 0])
 
 
-def main(data: Path, seed: int) -> None:
+def main(data: Path, seed: int, page: Path | None) -> None:
     tables = {name: store.read(data, name).to_pylist() for name in ("products", "queries", "judgements")}
     truth = plant(tables, seed)
-    params = ValidateParams(model_name="product-search", compared=10**9)
+    params = ValidateParams(model_name="product-search", compared=100_000)
     with tempfile.TemporaryDirectory() as folder:
         planted = Path(folder) / "data"
         for name, rows in tables.items():
@@ -144,6 +144,8 @@ def main(data: Path, seed: int) -> None:
         if beside is None:
             sys.exit("there is no champion; promote a version first")
         frames |= beside.frames()
+        if page:
+            beside.write(page, planted, params)
     told, kinds = [], []
     for name, wanted in truth.items():
         (rule,) = (one for one in rules(params) if one.name == name)
@@ -162,5 +164,5 @@ def main(data: Path, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    words = sys.argv[1:]
-    main(Path(words[0]) if words else Path("data"), int(words[1]) if words[1:] else 0)
+    asked = dict(enumerate(sys.argv[1:]))
+    main(Path(asked.get(0, "data")), int(asked.get(1, 0)), Path(asked[2]) if 2 in asked else None)
