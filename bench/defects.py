@@ -140,7 +140,7 @@ def main(data: Path, seed: int, page: Path | None) -> None:
                 for row in rows:
                     writer.write(row)
         frames: dict[str, pd.DataFrame] = gather(planted, Limits())
-        beside = beside_champion(planted, profile(planted, None), params)
+        beside = beside_champion(planted, profile(planted, params.compared), params)
         if beside is None:
             sys.exit("there is no champion; promote a version first")
         frames |= beside.frames()

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from catalog import store
 from catalog.images import decode
 from components import champion
-from components.drift import Drift, compare, with_vectors
+from components.drift import CHANCE, Drift, compare, with_vectors
 from components.params import ValidateParams
 from eval.pages import data_uri, pages
 
@@ -57,7 +57,7 @@ class Beside:
         shown = _shown(data, worst["product_id"].combine_chunks())
         cards = [(row, shown[row["product_id"]]) for row in worst.to_pylist()]
         page = pages(Path(__file__).parent).get_template("champion.html.jinja")
-        path.write_text(page.render(beside=self, params=params, cards=cards))
+        path.write_text(page.render(beside=self, params=params, chance=CHANCE, cards=cards))
 
 
 def beside_champion(data: Path, profile: pa.Table, params: ValidateParams) -> Beside | None:

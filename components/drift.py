@@ -49,7 +49,7 @@ class Drift:
         return self.p < CHANCE
 
 
-def profile(data: Path, products: int | None) -> pa.Table:
+def profile(data: Path, products: int) -> pa.Table:
     """A sample of the products, and what is compared of them.
 
     Whether a product is drawn depends on its id alone, so that two versions of a catalogue are compared on the same
@@ -57,22 +57,15 @@ def profile(data: Path, products: int | None) -> pa.Table:
 
     Args:
         data: The data set.
-        products: At most this many; None for all.
+        products: At most this many.
 
     Returns:
         Columns product_id, category, price and length (int32, characters of all its texts).
     """
-    drawn = None
-    if products is not None:
-        ids = (
-            key
-            for batch in store.batches(data, "products", ["product_id"])
-            for key in batch.column(0).to_pylist()
-        )
-        drawn = pa.array(nsmallest(products, ids, _hashed), pa.string())
-    wanted = ["product_id", *TEXT_COLUMNS, "price"]
-    batches = store.batches(data, "products", wanted)
-    kept = (b if drawn is None else b.filter(pc.is_in(b["product_id"], drawn)) for b in batches)
+    ids = store.read(data, "products", ["product_id"])["product_id"].to_pylist()
+    drawn = pa.array(nsmallest(products, ids, _hashed), pa.string())
+    batches = store.batches(data, "products", ["product_id", *TEXT_COLUMNS, "price"])
+    kept = (batch.filter(pc.is_in(batch["product_id"], drawn)) for batch in batches)
     parts = [
         batch.select(["product_id", "category", "price"]).append_column(
             "length", pa.array([len(product_text(row)) for row in batch.to_pylist()], pa.int32())

@@ -28,14 +28,14 @@ class Look(NamedTuple):
     side: int | None = None  # pixels, the shorter one
     flat: bool | None = None
     pixels: str | None = None  # catalog.images.pixel_hash
-    looks: bytes | None = None  # catalog.likeness.appearance, where it is not flat
+    looks: bytes | None = None  # catalog.likeness.appearance, of products, where it is not flat
 
 
 KINDS = {"problem": "str", "side": "Int32", "flat": "boolean", "pixels": "str", "looks": "object"}
 
 
-def look(picture: dict[str, Any] | None, limits: Limits) -> Look:
-    """Decode one value of a picture column and keep the facts."""
+def look(picture: dict[str, Any] | None, limits: Limits, compared: bool = False) -> Look:
+    """Decode one value of a picture column and keep the facts; what it looks like if it is to be compared."""
     if picture is None or picture == {"bytes": None, "path": None}:
         return Look()
     if picture["bytes"] is None:
@@ -45,7 +45,8 @@ def look(picture: dict[str, Any] | None, limits: Limits) -> Look:
     except PictureError as error:
         return Look(str(error))
     flat = is_flat(image)
-    return Look(None, min(image.size), flat, pixel_hash(image), None if flat else appearance(image))
+    looks = appearance(image) if compared and not flat else None
+    return Look(None, min(image.size), flat, pixel_hash(image), looks)
 
 
 def columns(data: Path) -> pd.DataFrame:
@@ -158,7 +159,7 @@ def _with_looks(
     data: Path, table: str, names: list[str], limits: Limits, pool: ThreadPoolExecutor
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The named columns of a table beside a `Look` at each row's image, and the frame of its pictures."""
-    see = partial(look, limits=limits)
+    see = partial(look, limits=limits, compared=table == "products")
     rows: list[pa.RecordBatch] = []
     looks: list[Look] = []
     pictures: list[tuple] = []

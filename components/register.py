@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from catalog import store
@@ -85,7 +86,7 @@ def _register(
             tracking.attach(run, report, [PAGE] if validation["champion"] else [], "validation")
             weights = store.fingerprint(model / "weights.safetensors")
             tags = lineage | {WEIGHTS: weights}
-            version = _version(client, run, report, model, evaluation, params.model_name, tags)
+            version = _version(client, run, report, model, evaluation, source, params.model_name, tags)
             number = str(version.version)
             if champion == number:
                 print(f"register: version {number} is the champion already; its verdict stands")
@@ -153,17 +154,20 @@ def _version(
     report: Path,
     model: Path,
     evaluation: Path,
+    source: dict[str, Any],
     name: str,
     tags: dict[str, str],
 ) -> "ModelVersion":
     """The run's model version, with what it needs to serve and to look at other data."""
-    params = json.loads((evaluation / "made_from.json").read_text())["params"]["featurize"]
+    params = source["params"]["featurize"]
     published = params["text_encoder"] != "bilstm" or params["image_encoder"].startswith("clip:")
     index = evaluation / "index"
-    vectors = pq.read_table(index / PRODUCTS, columns=["product_id", "vector"])
+    drawn = pq.read_table(report / PROFILE)
+    own = pc.field("product_id").isin(drawn["product_id"].combine_chunks())  # of what may be millions
+    vectors = pq.read_table(index / PRODUCTS, columns=["product_id", "vector"], filters=own)
     with tempfile.TemporaryDirectory() as folder:
         profile = Path(folder) / PROFILE
-        pq.write_table(with_vectors(pq.read_table(report / PROFILE), vectors), profile)
+        pq.write_table(with_vectors(drawn, vectors), profile)
         return registered(client, run, model, index, profile, name, tags, published)
 
 

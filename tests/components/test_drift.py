@@ -135,7 +135,7 @@ class TestProfile:
     def test_says_what_is_compared(self, tiny_tables: Tables, write_data: Callable[[Tables], Path]) -> None:
         rows = tiny_tables["products"]
         rows[0] |= {"category": "clothing/shirt", "price": 9.5, "description": "With two  pockets"}
-        found = profile(write_data(tiny_tables), None)
+        found = profile(write_data(tiny_tables), 100)
         assert found["product_id"].to_pylist() == [row["product_id"] for row in rows]
         assert found["category"].to_pylist()[0] == "clothing/shirt"
         assert found["price"].to_pylist()[0] == 9.5
@@ -156,7 +156,7 @@ class TestProfile:
         assert set(more) == set(profile(write_data(tiny_tables), 6)["product_id"].to_pylist())
 
     def test_takes_vectors_by_id(self, tiny_tables: Tables, write_data: Callable[[Tables], Path]) -> None:
-        own = profile(write_data(tiny_tables), None)
+        own = profile(write_data(tiny_tables), 100)
         backwards = own["product_id"].to_pylist()[::-1]
         vectors = pa.table(
             {
