@@ -1,7 +1,7 @@
 """Grades from clicks, corrected for what is clicked only because it was shown first."""
 
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -62,6 +62,18 @@ def impressions(log: Path, known: Collection[str], personal: Collection[str] = (
     if unknown:
         print(f"{log.name}: left out {unknown:,} rows of products that are not in the data", file=sys.stderr)
     return found
+
+
+def count_searches(seen: Sequence[Impression]) -> dict[str, int]:
+    """Query → how often its results were shown, at least.
+
+    A log does not say which impressions belong to one page of results. But each page has a position at most once, so
+    there were as many pages as there are impressions at the most frequent position.
+    """
+    searches: dict[str, int] = defaultdict(int)
+    for (query, _), count in Counter((one.query, one.position) for one in seen).items():
+        searches[query] = max(searches[query], count)
+    return dict(searches)
 
 
 def position_based(

@@ -1,4 +1,5 @@
-"""What every import does with the rows of its source: check, look at pictures, write, and say what was left out."""
+"""What every import does with the rows of its source: check, decode pictures and clips, write, and say what was left
+out."""
 
 import itertools
 import json
@@ -8,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -16,13 +17,16 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from catalog import store
+from catalog.clips import read_frames
 from catalog.images import PictureError, decode
+from catalog.prices import read_amount, read_currency, read_currency_column
 from catalog.reading import FIELD, Fault, Picture
 from catalog.schema import GRADES, JUDGED_BY, OPTIONAL_TABLES, PICTURE, SPLITS, TABLES
 
 CHUNK = 20_000  # rows of the source; what a restart repeats at most
-THREADS = 16  # pictures that are read, or downloaded, at a time
-WINDOW = 512  # rows whose pictures are in memory
+THREADS = 16  # pictures and clips that are read, or downloaded, at a time
+WINDOW = 512  # rows whose pictures, and frames of clips, are in memory
+LARGEST_COUNT = 2**63 - 1  # an int64 holds no more
 KEYS = {"products": ("product_id",), "queries": ("query_id",), "judgements": ("query_id", "product_id")}
 REJECTED = pa.schema(
     [
@@ -36,7 +40,8 @@ REJECTED = pa.schema(
 
 
 class Row(NamedTuple):
-    """A row for one of the tables of `catalog.schema`; texts, numbers, a `Picture`, mappings for maps."""
+    """A row for one of the tables of `catalog.schema`: texts, numbers, mappings for maps, and a `Picture` each for a
+    picture and for a clip."""
 
     table: str
     where: str
@@ -133,6 +138,8 @@ class _Seen:
                         values[column] = fits
                 except (ValueError, TypeError, OverflowError) as error:
                     faults.append(Left(one.table, one.where, key, column, str(error)))
+            if "price" in values and (reason := _add_currency(values, one.values)):
+                faults.append(Left(one.table, one.where, key, "currency", reason))
             if (whole := self._why_not(one.table, values, faults)) is not None:
                 yield Left(one.table, one.where, key, None, whole)
                 continue
@@ -168,15 +175,15 @@ def _write(partial: Path, number: int, kept: list[Row | Left], pool: ThreadPoolE
         rows = [one for one in kept if isinstance(one, Row) and one.table == table]
         if not rows:
             continue
-        look = pool.map if "image" in KINDS[table] else map
+        decode_rows = pool.map if MEDIA.keys() & KINDS[table].keys() else map
         (partial / table).mkdir(exist_ok=True)
         path = partial / table / f"{number:05d}.parquet"
         unfinished[path] = path.with_suffix(".partial")
         with pq.ParquetWriter(unfinished[path], TABLES[table], compression="zstd") as writer:
             for start in range(0, len(rows), WINDOW):
-                window = list(look(_seen_through, rows[start : start + WINDOW]))
+                window = list(decode_rows(_decode_row, rows[start : start + WINDOW]))
                 whole = [row for row, _ in window if row is not None]
-                left += [fault for _, fault in window if fault is not None]
+                left += [fault for _, faults in window for fault in faults]
                 if whole:
                     writer.write_table(pa.Table.from_pylist(whole, schema=TABLES[table]))
                 counts[table] += len(whole)
@@ -193,22 +200,38 @@ def _write(partial: Path, number: int, kept: list[Row | Left], pool: ThreadPoolE
     return counts
 
 
-def _seen_through(row: Row) -> tuple[dict[str, Any] | None, Left | None]:
-    """A row with the bytes of its picture, if that is one."""
-    picture = row.values.get("image")
-    if picture is None:
-        return dict(row.values), None
-    key = row.values[KEYS[row.table][0]]
-    try:
-        content = picture.read()
-        decode(content)
-    except (ValueError, PictureError) as error:
-        alone = {column: value for column, value in row.values.items() if column != "image"}
-        left = Left(row.table, row.where, key, "image", str(error))
-        if row.table == "queries" and "text" not in alone:
-            return None, left._replace(column=None)
-        return alone, left
-    return {**row.values, "image": {"bytes": content, "path": picture.name}}, None
+def _decode_row(row: Row) -> tuple[dict[str, Any] | None, list[Left]]:
+    """A row with the bytes of its picture and the frames of its clip, and which of these cannot be used.
+
+    The row is None where nothing else is in it.
+    """
+    values, faults = dict(row.values), []
+    for column, read in MEDIA.items():
+        if column not in values:
+            continue
+        try:
+            values[column] = read(values[column])
+        except (ValueError, PictureError) as error:
+            del values[column]
+            faults.append(Left(row.table, row.where, values[KEYS[row.table][0]], column, str(error)))
+    if row.table == "queries" and faults and "text" not in values:
+        return None, [fault._replace(column=None) for fault in faults]
+    return values, faults
+
+
+def _read_picture(picture: Picture) -> dict[str, Any]:
+    content = picture.read()
+    decode(content)
+    return {"bytes": content, "path": picture.name}
+
+
+def _read_clip(clip: Picture) -> list[dict[str, Any]]:
+    stem = PurePosixPath(clip.name).stem
+    frames = read_frames(clip.read())
+    return [{"bytes": frame, "path": f"{stem}-{number}.webp"} for number, frame in enumerate(frames)]
+
+
+MEDIA: Mapping[str, Callable[[Picture], Any]] = {"image": _read_picture, "video": _read_clip}
 
 
 def _gather_rejected(partial: Path) -> Counter[str]:
@@ -267,28 +290,42 @@ def _text(value: Any) -> str | None:
     return text or None
 
 
-def number(value: Any) -> float | None:
-    """A price as shops write it: 12.5, "12,50", "1.299,00 €", "$1,299.00"; None for a blank one.
+def _add_currency(values: dict[str, Any], source: Mapping[str, Any]) -> str | None:
+    """Take the currency from the text of a price where the source has none beside it.
+
+    Args:
+        values: Of a product, as they fit; a currency that contradicts the price is removed.
+        source: The same as the source has them.
+
+    Returns:
+        Why the price's currency cannot be used, if so.
+    """
+    if not isinstance(source["price"], str):
+        return None
+    try:
+        code = read_currency(source["price"])
+    except ValueError as error:
+        return None if "currency" in values else str(error)
+    if code and values.setdefault("currency", code) != code:
+        return f"'{values.pop('currency')}', but the price is in {code}"
+    return None
+
+
+def _count(value: Any) -> int | None:
+    """A whole number: 12, 12.0 (as pandas writes it beside blanks), "12"; None for a blank one.
 
     Raises:
-        ValueError: where there is no number in it, or several.
+        ValueError: for any other value.
     """
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return None if math.isnan(value) else float(value)
-    text = str(value).strip()
+    text = "" if isinstance(value, float) and math.isnan(value) else str(value).strip()
     if not text:
         return None
-    found = re.fullmatch(r"[^\d.,+-]*([+-]?\d[\d.,' \u00a0\u202f]*)[^\d.,]*", text[:100])
-    if not found:
-        raise ValueError(f"'{text[:40]}' is no price")
-    digits = re.sub(r"[' \u00a0\u202f]", "", found[1])
-    comma, point = digits.rfind(","), digits.rfind(".")
-    decimal = "," if comma > point else "."
-    if min(comma, point) < 0 <= max(comma, point):  # 1,299 and 1.299.000 are thousands, 12,5 is not
-        mark = digits[max(comma, point)]
-        if digits.count(mark) > 1 or (mark == "," and re.search(r",\d{3}$", digits)):
-            decimal = "." if mark == "," else ","
-    return float(digits.replace("," if decimal == "." else ".", "").replace(decimal, "."))
+    if (
+        not re.fullmatch(r"[0-9]{1,19}(\.0*)?", text)
+        or (count := int(text.partition(".")[0])) > LARGEST_COUNT
+    ):
+        raise ValueError(f"'{text[:40]}' is no whole number from 0 on")
+    return count
 
 
 def _grade(value: Any) -> int:
@@ -314,6 +351,12 @@ def _picture(value: Any) -> Picture:
     return value
 
 
+def _clip(value: Any) -> Picture:
+    if not isinstance(value, Picture):
+        raise ValueError(f"a {type(value).__name__}, not the path or address of a clip")
+    return value
+
+
 def _map(value: Any) -> list[tuple[str, str]] | None:
     if not isinstance(value, Mapping):
         raise ValueError(f"a {type(value).__name__}, not names with values")
@@ -322,18 +365,23 @@ def _map(value: Any) -> list[tuple[str, str]] | None:
 
 
 def _kind(field: pa.Field) -> Callable[[Any], Any]:
-    named = {"split": _among(SPLITS), "grade": _grade, "judged_by": _among(JUDGED_BY)}
+    named: dict[str, Callable[[Any], Any]] = {
+        "split": _among(SPLITS),
+        "grade": _grade,
+        "judged_by": _among(JUDGED_BY),
+        "price": read_amount,
+        "currency": read_currency_column,
+        "frequency": _count,
+        "video": _clip,
+    }
     if field.name in named:
         return named[field.name]
     if field.type == PICTURE:
         return _picture
     if pa.types.is_map(field.type):
         return _map
-    return number if pa.types.is_floating(field.type) else _text
+    return _text
 
 
-# table → column → what makes a value fit, or raises ValueError; clips have no importer yet
-KINDS = {
-    table: {field.name: _kind(field) for field in TABLES[table] if not pa.types.is_list(field.type)}
-    for table in KEYS
-}
+# table → column → what makes a value fit, or raises ValueError
+KINDS = {table: {field.name: _kind(field) for field in TABLES[table]} for table in KEYS}

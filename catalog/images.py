@@ -1,4 +1,4 @@
-"""Decode, check and resize: the only place that opens a picture."""
+"""Decode, check and resize: the only place that opens a picture; clips are opened in `catalog.clips`."""
 
 import hashlib
 import io
@@ -37,11 +37,7 @@ def decode(data: bytes, limits: Limits = Limits()) -> Image.Image:  # noqa: B008
         width, height = image.size
         if width * height > limits.max_pixels:
             raise PictureError(f"{width} × {height} pixels, the limit is {limits.max_pixels:,}")
-        image = ImageOps.exif_transpose(image)
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return image.convert("RGB")
+        return to_rgb(ImageOps.exif_transpose(image))
     except PictureError:
         raise
     except Image.DecompressionBombError as error:  # Pillow's own limit, which lies above ours
@@ -50,6 +46,14 @@ def decode(data: bytes, limits: Limits = Limits()) -> Image.Image:  # noqa: B008
         raise PictureError(f"not a {', '.join(FORMATS)} picture") from error
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error …
         raise PictureError(f"broken ({error})") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A picture, or the current frame of an animation, as RGB; transparency is laid on white."""
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def fit(image: Image.Image, size: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from catalog import store
-from catalog.clicks import graded, impressions
+from catalog.clicks import count_searches, graded, impressions
 from catalog.derived import FEWEST, MOST, connect
 from catalog.images import pixels_of
 from catalog.schema import DERIVED, EXACT, IMPLICIT, IRRELEVANT, SPLITS, SUBSTITUTE, DataError
@@ -84,6 +84,9 @@ def derive(data: Path, out: Path, most: int = 1000, seed: int = 0) -> int:
 def from_clicks(data: Path, log: Path, out: Path, personal: Collection[str] = ()) -> int:
     """Add the queries of a log of impressions, with grades from its clicks; see `catalog.clicks`.
 
+    Each gets its frequency: how often the log has it. So do queries that the data set has already, unless they have
+    a picture, or a frequency.
+
     Args:
         data: The data set.
         log: A row for each product that was shown: query, product_id, position (1 is the first), clicked (0 or 1);
@@ -98,9 +101,10 @@ def from_clicks(data: Path, log: Path, out: Path, personal: Collection[str] = ()
         DataError: where the log cannot be read, a column looks personal, or too few of its queries were clicked on.
     """
     known = set(store.read(data, "products", ["product_id"]).column(0).to_pylist())
-    asked = [Asked(text, grades) for text, grades in graded(impressions(log, known, personal)).items()]
+    seen = impressions(log, known, personal)
+    asked = [Asked(text, grades) for text, grades in graded(seen).items()]
     splits = split(one.text for one in asked)
-    return _add(data, out, asked, [splits[one.text] for one in asked], IMPLICIT)
+    return _add(data, out, asked, [splits[one.text] for one in asked], IMPLICIT, count_searches(seen))
 
 
 def _by_attribute(products: Sequence[Product], most: int, rng: np.random.Generator) -> list[Asked]:
@@ -216,8 +220,19 @@ def _pixels(data: Path, wanted: Collection[str]) -> dict[str, str]:
     return found
 
 
-def _add(data: Path, out: Path, asked: Sequence[Asked], splits: Sequence[str | None], judged_by: str) -> int:
-    """Write the data set with those queries that have a split and are not asked yet; products are the same files."""
+def _add(
+    data: Path,
+    out: Path,
+    asked: Sequence[Asked],
+    splits: Sequence[str | None],
+    judged_by: str,
+    searches: Mapping[str, int] | None = None,
+) -> int:
+    """Write the data set with those queries that have a split and are not asked yet; products are the same files.
+
+    `searches` are the frequencies of normalised texts.
+    """
+    searches = searches or {}
     own = store.read(data, "queries", ["query_id", "text", "split"]).to_pydict()
     taken, ids = {normalise(text) for text in own["text"]}, set(own["query_id"])
     fresh = [(one, name) for one, name in zip(asked, splits, strict=True) if name and one.text not in taken]
@@ -236,16 +251,27 @@ def _add(data: Path, out: Path, asked: Sequence[Asked], splits: Sequence[str | N
             store.TableWriter(folder, "queries") as queries,
             store.TableWriter(folder, "judgements") as judgements,
         ):
-            for table, writer in (("queries", queries), ("judgements", judgements)):
-                for batch in store.batches(data, table):
-                    for row in batch.to_pylist():
-                        writer.write(row)
+            for batch in store.batches(data, "queries"):
+                for row in batch.to_pylist():
+                    queries.write(_add_frequency(row, searches))
+            for batch in store.batches(data, "judgements"):
+                for row in batch.to_pylist():
+                    judgements.write(row)
             for key, (one, its_split) in named.items():
-                queries.write({"query_id": key, "text": one.text, "split": its_split, "judged_by": judged_by})
+                row = {"query_id": key, "text": one.text, "split": its_split, "judged_by": judged_by}
+                queries.write(_add_frequency(row, searches))
                 for product, grade in one.grades.items():
                     judgements.write({"query_id": key, "product_id": product, "grade": grade})
     _tell(judged_by, [one for one, _ in fresh], len(asked) - len(fresh))
     return len(fresh)
+
+
+def _add_frequency(row: dict[str, Any], searches: Mapping[str, int]) -> dict[str, Any]:
+    """A query with the frequency of its text, unless it has one, or a picture makes it another query."""
+    text = normalise(row["text"])
+    if text is None or text not in searches or row.get("image") or row.get("frequency") is not None:
+        return row
+    return row | {"frequency": searches[text]}
 
 
 def _link(path: Path, target: Path) -> None:

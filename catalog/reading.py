@@ -50,7 +50,7 @@ class Record(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A picture that is read when its row is written.
+    """A picture or clip that is read when its row is written.
 
     Attributes:
         name: Under which it is kept.
@@ -78,7 +78,7 @@ class Files:
         """
         Args:
             source: The folder, zip or file.
-            web: Where pictures are fetched from that are given by address.
+            web: Where pictures and clips are fetched from that are given by address.
 
         Raises:
             DataError: where there is none, or a zip cannot be read.
@@ -162,7 +162,10 @@ class Files:
         if self.zip:
             return name in self.zip.NameToInfo
         path = self._path(name)
-        return path is not None and path.is_file()
+        try:
+            return path is not None and path.is_file()
+        except OSError:  # no file can have this name: it is too long
+            return False
 
     def read(self, name: str, most: int = Limits().max_bytes) -> bytes:
         """A whole file.
@@ -182,7 +185,7 @@ class Files:
         return content
 
     def picture(self, name: str) -> Picture:
-        """A picture that is read when it is needed: by its name here, or by an address that begins with http.
+        """A picture or clip that is read when it is needed: by its name here, or by an address that begins with http.
 
         Raises:
             DataError: where it has an address, and these files have no web.

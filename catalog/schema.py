@@ -23,9 +23,9 @@ PRODUCTS = pa.schema(
         ("color", pa.string()),
         ("material", pa.string()),
         ("price", pa.float64()),
-        ("currency", pa.string()),
+        ("currency", pa.string()),  # a code of ISO 4217
         ("image", PICTURE),
-        ("video", pa.list_(PICTURE)),
+        ("video", pa.list_(PICTURE)),  # the frames of a clip, in order
         ("attributes", pa.map_(pa.string(), pa.string())),
     ]
 )
@@ -38,6 +38,7 @@ QUERIES = pa.schema(
         pa.field("split", pa.string(), nullable=False),
         ("segment", pa.string()),
         ("judged_by", pa.string()),  # one of `JUDGED_BY`; null: people
+        ("frequency", pa.int64()),  # how often it was searched for in some period; null: not known
     ]
 )
 

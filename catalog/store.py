@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -174,12 +174,18 @@ class TableWriter:
         table: A name of `schema.TABLES`.
         rows_per_file: Rows after which a new file is begun.
         rows_per_group: Rows held in memory.
+        without: Optional columns to leave out of the files.
     """
 
     def __init__(
-        self, data: Path, table: str, rows_per_file: int = 50_000, rows_per_group: int = 1_000
+        self,
+        data: Path,
+        table: str,
+        rows_per_file: int = 50_000,
+        rows_per_group: int = 1_000,
+        without: Collection[str] = (),
     ) -> None:
-        self.schema = TABLES[table]
+        self.schema = pa.schema([field for field in TABLES[table] if field.name not in without])
         self.folder = data / table
         self.folder.mkdir(parents=True, exist_ok=True)
         self.rows_per_file, self.rows_per_group = rows_per_file, rows_per_group

@@ -47,7 +47,9 @@ def sample(out: Path, products: int, seed: int, queries: int = 720, workers: int
         )
     with fresh(out) as folder:
         needs = []
-        with TableWriter(folder, "queries") as table:
+        with TableWriter(
+            folder, "queries", without=["frequency"]
+        ) as table:  # nobody searches for what is drawn
             for query in tqdm(ask(seed, products, queries), "queries", queries, unit="query", disable=None):
                 table.write(query.row)
                 needs.append(query.need)

@@ -100,6 +100,7 @@ def _amazon(files: Files, layout: Layout, pictures: bool) -> Iterator[Row]:
             "category": "/".join(part.replace("/", "-") for part in category),
             "brand": brand,
             "price": values.get("price") if _is_price(values.get("price")) else None,
+            "currency": "USD" if _is_price(values.get("price")) else None,  # both releases are of amazon.com
             "image": files.picture(address) if address else None,
         }
         yield Row("products", one.where, own)

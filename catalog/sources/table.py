@@ -11,7 +11,7 @@ from catalog.sources import source
 from catalog.splits import split
 from catalog.text import normalise
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
+ENDINGS = {"image": (".jpg", ".jpeg", ".png", ".webp", ".gif"), "video": (".mp4", ".webm")}
 
 
 @source("table")
@@ -26,16 +26,18 @@ def table(
     encoding: str | None = None,
     delimiter: str | None = None,
 ) -> Iterator[Row]:
-    """Your own products.csv, .jsonl or .parquet, with pictures in a column, a folder or a zip.
+    """Your own products.csv, .jsonl or .parquet, with pictures and clips in a column, a folder or a zip.
 
     Columns are taken by the names of `catalog.schema`; unknown ones become attributes. Pictures are found by the column
-    `image`, which holds a path or an address, or else by the product's id: ID.jpg, .png, .webp, .gif.
+    `image`, which holds a path or an address, or else by the product's id: ID.jpg, .png, .webp, .gif. Clips are found
+    by the column `video` (animated GIF or WebP, MP4, WebM), or else by ID.mp4, .webm; up to 16 frames are kept. The
+    currency of prices such as "€ 12" or "USD 1,299.00" is kept; that of "$12" is not known: give a column `currency`.
 
     Args:
         files: The table of products.
         map: COLUMN=NAME, such as title=name: what a column is called there; queries.text=search for other tables.
-        pictures: Folder or zip that paths of pictures are in; by default that of the table.
-        queries: A table of queries: query_id, text; image, split, segment, judged_by, if there are any.
+        pictures: Folder or zip that paths of pictures and clips are in; by default that of the table.
+        queries: A table of queries: query_id, text; image, split, segment, judged_by, frequency, if there are any.
         judgements: A table of judgements: query_id, product_id, grade.
         personal: A column that may be there though it looks like personal data.
         encoding: Of tables in CSV, such as cp1252; by default told from their beginning.
@@ -51,8 +53,8 @@ def table(
     stored = files.beside(pictures) if pictures else files
     for one in _rows(files, "products", names, personal, style):
         own = _named(one.values, names["products"], "products")
-        place = own.get("image") or _by_id(stored, str(own.get("product_id", "")))
-        own["image"] = stored.picture(str(place)) if place else None
+        for column in ENDINGS:
+            own[column] = _stored(stored, own.get(column) or _by_id(stored, column, own.get("product_id")))
         yield Row("products", one.where, own)
     if queries:
         read = _rows(files.beside(queries), "queries", names, personal, style)
@@ -107,11 +109,17 @@ def _named(values: dict[str, Any], mapping: dict[str, str], place: str) -> dict[
     return own
 
 
-def _by_id(stored: Files, identity: str) -> str | None:
-    """A picture by a product's id, if that is a plain name."""
-    if not identity or PurePosixPath(identity).name != identity:
+def _by_id(stored: Files, column: str, product_id: Any) -> str | None:
+    """A picture or clip by a product's id, if that is a plain name."""
+    stem = "" if product_id is None else str(product_id)
+    if not stem or PurePosixPath(stem).name != stem:
         return None
-    return next((name for ending in ENDINGS if stored.has(name := identity + ending)), None)
+    return next((name for ending in ENDINGS[column] if stored.has(name := stem + ending)), None)
+
+
+def _stored(stored: Files, place: Any) -> Any:
+    """The picture or clip at a path or address; what is neither is left for the conversion to refuse."""
+    return stored.picture(place) if place and isinstance(place, str) else place or None
 
 
 def _queries(read: Iterator[Record], stored: Files, mapping: dict[str, str]) -> Iterator[Row]:
@@ -119,8 +127,7 @@ def _queries(read: Iterator[Record], stored: Files, mapping: dict[str, str]) -> 
     splits = split(_key(own) for _, own in found if not own.get("split"))
     for where, own in found:
         own["split"] = own.get("split") or splits[_key(own)]
-        if own.get("image"):
-            own["image"] = stored.picture(str(own["image"]))
+        own["image"] = _stored(stored, own.get("image"))
         yield Row("queries", where, own)
 
 

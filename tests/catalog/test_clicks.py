@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalog.clicks import Impression, graded, impressions, position_based
+from catalog.clicks import Impression, count_searches, graded, impressions, position_based
 from catalog.schema import EXACT, IRRELEVANT, SUBSTITUTE, DataError
 
 LOOKED = 1.0 / (1 + np.arange(10))
@@ -73,6 +73,13 @@ def test_what_is_never_clicked_is_irrelevant_once_it_was_seen_often() -> None:
     )
     assert graded([*seen, Impression("other", "a", 0, False)]) == {"q": {"a": EXACT, "b": IRRELEVANT}}
     assert graded([]) == {}
+
+
+def test_searches_are_counted_by_the_most_frequent_position() -> None:
+    pages = [("red", [0, 1, 2]), ("red", [0, 1]), ("red", [1, 2]), ("blue", [4])]  # a row may be missing
+    seen = [Impression(query, f"p{n}", n, False) for query, positions in pages for n in positions]
+    assert count_searches(seen) == {"red": 3, "blue": 1}
+    assert count_searches([]) == {}
 
 
 def test_a_log_is_read_with_what_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

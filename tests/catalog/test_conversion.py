@@ -1,5 +1,6 @@
 """What an import leaves out and says, and that it goes on after a kill."""
 
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -7,49 +8,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from catalog import conversion, store
 from catalog.__main__ import main
-from catalog.conversion import Row, convert, number
+from catalog.conversion import Row, convert
 from catalog.reading import Fault, Picture
 from catalog.sources import import_from
-
-
-@pytest.mark.parametrize(
-    ("text", "price"),
-    [
-        ("12.5", 12.5),
-        ("12,50", 12.5),
-        ("12,5 €", 12.5),
-        ("1.299,00 €", 1299.0),
-        ("$1,299.00", 1299.0),
-        ("1,299", 1299.0),
-        ("1.299.000", 1299000.0),
-        ("1 299,00", 1299.0),
-        ("1'299.00 CHF", 1299.0),
-        ("-3", -3.0),
-        (" ", None),
-        (7, 7.0),
-        (float("nan"), None),
-    ],
-)
-def test_prices_as_shops_write_them(text: Any, price: float | None) -> None:
-    assert number(text) == price
-
-
-@pytest.mark.parametrize("text", ["free", "3 for 2", "1-2", "from", True, "€"])
-def test_what_is_no_price(text: Any) -> None:
-    with pytest.raises((ValueError, TypeError), match="is no price"):
-        number(text)
-
-
-@given(st.integers(0, 10**9), st.sampled_from([",", "."]))
-def test_two_decimals_in_either_style(cents: int, mark: str) -> None:
-    whole, rest = divmod(cents, 100)
-    other = "." if mark == "," else ","
-    assert number(f"{whole:,}".replace(",", other) + f"{mark}{rest:02}") == cents / 100
 
 
 def left(data: Path) -> set[tuple[Any, ...]]:
@@ -99,10 +63,69 @@ def test_what_is_left_out_is_listed(tmp_path: Path, png: Callable[..., bytes]) -
     assert products["6"]["title"] == "6.5" and products["6"]["attributes"] == [("a", "1")]
 
 
+def test_currencies_come_from_a_column_or_the_price(tmp_path: Path) -> None:
+    cases: list[tuple[Any, Any, str | None, str | None]] = [
+        ("€ 12", None, "EUR", None),
+        ("€ 12", " ", "EUR", None),
+        ("12", "usd", "USD", None),
+        (12.0, None, None, None),
+        ("$12", "€", "EUR", None),
+        ("$12", None, None, "'$' can be several currencies; give USD or another code"),
+        ("€ 12", "USD", None, "'USD', but the price is in EUR"),
+        ("12", "points", None, "'points' is no currency; give its ISO 4217 code"),
+    ]
+    rows = [
+        Row("products", str(n), {"product_id": n, "title": "t", "price": price, "currency": currency})
+        for n, (price, currency, *_) in enumerate(cases)
+    ]
+    convert("own", rows, [], tmp_path / "data", {})
+    products = store.read(tmp_path / "data", "products").to_pylist()
+    assert [row["currency"] for row in products] == [code for _, _, code, _ in cases]
+    assert {row["price"] for row in products} == {12.0}
+    assert left(tmp_path / "data") == {
+        ("products", str(n), "currency", reason) for n, (*_, reason) in enumerate(cases) if reason
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "frequency"),
+    [
+        (12, 12),
+        ("12", 12),
+        (12.0, 12),
+        ("12.0", 12),
+        (0, 0),
+        (None, None),
+        ("", None),
+        (2**63 - 1, 2**63 - 1),
+    ],
+)
+def test_a_frequency_is_a_whole_number(value: Any, frequency: int | None, tmp_path: Path) -> None:
+    row = {"query_id": "q", "text": "t", "split": "test", "frequency": value}
+    convert("own", [Row("queries", "1", row)], [], tmp_path / "data", {})
+    assert store.read(tmp_path / "data", "queries", ["frequency"]).to_pylist() == [{"frequency": frequency}]
+    assert not (tmp_path / "data" / "rejected.parquet").exists()
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, "1,299", "often", True, float("inf"), 2**63])
+def test_what_is_no_frequency(value: Any, tmp_path: Path) -> None:
+    row = {"query_id": "q", "text": "t", "split": "test", "frequency": value}
+    convert("own", [Row("queries", "1", row)], [], tmp_path / "data", {})
+    assert store.read(tmp_path / "data", "queries", ["frequency"]).to_pylist() == [{"frequency": None}]
+    assert left(tmp_path / "data") == {
+        ("queries", "1", "frequency", f"'{value}' is no whole number from 0 on")
+    }
+
+
 @pytest.mark.parametrize("stop", [1, 7, 13, 24])
 def test_a_killed_import_goes_on(
-    stop: int, tmp_path: Path, png: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+    stop: int,
+    tmp_path: Path,
+    png: Callable[..., bytes],
+    draw_clip: Callable[..., bytes],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    clips = {"a.gif": draw_clip("GIF"), "b.mp4": draw_clip("MP4", 20), "c.webm": b"broken"}
     monkeypatch.setattr(conversion, "CHUNK", 5)
     monkeypatch.setattr(conversion, "WINDOW", 2)
     read: list[int] = []
@@ -114,14 +137,17 @@ def test_a_killed_import_goes_on(
             read.append(n)
             return b"broken" if n % 10 == 3 else png(n)
 
-        return [
-            Row(
-                "products",
-                str(n),
-                {"product_id": str(n), "title": "t", "image": Picture("p", lambda n=n: picture(n))},
-            )
-            for n in range(23)
-        ] + [Row("products", "again", {"product_id": "1", "title": "t"})] * 2
+        def product(n: int) -> dict[str, Any]:
+            name = sorted(clips)[n % 3]
+            return {
+                "product_id": str(n),
+                "title": "t",
+                "image": Picture("p", lambda: picture(n)),
+                "video": Picture(name, lambda: clips[name]) if n % 2 else None,
+            }
+
+        again = Row("products", "again", {"product_id": "1", "title": "t"})
+        return [*(Row("products", str(n), product(n)) for n in range(23)), again, again]
 
     convert("own", rows(None), [], tmp_path / "whole", {"a": 1})
     if stop < 23:
@@ -132,6 +158,8 @@ def test_a_killed_import_goes_on(
     convert("own", rows(None), [], tmp_path / "data", {"a": 1})
     assert min(read) == (stop // 5 * 5 if stop < 23 else 0)
     assert store.fingerprint(tmp_path / "data") == store.fingerprint(tmp_path / "whole")
+    videos = store.read(tmp_path / "data", "products", ["video"]).to_pydict()["video"]
+    assert [len(video or ()) for video in videos] == [0, 16, 0, 6, 0, 0] * 3 + [0, 16, 0, 6, 0]
 
 
 def test_another_source_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,11 +212,12 @@ class TestTableOfYourOwn:
             == 0
         )
         first, second = store.read(out, "products").to_pylist()
-        assert (first["product_id"], first["title"], first["price"], first["color"]) == (
+        assert (first["product_id"], first["title"], first["price"], first["color"], first["currency"]) == (
             "A1",
             "Stuhl „Köln“",
             1299.0,
             "rot",
+            "EUR",
         )
         assert first["image"] == {"bytes": png(1), "path": "a.png"} and second["image"] is None
         assert left(out) == {("products", "products.csv line 3", "image", "x.png: no such file")}
@@ -199,8 +228,8 @@ class TestTableOfYourOwn:
             '{"product_id": 1, "title": "a", "size": "XL"}\n{"product_id": 2, "title": "b"}\n'
         )
         (tmp_path / "1.png").write_bytes(png(1))
-        queries = "query_id,search,split\n" + "".join(
-            f"q{n},words {n},{'test' if n == 9 else ''}\n" for n in range(10)
+        queries = "query_id,search,split,frequency\n" + "".join(
+            f"q{n},words {n},{'test' if n == 9 else ''},{n or ''}\n" for n in range(10)
         )
         (tmp_path / "queries.csv").write_text(queries)
         (tmp_path / "judgements.csv").write_text("query_id,product_id,grade\nq1,1,3\nq1,2,0\nq1,3,3\n")
@@ -217,6 +246,7 @@ class TestTableOfYourOwn:
         assert first["image"]["path"] == "1.png" and first["attributes"] == [("size", "XL")]
         splits = store.read(tmp_path / "data", "queries").to_pylist()
         assert {row["split"] for row in splits} == {"train", "valid", "test"} and splits[9]["split"] == "test"
+        assert [row["frequency"] for row in splits] == [None, *range(1, 10)]
 
     def test_a_row_of_json_may_lack_what_is_optional(self, tmp_path: Path) -> None:
         (tmp_path / "p.jsonl").write_text(
@@ -226,6 +256,68 @@ class TestTableOfYourOwn:
         import_from("table", tmp_path / "p.jsonl", tmp_path / "data", map=mapping)
         assert [row["price"] for row in store.read(tmp_path / "data", "products").to_pylist()] == [2.0, None]
         assert left(tmp_path / "data") == {(None, "p.jsonl line 3", None, "lacks name")}
+
+    def test_clips_in_a_column_or_by_id(self, tmp_path: Path, draw_clip: Callable[..., bytes]) -> None:
+        (tmp_path / "clips").mkdir()
+        for name, clip in {
+            "turn.gif": draw_clip("GIF", 3),
+            "a2.mp4": draw_clip("MP4", 20),
+            "still.gif": draw_clip("GIF", 1),
+            "a4.webm": draw_clip("WebM", 4)[:200],
+        }.items():
+            (tmp_path / "clips" / name).write_bytes(clip)
+        rows = ["a1,One,turn.gif", "a2,Two,", "a3,Three,still.gif", "a4,Four,", "a5,Five,gone.mp4", "a6,Six,"]
+        (tmp_path / "products.csv").write_text("\n".join(["product_id,title,clip", *rows]))
+        import_from(
+            "table",
+            tmp_path / "products.csv",
+            tmp_path / "data",
+            map=["video=clip"],
+            pictures=tmp_path / "clips",
+        )
+        videos = {
+            row["product_id"]: [frame["path"] for frame in row["video"] or ()]
+            for row in store.read(tmp_path / "data", "products").to_pylist()
+        }
+        assert videos == {
+            "a1": ["turn-0.webp", "turn-1.webp", "turn-2.webp"],
+            "a2": [f"a2-{number}.webp" for number in range(16)],
+            **{key: [] for key in ("a3", "a4", "a5", "a6")},
+        }
+        reasons = {where: (column, reason) for _, where, column, reason in left(tmp_path / "data")}
+        assert reasons["products.csv line 4"] == ("video", "frames in it: 1; a clip has 2 or more")
+        assert reasons["products.csv line 5"][0] == "video"
+        assert reasons["products.csv line 6"] == ("video", "gone.mp4: no such file")
+        assert len(reasons) == 3
+
+    def test_a_clip_that_is_no_path(self, tmp_path: Path) -> None:
+        (tmp_path / "p.jsonl").write_text(
+            '{"product_id": 1, "title": "a", "video": [1], "image": {"bytes": ""}}\n'
+        )
+        import_from("table", tmp_path / "p.jsonl", tmp_path / "data")
+        assert left(tmp_path / "data") == {
+            ("products", "p.jsonl line 1", "video", "a list, not the path or address of a clip"),
+            ("products", "p.jsonl line 1", "image", "a dict, not a picture"),
+        }
+
+    def test_without_pyav_is_one_message_and_goes_on_once_it_is_there(
+        self,
+        tmp_path: Path,
+        draw_clip: Callable[..., bytes],
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        (tmp_path / "products.csv").write_text("product_id,title\n1,a\n")
+        (tmp_path / "1.mp4").write_bytes(draw_clip("MP4"))
+        words = ["import", "table", str(tmp_path / "products.csv"), "--out", str(tmp_path / "data")]
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "av", None)
+            assert main(words) == 1
+        (message,) = capsys.readouterr().err.splitlines()
+        assert message.endswith("pip install 'vitrine[video]'; the same command then goes on")
+        assert not (tmp_path / "data").exists()
+        assert main(words) == 0
+        assert len(store.read(tmp_path / "data", "products").to_pylist()[0]["video"]) == 6
 
     @pytest.mark.parametrize(
         ("words", "told"),

@@ -134,9 +134,20 @@ SEEDED = [
     ("table", "products.{}", ("csv", "jsonl", "parquet"), DAMAGES, 8),
     ("table", "products.{}.gz", ("csv", "jsonl"), DAMAGES[:3], 2),
     ("picture", "{}", ("JPEG", "PNG", "WEBP", "GIF"), DAMAGES[:3], 3),
+    ("clip", "{}", ("GIF", "WEBP", "MP4", "WebM"), DAMAGES[:4], 4),
     ("zip", "{}", ("pictures.zip",), DAMAGES[:4], 6),
 ]
 ARCHIVES = ("bomb", "link", "traversal", "twice", "encrypted", "folder")
+CLIPS = {
+    "gif of 20,000 frames": gif(1, 1, 20_000),
+    "gif of 4 billion pixels": gif(65_535, 65_535, 2),
+    "gif of 20 times 9 million pixels": gif(3_000, 3_000, 20),
+    "playlist": b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n",
+    "playlist that begins as MP4": b"\0\0\0\x18ftypisom#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n",
+    "WebM's first bytes": b"\x1a\x45\xdf\xa3" + bytes(1000),
+    "html": b"<html>not found</html>",
+    "nothing": b"",
+}
 PACKED = {"line": bytes(1 << 28), "lines": b"[]\n" * 90_000}
 CASES: list[tuple[str, str, Any]] = [
     *(
@@ -147,6 +158,7 @@ CASES: list[tuple[str, str, Any]] = [
         for seed in range(seeds)
     ),
     *((name, "content", content) for name, content in PICTURES.items()),
+    *((f"clip {name}", "clip content", content) for name, content in CLIPS.items()),
     *((f"path {name[:30]!r}", "path", name) for name in NAMES),
     *((f"zip {name}", "archive", name) for name in ARCHIVES),
     *((f"gz bomb of a {name}", "packed", content) for name, content in PACKED.items()),
@@ -197,9 +209,20 @@ def test_there_are_two_hundred() -> None:
     assert len(CASES) >= 200
 
 
-def damaged(shop: Path, kind: str, what: Any) -> tuple[Path, dict[str, Path]]:
+def damaged(
+    shop: Path, kind: str, what: Any, draw_clip: Callable[..., bytes]
+) -> tuple[Path, dict[str, Path]]:
     """Do the damage; the table to import, and options."""
     table_there, packed = shop / "products.csv", shop / "pictures.zip"
+    if kind.startswith("clip"):
+        _, of, damage, seed = what if kind == "clip" else ("", "", None, 0)
+        content = damage(draw_clip(of), np.random.default_rng(seed)) if damage else what
+        (shop / "p0.clip").write_bytes(content)
+        table_there = shop / "products.jsonl"
+        table_there.write_text(
+            "\n".join(json.dumps(row) for row in [ROWS[0] | {"video": "p0.clip"}, *ROWS[1:]])
+        )
+        return table_there, {}
     if kind == "table":
         file, of, damage, seed = what
         content = gzip.compress(table(of), mtime=0) if file.endswith(".gz") else table(of)
@@ -239,9 +262,11 @@ def seen(folder: Path) -> dict[Path, int]:
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize(("name", "kind", "what"), CASES, ids=[case[0] for case in CASES])
-def test_damage(name: str, kind: str, what: Any, shop: Path, tmp_path: Path) -> None:
-    source, options = damaged(shop, kind, what)
-    harmless = kind in {"table", "picture", "zip"} or what == ""  # some of it leaves what can be read
+def test_damage(
+    name: str, kind: str, what: Any, shop: Path, tmp_path: Path, draw_clip: Callable[..., bytes]
+) -> None:
+    source, options = damaged(shop, kind, what, draw_clip)
+    harmless = kind in {"table", "picture", "clip", "zip"} or what == ""  # some of it leaves what can be read
     before, elsewhere, began = seen(tmp_path), set(Path("/tmp").iterdir()), time.monotonic()  # noqa: S108
     try:
         found = import_from("table", source, tmp_path / "data", **options)

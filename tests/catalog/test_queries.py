@@ -1,6 +1,8 @@
 """Queries for catalogues that have none."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,6 +10,7 @@ from catalog import store
 from catalog.__main__ import main
 from catalog.conversion import Row, convert
 from catalog.queries import derive, from_clicks
+from catalog.reading import Picture
 from catalog.sample import sample
 from catalog.schema import EXACT, IRRELEVANT, SUBSTITUTE, DataError
 from components.params import ValidateParams
@@ -106,12 +109,33 @@ def test_clicks_become_marked_queries(shop: Path, tmp_path: Path) -> None:
     ]
     (tmp_path / "log.csv").write_text("\n".join(["query,product_id,position,clicked", *rows]))
     assert from_clicks(shop, tmp_path / "log.csv", tmp_path / "data") == 12
-    assert {row["judged_by"] for row in store.read(tmp_path / "data", "queries").to_pylist()} == {"implicit"}
+    queries = store.read(tmp_path / "data", "queries").to_pylist()
+    assert {row["judged_by"] for row in queries} == {"implicit"}
+    assert {row["frequency"] for row in queries} == {20}
     assert judged(tmp_path / "data")["red chair"] == {
         "chair-red-0": EXACT,
         **{f"chair-{color}-0": IRRELEVANT for color in COLORS[1:]},
     }
     validate(tmp_path / "data", ValidateParams(), tmp_path / "report")
+
+
+def test_clicks_tell_the_frequency_of_queries_that_are_there(
+    tmp_path: Path, png: Callable[..., bytes]
+) -> None:
+    picture = Picture("p.png", lambda: png(1))
+    queries: list[dict[str, Any]] = [
+        {"query_id": "q1", "text": "Red  chair", "split": "train"},
+        {"query_id": "q2", "text": "lamp", "split": "valid", "frequency": 7},
+        {"query_id": "q3", "text": "lamp", "split": "test", "image": picture},
+        {"query_id": "q4", "text": "table", "split": "test"},
+    ]
+    rows = [Row("products", "1", {"product_id": "p", "title": "t"})]
+    convert("own", rows + [Row("queries", "1", query) for query in queries], [], tmp_path / "shop", {})
+    log = ["query,product_id,position,clicked", *["red chair,p,1,0"] * 3, "lamp,p,1,1"]
+    (tmp_path / "log.csv").write_text("\n".join(log))
+    from_clicks(tmp_path / "shop", tmp_path / "log.csv", tmp_path / "data")
+    found = store.read(tmp_path / "data", "queries").to_pylist()
+    assert {row["query_id"]: row["frequency"] for row in found} == {"q1": 3, "q2": 7, "q3": None, "q4": None}
 
 
 def test_commands(shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from math import gcd
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -352,6 +353,11 @@ def test_same_seed_same_bytes_whatever_the_workers(tmp_path: Path, monkeypatch: 
         sample(tmp_path / name, products=60, seed=seed, queries=10, workers=workers)
     prints = {name: fingerprint(tmp_path / name) for name in ("one", "two", "other")}
     assert prints["one"] == prints["two"] != prints["other"]
+
+
+def test_a_new_optional_column_does_not_change_the_files_of_the_sample(drawn: Path) -> None:
+    queries = pq.ParquetFile(drawn / "queries" / "00000.parquet")
+    assert queries.schema_arrow.names == ["query_id", "text", "image", "split", "segment", "judged_by"]
 
 
 def test_the_committed_sample_is_still_what_its_seed_draws() -> None:

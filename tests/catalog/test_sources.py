@@ -321,7 +321,8 @@ def test_what_columns_become(tmp_path: Path, png: Callable[..., bytes]) -> None:
     assert made["visual_genome"][0]["title"] == "oak, vase"
     assert dict(made["visual_genome"][0]["attributes"]) == {"vase": "tall"}
     assert {row["product_id"]: row["brand"] for row in made["home_depot"]}["100"] == "Acme"
-    assert made["amazon_2018"][0]["price"] == 12.5 and made["amazon_2018"][0]["category"] == "Home/oak"
+    assert (made["amazon_2018"][0]["price"], made["amazon_2018"][0]["currency"]) == (12.5, "USD")
+    assert made["amazon_2018"][0]["category"] == "Home/oak"
 
 
 def test_grades_of_reviews_follow_the_stars(tmp_path: Path, png: Callable[..., bytes]) -> None:

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from catalog.schema import JUDGEMENTS, PRODUCTS, DataError
+from catalog.schema import JUDGEMENTS, PRODUCTS, QUERIES, DataError
 from catalog.store import TableWriter, batches, files, fingerprint, fresh, go_on, read, whole
 
 
@@ -227,3 +227,12 @@ def test_a_row_of_another_type_is_an_error(tmp_path: Path) -> None:
 
 def test_tables_are_written_as_declared(tiny_data: Path) -> None:
     assert pq.read_schema(files(tiny_data, "judgements")[0]).equals(JUDGEMENTS)
+
+
+def test_optional_columns_may_be_left_out(tmp_path: Path) -> None:
+    with TableWriter(tmp_path, "queries", without=["frequency", "segment"]) as writer:
+        writer.write({"query_id": "q", "split": "test", "text": "a"})
+    names = pq.ParquetFile(tmp_path / "queries" / "00000.parquet").schema_arrow.names
+    assert names == [name for name in QUERIES.names if name not in ("frequency", "segment")]
+    (row,) = read(tmp_path, "queries").to_pylist()
+    assert (row["text"], row["frequency"], row["segment"]) == ("a", None, None)
