@@ -1,7 +1,12 @@
-"""What HTML pages have in common: how they are made of templates, and how numbers and pictures stand in them."""
+"""What all HTML pages share: their templates, and how numbers, tables and pictures stand in them."""
 
+import csv
+import io
 from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -15,11 +20,87 @@ MAGIC = (
 )
 
 
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table.
+
+    Attributes:
+        value: As the CSV has it, in full precision.
+        text: As the page shows it.
+        tone: A class of page.css: "good", "bad", "soft" or "best".
+    """
+
+    value: str | int | float
+    text: str
+    tone: str = ""
+
+    @classmethod
+    def of_text(cls, text: str, tone: str = "") -> Self:
+        """A text."""
+        return cls(text, text, f"text {tone}".strip())
+
+    @classmethod
+    def of_count(cls, count: int, tone: str = "soft") -> Self:
+        """A whole number."""
+        return cls(count, f"{count:,}", tone)
+
+    @classmethod
+    def of_number(cls, value: float, tone: str = "") -> Self:
+        """A number with three decimals; a dash for NaN."""
+        return cls("", "–", tone) if np.isnan(value) else cls(value, _number(value), tone)
+
+    @classmethod
+    def of_difference(cls, value: float, tone: str = "") -> Self:
+        """A number with its sign; a dash for NaN."""
+        return cls("", "–", tone) if np.isnan(value) else cls(value, _signed(value), tone)
+
+    @classmethod
+    def of_share(cls, value: float, tone: str = "soft") -> Self:
+        """A share, as a percentage."""
+        return cls(value, f"{100 * value:.1f} %", tone)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a page, which can be copied as CSV.
+
+    Attributes:
+        name: What it shows.
+        heads: Of its columns; the first names the rows.
+        rows: A cell for each column.
+        note: What a reader must know of it.
+        subject: Name of the row to emphasise.
+    """
+
+    name: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    note: str = ""
+    subject: str | None = None
+
+    @property
+    def csv(self) -> str:
+        """The table as CSV. A text that a spreadsheet would run as a formula gets an apostrophe in front."""
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow([_harmless(head) for head in self.heads])
+        writer.writerows([[_harmless(cell.value) for cell in row] for row in self.rows])
+        return stream.getvalue()
+
+
+def _harmless(value: str | float) -> str | float:
+    return (
+        f"'{value}"
+        if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+        else value
+    )
+
+
 def pages(*folders: Path) -> Environment:
-    """Templates of HTML pages, which may include this folder's page.css.
+    """Templates of HTML pages, which extend this folder's base.html.jinja.
 
     Args:
-        folders: That have them, beside this one.
+        folders: Where templates are, besides this one.
     """
     environment = Environment(
         loader=FileSystemLoader([*folders, Path(__file__).parent]),

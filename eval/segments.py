@@ -9,11 +9,13 @@ from eval.rankings import JudgeError
 from eval.significance import bootstrap_interval
 
 HEAD, TORSO, TAIL = "head", "torso", "tail"
+# Of fewer queries a bootstrap interval holds the true mean far too rarely: at 20 already in 71 to 89 % of cases.
+INTERVAL_QUERIES = 20
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Some queries, and their mean with its interval; a single query has none, so both ends are NaN.
+    """Some queries, and their mean with its interval; fewer than `INTERVAL_QUERIES` have none: both ends are NaN.
 
     Attributes:
         name: What they have in common.
@@ -51,7 +53,9 @@ def segments(
     names, sizes = np.unique(labels, return_counts=True)
     for at in np.lexsort((names, -sizes)):
         part = values[labels == names[at]]
-        ends = (float("nan"),) * 2 if len(part) < 2 else bootstrap_interval(part, resamples, seed, confidence)
+        ends = (float("nan"),) * 2
+        if len(part) >= INTERVAL_QUERIES:
+            ends = bootstrap_interval(part, resamples, seed, confidence)
         yield Segment(str(names[at]), len(part), float(part.mean()), *ends)
 
 

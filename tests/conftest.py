@@ -1,14 +1,17 @@
 """Fixtures for every package."""
 
 import io
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from catalog.schema import DERIVED, EXACT, IRRELEVANT, SPLITS, SUBSTITUTE
@@ -16,6 +19,10 @@ from catalog.store import TableWriter
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
+
+# How long an example takes depends on the machine, and is measured in bench/.
+settings.register_profile("vitrine", deadline=None)
+settings.load_profile("vitrine")
 
 # Each worker of pytest-xdist has a core, and so have the processes it starts; more threads would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -214,3 +221,49 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Chrome]":
     options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
     with Chrome(options, ChromeService(driver)) as chrome:
         yield chrome
+
+
+@pytest.fixture
+def axe(browser: "Chrome") -> Callable[[], list[str]]:
+    """Check the page in the browser with axe-core: its serious and critical violations, one line each."""
+    script = (resources.files("axe_playwright_python") / "axe.min.js").read_text()
+    run = "axe.run().then(result => arguments[arguments.length - 1](result.violations))"
+
+    def check() -> list[str]:
+        browser.execute_script(script)
+        return [
+            f"{violation['id']}: {violation['help']}: {node['html'][:200]} {node['failureSummary']}"
+            for violation in browser.execute_async_script(run)
+            if violation["impact"] in ("serious", "critical")
+            for node in violation["nodes"]
+        ]
+
+    return check
+
+
+@pytest.fixture
+def requested(browser: "Chrome") -> Callable[[], list[str]]:
+    """Addresses that the page in the browser has asked for, beside itself and what stands in it as data."""
+    browser.get_log("performance")  # of pages before
+
+    def read() -> list[str]:
+        messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+        sent = [message["params"] for message in messages if message["method"] == "Network.requestWillBeSent"]
+        urls = {
+            request["request"]["url"] for request in sent if request["documentURL"] == browser.current_url
+        }
+        assert browser.current_url in urls, "the log holds the page itself"
+        return [url for url in urls - {browser.current_url} if not url.startswith("data:")]
+
+    return read
+
+
+WIDTHS = (390, 768, 1400)  # pixels: a phone, a tablet, a screen
+
+
+@pytest.fixture(params=WIDTHS)
+def width(browser: "Chrome", request: pytest.FixtureRequest) -> int:
+    """Each width that pages must fit, with the browser's window set to it."""
+    size = {"width": request.param, "height": 844, "deviceScaleFactor": 1, "mobile": request.param < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    return request.param

@@ -10,6 +10,7 @@ from eval import people
 from eval.metrics import Scores
 from eval.people import Answers, agreement, kendall, ratings
 from eval.rankings import JudgeError
+from eval.segments import INTERVAL_QUERIES
 from eval.significance import bootstrap_interval
 
 
@@ -25,11 +26,22 @@ def test_a_query_counts_once_however_often_it_was_rated() -> None:
     every, dress, none, other, other_dress = ratings(SURVEY, {"q1": "dress", "q2": "dress"})
     assert (every.model, every.segment.name, every.answers, every.segment.queries) == ("1", "all", 4, 3)
     assert every.segment.mean == pytest.approx((4 + 2 + 1) / 3)
-    assert (every.segment.low, every.segment.high) == bootstrap_interval(np.array([4.0, 2.0, 1.0]))
     assert (dress.segment.name, dress.answers, dress.segment.mean) == ("dress", 3, 3.0)
     assert (none.segment.name, none.segment.queries, none.segment.mean) == ("none", 1, 1.0)
     assert math.isnan(none.segment.low)
     assert [(one.model, one.segment.name) for one in (other, other_dress)] == [("2", "all"), ("2", "dress")]
+
+
+def test_the_interval_is_over_queries() -> None:
+    answers = [
+        (f"q{query}", "1", 1 + (query + again) % 5) for query in range(INTERVAL_QUERIES) for again in (0, 1)
+    ]
+    (rating,) = ratings(survey(*answers), {})
+    means = np.array(
+        [np.mean([1 + (query + again) % 5 for again in (0, 1)]) for query in range(INTERVAL_QUERIES)]
+    )
+    assert (rating.segment.low, rating.segment.high) == pytest.approx(bootstrap_interval(means), abs=0.2)
+    assert rating.segment.high - rating.segment.low > 0.5
 
 
 def test_without_segments_there_is_a_row_a_model() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.rankings import JudgeError
-from eval.segments import HEAD, TAIL, TORSO, segments, traffic
+from eval.segments import HEAD, INTERVAL_QUERIES, TAIL, TORSO, segments, traffic
 from eval.significance import bootstrap_interval
 
 
@@ -15,10 +15,17 @@ def test_the_largest_comes_first() -> None:
     b, c, a = segments(values, labels, resamples=200)
     assert (b.name, b.queries, b.mean) == ("b", 2, 0.875)
     assert (c.name, c.queries, c.mean) == ("c", 2, 0.25)
-    assert (b.low, b.high) == bootstrap_interval(np.array([1.0, 0.75]), 200)
     assert (a.name, a.queries, a.mean) == ("a", 1, 0.25)
-    assert math.isnan(a.low)
-    assert math.isnan(a.high)
+
+
+@pytest.mark.parametrize("queries", [1, INTERVAL_QUERIES - 1, INTERVAL_QUERIES])
+def test_only_enough_queries_have_an_interval(queries: int) -> None:
+    values = np.linspace(0, 1, queries)
+    (part,) = segments(values, np.full(queries, "a"), resamples=200)
+    if queries < INTERVAL_QUERIES:
+        assert math.isnan(part.low) and math.isnan(part.high)
+    else:
+        assert (part.low, part.high) == bootstrap_interval(values, 200)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from("abc")), min_size=1, max_size=30))

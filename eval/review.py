@@ -1,0 +1,116 @@
+"""What a person needs to decide on a version: verdict and reasons, cost, data, and what to do next."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from eval.gate import Decision, Finding
+
+# Fact → what a reader calls it, and its unit.
+FACTS = {
+    "latency_ms_p95": ("Latency of a query, 95th percentile", "ms"),
+    "model_mb": ("Size of the model", "MB"),
+    "index_mb": ("Size of the index", "MB"),
+}
+VERDICTS = {
+    "passed": "Version {} may be promoted",
+    "failed": "Do not promote version {}",
+    "undecided": "Do not promote version {} yet",
+}
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a model.
+
+    Attributes:
+        number: In the registry.
+        since: Date and time in UTC: of a candidate, when it was registered; of a champion, when it became champion.
+    """
+
+    number: str
+    since: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A fact of the candidate beside the champion's; None where it is unknown."""
+
+    name: str
+    unit: str
+    candidate: float | None
+    champion: float | None
+
+    @property
+    def change(self) -> str:
+        """How much it changes, in percent; empty where that is unknown."""
+        if not self.candidate or not self.champion:
+            return ""
+        percent = round(100 * (self.candidate / self.champion - 1))
+        return f"{percent:+d} %".replace("-", "−") if percent else "the same"
+
+
+@dataclass(frozen=True, eq=False)
+class Review:
+    """What the first screen of the decision page shows.
+
+    Attributes:
+        model: Name of the registered model.
+        candidate, champion: The versions compared; None for no champion.
+        decision: Of the gate.
+        aliases: What the candidate was given.
+        costs: Facts beside the champion's.
+        data: What has changed in the data, in sentences.
+        link: Address of the version's page in MLflow.
+    """
+
+    model: str
+    candidate: Version
+    champion: Version | None
+    decision: Decision
+    aliases: Sequence[str]
+    costs: Sequence[Cost]
+    data: Sequence[str]
+    link: str
+
+    @property
+    def promoted(self) -> bool:
+        """Whether the chain made it the champion."""
+        return "champion" in self.aliases
+
+    @property
+    def headline(self) -> str:
+        """The verdict in words."""
+        if self.promoted:
+            return f"Version {self.candidate.number} is the champion now"
+        return VERDICTS[self.decision.verdict].format(self.candidate.number)
+
+    @property
+    def problems(self) -> list[Finding]:
+        """What failed, then what is undecided."""
+        findings = self.decision.findings
+        return [
+            finding
+            for verdict in ("failed", "undecided")
+            for finding in findings
+            if finding.verdict == verdict
+        ]
+
+    @property
+    def passes(self) -> list[Finding]:
+        """What passed."""
+        return [finding for finding in self.decision.findings if finding.verdict == "passed"]
+
+    @property
+    def promote(self) -> str:
+        """The command that promotes the candidate."""
+        override = "" if self.decision.passed else ' --force --reason "…"'
+        return f"python -m components.registry promote {self.candidate.number}{override}"
+
+
+def costs(candidate: Mapping[str, float], champion: Mapping[str, float]) -> list[Cost]:
+    """The facts that serving costs, beside each other.
+
+    Args:
+        candidate, champion: Fact → value; what is missing is unknown.
+    """
+    return [Cost(name, unit, candidate.get(fact), champion.get(fact)) for fact, (name, unit) in FACTS.items()]
