@@ -20,6 +20,7 @@ KINDS = 50  # the most frequent values; the rest are one
 CHANCE = 0.01  # what may come about by chance this often is no drift
 FOLDS = 5
 NONE, REST = "none", "others"
+EMBEDDINGS = "embeddings"
 Counts = tuple[list[str], np.ndarray, np.ndarray]  # names of bins; how many then, and now: int64 (bins,)
 
 
@@ -175,5 +176,5 @@ PROPERTIES: dict[str, Callable[[pa.Table, pa.Table], Counts]] = {
     "categories": lambda then, now: _kinds(then["category"].to_pylist(), now["category"].to_pylist()),
     "prices": lambda then, now: _numbers(_column(then, "price"), _column(now, "price")),
     "lengths": lambda then, now: _numbers(_column(then, "length"), _column(now, "length")),
-    "embeddings": _embeddings,
+    EMBEDDINGS: _embeddings,
 }

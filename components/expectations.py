@@ -1,7 +1,8 @@
-"""The rules of `validate`, one table, and Great Expectations, which checks them and writes its Data Docs."""
+"""The rules of `validate`, one table, and Great Expectations, which checks them."""
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,10 +23,8 @@ from catalog.schema import GRADES, JUDGED_BY, SPLITS, TABLES, DataError
 from components.params import Severity, ValidateParams
 
 EXAMPLES = 5
-# The pages would differ on every run, and each would fetch a stamped logo from its maker's server when opened.
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-STAMP = re.compile(r"\d{8}T\d{6}\.\d{6}Z")
-UUID = re.compile(r"(?<=collapse-body-)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+RESULTS = "expectations.json"
+# Data Docs fetch a stamped logo from its maker's server.
 LOGO = re.compile(r"https://great-expectations-web-assets[^\"']*")
 
 
@@ -48,6 +47,12 @@ class Rule(NamedTuple):
     allowed: float = 0.0
     severity: Severity = "error"
 
+    @property
+    def expected(self) -> str:
+        """What a value must be, and what share of the rows may differ, in words."""
+        wanted = EXPECTED[self.expect](self.more)
+        return f"{wanted}, but for {100 * self.allowed:.3g} % of the rows" if self.allowed else wanted
+
     def expectation(self, number: int) -> Any:
         """The expectation; `number` tells its result from the others'."""
         return self.expect(
@@ -60,19 +65,47 @@ class Rule(NamedTuple):
         )
 
 
+def _range(limits: Mapping[str, Any]) -> str:
+    low, high = limits.get("min_value"), limits.get("max_value")
+    if high is None:
+        return f"{low:g} or more"
+    return f"{high:g} at most" if low is None else f"{low:g} to {high:g}"
+
+
+# Expectation → what it expects of each value, from its arguments.
+EXPECTED: dict[type, Callable[[Mapping[str, Any]], str]] = {
+    gxe.ExpectColumnValuesToBeNull: lambda _: "none",
+    gxe.ExpectColumnValuesToNotBeNull: lambda _: "a value in every row",
+    gxe.ExpectColumnValuesToBeUnique: lambda _: "each value once",
+    gxe.ExpectCompoundColumnsToBeUnique: lambda _: "each pair once",
+    gxe.ExpectColumnValuesToBeBetween: _range,
+    gxe.ExpectColumnValuesToBeInSet: lambda more: " or ".join(
+        str(value).lower() for value in more["value_set"]
+    ),
+}
+
+
 @dataclass(frozen=True)
 class Finding:
-    """What became of a rule: `count` rows of `total` break it; a share of them may be allowed."""
+    """The result of a rule: `count` rows of `total` break it; a share of them may be allowed.
+
+    Attributes:
+        expected: What the rule expects, in words.
+        examples: Ids of rows that break it, with the value at fault where it says more than the id.
+        products: Ids of the products among them.
+    """
 
     rule: str
     table: str
     severity: Severity
     says: str
+    expected: str
     passed: bool
     count: int
     total: int
     share: float
     examples: list[str]
+    products: list[str]
 
 
 def rules(params: ValidateParams) -> list[Rule]:
@@ -86,9 +119,9 @@ def rules(params: ValidateParams) -> list[Rule]:
     unique, unique_pairs = gxe.ExpectColumnValuesToBeUnique, gxe.ExpectCompoundColumnsToBeUnique
     # fmt: off
     table = [
-        Rule("schema", "columns", "columns must be there, in their types", null, "problem"),
-        Rule("personal_data", "strangers", "what nobody asked for must not look like personal data (or name it in "
-             "validate.personal)", null, "reason"),
+        Rule("schema", "columns", "columns must be there, with their types", null, "problem"),
+        Rule("personal_data", "unexpected_columns", "columns outside the schema must not look like personal data (or "
+             "name them in validate.personal)", null, "reason"),
         Rule("empty_tables", "tables", "tables must have rows", between, "rows", {"min_value": 1}),
         *(Rule("missing_values", name, f"{field.name} must be filled", filled, field.name)
           for name, schema in TABLES.items() for field in schema if not field.nullable),
@@ -109,26 +142,28 @@ def rules(params: ValidateParams) -> list[Rule]:
              between, "exact", {"min_value": 1}, severity="warning"),
         Rule("leaked_query_texts", "queries", "a query's text must stay in one split", null, "text_splits"),
         Rule("leaked_query_pixels", "queries", "a query's picture must stay in one split", null, "pixels_splits"),
+        Rule("frequencies", "queries", "frequencies must be 0 or more", between, "frequency", {"min_value": 0}),
         Rule("judges", "queries", "judged_by must be human, implicit, derived or empty, for human",
              among, "judged_by", {"value_set": list(JUDGED_BY)}),
         # What a derived query was made from is its answer; people may well find one product right for many queries.
-        Rule("leaked_targets", "targets", "an exact match must stay in one split", null, "id_splits"),
-        Rule("leaked_titles", "targets", "the title of an exact match must stay in one split", null, "title_splits"),
-        Rule("leaked_pixels", "targets", "the picture of an exact match must stay in one split",
+        Rule("leaked_targets", "exact_matches", "an exact match must stay in one split", null, "id_splits"),
+        Rule("leaked_titles", "exact_matches", "the title of an exact match must stay in one split",
+             null, "title_splits"),
+        Rule("leaked_pixels", "exact_matches", "the picture of an exact match must stay in one split",
              null, "pixels_splits"),
-        Rule("near_duplicates", "targets", "the picture of an exact match should not look like one of another split",
-             null, "looks_like", severity="warning"),
-        Rule("shared_targets", "shared", "an exact match should stay in one split, where people or shoppers judged",
-             null, "id_splits", severity="warning"),
+        Rule("near_duplicates", "exact_matches", "the picture of an exact match should not look like one of another "
+             "split", null, "looks_like", severity="warning"),
+        Rule("shared_targets", "shared_matches", "an exact match should stay in one split, where people or shoppers "
+             "judged", null, "id_splits", severity="warning"),
         Rule("broken_images", "pictures", "pictures must decode and keep to the limits of size",
              null, "problem", allowed=params.max_broken_images),
-        Rule("broken_frames", "frames", "frames must decode and keep to the limits of size (or leave the clip out)",
-             null, "problem", allowed=params.max_broken_images),
+        Rule("broken_frames", "clip_frames", "frames must decode and keep to the limits of size (or leave the clip "
+             "out)", null, "problem", allowed=params.max_broken_images),
         Rule("short_clips", "products", "a clip must have 2 frames or more (a lone picture goes into image)",
              between, "frames", {"min_value": 2}),
         Rule("duplicate_images", "products", "products must have pictures of their own",
              unique, "pixels", allowed=params.max_duplicate_images),
-        Rule("missing_pictures", "shares", "most products should have a picture", between, "value",
+        Rule("missing_pictures", "catalogue", "most products should have a picture", between, "value",
              {"max_value": params.max_without_picture}, severity="warning"),
         Rule("placeholders", "products", f"a picture should be of {params.max_sharing} products at most (or is none "
              "of any)", between, "same_pixels", {"max_value": params.max_sharing}, severity="warning"),
@@ -146,8 +181,8 @@ def rules(params: ValidateParams) -> list[Rule]:
              among, "flat", {"value_set": [False]}, severity="warning"),
         Rule("drift", "drift", "products must be like those of the champion's data (population stability index)",
              between, "drift", {"max_value": params.max_drift}, severity="warning"),
-        Rule("mismatched", "matches", "a picture must fit its product's text better than most others do, to the "
-             "champion", between, "match", {"min_value": params.min_match}, allowed=params.max_mismatched,
+        Rule("mismatched", "picture_matches", "a picture must fit its product's text better than most others do, to "
+             "the champion", between, "match", {"min_value": params.min_match}, allowed=params.max_mismatched,
              severity="warning"),
     ]
     # fmt: on
@@ -158,11 +193,13 @@ def rules(params: ValidateParams) -> list[Rule]:
 
 
 class Inspection:
-    """A table of rules checked on frames, and the pages about it."""
+    """A table of rules checked on frames by Great Expectations, its results, and its Data Docs."""
 
     def __init__(self, table: Sequence[Rule]) -> None:
         self._table = table
-        self._results: dict[int, Finding] = {}
+        self._findings: dict[int, Finding] = {}
+        self._results: list[dict[str, Any]] = []
+        self._run = RunIdentifier(run_name="validate", run_time=datetime.now(UTC))
         self._context = gx.get_context(
             project_config=DataContextConfig(
                 store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
@@ -175,40 +212,45 @@ class Inspection:
     @property
     def findings(self) -> list[Finding]:
         """One per rule whose frame was there, in the order of the table."""
-        return [self._results[n] for n in sorted(self._results)]
+        return [self._findings[number] for number in sorted(self._findings)]
 
     @property
     def broken(self) -> list[Finding]:
         """Those of severity "error" that do not hold."""
-        return [one for one in self.findings if not one.passed and one.severity == "error"]
+        return [finding for finding in self.findings if not finding.passed and finding.severity == "error"]
 
     def check(self, frames: Mapping[str, pd.DataFrame]) -> None:
         """Check the rules about these frames, each of which comes once."""
         for name in dict.fromkeys(rule.frame for rule in self._table if rule.frame in frames):
-            suite = {n: rule for n, rule in enumerate(self._table) if rule.frame == name}
-            self._results |= self._check(name, frames[name], suite)
+            suite = {number: rule for number, rule in enumerate(self._table) if rule.frame == name}
+            self._findings |= self._check(name, frames[name], suite)
 
     def _check(self, name: str, frame: pd.DataFrame, suite: Mapping[int, Rule]) -> dict[int, Finding]:
+        expectations = [rule.expectation(number) for number, rule in suite.items()]
         definition = gx.ValidationDefinition(
             name=name,
             data=self._source.add_dataframe_asset(name=name).add_batch_definition_whole_dataframe("all"),
-            suite=self._context.suites.add(
-                gx.ExpectationSuite(
-                    name=name, expectations=[rule.expectation(n) for n, rule in suite.items()]
-                )
-            ),
+            suite=self._context.suites.add(gx.ExpectationSuite(name=name, expectations=expectations)),
         )
         checked = self._context.validation_definitions.add(definition).run(
             batch_parameters={"dataframe": frame},
             # Without unexpected_index_column_names the rows come as positions, thirty times faster on a million.
             result_format={"result_format": "SUMMARY", "partial_unexpected_count": EXAMPLES},
-            run_id=RunIdentifier(run_name="validate", run_time=EPOCH),
+            run_id=self._run,
         )
+        self._results.append(_without_stamps(checked.to_json_dict()))
         numbered = {result.expectation_config.meta["number"]: result for result in checked.results}
         return {number: _finding(rule, numbered[number], frame) for number, rule in suite.items()}
 
-    def write(self, folder: Path) -> None:
-        """Build the Data Docs in a folder: index.html, the same bytes for the same findings."""
+    def write_results(self, path: Path) -> None:
+        """Write Great Expectations' own results as JSON, a list of suites: the same bytes for the same findings."""
+        path.write_text(json.dumps(self._results, indent=2, ensure_ascii=False) + "\n")
+
+    def write_data_docs(self, folder: Path) -> None:
+        """Build Great Expectations' Data Docs: index.html, with the time of this run.
+
+        Their pages ask several servers for styles and scripts; a browser without a network shows little of them.
+        """
         self._context.add_data_docs_site(
             "report",
             {
@@ -222,7 +264,18 @@ class Inspection:
         )
         self._context.build_data_docs()
         for page in (*folder.rglob("*.html"), *folder.rglob("*.css")):
-            page.write_text(_settled(page.read_text(), "../" * (len(page.relative_to(folder).parts) - 1)))
+            places = page.relative_to(folder).parts
+            text = LOGO.sub("../" * (len(places) - 1) + "static/images/logo-long.png", page.read_text())
+            if places[0] == "validations":  # its own name for the data is lost on frames in memory
+                text = text.replace("Data asset: None", f"Data asset: {places[1]}")
+            page.write_text(text)
+
+
+def _without_stamps(result: dict[str, Any]) -> dict[str, Any]:
+    """A result without what changes from run to run."""
+    for checked in result["results"]:
+        del checked["expectation_config"]["id"]
+    return {name: result[name] for name in ("suite_name", "success", "statistics", "results")}
 
 
 def _finding(rule: Rule, result: Any, frame: pd.DataFrame) -> Finding:
@@ -235,6 +288,7 @@ def _finding(rule: Rule, result: Any, frame: pd.DataFrame) -> Finding:
         table=rule.frame,
         severity=rule.severity,
         says=rule.says,
+        expected=rule.expected,
         passed=bool(result.success),
         count=count,
         total=total,
@@ -242,7 +296,29 @@ def _finding(rule: Rule, result: Any, frame: pd.DataFrame) -> Finding:
         examples=_examples(
             rule, frame, facts["partial_unexpected_index_list"], facts["partial_unexpected_list"]
         ),
+        products=_products(rule.frame, frame, facts["partial_unexpected_index_list"]),
     )
+
+
+# Frame → its column that names a product, and what of that text is the product's id.
+PRODUCT = {
+    "products": (0, re.compile("(.*)", re.DOTALL)),
+    "pictures": (0, re.compile("products/(.*)", re.DOTALL)),
+    "clip_frames": (0, re.compile(r"products/(.*) frame \d+", re.DOTALL)),
+    "judgements": (1, re.compile("(.*)", re.DOTALL)),
+    "exact_matches": (0, re.compile(r"(.*) \(\w+\)", re.DOTALL)),
+    "shared_matches": (0, re.compile(r"(.*) \(\w+\)", re.DOTALL)),
+    "picture_matches": (0, re.compile("(.*)", re.DOTALL)),
+}
+
+
+def _products(name: str, frame: pd.DataFrame, rows: Sequence[int]) -> list[str]:
+    """The ids of the products that rows of a frame are about, each once."""
+    if name not in PRODUCT:
+        return []
+    column, pattern = PRODUCT[name]
+    texts = frame.iloc[list(rows), column].dropna().astype("str")
+    return list(dict.fromkeys(match[1] for text in texts if (match := pattern.fullmatch(text))))
 
 
 def _examples(rule: Rule, frame: pd.DataFrame, rows: Sequence[int], values: Sequence[Any]) -> list[str]:
@@ -254,11 +330,3 @@ def _examples(rule: Rule, frame: pd.DataFrame, rows: Sequence[int], values: Sequ
     silent = [pd.isna(value) or pd.api.types.is_bool(value) for value in values]
     said = [f"{value:.4g}" if isinstance(value, float) else value for value in values]
     return [key if mute else f"{key}: {value}" for key, value, mute in zip(ids, said, silent, strict=True)]
-
-
-def _settled(page: str, root: str) -> str:
-    """A page without what changes from run to run, and with its logo from the folder."""
-    numbers: dict[str, str] = {}
-    page = LOGO.sub(f"{root}static/images/logo-long.png", page)
-    page = STAMP.sub(EPOCH.strftime("%Y%m%dT%H%M%S.%fZ"), page)
-    return UUID.sub(lambda match: numbers.setdefault(match[0], f"n{len(numbers)}"), page)

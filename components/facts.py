@@ -63,7 +63,7 @@ def columns(data: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["column", "problem"], dtype="str")
 
 
-def strangers(data: Path, allowed: Collection[str]) -> pd.DataFrame:
+def unexpected_columns(data: Path, allowed: Collection[str]) -> pd.DataFrame:
     """One row per column that is in a file and not in the schema: `column`, and `reason` where it looks personal.
 
     Args:
@@ -108,17 +108,17 @@ def gather(data: Path, limits: Limits, languages: Collection[str] = ()) -> dict[
           have its pixels or its description, same_pixels and same_description; null where it has none; and the
           language of title and description as foreign, where it is clear and another, and how many letters
           and digits they have
-        - queries: query_id, text, split, judged_by, asks ("text", "image", "text + image"), exact (judgements of grade
-          3, for test queries only), the splits that share its `text` or `pixels` with it where there are several, and a
-          `Look`
+        - queries: query_id, text, split, judged_by, frequency, asks ("text", "image", "text + image"), exact (judgements
+          of grade 3, for test queries only), the splits that share its `text` or `pixels` with it where there are
+          several, and a `Look`
         - judgements: query_id, product_id, grade, and the id that is not in its table as unknown_query, unknown_product
-        - targets: one row per split and product judged exact there, for derived queries; the splits that share its id,
-          title or pixels, and the target of another split whose picture is another one and looks the same
-        - shared: the same for all other queries
+        - exact_matches: one row per split and product judged exact there, for derived queries; the splits that share
+          its id, title or pixels, and the target of another split whose picture is another one and looks the same
+        - shared_matches: the same for all other queries
         - pictures: one row per picture of products and queries
-        - frames: one row per frame of a clip, and its problem or none
+        - clip_frames: one row per frame of a clip, and its problem or none
         - satisfaction, where there is one
-        - shares: of products without a picture
+        - catalogue: the share of products without a picture
         - tables, splits: the number of rows, of queries
 
     Raises:
@@ -129,7 +129,7 @@ def gather(data: Path, limits: Limits, languages: Collection[str] = ()) -> dict[
             data, "products", ["product_id", "title", "description", "price"], limits, pool
         )
         queries, asked = _with_looks(
-            data, "queries", ["query_id", "text", "split", "judged_by"], limits, pool
+            data, "queries", ["query_id", "text", "split", "judged_by", "frequency"], limits, pool
         )
         products["frames"], frames_seen = _clips(data, limits, pool)
     judgements = store.read(data, "judgements").to_pandas()
@@ -145,11 +145,11 @@ def gather(data: Path, limits: Limits, languages: Collection[str] = ()) -> dict[
     judgements["unknown_query"] = _not_in(judgements.query_id, queries.query_id)
     judgements["unknown_product"] = _not_in(judgements.product_id, products.product_id)
     return frames | {
-        "targets": _targets(products, queries[queries.judged_by == DERIVED], judgements),
-        "shared": _targets(products, queries[queries.judged_by != DERIVED], judgements),
+        "exact_matches": _targets(products, queries[queries.judged_by == DERIVED], judgements),
+        "shared_matches": _targets(products, queries[queries.judged_by != DERIVED], judgements),
         "pictures": pd.concat([shop, asked], ignore_index=True),
-        "frames": frames_seen,
-        "shares": _shares(products),
+        "clip_frames": frames_seen,
+        "catalogue": _shares(products),
         "tables": _counted("table", "rows", counts),
         "splits": _counted("split", "queries", {s: int((queries.split == s).sum()) for s in SPLITS}),
     }

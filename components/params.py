@@ -61,6 +61,10 @@ class ValidateParams(Params):
     )
     max_mismatched: Share = Field(0.01, description="share of products that may be below min_match")
     severity: dict[str, Severity] = Field(default_factory=dict, description="rule → error or warning")
+    data_docs: bool = Field(
+        False,
+        description="whether to build Great Expectations' Data Docs, whose bytes differ from run to run",
+    )
 
 
 class FeaturizeParams(Params):

@@ -14,9 +14,17 @@ from catalog import store
 from catalog.images import Limits
 from catalog.schema import DataError
 from components.params import ValidateParams
+from eval.pages import Cell, pages
+from eval.pages import Table as PageTable
 
 if TYPE_CHECKING:
-    from components.expectations import Finding
+    from pandas import DataFrame
+    from pyarrow import Table
+
+    from components.beside import Beside
+    from components.expectations import Finding, Inspection
+
+PAGE = "data.html"
 
 
 class ValidationFailed(DataError):  # noqa: N818 - reads as what happened
@@ -32,9 +40,10 @@ def validate(data: Path, params: ValidateParams, report: Path) -> None:
     Args:
         data: A data set; see `catalog.schema`.
         params: Limits, allowances and severities; and whose champion looks at the data, too.
-        report: Gets `report.json` (the same bytes for the same data and champion), `data_docs/index.html`,
-            `profile.parquet` (what the next data are compared with, should a model of these become champion), and
-            `champion.html` where there is a champion.
+        report: Gets `data.html`, what was checked and what came out; `report.json`, the same for programs;
+            `expectations.json`, Great Expectations' own results (all three the same bytes for the same data and
+            champion); `data_docs/index.html` if `params.data_docs`; `profile.parquet` (what the next data are compared
+            with, should a model of these become champion), and `champion.html` where there is a champion.
 
     Raises:
         ValidationFailed: where a rule of severity "error" is broken.
@@ -42,18 +51,12 @@ def validate(data: Path, params: ValidateParams, report: Path) -> None:
             be reached, or the champion cannot look at the data.
     """
     # Slow to import, and not needed on a machine that only trains.
-    from components import drift, facts
-    from components.beside import PAGE, PROFILE, beside_champion
+    from components import drift
+    from components.beside import beside_champion
     from components.expectations import Inspection, rules
 
     inspection = Inspection(rules(params))
-    frames = {"columns": facts.columns(data), "strangers": facts.strangers(data, params.personal)}
-    if (
-        frames["columns"].problem.isna().all() or params.severity.get("schema") == "warning"
-    ):  # or reading says why not
-        limits = Limits(params.max_image_bytes, params.max_image_pixels)
-        frames |= facts.gather(data, limits, params.languages)
-    inspection.check(frames)
+    frames = _check_facts(inspection, data, params)
     profile, beside = None, None
     if not inspection.broken:  # else it may have no ids, and the champion takes a while
         profile = drift.profile(data, params.compared)
@@ -66,28 +69,117 @@ def validate(data: Path, params: ValidateParams, report: Path) -> None:
 
     failed = report.with_name(f"{report.name}-failed")
     with store.fresh(failed if broken else report) as folder:
-        inspection.write(folder / "data_docs")
-        if profile:
-            pq.write_table(profile, folder / PROFILE)
-        if beside:
-            beside.write(folder / PAGE, data, params)
-        content = {
-            "data": store.fingerprint(data),
-            "counts": {
-                name: dict(frames[name].itertuples(index=False))
-                for name in ("tables", "splits")
-                if name in frames
-            },
-            "champion": beside.summary() if beside else None,
-            "rules": [asdict(finding) for finding in inspection.findings],
-            "warnings": sum(not f.passed for f in inspection.findings if f.severity == "warning"),
-            "passed": not broken,
-        }
-        (folder / "report.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        _write(folder, data, params, inspection, frames, profile, beside)
     if broken:
         raise ValidationFailed(message(data, broken, failed))
     if failed.exists():
         shutil.rmtree(failed)
+
+
+def _check_facts(inspection: "Inspection", data: Path, params: ValidateParams) -> "dict[str, DataFrame]":
+    """Gather the facts of a data set and check them: all of them, unless its columns cannot be read."""
+    from components import facts
+
+    frames = {
+        "columns": facts.columns(data),
+        "unexpected_columns": facts.unexpected_columns(data, params.personal),
+    }
+    if (
+        frames["columns"].problem.isna().all() or params.severity.get("schema") == "warning"
+    ):  # or reading says why not
+        limits = Limits(params.max_image_bytes, params.max_image_pixels)
+        frames |= facts.gather(data, limits, params.languages)
+    inspection.check(frames)
+    return frames
+
+
+def _write(
+    folder: Path,
+    data: Path,
+    params: ValidateParams,
+    inspection: "Inspection",
+    frames: "dict[str, DataFrame]",
+    profile: "Table | None",
+    beside: "Beside | None",
+) -> None:
+    """All that the stage leaves."""
+    from components.beside import PAGE as CHAMPION_PAGE
+    from components.beside import PROFILE
+    from components.expectations import RESULTS
+
+    if profile:
+        pq.write_table(profile, folder / PROFILE)
+    if beside:
+        beside.write(folder / CHAMPION_PAGE, data, params)
+    if params.data_docs:
+        inspection.write_data_docs(folder / "data_docs")
+    inspection.write_results(folder / RESULTS)
+    findings = inspection.findings
+    counts: dict[str, dict[str, int]] = {
+        name: dict(frames[name].itertuples(index=False)) for name in ("tables", "splits") if name in frames
+    }
+    content = {
+        "data": store.fingerprint(data),
+        "counts": counts,
+        "champion": beside.summary() if beside else None,
+        "rules": [asdict(finding) for finding in findings],
+        "warnings": sum(not finding.passed for finding in findings if finding.severity == "warning"),
+        "passed": not inspection.broken,
+    }
+    (folder / "report.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    (folder / PAGE).write_text(render(findings, counts, data, beside, params.data_docs))
+
+
+def render(
+    findings: Sequence["Finding"],
+    counts: dict[str, dict[str, int]],
+    data: Path,
+    beside: "Beside | None",
+    data_docs: bool,
+) -> str:
+    """The page data.html: what was checked, the worst first, with pictures of the products at fault.
+
+    Args:
+        findings: Of `Inspection`.
+        counts: Rows by table, and queries by split.
+        data: The data set, which has the pictures.
+        beside: What the champion says of the data.
+        data_docs: Whether there are Data Docs to link to.
+    """
+    from components.beside import read_thumbnails
+
+    problems = [finding for finding in findings if finding.count]
+    problems.sort(key=lambda finding: (finding.passed, finding.severity == "warning"))  # stable
+    ids = {product for finding in problems for product in finding.products}
+    page = pages(Path(__file__).parent).get_template("data.html.jinja")
+    return page.render(
+        failed=[finding for finding in findings if not finding.passed and finding.severity == "error"],
+        problems=problems,
+        passed=[finding for finding in findings if not finding.count],
+        counts=counts,
+        thumbnails=read_thumbnails(data, ids),
+        beside=beside,
+        data_docs=data_docs,
+        table=_rules_table(findings),
+    )
+
+
+def _rules_table(findings: Sequence["Finding"]) -> PageTable:
+    rows = [
+        [
+            Cell.of_text(finding.rule),
+            Cell.of_text("passed" if finding.passed else "failed", "good" if finding.passed else "bad"),
+            Cell.of_count(finding.count, "" if finding.passed else "bad"),
+            Cell.of_count(finding.total),
+            Cell.of_text(finding.says),
+            Cell.of_text(finding.expected, "soft"),
+            Cell.of_text(finding.table, "soft"),
+            Cell.of_text(finding.severity, "soft"),
+        ]
+        for finding in findings
+    ]
+    heads = ["Rule", "result", "rows that fail", "rows", "meaning", "expected", "of", "severity"]
+    return PageTable("Every rule", heads, rows)
 
 
 def line(finding: "Finding") -> str:
@@ -95,11 +187,11 @@ def line(finding: "Finding") -> str:
     share = f"{finding.count:,} of {finding.total:,} ({100 * finding.share:.3g} %)"
     within = ", which is allowed" if finding.passed else ""
     examples = ", ".join(finding.examples)
-    return f"{finding.rule} ({finding.table}): {finding.says}; {share} break this{within}: {examples}"
+    return f"{finding.rule} ({finding.table}): {finding.says}; {share} fail{within}: {examples}"
 
 
 def message(data: Path, broken: Sequence["Finding"], failed: Path) -> str:
     """All broken rules at once, and where to read more."""
     rows = [f"{data}: not fit to use, {len(broken)} rule{'s are' if len(broken) > 1 else ' is'} broken:"]
     rows += [f"  {line(finding)}" for finding in broken]
-    return "\n".join([*rows, f"The whole report is {failed / 'data_docs' / 'index.html'}"])
+    return "\n".join([*rows, f"The whole report is {failed / PAGE}"])

@@ -92,7 +92,7 @@ def test_broken_rows(
     before = store.fingerprint(data)
     said = refused(*validate(data, params()), leaves=("report-failed",))
     assert re.search(told, said)
-    assert str(data.parent / "report-failed" / "data_docs" / "index.html") in said
+    assert str(data.parent / "report-failed" / "data.html") in said
     assert store.fingerprint(data) == before
 
 

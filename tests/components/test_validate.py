@@ -1,10 +1,12 @@
 import io
 import json
+import re
 import struct
 import zlib
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +18,9 @@ from catalog.sample.draw import picture
 from catalog.schema import EXACT, DataError
 from components.params import ValidateParams
 from components.validate import ValidationFailed, validate
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
 
 Tables = dict[str, list[dict[str, Any]]]
 Write = Callable[[Tables], Path]
@@ -29,7 +34,7 @@ def check(data: Path, **params: Any) -> dict[str, Any]:
         validate(data, ValidateParams(**params), report)
     except ValidationFailed:
         report = report.with_name("validate-failed")
-    assert (report / "data_docs" / "index.html").is_file()
+    assert (report / "data.html").is_file()
     return json.loads((report / "report.json").read_text())
 
 
@@ -68,7 +73,65 @@ def test_good_data_passes_and_the_report_is_the_same_every_time(
     assert report["passed"] and not broken(report)
     assert report["counts"]["tables"] == {"products": 12, "queries": 6, "judgements": 24}
     assert report["counts"]["splits"] == {"train": 2, "valid": 2, "test": 2}
-    assert not any(b"amazonaws" in page for page in pages[0].values())
+    assert Path("data_docs/index.html") not in pages[0]
+
+
+def test_the_page_shows_what_is_wrong_with_pictures_of_the_products(
+    tiny_tables: Tables, write_data: Write, tmp_path: Path
+) -> None:
+    tiny_tables["products"][3] |= {"price": -1.0, "title": "<b>Navy</b> & co"}
+    data = write_data(tiny_tables)
+    report = check(data)
+    (rule,) = (rule for rule in report["rules"] if rule["rule"] == "prices")
+    assert (rule["expected"], rule["products"], rule["examples"]) == ("0 or more", ["p3"], ["p3: -1"])
+    page = (data.parent / "validate-failed" / "data.html").read_text()
+    assert "1 rule fails: the data cannot be used" in page
+    assert "&lt;b&gt;Navy&lt;/b&gt; &amp; co" in page and "<b>Navy" not in page
+    assert page.count("data:image/jpeg;base64,") == 1, "the picture of p3"
+    assert "prices must be 0 or more" in page and "1 of 12 rows fail (8.33 %)" in page
+    assert "default-src 'none'" in page and "http" not in re.sub(r"http-equiv|www\.w3\.org", "", page)
+
+
+def test_great_expectations_own_results_are_kept(tiny_data: Path) -> None:
+    check(tiny_data)
+    suites = json.loads((tiny_data.parent / "validate" / "expectations.json").read_text())
+    assert all(suite["success"] for suite in suites)
+    names = {suite["suite_name"] for suite in suites}
+    assert {"products", "queries", "judgements", "exact_matches", "unexpected_columns"} <= names
+    (products,) = (suite for suite in suites if suite["suite_name"] == "products")
+    assert products["statistics"]["evaluated_expectations"] == len(products["results"]) > 5
+
+
+def test_data_docs_are_an_option_with_the_day_and_the_names_of_the_data(tiny_data: Path) -> None:
+    check(tiny_data, data_docs=True)
+    docs = tiny_data.parent / "validate" / "data_docs"
+    pages = "".join(page.read_text() for page in docs.rglob("*.html"))
+    assert f"{datetime.now(UTC):%Y-%m-%d}" in pages and "1970-01-01" not in pages
+    assert "Data asset: products" in pages and "Data asset: None" not in pages
+    assert "amazonaws" not in pages and "great-expectations-web-assets" not in pages
+    assert "data_docs/index.html" in (tiny_data.parent / "validate" / "data.html").read_text()
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_everybody_can_use_the_page(
+    browser: "Chrome",
+    axe: Callable[[], list[str]],
+    requested: Callable[[], list[str]],
+    width: int,
+    tiny_tables: Tables,
+    write_data: Write,
+    broken: bool,
+) -> None:
+    if broken:
+        tiny_tables["products"][3] |= {"price": -1.0}
+        tiny_tables["products"][5] |= {"image": {"bytes": b"no picture", "path": None}}
+    data = write_data(tiny_tables)
+    check(data)
+    browser.get((data.parent / ("validate-failed" if broken else "validate") / "data.html").as_uri())
+    browser.execute_script("document.querySelectorAll('details').forEach(details => details.open = true)")
+    assert axe() == []
+    assert requested() == []
+    assert browser.execute_script("const d = document.documentElement; return d.scrollWidth <= d.clientWidth")
 
 
 # Each breaks one rule in one row; the other rows stay as they are.
@@ -333,8 +396,8 @@ class TestClips:
             validate(data, ValidateParams(), data.parent / "validate")
         _, message, _ = str(raised.value).splitlines()
         assert message == (
-            "  broken_frames (frames): frames must decode and keep to the limits of size (or leave the clip out); "
-            "1 of 6 (16.7 %) break this: products/p4 frame 2: not a JPEG, PNG, WEBP, GIF picture"
+            "  broken_frames (clip_frames): frames must decode and keep to the limits of size (or leave the clip out); "
+            "1 of 6 (16.7 %) fail: products/p4 frame 2: not a JPEG, PNG, WEBP, GIF picture"
         )
 
     def test_what_is_wrong_with_a_frame_is_told(self, films: Tables, write_data: Write) -> None:
@@ -372,7 +435,7 @@ class TestClips:
         assert first == f"{data}: not fit to use, 1 rule is broken:"
         assert message == (
             "  short_clips (products): a clip must have 2 frames or more (a lone picture goes into image); "
-            "1 of 2 (50 %) break this: p4: 1"
+            "1 of 2 (50 %) fail: p4: 1"
         )
 
 
