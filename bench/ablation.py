@@ -28,7 +28,7 @@ from eval.metrics import Scores
 from eval.significance import PairedResult, paired_test
 
 PRIMARY = "ndcg@10"
-TOWERS = ("text", "image", "video")
+TOWERS = ("text-only", "image-only", "video-only")
 SEEDS = "seed"
 
 Setting = dict[str, object]

@@ -1,10 +1,10 @@
 """evaluate: the candidate and its baselines on the test queries, over the whole catalogue."""
 
-import io
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,23 @@ import pyarrow.csv as pv
 import pyarrow.parquet as pq
 
 from catalog import store
-from catalog.schema import GRADE_NAMES, HUMAN, JUDGED_BY, DataError
+from catalog.schema import HUMAN, JUDGED_BY, DataError
 from components.bm25 import bm25
 from components.params import EvaluateParams
+from components.reporting import (
+    build_report,
+    compare_systems,
+    explain_result,
+    read_attribute_values,
+    survey_facts,
+)
 from components.tasks import tasks
 from eval.arrays import alphabetical, locate
 from eval.combine import best_weight, weighted
 from eval.metrics import Scores, score
-from eval.people import Agreement, Answers, Rating, agreement, ratings
 from eval.rankings import Qrels, Run
-from eval.report import Example, Measure, Report, Result, Why, best_other, extremes, render
-from eval.significance import PairedResult, paired_test
+from eval.report import best_other, render
 from eval.tables import table
-from fusion.explain import explain, rows
 from fusion.features import MODALITIES, Items
 from fusion.featurizer import Featurizer, load_items
 from fusion.index import recall, top_k
@@ -38,10 +42,8 @@ from fusion.zeroshot import dual, zero_shot
 
 CANDIDATE = "fused"
 HYBRID = "hybrid"  # the candidate's scores and BM25's, added up
-LACKING = "what relevant products lack"  # a way to group queries
+LACKING = "missing modality of relevant products"  # a way to group queries
 LATENCY_QUERIES = 100
-EXAMPLES = 5  # queries most won, and most lost
-SHOWN = 8  # products of each
 
 
 def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, evaluation: Path) -> None:
@@ -105,7 +107,7 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
         pv.write_csv(by_segment(scores, segments), out / "segments.csv")
         pv.write_csv(by_judge({by: scores} | apart), out / "judged_by.csv")
         primary = params.metrics[0]
-        against = comparisons(scores, primary, params.resamples, params.seed)
+        against = compare_systems(scores, CANDIDATE, primary, params.resamples, params.seed)
         _write(out / "comparisons.json", {system: asdict(result) for system, result in against.items()})
         for folder in ("scores", "runs"):
             (out / folder).mkdir()
@@ -118,20 +120,25 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
             pa.table({"query_id": scores[CANDIDATE].query_ids, "segment": segments}), out / "queries.parquet"
         )
         index.save(out / "index")
-        reader = Featurizer.load(model)
-
-        def why(query: Mapping[str, Any], product: Mapping[str, Any]) -> Why:
-            return explained(network, reader, query, product)
-
-        alone = [system for system in scores if system != HYBRID and not system.startswith("no ")]
-        rival = best_other({system: scores[system] for system in alone}, CANDIDATE, primary)
+        rivals = choose_rivals(scores, primary)
+        explainer = partial(explain_result, network, Featurizer.load(model), read_attribute_values(data))
         title = "Product search: candidate and baselines"
         groups = {"segment": segments, LACKING: lacking(products, qrels, params.relevant)}
-        page = report(title, data, runs, scores, against, qrels, groups, primary, rival, measures, why)
-        page = replace(page, judged_by=by, apart=apart)
+        page = build_report(
+            title, data, CANDIDATE, rivals, runs, scores, against, qrels, groups, primary, explainer
+        )
+        page = replace(page, tasks=measures, judged_by=by, apart=apart)
         (out / "report.html").write_text(render(page))
-        _write(out / "facts.json", facts(network, asked, wanted, index, model) | mixed | survey(page))
+        people = survey_facts(page.ratings, page.agreements)
+        _write(out / "facts.json", facts(network, asked, wanted, index, model) | mixed | people)
     print(_means(scores))
+
+
+def choose_rivals(scores: Mapping[str, Scores], metric: str) -> list[str]:
+    """The best system that is not made of the candidate, then BM25: what the report shows the candidate against."""
+    others = {name: one for name, one in scores.items() if name != HYBRID and not name.startswith("no ")}
+    best = best_other(others, CANDIDATE, metric)
+    return list(dict.fromkeys([best, *(name for name in ("bm25",) if name in others)]))
 
 
 def published(features: Path, asked: np.ndarray, depth: int) -> dict[str, pa.Table]:
@@ -156,7 +163,7 @@ def views(network: ProductSearchModel, products: Items) -> dict[str, list[str]]:
     Of the model's modalities, those that some product has.
     """
     every = [name for name in network.config.modalities if products.seen({name}).any()]
-    alone = {name: [name] for name in every}
+    alone = {f"{name}-only": [name] for name in every}
     without = {f"no {name}": [other for other in every if other != name] for name in every}
     return alone | (without if len(every) > 2 else {})
 
@@ -196,7 +203,7 @@ def lacking(products: Items, qrels: Qrels, relevant: int) -> np.ndarray:
     place = locate(qrels.products, pa.array(products.ids))[qrels.items]
     absent = ~products.present[place] & ((qrels.values >= relevant) & (place >= 0))[:, None]
     lacks = np.logical_or.reduceat(absent, qrels.offsets[:-1])
-    names = [", ".join(compress(MODALITIES, row)) or "nothing" for row in lacks]
+    names = [", ".join(compress(MODALITIES, row)) or "none" for row in lacks]
     return np.array(names)[alphabetical(qrels.queries)]
 
 
@@ -242,123 +249,6 @@ def by_judge(scores: Mapping[str, Mapping[str, Scores]]) -> pa.Table:
             for system, one in systems.items()
         ]
     )
-
-
-def comparisons(
-    scores: Mapping[str, Scores], metric: str, resamples: int, seed: int
-) -> dict[str, PairedResult]:
-    """The candidate minus every other system."""
-    ours = scores[CANDIDATE].values[metric]
-    return {
-        system: paired_test(ours, one.values[metric], resamples, seed)
-        for system, one in scores.items()
-        if system != CANDIDATE
-    }
-
-
-def report(
-    title: str,
-    data: Path,
-    runs: Mapping[str, Run],
-    scores: Mapping[str, Scores],
-    against: Mapping[str, PairedResult],
-    qrels: Qrels,
-    segments: Mapping[str, np.ndarray],
-    primary: str,
-    rival: str,
-    measures: Sequence[Measure] = (),
-    why: Callable[[Mapping[str, Any], Mapping[str, Any]], Why] | None = None,
-) -> Report:
-    """The page's content: tables, and the queries most won and most lost against a rival.
-
-    `segments` are ways to group queries, one of them "segment", each str (Q,), aligned with the scores.
-    `why` explains the candidate's first product of each, from their rows.
-    """
-    won, lost = extremes(scores[CANDIDATE], scores[rival], primary, EXAMPLES)
-    firsts = {query: {name: top(runs[name], query) for name in (CANDIDATE, rival)} for query in (*won, *lost)}
-    products = rows(
-        data, "products", {i for found in firsts.values() for first in found.values() for i, _ in first}
-    )
-    queries = rows(data, "queries", set(firsts))
-    grades = qrels.to_dict()
-    rated, agreed = said(data, scores[CANDIDATE], primary)
-
-    def example(query: str) -> Example:
-        lists = {
-            system: [
-                Result(products[i]["title"], value, grades[query].get(i), _picture(products[i]))
-                for i, value in found
-            ]
-            for system, found in firsts[query].items()
-        }
-        position = int(np.searchsorted(scores[CANDIDATE].query_ids, query))
-        values = {system: float(scores[system].values[primary][position]) for system in lists}
-        row, first = queries[query], firsts[query][CANDIDATE]
-        because = why(row, products[first[0][0]]) if why and first else None
-        return Example(
-            query, lists, values, row["text"], _picture(row), segments["segment"][position], because
-        )
-
-    return Report(
-        title=title,
-        subject=CANDIDATE,
-        primary=primary,
-        systems=scores,
-        comparisons=against,
-        segments=segments,
-        grades=GRADE_NAMES,
-        won=[example(query) for query in won],
-        lost=[example(query) for query in lost],
-        tasks=measures,
-        ratings=rated,
-        agreements=agreed,
-    )
-
-
-def said(data: Path, ours: Scores, metric: str) -> tuple[list[Rating], list[Agreement]]:
-    """What people said, and whether the candidate's metric agrees; nothing where there is no survey."""
-    told = answers(data)
-    if told is None:
-        return [], []
-    named = zip(*store.read(data, "queries", ["query_id", "segment"]).to_pydict().values(), strict=True)
-    return (
-        list(ratings(told, {query: name for query, name in named if name})),
-        list(agreement(told, ours, metric)),
-    )
-
-
-def survey(page: Report) -> dict[str, float]:
-    """What people said, as facts for the gate: rating/MODEL over all queries; agreement/MODEL where it can be told."""
-    rated = {f"rating/{one.model}": one.segment.mean for one in page.ratings if one.segment.name == "all"}
-    return rated | {f"agreement/{one.model}": one.tau for one in page.agreements if not np.isnan(one.tau)}
-
-
-def answers(data: Path) -> Answers | None:
-    """The survey, where the data set has one."""
-    table = store.read(data, "satisfaction", ["query_id", "model_version", "rating"])
-    return Answers(*(table[name].to_numpy() for name in table.column_names)) if len(table) else None
-
-
-def top(run: Run, query: str) -> list[tuple[str, float]]:
-    """The first products of a query and their scores; none where the run does not answer it."""
-    own = run.of(query)
-    items, values = run.item_ids[own].tolist(), run.values[own].tolist()
-    return list(zip(items, values, strict=True))[:SHOWN]
-
-
-def explained(
-    network: ProductSearchModel, reader: Featurizer, query: Mapping[str, Any], product: Mapping[str, Any]
-) -> Why:
-    """What `fusion.explain.explain` finds, for the page."""
-    found, png = explain(network, reader, query, product), io.BytesIO()
-    overlay = found.overlay()
-    if overlay:
-        overlay.save(png, "PNG")
-    return Why(found.modalities, found.query, found.product, found.entities, png.getvalue() or None)
-
-
-def _picture(row: Mapping[str, Any]) -> bytes | None:
-    return row["image"] and row["image"]["bytes"]
 
 
 def facts(

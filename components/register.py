@@ -14,19 +14,28 @@ import pyarrow.parquet as pq
 
 from catalog import store
 from components import tracking
-from components.beside import PAGE, PROFILE
+from components.beside import PROFILE
 from components.card import card, description
+from components.decision import (
+    build_decision_page,
+    champion_version,
+    describe_data,
+    format_moment,
+    read_counts,
+    read_systems,
+)
 from components.drift import with_vectors
-from components.evaluate import CANDIDATE, answers, by_judges, comparisons
-from components.evaluate import report as page_of
+from components.evaluate import CANDIDATE
 from components.package import registered
 from components.params import RegisterParams
 from components.registry import CHALLENGER, CHAMPION, COMPARED_WITH, GATE, REASONS, Registry
+from components.reporting import read_answers
 from components.yardstick import Judged, of_champion, stored
 from eval.gate import Decision, Rules, decide
 from eval.metrics import Scores
 from eval.people import Answers, ratings
-from eval.report import Report, render
+from eval.report import render
+from eval.review import Review, Version, costs
 from eval.segments import Segment
 from fusion.search import PRODUCTS
 
@@ -38,7 +47,7 @@ EVIDENCE = (
     "made_from.json", "metrics.json", "segments.csv", "comparisons.json", "facts.json", "queries.parquet", "scores",
     f"runs/{CANDIDATE}.parquet", "report.html",
 )  # fmt: skip
-RESULT, CARD, COMPARISON = "registration.json", "model_card.md", "comparison.html"
+RESULT, CARD, DECISION = "registration.json", "model_card.md", "decision.html"
 WEIGHTS = "vitrine.weights"  # tag of a version: what survey answers about an equal one are found by
 TAG_LENGTH = 5000  # MLflow's limit
 
@@ -57,7 +66,7 @@ def register(
         evaluation: What `evaluate` wrote about it.
         params: Who may be promoted.
         registration: Folder to write: registration.json (run, version, verdict, findings, aliases), model_card.md, and
-            comparison.html where there is a champion: the candidate beside it, query by query.
+            decision.html: verdict and reasons, the candidate beside the champion and the baselines, what to do next.
 
     Raises:
         DataError: where MLflow cannot be reached, the champion cannot be judged again, or another version became
@@ -72,78 +81,148 @@ def _register(
     source = json.loads((evaluation / "made_from.json").read_text())
     validation = json.loads((report / "report.json").read_text())
     lineage = tracking.lineage(source["data"], data)
+    weights = store.fingerprint(model / "weights.safetensors")
     with store.fresh(registration) as out:
         client = tracking.connect()
         registry = Registry(client, params.model_name)
         champion = registry.settle()
         training = store.fingerprint(model / "made_from.json")
         with tracking.run(_chain(model, evaluation), training, lineage) as run:
-            tracking.log(
-                client, run, _flat(source["params"]), _metrics(evaluation, validation), _curves(model)
-            )
-            tracking.used(client, run, validation, lineage)
-            tracking.attach(run, evaluation, EVIDENCE, "evaluation")
-            tracking.attach(run, report, [PAGE] if validation["champion"] else [], "validation")
-            weights = store.fingerprint(model / "weights.safetensors")
+            _log_run(client, run, report, model, evaluation, source, validation, lineage)
             tags = lineage | {WEIGHTS: weights}
             version = _version(client, run, report, model, evaluation, source, params.model_name, tags)
-            number = str(version.version)
-            if champion == number:
-                print(f"register: version {number} is the champion already; its verdict stands")
-                for name in (RESULT, CARD):
+            if champion == str(version.version):
+                print(f"register: version {champion} is the champion already; its verdict stands")
+                for name in (RESULT, CARD, DECISION):
                     tracking.fetch(run.info.run_id, name, out)
                 return
             rules = rules_of(params)
-            new = stored(evaluation)
-            facts = {**new.evidence.facts, "validation_warnings": validation["warnings"]}
-            twins = {str(one.version) for one in registry.versions() if one.tags.get(WEIGHTS) == weights}
-            new = replace(new, evidence=replace(new.evidence, facts=facts, rating=_rating(data, twins)))
-            old = of_champion(registry.version(champion), data, source, rules.primary) if champion else None
-            theirs = old.evidence if old else None
-            decision = decide(new.evidence, theirs, rules)
-            systems = _systems(evaluation, new)
-            told = card(
+            twins = {str(twin.version) for twin in registry.versions() if twin.tags.get(WEIGHTS) == weights}
+            candidate = _candidate(data, evaluation, validation, twins)
+            rival = registry.version(champion) if champion else None
+            judged_champion = of_champion(rival, data, source, rules.primary) if rival else None
+            decision = decide(
+                candidate.evidence, judged_champion.evidence if judged_champion else None, rules
+            )
+            aliases = _earned(decision, params)
+            systems = read_systems(evaluation, candidate)
+            told = _write_card(
+                out,
                 params.model_name,
-                number,
+                version,
                 decision,
-                new.evidence,
-                theirs,
+                candidate,
+                judged_champion,
                 systems,
                 source,
                 validation,
-                {
-                    tag: value
-                    for tag, value in version.tags.items()
-                    if tag not in (GATE, REASONS, COMPARED_WITH)
-                },
-                rules.primary,
-                old.again if old else "",
+                rules,
             )
-            (out / CARD).write_text(told)
-            if old:
-                title = f"Product search: version {number} and champion"
-                page = _beside(old, systems, new, data, rules, title)
-                (out / COMPARISON).write_text(render(page))
-            aliases = _earned(decision, params)
-            summary = {
-                "model": params.model_name,
-                "version": number,
-                "run_id": run.info.run_id,
-                "compared_with": champion,
-                "scored_again": old.again if old else "",
-                "aliases": aliases,
-                **decision.to_dict(),
-            }
-            (out / RESULT).write_text(json.dumps(summary, indent=2) + "\n")
+            review = Review(
+                model=params.model_name,
+                candidate=Version(str(version.version), format_moment(version.creation_timestamp)),
+                champion=champion_version(registry, rival),
+                decision=decision,
+                aliases=aliases,
+                costs=costs(
+                    candidate.evidence.facts, judged_champion.evidence.facts if judged_champion else {}
+                ),
+                data=list(describe_data(validation, read_counts(client, rival))),
+                link=tracking.version_url(params.model_name, str(version.version)),
+            )
+            page = build_decision_page(review, candidate, judged_champion, systems, data, evaluation, rules)
+            (out / DECISION).write_text(render(page))
+            _write_summary(out, params.model_name, version, run, champion, judged_champion, aliases, decision)
             tracking.attach(run, out, sorted(path.name for path in out.iterdir()))
             _announce(registry, version, decision, champion, told)
             client.set_tag(run.info.run_id, "mlflow.note.content", description(told))
             # last: a version that is the champion already takes its verdict from what was attached
-            registry.challenge(number, earned=CHALLENGER in aliases)
+            registry.challenge(str(version.version), earned=CHALLENGER in aliases)
             if CHAMPION in aliases:
-                registry.move(number, "promoted by the chain", champion)
+                registry.move(str(version.version), "promoted by the chain", champion)
+    _print_verdict(params.model_name, str(version.version), aliases, decision)
+
+
+def _log_run(
+    client: "MlflowClient",
+    run: "ActiveRun",
+    report: Path,
+    model: Path,
+    evaluation: Path,
+    source: dict[str, Any],
+    validation: dict[str, Any],
+    lineage: dict[str, str],
+) -> None:
+    """Parameters, metrics, data set and evidence of the chain."""
+    tracking.log(client, run, _flat(source["params"]), _metrics(evaluation, validation), _curves(model))
+    tracking.used(client, run, validation, lineage)
+    tracking.attach(run, evaluation, EVIDENCE, "evaluation")
+    tracking.attach(run, report, sorted(page.name for page in report.glob("*.html")), "validation")
+
+
+def _candidate(data: Path, evaluation: Path, validation: dict[str, Any], twins: set[str]) -> Judged:
+    """The candidate with all that the gate asks for; `twins` are the versions that have its weights."""
+    candidate = stored(evaluation)
+    facts = {**candidate.evidence.facts, "validation_warnings": validation["warnings"]}
+    return replace(candidate, evidence=replace(candidate.evidence, facts=facts, rating=_rating(data, twins)))
+
+
+def _write_card(
+    out: Path,
+    name: str,
+    version: "ModelVersion",
+    decision: Decision,
+    candidate: Judged,
+    champion: Judged | None,
+    systems: dict[str, Scores],
+    source: dict[str, Any],
+    validation: dict[str, Any],
+    rules: Rules,
+) -> str:
+    """The model card, as Markdown, also in a file."""
+    lineage = {tag: value for tag, value in version.tags.items() if tag not in (GATE, REASONS, COMPARED_WITH)}
+    text = card(
+        name,
+        str(version.version),
+        decision,
+        candidate.evidence,
+        champion.evidence if champion else None,
+        systems,
+        source,
+        validation,
+        lineage,
+        rules.primary,
+        champion.again if champion else "",
+    )
+    (out / CARD).write_text(text)
+    return text
+
+
+def _write_summary(
+    out: Path,
+    name: str,
+    version: "ModelVersion",
+    run: "ActiveRun",
+    champion: str | None,
+    judged_champion: Judged | None,
+    aliases: list[str],
+    decision: Decision,
+) -> None:
+    summary = {
+        "model": name,
+        "version": str(version.version),
+        "run_id": run.info.run_id,
+        "compared_with": champion,
+        "scored_again": judged_champion.again if judged_champion else "",
+        "aliases": aliases,
+        **decision.to_dict(),
+    }
+    (out / RESULT).write_text(json.dumps(summary, indent=2) + "\n")
+
+
+def _print_verdict(name: str, number: str, aliases: list[str], decision: Decision) -> None:
     earned = ", ".join(aliases) or "no alias"
-    print(f"register: {params.model_name} version {number}, gate {decision.verdict}, {earned}")
+    print(f"register: {name} version {number}, gate {decision.verdict}, {earned}")
     for reason in decision.reasons:
         print(f"  {reason}")
 
@@ -205,31 +284,11 @@ def _curves(model: Path) -> list[dict[str, float]]:
 
 def _rating(data: Path, versions: set[str]) -> Segment | None:
     """What a survey said of the candidate, under the number of any version with its weights."""
-    told = answers(data)
-    if told is None or not (own := np.isin(told.models, list(versions))).any():
+    survey = read_answers(data)
+    if survey is None or not (rated := np.isin(survey.models, list(versions))).any():
         return None
-    about = Answers(told.query_ids[own], np.full(own.sum(), CANDIDATE), told.ratings[own])
-    return next(ratings(about, {})).segment
-
-
-def _systems(evaluation: Path, new: Judged) -> dict[str, Scores]:
-    """The candidate and its baselines."""
-    files = sorted((evaluation / "scores").glob("*.parquet"))
-    others = {file.stem: Scores.from_parquet(file) for file in files if file.stem != CANDIDATE}
-    return {CANDIDATE: new.evidence.scores} | others
-
-
-def _beside(
-    old: Judged, systems: dict[str, Scores], new: Judged, data: Path, rules: Rules, title: str
-) -> Report:
-    """The candidate beside the champion and its own baselines; queries are won and lost against the champion."""
-    scores = {CANDIDATE: systems[CANDIDATE], CHAMPION: old.evidence.scores} | systems
-    against = comparisons(scores, rules.primary, rules.resamples, rules.seed)
-    by, (qrels, segments) = next(iter(by_judges(data, "test").items()))
-    runs = {CANDIDATE: new.run, CHAMPION: old.run}
-    groups = {"segment": segments}
-    page = page_of(title, data, runs, scores, against, qrels, groups, rules.primary, CHAMPION)
-    return replace(page, note=old.again, judged_by=by)
+    answers = Answers(survey.query_ids[rated], np.full(rated.sum(), CANDIDATE), survey.ratings[rated])
+    return next(ratings(answers, {})).segment
 
 
 def _earned(decision: Decision, params: RegisterParams) -> list[str]:

@@ -64,7 +64,8 @@ def of_champion(version: "ModelVersion", data: Path, source: dict[str, Any], pri
         began = time.monotonic()
         package = champion.fetch(version, Path(folder))
         params = EvaluateParams(**source["params"]["evaluate"])
-        found = _scored_again(package, data.resolve(), params, Path(folder) / "run.parquet")
+        facts = json.loads((evaluation / "facts.json").read_text())
+        found = _scored_again(package, data.resolve(), params, Path(folder) / "run.parquet", facts)
         before = json.loads((evaluation / "metrics.json").read_text())[CANDIDATE].get(primary)
         was = "unknown" if before is None else f"{before:.4f}"
         again = (
@@ -75,10 +76,12 @@ def of_champion(version: "ModelVersion", data: Path, source: dict[str, Any], pri
         return Judged(found.evidence, found.run, again)
 
 
-def _scored_again(package: Path, data: Path, params: EvaluateParams, run: Path) -> Judged:
-    """A registered model judged on a data set."""
+def _scored_again(
+    package: Path, data: Path, params: EvaluateParams, run: Path, facts: dict[str, float]
+) -> Judged:
+    """A registered model judged on a data set; `facts` are those of its own evaluation."""
     champion.run(package, "rank", data=data, split="test", depth=params.depth, run=run)
     qrels, segments = judged(data, "test")
     found = Run.from_parquet(run)
     scores = score(found, qrels, params.metrics, gains=params.gains, relevant=params.relevant)
-    return Judged(Evidence(scores, segments, {}), found)
+    return Judged(Evidence(scores, segments, facts), found)

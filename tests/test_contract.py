@@ -104,8 +104,11 @@ def code(name: str) -> set[str]:
         path = pending.pop()
         found.add(path)
         pending |= set(imports(path)) - found
-    for kind in ("*.jinja", "*.css"):
-        found |= {page for path in found for page in path.parent.glob(kind) if page.name in path.read_text()}
+    pages = [
+        page for package in PACKAGES for kind in ("*.jinja", "*.css") for page in (ROOT / package).glob(kind)
+    ]
+    while new := {page for page in pages for path in found if page.name in path.read_text()} - found:
+        found |= new
     return {path.relative_to(ROOT).as_posix() for path in found} - {BY_VALUE}
 
 

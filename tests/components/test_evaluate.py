@@ -17,16 +17,15 @@ from components.evaluate import (
     CANDIDATE,
     HYBRID,
     LACKING,
-    answers,
     by_judges,
     evaluate,
     judged,
     lacking,
-    top,
     views,
 )
 from components.featurize import featurize
 from components.params import EvaluateParams, FeaturizeParams, Freeze, TrainParams
+from components.reporting import first_products, read_answers
 from components.train import train
 from eval.combine import WEIGHTS, weighted
 from eval.metrics import Scores, score
@@ -38,7 +37,9 @@ from fusion.text import Start
 Tables = dict[str, list[dict[str, Any]]]
 Write = Callable[[Tables], Path]
 QUICK = EvaluateParams(resamples=200)
-SYSTEMS = {"bm25", "text", "image", "video", "no text", "no image", "no video", CANDIDATE, HYBRID}
+SYSTEMS = {
+    "bm25", "text-only", "image-only", "video-only", "no text", "no image", "no video", CANDIDATE, HYBRID,
+}  # fmt: skip
 
 
 def read(path: Path) -> Any:
@@ -105,7 +106,7 @@ def test_what_it_was_made_from_and_what_it_costs(evaluation: Path, data: Path) -
     assert set(made["params"]) == {"featurize", "train", "evaluate"}
     assert made["params"]["evaluate"]["resamples"] == 200
     costs = {"latency_ms_p95", "model_mb", "index_mb", "index_recall@10"}
-    people = {f"{kind}/{model}" for kind in ("rating", "agreement") for model in answers(data).models}
+    people = {f"{kind}/{model}" for kind in ("rating", "agreement") for model in read_answers(data).models}
     facts = read(evaluation / "facts.json")
     assert set(facts) == {*costs, *people, "hybrid_weight"}
     assert facts["index_recall@10"] == 1  # small enough to be searched exactly
@@ -116,8 +117,8 @@ def test_what_it_was_made_from_and_what_it_costs(evaluation: Path, data: Path) -
 
 def test_a_query_without_an_answer_shows_nothing() -> None:
     run = Run.from_dict({"q1": {"p1": 2.0, "p2": 1.0}, "q3": {"p1": 1.0}})
-    assert top(run, "q1") == [("p1", 2.0), ("p2", 1.0)]
-    assert top(run, "q0") == top(run, "q2") == top(run, "q4") == []
+    assert first_products(run, "q1") == [("p1", 2.0), ("p2", 1.0)]
+    assert first_products(run, "q0") == first_products(run, "q2") == first_products(run, "q4") == []
 
 
 def test_what_relevant_products_lack(evaluation: Path, features: Path, data: Path) -> None:
@@ -133,7 +134,7 @@ def test_what_relevant_products_lack(evaluation: Path, features: Path, data: Pat
     for query, grades in qrels.to_dict().items():
         good = [rows[product] for product, grade in grades.items() if grade >= 3]
         lacked = [name for name in ("image", "video") if not all(row[name] for row in good)]
-        assert found[query] == (", ".join(lacked) or "nothing")
+        assert found[query] == (", ".join(lacked) or "none")
     assert len(set(found.values())) > 1
     assert LACKING in (evaluation / "report.html").read_text()
 
@@ -174,7 +175,7 @@ def test_who_judged_is_never_averaged(data: Path, features: Path, model: Path, t
     ).means()
     assert apart["ndcg@10"] == pytest.approx(again["ndcg@10"])
     page = (out / "report.html").read_text()
-    assert f"{counts['human']} judged queries (human)" in page and "judged otherwise" in page
+    assert f"{counts['human']} judged queries (human)" in page and "by who judged" in page
 
 
 def test_without_judged_test_queries_there_is_nothing_to_do(
@@ -193,12 +194,12 @@ def test_views_are_of_what_some_product_has(
 ) -> None:
     products = Items.load(features, "products")
     assert products.present.any(axis=0).all()
-    assert views(make_network(None), products) == {"text": ["text"], "image": ["image"]}
-    assert views(make_network(None), products.without("image")) == {"text": ["text"]}
+    assert views(make_network(None), products) == {"text-only": ["text"], "image-only": ["image"]}
+    assert views(make_network(None), products.without("image")) == {"text-only": ["text"]}
     three = views(make_network("conv3d"), products)
-    assert three["video"] == ["video"]
+    assert three["video-only"] == ["video"]
     assert three["no image"] == ["text", "video"]
-    assert list(views(make_network("conv3d"), products.without("video"))) == ["text", "image"]
+    assert list(views(make_network("conv3d"), products.without("video"))) == ["text-only", "image-only"]
 
 
 @pytest.fixture
@@ -218,14 +219,14 @@ def test_every_task_is_measured(evaluation: Path) -> None:
     } <= named
     assert all(0 <= measure["value"] <= 1 and measure["basis"] for measure in found)
     page = (evaluation / "report.html").read_text()
-    assert "What else is it good for?" in page and "title → picture" in page
+    assert "Other tasks" in page and "title → picture" in page
 
 
 def test_the_page_says_what_people_said(evaluation: Path, data: Path) -> None:
-    survey = answers(data)
+    survey = read_answers(data)
     assert survey
     page = (evaluation / "report.html").read_text()
-    assert f"<td>{survey.ratings.mean():.2f}</td>" in page
+    assert f"<td><bdi>{survey.ratings.mean():.2f}</bdi></td>" in page
     assert "Kendall’s τ" in page
     (model,) = set(survey.models)
     facts = json.loads((evaluation / "facts.json").read_text())
@@ -234,14 +235,14 @@ def test_the_page_says_what_people_said(evaluation: Path, data: Path) -> None:
 
 
 def test_a_data_set_without_a_survey(tiny_tables: Tables, write_data: Write) -> None:
-    assert answers(write_data(tiny_tables)) is None
+    assert read_answers(write_data(tiny_tables)) is None
 
 
 def test_the_page_says_why(evaluation: Path) -> None:
     page = (evaluation / "report.html").read_text()
     asked = page.count("<article>")
     assert page.count(f"Why <bdi>{CANDIDATE}</bdi> puts") == asked > 0
-    assert "Its score of" in page and "Words of the result" in page
+    assert "It matches mainly through its" in page and "Its score of" in page
 
 
 def test_a_published_clip_as_both_towers(data: Path, report: Path, clip: Path, tmp_path: Path) -> None:

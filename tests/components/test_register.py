@@ -65,22 +65,29 @@ def test_an_equal_candidate_does_not_pass(
         v for v in client.search_model_versions(f"name = '{OPEN.model_name}'") if str(v.version) == "2"
     )
     assert version.tags["vitrine.gate"] == "failed"
-    assert "cannot be told apart" in version.tags["vitrine.reasons"]
+    assert "not significantly different" in version.tags["vitrine.reasons"]
 
-    page = (tmp_path / "out" / "comparison.html").read_text()
-    assert "version 2 and champion" in page
-    ours, theirs = (
-        re.search(rf"<bdi>{name}</bdi></th>\s*<td[^>]*>([\d.]+)", page) for name in ("fused", "champion")
+    page = (tmp_path / "out" / "decision.html").read_text()
+    assert "<h1>Do not promote version 2</h1>" in page and "champion is version 1, since " in page
+    names = ("version 2", r"champion \(version 1\)")
+    candidate, champion = (
+        re.search(rf"<bdi>{name}</bdi></th>\s*<td[^>]*><bdi>([\d.]+)", page) for name in names
     )
-    assert ours and theirs and ours[1] == theirs[1]
-    assert "comparison.html" in [one.path for one in client.list_artifacts(said["run_id"])]
+    assert candidate and champion and candidate[1] == champion[1]
+    assert "promote 2 --force --reason &#34;…&#34;" in page
+    assert "decision.html" in [artifact.path for artifact in client.list_artifacts(said["run_id"])]
 
 
 def test_the_first_has_nothing_beside_it(
     data: Path, report: Path, model: Path, evaluation: Path, tmp_path: Path, client: "MlflowClient"
 ) -> None:
     register(data, report, model, evaluation, OPEN, tmp_path / "out")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"registration.json", "model_card.md"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "registration.json", "model_card.md", "decision.html",
+    }  # fmt: skip
+    page = (tmp_path / "out" / "decision.html").read_text()
+    assert "<h1>Version 1 may be promoted</h1>" in page and "there is no champion yet" in page
+    assert "registry promote 1\n" in page or "registry promote 1</pre>" in page
 
 
 def test_a_champion_from_elsewhere_is_one_clear_message(

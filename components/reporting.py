@@ -1,0 +1,225 @@
+"""What the pages show beside the figures: examples and their explanations, frequent queries, the survey."""
+
+import io
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from catalog import store
+from catalog.images import PictureError, decode
+from catalog.schema import GRADE_NAMES
+from eval.metrics import Scores
+from eval.people import Agreement, Answers, Rating, agreement, ratings
+from eval.rankings import Qrels, Run
+from eval.report import Example, FrequentQuery, Report, Result, Why, extremes
+from eval.significance import PairedResult, paired_test
+from fusion.explain import explain, rows
+from fusion.featurizer import Featurizer
+from fusion.model import ProductSearchModel
+
+EXAMPLES = 5  # queries most won, and most lost
+SHOWN = 8  # products of each
+FREQUENT = 10  # queries
+CLIP_SIDE, CLIP_FRAMES, CLIP_MS = 132, 8, 150  # pixels; frames of an animated picture; milliseconds of each
+Explainer = Callable[[Mapping[str, Any], Mapping[str, Any]], Why]
+
+
+def compare_systems(
+    scores: Mapping[str, Scores], subject: str, metric: str, resamples: int, seed: int
+) -> dict[str, PairedResult]:
+    """The subject minus every other system, by name."""
+    values = scores[subject].values[metric]
+    return {
+        system: paired_test(values, other.values[metric], resamples, seed)
+        for system, other in scores.items()
+        if system != subject
+    }
+
+
+def build_report(
+    title: str,
+    data: Path,
+    subject: str,
+    rivals: Sequence[str],
+    runs: Mapping[str, Run],
+    scores: Mapping[str, Scores],
+    comparisons: Mapping[str, PairedResult],
+    qrels: Qrels,
+    segments: Mapping[str, np.ndarray],
+    primary: str,
+    explainer: Explainer | None = None,
+) -> Report:
+    """The content of a page: figures, the queries most won and lost against the first rival, and what people say.
+
+    Args:
+        title: Of a page without a review.
+        data: The data set.
+        subject: The system under review.
+        rivals: The systems it is shown against.
+        runs: Of the subject and the first rival, at least.
+        scores: By system.
+        comparisons: Of `compare_systems`.
+        qrels: The judgements.
+        segments: Ways to group queries, one of them "segment": each str (Q,), in the order of the scores.
+        primary: The deciding metric.
+        explainer: Explains the subject's first product of an example, from the rows of the query and the product.
+    """
+    won, lost = extremes(scores[subject], scores[rivals[0]], primary, segments["segment"], EXAMPLES)
+    frequencies = read_frequencies(data, scores[subject].query_ids)
+    frequent = np.argsort(-frequencies, kind="stable")[:FREQUENT]
+    frequent = frequent[frequencies[frequent] > 0]
+    frequent_ids = scores[subject].query_ids[frequent].tolist()
+    queries = rows(data, "queries", {*won, *lost, *frequent_ids})
+    shown = {
+        query: {name: first_products(runs[name], query) for name in (subject, rivals[0])}
+        for query in won + lost
+    }
+    product_ids = {
+        product for lists in shown.values() for products in lists.values() for product, _ in products
+    }
+    products, grades = rows(data, "products", product_ids), qrels.to_dict()
+
+    @cache
+    def clip(product: str) -> bytes | None:
+        return animate(products[product]["video"])
+
+    def result(query: str, product: str, score: float) -> Result:
+        row = products[product]
+        return Result(row["title"], score, grades[query].get(product), picture_of(row), clip(product))
+
+    def example(query: str) -> Example:
+        lists = {name: [result(query, *product) for product in first] for name, first in shown[query].items()}
+        place = int(np.searchsorted(scores[subject].query_ids, query))
+        values = {name: float(scores[name].values[primary][place]) for name in lists}
+        row, first = queries[query], shown[query][subject]
+        why = explainer(row, products[first[0][0]]) if explainer and first else None
+        segment = str(segments["segment"][place])
+        return Example(query, lists, values, row["text"], picture_of(row), segment, why)
+
+    survey = read_answers(data)
+    return Report(
+        title=title,
+        subject=subject,
+        primary=primary,
+        systems=scores,
+        comparisons=comparisons,
+        segments=segments,
+        grades=GRADE_NAMES,
+        rivals=rivals,
+        won=[example(query) for query in won],
+        lost=[example(query) for query in lost],
+        frequent=[
+            FrequentQuery(
+                queries[query]["text"] or "a picture",
+                int(frequencies[place]),
+                *(float(scores[name].values[primary][place]) for name in (subject, rivals[0])),
+            )
+            for query, place in zip(frequent_ids, frequent.tolist(), strict=True)
+        ],
+        ratings=rate_models(data, survey) if survey else (),
+        agreements=list(agreement(survey, scores[subject], primary)) if survey else (),
+    )
+
+
+def read_frequencies(data: Path, query_ids: np.ndarray) -> np.ndarray:
+    """How often each query was asked, int64 (Q,); 0 where that is unknown."""
+    table = store.read(data, "queries", ["query_id", "frequency"])
+    places = pc.index_in(pa.array(query_ids, pa.string()), table["query_id"].combine_chunks())
+    return pc.fill_null(table["frequency"].take(places), 0).to_numpy()
+
+
+def read_answers(data: Path) -> Answers | None:
+    """The survey, where the data set has one."""
+    table = store.read(data, "satisfaction", ["query_id", "model_version", "rating"])
+    return Answers(*(table[name].to_numpy() for name in table.column_names)) if len(table) else None
+
+
+def rate_models(data: Path, survey: Answers) -> list[Rating]:
+    """How people rated each model, over all queries and by segment."""
+    named = zip(*store.read(data, "queries", ["query_id", "segment"]).to_pydict().values(), strict=True)
+    return list(ratings(survey, {query: segment for query, segment in named if segment}))
+
+
+def survey_facts(page_ratings: Sequence[Rating], agreements: Sequence[Agreement]) -> dict[str, float]:
+    """What people say, as facts for the gate: rating/MODEL over all queries; agreement/MODEL where it is defined."""
+    rated = {
+        f"rating/{rating.model}": rating.segment.mean
+        for rating in page_ratings
+        if rating.segment.name == "all"
+    }
+    defined = [agreement for agreement in agreements if not np.isnan(agreement.tau)]
+    return rated | {f"agreement/{agreement.model}": agreement.tau for agreement in defined}
+
+
+def first_products(run: Run, query: str) -> list[tuple[str, float]]:
+    """The first products of a query and their scores; none where the run does not answer it."""
+    place = run.of(query)
+    items, values = run.item_ids[place].tolist(), run.values[place].tolist()
+    return list(zip(items, values, strict=True))[:SHOWN]
+
+
+def read_attribute_values(data: Path) -> set[str]:
+    """Every value of brand, colour, material, category and other attributes that a product has, in lower case."""
+    table = store.read(data, "products", ["brand", "color", "material", "category", "attributes"])
+    values: set[str] = set()
+    for name in ("brand", "color", "material", "category"):
+        values |= {value for value in pc.unique(table[name]).to_pylist() if value}
+    for chunk in table["attributes"].chunks:
+        values |= {value for value in pc.unique(chunk.items).to_pylist() if value}
+    return {part.strip().casefold() for value in values for part in value.split("/")}
+
+
+def explain_result(
+    network: ProductSearchModel,
+    reader: Featurizer,
+    known_values: Collection[str],
+    query: Mapping[str, Any],
+    product: Mapping[str, Any],
+) -> Why:
+    """What `fusion.explain.explain` says of a result, for the page.
+
+    Attributes whose value in the query is none of `known_values` are left out: the model took another word for one.
+    """
+    explanation, png = explain(network, reader, query, product), io.BytesIO()
+    overlay = explanation.overlay()
+    if overlay:
+        overlay.save(png, "PNG")
+    entities = {
+        name: values for name, values in explanation.entities.items() if values[0].casefold() in known_values
+    }
+    return Why(
+        explanation.modalities, explanation.query, explanation.product, entities, png.getvalue() or None
+    )
+
+
+def picture_of(row: Mapping[str, Any]) -> bytes | None:
+    """The picture of a row, as it is stored."""
+    return row["image"] and row["image"]["bytes"]
+
+
+def animate(frames: Sequence[Mapping[str, Any]] | None) -> bytes | None:
+    """A clip as a small animated WebP; None without two frames that can be decoded.
+
+    Args:
+        frames: Values as in `catalog.schema.PICTURE`.
+    """
+    pictures: list[Image.Image] = []
+    for frame in (frames or [])[:: max(1, len(frames or []) // CLIP_FRAMES)]:
+        with suppress(PictureError):  # validate lists it; a page shows what can be shown
+            picture = decode(frame["bytes"])
+            picture.thumbnail((CLIP_SIDE, CLIP_SIDE))
+            pictures.append(picture)
+    if len(pictures) < 2:
+        return None
+    stream = io.BytesIO()
+    pictures[0].save(
+        stream, "WEBP", save_all=True, append_images=pictures[1:], duration=CLIP_MS, loop=0, quality=70
+    )
+    return stream.getvalue()
