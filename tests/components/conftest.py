@@ -147,12 +147,12 @@ def two_versions(request: pytest.FixtureRequest, screenshots: Path | None) -> Ca
 
 
 @pytest.fixture
-def keep(browser: "Chrome", screenshots: Path | None, tmp_path: Path) -> Callable[[str], None]:
+def keep(browser: "Chrome", screenshots: Path | None, tmp_path: Path) -> Callable[..., None]:
     """Write a small picture of what the browser shows, under a name."""
 
-    def write(name: str) -> None:
+    def write(name: str, colors: int = 32) -> None:
         shot = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
         small = shot.resize((shot.width * 65 // 100, shot.height * 65 // 100), Image.Resampling.LANCZOS)
-        small.quantize(32).save((screenshots or tmp_path) / f"{name}.png")
+        small.quantize(colors).save((screenshots or tmp_path) / f"{name}.png")
 
     return write
