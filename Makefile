@@ -19,7 +19,8 @@ demo: $(BIN)/.installed  ## fetch the sample, run the chain, show the result
 	dvc pull --quiet data
 	dvc repro
 	@python -c "import pandas; print(pandas.read_json('artifacts/evaluate/metrics.json', orient='index').round(3).to_string())"
-	@echo "report: artifacts/evaluate/report.html    data docs: artifacts/validate/data_docs/index.html    MLflow: make ui"
+	@echo "decision: artifacts/register/decision.html    report: artifacts/evaluate/report.html    data: artifacts/validate/data.html"
+	@echo "MLflow: make ui    search: make try"
 
 test: $(BIN)/.installed  ## all tests
 	dvc pull --quiet data
@@ -33,11 +34,11 @@ lint: $(BIN)/.installed  ## style, types, imports
 
 check: lint test  ## what CI runs
 
-ui: $(BIN)/.installed  ## MLflow's UI on localhost:5000
-	mlflow server --backend-store-uri sqlite:///mlflow.db --default-artifact-root mlartifacts --host 127.0.0.1 --port 5000
+ui: $(BIN)/.installed  ## MLflow's UI on localhost:5000, with links to runs and versions
+	python -m components.ui
 
 try: $(BIN)/.installed  ## champion and challenger side by side, in a page on localhost:8501
-	python -m components.showroom
+	python -m components.demo
 
 services: $(BIN)/.installed  ## MLflow on PostgreSQL and S3, on localhost:5000
 	python -m components.services

@@ -1,8 +1,9 @@
-"""Clips: animated GIF and WebP, MP4 and WebM, as evenly spaced frames. The only place that opens a clip."""
+"""Clips: animated GIF and WebP, MP4 and WebM, as evenly spaced frames, and back as pictures that move."""
 
 import io
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image, ImageFile
 
-from catalog.images import Limits, PictureError, to_rgb
+from catalog.images import Limits, PictureError, decode, to_rgb
 from catalog.schema import DataError
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ CONTAINERS = {
     "WebM": "matroska",
 }  # FFmpeg's readers; it must not guess: a playlist names other files
 CODECS = ("h264", "hevc", "mpeg4", "vp8", "vp9", "av1", "libvpx", "libvpx-vp9", "libdav1d", "libaom-av1")
+# Of an animation on a page: what moves by itself must stop within five seconds (WCAG 2.2.2).
+FRAME_MS, ANIMATION_MS = 120, 4500
+ANIMATION_FRAMES = ANIMATION_MS // FRAME_MS
 DECODERS = BoundedSemaphore(4)  # clips at a time: a decoder of 4K video holds up to 200 MB
 
 Frame = Callable[[], Image.Image]  # makes the picture; to be called before the next frame is taken
@@ -109,6 +113,32 @@ def take_evenly(frames: Iterable[Frame]) -> list[Image.Image]:
         candidates.append(frame())
     count = min(FRAMES, len(candidates))
     return [candidates[place] for place in np.linspace(0, len(candidates) - 1, count).round().astype(int)]
+
+
+def animate(frames: Sequence[bytes], side: int, most: int = ANIMATION_FRAMES) -> bytes | None:
+    """Stored frames as an animated WebP to show; it stops within five seconds. A single frame gives a picture.
+
+    Args:
+        frames: As `catalog.schema` stores them; those that cannot be decoded are left out, `validate` lists them.
+        side: Pixels of the longer side, at most.
+        most: Frames, evenly spaced.
+
+    Returns:
+        None where no frame is left.
+    """
+    pictures: list[Image.Image] = []
+    for frame in frames[:: -(-len(frames) // most) or 1]:
+        with suppress(PictureError):
+            picture = decode(frame)
+            picture.thumbnail((side, side))
+            pictures.append(picture)
+    if not pictures:
+        return None
+    loops = ANIMATION_MS // (FRAME_MS * len(pictures))
+    moving = {"save_all": True, "append_images": pictures[1:], "duration": FRAME_MS, "loop": loops}
+    stream = io.BytesIO()
+    pictures[0].save(stream, "WEBP", quality=85, **(moving if len(pictures) > 1 else {}))
+    return stream.getvalue()
 
 
 def _container(data: bytes) -> str | None:

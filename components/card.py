@@ -1,19 +1,23 @@
 """The model card: what a reviewer must know about a version, from facts alone."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from components.evaluate import CANDIDATE
-from eval.gate import Decision, Evidence
+from eval.gate import Decision, Evidence, Verdict
 from eval.metrics import Scores
 from eval.segments import Segment, segments
 from eval.significance import bootstrap_interval
 
 BASELINES = ("bm25", "hybrid")
 LENGTH = 5000  # of a description, in MLflow's database
+HEADLINES = 2  # findings that the first sentence names
+ORDER: dict[Verdict, int] = {"failed": 0, "undecided": 1, "passed": 2}
+MARKDOWN = re.compile(r"[\\`*\[\]<>|]")
 
 
 def card(
@@ -43,37 +47,18 @@ def card(
         primary: The metric that counts most.
         again: How the champion was scored again, if it was.
     """
-    page = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,  # noqa: S701 - Markdown, which MLflow's page sanitises
-    ).get_template("model_card.md.jinja")
     baselines = [system for system in BASELINES if system in systems]
     own = candidate.scores.values
     parts = list(segments(own[primary], candidate.segments))
-    metrics = []
-    for metric, values in own.items():
-        low, high = bootstrap_interval(values)
-        metrics.append(
-            {
-                "name": metric,
-                "mean": values.mean(),
-                "low": low,
-                "high": high,
-                "champion": champion and champion.scores.values[metric].mean(),
-                "baselines": [systems[system].values[metric].mean() for system in baselines],
-            }
-        )
-    return page.render(
+    return _template().render(
         name=name,
         version=version,
-        decision=decision,
+        verdict=verdict_sentence(decision, version),
+        findings=sorted(decision.findings, key=lambda finding: ORDER[finding.verdict]),
         queries=len(candidate.segments),
         champion=champion,
         baselines=baselines,
-        metrics=metrics,
+        metrics=list(_metric_rows(candidate.scores, champion, [systems[system] for system in baselines])),
         segments=parts,
         primary=primary,
         weaknesses=list(weaknesses(parts, float(own[primary].mean()), primary, systems, validation)),
@@ -83,6 +68,33 @@ def card(
         lineage=lineage,
         again=again,
     )
+
+
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # noqa: S701 - Markdown, which MLflow's page sanitises
+    )
+    environment.filters["escape_markdown"] = escape_markdown
+    return environment.get_template("model_card.md.jinja")
+
+
+def _metric_rows(
+    scores: Scores, champion: Evidence | None, baselines: Sequence[Scores]
+) -> Iterator[dict[str, Any]]:
+    for metric, values in scores.values.items():
+        low, high = bootstrap_interval(values)
+        yield {
+            "name": metric,
+            "mean": values.mean(),
+            "low": low,
+            "high": high,
+            "champion": champion and champion.scores.values[metric].mean(),
+            "baselines": [system.values[metric].mean() for system in baselines],
+        }
 
 
 def weaknesses(
@@ -117,8 +129,46 @@ def weaknesses(
             yield f"The data breaks a rule that only warns: {rule['says']} ({rule['count']:,} of {rule['total']:,})."
 
 
-def description(text: str) -> str:
-    """A card as a version's description: whole sections, as many as there is room for."""
+def verdict_sentence(decision: Decision, version: str) -> str:
+    """What the gate's verdict asks a person to do, and why, in one sentence.
+
+    Args:
+        decision: Of the gate.
+        version: The candidate's number.
+    """
+    if decision.passed:
+        return f"Gate passed: version {version} may be promoted with python -m components.registry promote {version}."
+    against = sorted(
+        (finding for finding in decision.findings if finding.verdict != "passed"),
+        key=lambda finding: ORDER[finding.verdict],
+    )
+    why = [finding.headline or finding.text.rstrip(".") for finding in against[:HEADLINES]]
+    if more := len(against) - len(why):
+        why.append(f"and {more} more")
+    yet, advice = ("", "see the decision page")
+    if decision.verdict == "undecided":
+        yet, advice = (" yet", "judge more queries, the decision page says how many")
+    return f"Gate {decision.verdict}: do not promote version {version}{yet}; {', '.join(why)}; {advice}."
+
+
+def escape_markdown(text: str) -> str:
+    """A text that Markdown shows as it is, in one line: names of segments are data."""
+    return MARKDOWN.sub(r"\\\g<0>", " ".join(text.split()))
+
+
+def description(text: str, page: str) -> str:
+    """A card as MLflow's description of a version or run: the verdict, a link, and whole sections, as many as fit.
+
+    Args:
+        text: Of `card`.
+        page: Where the decision page is: of `tracking.artifact_link`.
+    """
+    _, verdict, sections = text.split("\n\n", 2)
+    # plain: lists of versions show the beginning of a description without reading its Markdown
+    return _whole_sections(f"{verdict.strip('*')}\n\n[Open the decision page]({page})\n\n{sections}")
+
+
+def _whole_sections(text: str) -> str:
     kept = ""
     for number, section in enumerate(text.split("\n## ")):
         part = f"\n## {section}" if number else section

@@ -2,7 +2,7 @@
 
 import io
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from PIL import Image
 
 from catalog import store
-from catalog.images import PictureError, decode, pixel_hash
+from catalog.clips import animate
+from catalog.images import decode, pixel_hash
 from catalog.schema import DataError
 from catalog.text import normalise
 
@@ -27,7 +27,6 @@ TEXTS, PICTURES = 6, 4  # example queries
 SIDE = 400  # pixels of a picture that is shown on 200
 QUERY_SIDE = 1024  # pixels of a picture that is searched with
 KEPT = 32  # pictures that were searched with, of at most 3 MB of pixels each
-FRAMES, FRAME_MS, CLIP_MS = 32, 120, 4500  # what moves must stop within five seconds (WCAG 2.2.2)
 DECODERS = BoundedSemaphore(2)  # pictures decoded at once, each of up to 50 million pixels
 
 
@@ -127,11 +126,13 @@ class Products:
     def _picture(self, row: int) -> bytes | None:
         """What `image` gives, as WebP; None where it cannot be shown."""
         image = self.image(row)
-        return _webp([image], SIDE) if image else None
+        with DECODERS:
+            return animate([image], SIDE) if image else None
 
     def _clip(self, row: int) -> bytes | None:
         """A moving picture, as WebP; None where there is none that can be shown."""
-        return _webp(_frames(self._read(row, ["video"])), SIDE // 2)
+        with DECODERS:
+            return animate(_frames(self._read(row, ["video"])), SIDE // 2)
 
     def _read(self, row: int, columns: Sequence[str]) -> dict[str, Any]:
         """Columns of one product, in small batches of its row group up to it: memory stays small."""
@@ -284,25 +285,4 @@ def _filled(parquet: pq.ParquetFile, column: str) -> np.ndarray:
 
 
 def _frames(product: Mapping[str, Any]) -> list[bytes]:
-    frames = [frame["bytes"] for frame in product.get("video") or [] if frame and frame["bytes"]]
-    return frames[:: -(-len(frames) // FRAMES) or 1]
-
-
-def _webp(pictures: Iterable[bytes], side: int) -> bytes | None:
-    """Pictures as one WebP, at most `side` pixels wide and high; None where one is broken or there are none."""
-    frames: list[Image.Image] = []
-    with DECODERS:
-        try:
-            for data in pictures:
-                frame = decode(data)
-                frame.thumbnail((side, side))
-                frames.append(frame)
-        except PictureError:  # the page shows that there is no picture; validate counts the broken ones
-            return None
-        if not frames:
-            return None
-        stream = io.BytesIO()
-        loops = max(1, CLIP_MS // (FRAME_MS * len(frames)))
-        moving = {"save_all": True, "append_images": frames[1:], "duration": FRAME_MS, "loop": loops}
-        frames[0].save(stream, "WEBP", quality=85, **(moving if len(frames) > 1 else {}))
-    return stream.getvalue()
+    return [frame["bytes"] for frame in product.get("video") or [] if frame and frame["bytes"]]

@@ -108,9 +108,9 @@ def gather(data: Path, limits: Limits, languages: Collection[str] = ()) -> dict[
           have its pixels or its description, same_pixels and same_description; null where it has none; and the
           language of title and description as foreign, where it is clear and another, and how many letters
           and digits they have
-        - queries: query_id, text, split, judged_by, frequency, asks ("text", "image", "text + image"), exact (judgements
-          of grade 3, for test queries only), the splits that share its `text` or `pixels` with it where there are
-          several, and a `Look`
+        - queries: query_id, text, split, judged_by, frequency, asks ("text", "image", "text + image"), exact
+          (judgements of grade 3, for test queries only), the splits that share its `text` or `pixels` with it
+          where there are several, and a `Look`
         - judgements: query_id, product_id, grade, and the id that is not in its table as unknown_query, unknown_product
         - exact_matches: one row per split and product judged exact there, for derived queries; the splits that share
           its id, title or pixels, and the target of another split whose picture is another one and looks the same

@@ -4,6 +4,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.registry import copied_from
 from fusion.search import FIELDS, FILTERS, SearchIndex
 
 if TYPE_CHECKING:
@@ -35,13 +36,13 @@ def registered(
         tags: Of a new version.
         published: Whether one of its encoders is in the Hugging Face format.
     """
-    if found := _versions(client, run):
+    if found := _versions(client, run, name):
         return found[0]
     import mlflow
 
     mlflow.register_model(_logged(client, run) or _log(model, index, profile, published), name, tags=tags)
     # A request that the server served and could not answer was sent again: the second version is one too many.
-    first, *again = _versions(client, run)
+    first, *again = _versions(client, run, name)
     for one in again:
         client.delete_model_version(name, one.version)
     return first
@@ -62,9 +63,11 @@ def requirements(published: bool = False) -> list[str]:
     return [f"{name}=={Version(metadata.version(name)).public}" for name in names]
 
 
-def _versions(client: "MlflowClient", run: "ActiveRun") -> "list[ModelVersion]":
-    found = client.search_model_versions(f"run_id = '{run.info.run_id}'")
-    return sorted(found, key=lambda one: int(one.version))
+def _versions(client: "MlflowClient", run: "ActiveRun", name: str) -> "list[ModelVersion]":
+    """The run's versions of one model, without the copies that MLflow makes of them, which have the same run."""
+    versions = client.search_model_versions(f"run_id = '{run.info.run_id}'")
+    originals = [version for version in versions if version.name == name and not copied_from(version)]
+    return sorted(originals, key=lambda version: int(version.version))
 
 
 def _logged(client: "MlflowClient", run: "ActiveRun") -> str | None:
@@ -85,7 +88,6 @@ def _log(model: Path, index: Path, profile: Path, published: bool) -> str:
     from mlflow.models import ModelSignature
     from mlflow.types.schema import Array, ColSpec, DataType, Object, ParamSchema, ParamSpec, Property, Schema
 
-    inputs = Schema([ColSpec("string", "text", required=False), ColSpec("string", "image", required=False)])
     values = [Property(name, Array(DataType.string), required=False) for name in FILTERS]
     params = [
         ParamSpec("k", "long", 10),
@@ -105,7 +107,8 @@ def _log(model: Path, index: Path, profile: Path, published: bool) -> str:
         python_model=_source("fusion") / "serving.py",
         artifacts={"model": str(model), "index": str(index), "profile": str(profile)},
         code_paths=[str(_source(package)) for package in CODE],
-        signature=ModelSignature(inputs, Schema(columns), ParamSchema(params)),
+        # no schema of the inputs: MLflow would drop columns that it does not know, where the model refuses them
+        signature=ModelSignature(None, Schema(columns), ParamSchema(params)),
         input_example=(pd.DataFrame({"text": ["red dotted mug"]}), {"k": 5, "filters": {"color": ["red"]}}),
         pip_requirements=requirements(published),
     ).model_uri

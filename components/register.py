@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from catalog import store
 from components import tracking
 from components.beside import PROFILE
-from components.card import card, description
+from components.card import card, description, verdict_sentence
 from components.decision import (
     build_decision_page,
     champion_version,
@@ -48,6 +48,7 @@ EVIDENCE = (
     f"runs/{CANDIDATE}.parquet", "report.html",
 )  # fmt: skip
 RESULT, CARD, DECISION = "registration.json", "model_card.md", "decision.html"
+SYSTEMS = "systems.json"  # artifact: a table of every system's metrics
 WEIGHTS = "vitrine.weights"  # tag of a version: what survey answers about an equal one are found by
 TAG_LENGTH = 5000  # MLflow's limit
 
@@ -134,8 +135,9 @@ def _register(
             (out / DECISION).write_text(render(page))
             _write_summary(out, params.model_name, version, run, champion, judged_champion, aliases, decision)
             tracking.attach(run, out, sorted(path.name for path in out.iterdir()))
-            _announce(registry, version, decision, champion, told)
-            client.set_tag(run.info.run_id, "mlflow.note.content", description(told))
+            link = tracking.artifact_link(run.info.experiment_id, run.info.run_id, DECISION)
+            _announce(registry, version, decision, champion, description(told, link))
+            client.set_tag(run.info.run_id, "mlflow.note.content", description(told, link))
             # last: a version that is the champion already takes its verdict from what was attached
             registry.challenge(str(version.version), earned=CHALLENGER in aliases)
             if CHAMPION in aliases:
@@ -153,8 +155,12 @@ def _log_run(
     validation: dict[str, Any],
     lineage: dict[str, str],
 ) -> None:
-    """Parameters, metrics, data set and evidence of the chain."""
-    tracking.log(client, run, _flat(source["params"]), _metrics(evaluation, validation), _curves(model))
+    """Parameters, metrics, data set and evidence of the chain; the numbers of all systems as a table."""
+    means = json.loads((evaluation / "metrics.json").read_text())
+    facts = json.loads((evaluation / "facts.json").read_text())
+    metrics = _metrics(means[CANDIDATE], facts, validation)
+    tracking.log(client, run, _flat(source["params"]), metrics, _curves(model))
+    tracking.log_table(client, run, SYSTEMS, [{"system": name, **values} for name, values in means.items()])
     tracking.used(client, run, validation, lineage)
     tracking.attach(run, evaluation, EVIDENCE, "evaluation")
     tracking.attach(run, report, sorted(page.name for page in report.glob("*.html")), "validation")
@@ -266,15 +272,15 @@ def _flat(params: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {f"{section}.{key}": value for section, keys in params.items() for key, value in keys.items()}
 
 
-def _metrics(evaluation: Path, validation: dict[str, Any]) -> dict[str, float]:
-    """The candidate's metrics by their own name, those of the baselines under `system/`, the facts, and the drift."""
-    by_system = json.loads((evaluation / "metrics.json").read_text())
-    ours = by_system.pop(CANDIDATE)
-    theirs = {
-        f"{system}/{name}": value for system, means in by_system.items() for name, value in means.items()
-    }
+def _metrics(
+    means: dict[str, float], facts: dict[str, float], validation: dict[str, Any]
+) -> dict[str, float]:
+    """What runs are compared by: the candidate's metrics and facts, and the drift.
+
+    MLflow draws a bar chart for each, so numbers of other systems, and of a survey's models, are not among them.
+    """
     drift = {"drift": validation["champion"]["drift"]} if validation["champion"] else {}
-    return ours | theirs | json.loads((evaluation / "facts.json").read_text()) | drift
+    return means | {name: value for name, value in facts.items() if "/" not in name} | drift
 
 
 def _curves(model: Path) -> list[dict[str, float]]:
@@ -299,14 +305,15 @@ def _earned(decision: Decision, params: RegisterParams) -> list[str]:
 
 
 def _announce(
-    registry: Registry, version: "ModelVersion", decision: Decision, champion: str | None, told: str
+    registry: Registry, version: "ModelVersion", decision: Decision, champion: str | None, text: str
 ) -> None:
-    """Write the verdict on the version."""
+    """Write the verdict on the version, and its description."""
+    sentence = verdict_sentence(decision, str(version.version))
     tags = {
         GATE: decision.verdict,
-        REASONS: " ".join(decision.reasons)[:TAG_LENGTH],
+        REASONS: " ".join([sentence, *decision.reasons])[:TAG_LENGTH],
         COMPARED_WITH: champion or "",
     }
     for tag, value in tags.items():
         registry.client.set_model_version_tag(registry.name, version.version, tag, value)
-    registry.client.update_model_version(registry.name, version.version, description(told))
+    registry.client.update_model_version(registry.name, version.version, text)

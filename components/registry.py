@@ -4,18 +4,21 @@ Every move of the alias `champion` is a parameter of one MLflow run, the model's
 change once it is set, and its database lets one of two writers set it: so the history only grows, and of two
 promotions at once one wins and the other is told. A move is first written down and then made, so that what a kill
 interrupts, the next command finishes. A move made by hand in MLflow's UI is found by the next command, and written
-down as such.
+down as such; so is a copy that MLflow's "Promote model" made of a version whose gate did not pass. As long as such a
+champion or copy stands, each command warns of it.
 """
 
 import argparse
 import getpass
 import json
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -35,6 +38,9 @@ HISTORY = "vitrine.history"  # tag of the model: the run that holds its history
 GATE, REASONS, COMPARED_WITH = "vitrine.gate", "vitrine.reasons", "vitrine.compared_with"  # tags of a version
 DONE = " done"
 REASON = 1000  # characters
+UNKNOWN = "unknown"
+COPY = re.compile(r"models:/([^/]+)/(\d+)")  # source of a version that MLflow's "Promote model" made
+COPIED = "copy "  # how the parameters of the history begin that hold copies
 
 How = Literal["promoted", "promoted by the chain", "rolled back", "by hand"]
 
@@ -61,6 +67,31 @@ class Move:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class Copy:
+    """A copy that MLflow's "Promote model" made of a version whose gate did not pass.
+
+    Attributes:
+        at: When it was made, ISO 8601 in UTC.
+        by: Who, where MLflow knows.
+        version: The version that was copied.
+        model, number: The model and version that the copy is.
+        verdict: The gate's on `version`, when the copy was noticed.
+    """
+
+    at: str
+    by: str
+    version: str
+    model: str
+    number: str
+    verdict: str
+
+    @property
+    def key(self) -> str:
+        """The parameter of the history that holds it; a model's name may have characters that none may have."""
+        return COPIED + blake2b(f"{self.model}/{self.number}/{self.at}".encode(), digest_size=8).hexdigest()
+
+
 class Registry:
     """One registered model, its aliases, and the history of its champion.
 
@@ -72,6 +103,7 @@ class Registry:
     def __init__(self, client: "MlflowClient", name: str) -> None:
         self.client, self.name = client, name
         self._run = self._history_run()
+        self._shown: set[str] = set()
 
     def alias(self, alias: str) -> str | None:
         """The version that has it."""
@@ -94,9 +126,28 @@ class Registry:
         """The history, oldest first."""
         return [move for move, _ in self._written()]
 
+    def copies(self) -> list[Copy]:
+        """The copies that the history holds, oldest first."""
+        params = self.client.get_run(self._run).data.params
+        copies = [Copy(**json.loads(value)) for key, value in params.items() if key.startswith(COPIED)]
+        return sorted(copies, key=lambda copy: copy.at)
+
+    def finish(self) -> str | None:
+        """Finish a move that was interrupted, write down what was done by hand; the champion."""
+        champion, _ = self._settled()
+        new = {copy.key: copy for copy in self._standing_copies()}
+        for key in new.keys() - {copy.key for copy in self.copies()}:
+            self._write_copy(new[key])
+        return champion
+
     def settle(self) -> str | None:
-        """Finish a move that was interrupted, write down one that was made by hand; the champion."""
-        return self._settled()[0]
+        """`finish`, and warn on stderr of what was done by hand against the gate, once in a process; the champion."""
+        champion = self.finish()
+        for line in [*self._champion_warning(champion), *map(self._copy_warning, self._standing_copies())]:
+            if line not in self._shown:
+                print(f"{self.name}: warning: {line}", file=sys.stderr)
+                self._shown.add(line)
+        return champion
 
     def move(self, new: str, how: How, seen: str | None, reason: str = "") -> None:
         """Make a version the champion.
@@ -145,10 +196,56 @@ class Registry:
                 if (newest := self.moves()[-1]) != last:  # somebody else finished it, and went on
                     self._point(newest.new)
             elif champion != known:
-                self._write(self._noted("by hand", known, champion, by="unknown"), len(written) + 1)
+                self._write(self._noted("by hand", known, champion, by=UNKNOWN), len(written) + 1)
                 self._name_runs(known, champion)
             else:
                 return champion, len(written)
+
+    def _champion_warning(self, champion: str | None) -> Iterator[str]:
+        moves = self.moves()
+        if champion is None or moves[-1].how != "by hand":
+            return
+        verdict = self.version(champion).tags.get(GATE)
+        if verdict != "passed":
+            undo = "rollback" if previous_champion(moves, champion) else "promote VERSION"
+            yield (
+                f"version {champion} was made champion by hand, and {_gate_words(verdict)}; to undo: python -m "
+                f"components.registry {undo}"
+            )
+
+    def _copy_warning(self, copy: Copy) -> str:
+        return (
+            f"version {copy.version} was copied as {copy.model} version {copy.number} in MLflow, and "
+            f"{_gate_words(copy.verdict)}; to undo: delete version {copy.number} of {copy.model} in MLflow"
+        )
+
+    def _standing_copies(self) -> list[Copy]:
+        """The copies there are of versions whose gate did not pass, by today's verdict."""
+        verdicts = {str(version.version): version.tags.get(GATE, UNKNOWN) for version in self.versions()}
+        copies = []
+        for copy in self.client.search_model_versions(f"source_path LIKE 'models:/{self.name}/%'"):
+            source = COPY.fullmatch(copy.source or "")
+            if not source or source[1] != self.name:
+                continue
+            verdict = verdicts.get(
+                source[2], copy.tags.get(GATE, UNKNOWN)
+            )  # what was copied may be deleted by now
+            if verdict != "passed":
+                at = datetime.fromtimestamp(copy.creation_timestamp / 1000, UTC).isoformat(
+                    timespec="microseconds"
+                )
+                by = copy.user_id or UNKNOWN
+                copies.append(Copy(at, by, source[2], copy.name, str(copy.version), verdict))
+        return copies
+
+    def _write_copy(self, copy: Copy) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.log_param(self._run, copy.key, json.dumps(asdict(copy)))
+        except MlflowException:
+            if copy.key not in {other.key for other in self.copies()}:  # nobody else wrote it down
+                raise
 
     def _history_run(self) -> str:
         """The run of the history: whoever makes the model makes it, and the model's tag names it."""
@@ -200,7 +297,7 @@ class Registry:
         return True
 
     def _noted(self, how: How, old: str | None, new: str | None, by: str = "", reason: str = "") -> Move:
-        verdict = self.version(new).tags.get(GATE, "unknown") if new else ""
+        verdict = self.version(new).tags.get(GATE, UNKNOWN) if new else ""
         now = datetime.now(UTC).isoformat(timespec="microseconds")
         return Move(now, by or user(), how, old, new, verdict, reason)
 
@@ -222,6 +319,18 @@ class Registry:
                     alias for alias, number in sorted(aliases.items()) if str(number) == str(one.version)
                 ]
                 self.client.update_run(one.run_id, name=" · ".join([f"version {one.version}", *roles]))
+
+
+def copied_from(version: "ModelVersion") -> str | None:
+    """The address of the version that MLflow copied, such as "models:/product-search/4"; None for an original."""
+    source = str(version.source or "")
+    return source if COPY.fullmatch(source) else None
+
+
+def _gate_words(verdict: str | None) -> str:
+    if verdict in (None, UNKNOWN):
+        return "no gate has judged it"
+    return "its gate failed" if verdict == "failed" else f"its gate is {verdict}"
 
 
 def user() -> str:
@@ -257,7 +366,7 @@ def promote(registry: Registry, number: str, force: bool = False, reason: str = 
     if verdict is None:
         wrong = "no gate has judged it; register it with the chain"
     elif verdict != "passed":
-        wrong = f"its gate {verdict}: {version.tags.get(REASONS, '')}"
+        wrong = version.tags.get(REASONS) or f"its gate {verdict}"
     elif compared != (champion or ""):
         against = f"version {compared}" if compared else "no champion"
         wrong = f"it was judged against {against}, and now there is {standing}; register it again"
@@ -270,38 +379,62 @@ def promote(registry: Registry, number: str, force: bool = False, reason: str = 
     return f"version {number} is the champion; before, there was {standing}"
 
 
-def rollback(registry: Registry) -> str:
-    """Make the previous champion the champion again; a second time, the one before it.
+def previous_champion(moves: Sequence[Move], champion: str | None) -> str | None:
+    """The version that a rollback makes champion; None where there is none.
 
-    Raises:
-        DataError: where there is none, or somebody was faster.
+    Args:
+        moves: The history, oldest first.
+        champion: Today's.
     """
-    champion = registry.settle()
     reigns: list[str] = []
-    for move in registry.moves():
+    for move in moves:
         if move.how == "rolled back":
             while reigns and reigns[-1] != move.new:
                 reigns.pop()
         elif move.new:
             reigns.append(move.new)
     before = reigns[:-1] if champion else reigns
+    return before[-1] if before else None
+
+
+def rollback(registry: Registry) -> str:
+    """Make the previous champion the champion again; a second time, the one before it.
+
+    Raises:
+        DataError: where there is none, or somebody was faster.
+    """
+    champion = registry.finish()
+    before = previous_champion(registry.moves(), champion)
     if not before:
         raise DataError(f"{registry.name} has no previous champion to go back to; see the history")
-    registry.version(before[-1])
-    registry.move(before[-1], "rolled back", champion)
-    return f"version {before[-1]} is the champion again; before, it was {f'version {champion}' if champion else 'none'}"
+    registry.version(before)
+    registry.move(before, "rolled back", champion)
+    return f"version {before} is the champion again; before, it was {f'version {champion}' if champion else 'none'}"
 
 
 def history(registry: Registry) -> str:
-    """Every change of champion, as a table; oldest first."""
+    """Every change of champion, and every copy against the gate, as a table; oldest first."""
     registry.settle()
     rows = [
-        [move.at[:19] + "Z", move.old or "–", move.new or "–", move.how, move.by, move.verdict, move.reason]
+        [move.at, move.old or "–", move.new or "–", move.how, move.by, move.verdict, move.reason]
         for move in registry.moves()
     ]
-    return (
-        table([["when", "from", "to", "how", "by", "gate", "reason"], *rows]) if rows else "no champion yet"
-    )
+    rows += [
+        [
+            copy.at,
+            copy.version,
+            f"{copy.model} version {copy.number}",
+            "copied in MLflow",
+            copy.by,
+            copy.verdict,
+            "",
+        ]
+        for copy in registry.copies()
+    ]
+    if not rows:
+        return "no champion yet"
+    lines = [[f"{at[:19]}Z", *cells] for at, *cells in sorted(rows, key=lambda row: row[0])]
+    return table([["when", "from", "to", "how", "by", "gate", "reason"], *lines])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
 
 from catalog import store
-from catalog.images import PictureError, decode
+from catalog.clips import animate
 from catalog.schema import GRADE_NAMES
 from eval.metrics import Scores
 from eval.people import Agreement, Answers, Rating, agreement, ratings
@@ -27,7 +25,7 @@ from fusion.model import ProductSearchModel
 EXAMPLES = 5  # queries most won, and most lost
 SHOWN = 8  # products of each
 FREQUENT = 10  # queries
-CLIP_SIDE, CLIP_FRAMES, CLIP_MS = 132, 8, 150  # pixels; frames of an animated picture; milliseconds of each
+CLIP_SIDE, CLIP_FRAMES = 132, 8  # pixels and frames of a clip that is shown
 Explainer = Callable[[Mapping[str, Any], Mapping[str, Any]], Why]
 
 
@@ -88,7 +86,7 @@ def build_report(
 
     @cache
     def clip(product: str) -> bytes | None:
-        return animate(products[product]["video"])
+        return clip_of(products[product])
 
     def result(query: str, product: str, score: float) -> Result:
         row = products[product]
@@ -204,22 +202,7 @@ def picture_of(row: Mapping[str, Any]) -> bytes | None:
     return row["image"] and row["image"]["bytes"]
 
 
-def animate(frames: Sequence[Mapping[str, Any]] | None) -> bytes | None:
-    """A clip as a small animated WebP; None without two frames that can be decoded.
-
-    Args:
-        frames: Values as in `catalog.schema.PICTURE`.
-    """
-    pictures: list[Image.Image] = []
-    for frame in (frames or [])[:: max(1, len(frames or []) // CLIP_FRAMES)]:
-        with suppress(PictureError):  # validate lists it; a page shows what can be shown
-            picture = decode(frame["bytes"])
-            picture.thumbnail((CLIP_SIDE, CLIP_SIDE))
-            pictures.append(picture)
-    if len(pictures) < 2:
-        return None
-    stream = io.BytesIO()
-    pictures[0].save(
-        stream, "WEBP", save_all=True, append_images=pictures[1:], duration=CLIP_MS, loop=0, quality=70
-    )
-    return stream.getvalue()
+def clip_of(row: Mapping[str, Any]) -> bytes | None:
+    """The clip of a row as a small animated picture; None for no clip."""
+    frames = [frame["bytes"] for frame in row["video"] or [] if frame["bytes"]]
+    return animate(frames, CLIP_SIDE, CLIP_FRAMES) if len(frames) > 1 else None

@@ -25,6 +25,8 @@ from catalog.schema import DataError
 
 DATABASE, BUCKET = "mlflow", "mlflow"
 LIMIT = 180  # seconds for a service to start
+# MLflow's server else starts seven processes for jobs on language models
+NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def free_port() -> int:
@@ -173,8 +175,8 @@ def server(
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--backend-store-uri", database, "--artifacts-destination", artifacts, "--workers", "1"]
 
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", **(env or {})}
-    with running(command, folder / "mlflow.log", answers(f"{address}/health"), quiet) as process:
+    environment = {"MLFLOW_DISABLE_TELEMETRY": "true", **NO_JOBS, **(env or {})}
+    with running(command, folder / "mlflow.log", answers(f"{address}/health"), environment) as process:
         yield process
 
 

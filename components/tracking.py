@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
 
 import yaml
 
@@ -24,8 +25,12 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 EXPERIMENT = "product-search"
+UI_ADDRESS = "http://127.0.0.1:5000"  # of `make ui`
+# MLflow opens in its view for language models, which hides training runs, models and versions
+ML_VIEW = "?workflowType=machine_learning"
 CHAIN = "vitrine.chain"
 TRAINING = "vitrine.training"
+TABLES_OF_A_RUN = "mlflow.loggedArtifacts"  # tag by which MLflow's UI knows which JSON files are tables
 ATTEMPTS, WAIT = 4, 5  # times, and seconds
 LIBRARIES = ("torch", "numpy", "pyarrow", "mlflow")
 VARIABLES = {
@@ -70,6 +75,56 @@ def connect() -> "MlflowClient":
         client = mlflow.MlflowClient()
         mlflow.set_experiment(experiment_id=experiment(client, EXPERIMENT))
     return client
+
+
+def has_server() -> bool:
+    """Whether a server is tracked, rather than a file."""
+    return urlsplit(os.environ.get("MLFLOW_TRACKING_URI", "")).scheme in ("http", "https")
+
+
+def ui_url(path: str) -> str:
+    """The address of a page of MLflow's UI: on the tracked server, or on `make ui` where the store is a local file.
+
+    Args:
+        path: Of the page, behind "#/".
+    """
+    server = UI_ADDRESS
+    if has_server():
+        uri = urlsplit(os.environ["MLFLOW_TRACKING_URI"])
+        host = uri.netloc.rpartition("@")[2]  # a page must not show the user's password
+        server = f"{uri.scheme}://{host}{uri.path.rstrip('/')}"
+    return f"{server}/#/{path}"
+
+
+def version_url(name: str, version: str) -> str:
+    """The address of a model version's page in MLflow's UI."""
+    return ui_url(f"models/{quote(name, safe='')}/versions/{version}{ML_VIEW}")
+
+
+def model_url(name: str) -> str:
+    """The address of a registered model's page in MLflow's UI, which lists its versions."""
+    return ui_url(f"models/{quote(name, safe='')}{ML_VIEW}")
+
+
+def experiment_url(experiment_id: str) -> str:
+    """The address of an experiment's table of runs in MLflow's UI."""
+    return ui_url(f"experiments/{experiment_id}/runs{ML_VIEW}")
+
+
+def artifact_link(experiment_id: str, run_id: str, path: str) -> str:
+    """The page of a run's artifact in MLflow's UI, as a link from another page of that UI."""
+    return f"#/experiments/{experiment_id}/runs/{run_id}/artifacts/{quote(path)}{ML_VIEW}"
+
+
+def artifact_url(experiment_id: str, run_id: str, path: str) -> str:
+    """The address of a run's artifact in MLflow's UI.
+
+    Args:
+        experiment_id: Of the experiment that has the run.
+        run_id: Of the run.
+        path: Of the artifact, below the root of the run's artifacts.
+    """
+    return ui_url(artifact_link(experiment_id, run_id, path).removeprefix("#/"))
 
 
 def _own_store() -> str:
@@ -272,6 +327,29 @@ def log(
         ]
     settings = [Param(name, _text(value)) for name, value in params.items()]
     client.log_batch(one.info.run_id, points, settings)
+
+
+def log_table(client: "MlflowClient", one: "ActiveRun", name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A table among the artifacts of a run, which MLflow's UI shows as one; logging the same twice changes nothing.
+
+    MLflow's own `log_table` appends to the table that an earlier attempt left.
+
+    Args:
+        client: Of `connect`.
+        one: Of `run`.
+        name: Of the artifact; ends in ".json".
+        rows: The same columns each; numbers, texts or None. Numbers are kept to four decimals, for reading.
+    """
+    columns = list(rows[0]) if rows else []
+    cells = [[row[column] for column in columns] for row in rows]
+    rounded = [[round(cell, 4) if isinstance(cell, float) else cell for cell in line] for line in cells]
+    table = {"columns": columns, "data": rounded}
+    client.log_text(one.info.run_id, json.dumps(table, allow_nan=False), name)
+    tags = client.get_run(one.info.run_id).data.tags
+    tables = json.loads(tags.get(TABLES_OF_A_RUN, "[]"))
+    entry = {"path": name, "type": "table"}
+    if entry not in tables:
+        client.set_tag(one.info.run_id, TABLES_OF_A_RUN, json.dumps([*tables, entry]))
 
 
 def _text(value: Any) -> str:

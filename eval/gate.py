@@ -63,7 +63,10 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Finding:
-    """One rule's verdict, in a person's words and in numbers; an estimated `value` lies in [`low`, `high`]."""
+    """One rule's verdict, in a person's words and in numbers; an estimated `value` lies in [`low`, `high`].
+
+    `headline` is the text without its details: what a sentence of several findings says of each.
+    """
 
     rule: str
     verdict: Verdict
@@ -72,6 +75,7 @@ class Finding:
     low: float | None = None
     high: float | None = None
     limit: float | None = None
+    headline: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,8 +130,9 @@ def decide(candidate: Evidence, champion: Evidence | None, rules: Rules) -> Deci
     """
     findings = [*_floors(candidate, rules), *_budgets(candidate, rules), *_rating(candidate, rules)]
     if champion is None:
-        text = "There is no champion yet, so there was nothing to compare with."
-        findings.append(Finding("champion", "passed", text))
+        headline = "There is no champion yet"
+        text = f"{headline}, so there was nothing to compare with."
+        findings.append(Finding("champion", "passed", text, headline=headline))
     else:
         if not np.array_equal(candidate.scores.query_ids, champion.scores.query_ids):
             raise JudgeError(
@@ -142,22 +147,25 @@ def decide(candidate: Evidence, champion: Evidence | None, rules: Rules) -> Deci
 def _floors(candidate: Evidence, rules: Rules) -> Iterator[Finding]:
     for name, limit in sorted(rules.floors.items()):
         value = float(_values(candidate, name).mean()) if is_metric(name) else candidate.facts.get(name)
-        yield _bound("floor", name, value, limit, "too low: ", "at least {:.4g} is required")
+        yield _bound("floor", name, value, limit, "too low", "at least {:.4g} is required")
 
 
 def _budgets(candidate: Evidence, rules: Rules) -> Iterator[Finding]:
     for name, limit in sorted(rules.budgets.items()):
         value = candidate.facts.get(name)
-        yield _bound("budget", name, value, limit, "too high: ", "at most {:.4g} is allowed")
+        yield _bound("budget", name, value, limit, "too high", "at most {:.4g} is allowed")
 
 
 def _bound(kind: str, name: str, value: float | None, limit: float, wrong: str, asked: str) -> Finding:
+    required = asked.format(limit)
     if value is None or math.isnan(value):
-        text = f"{name} was not measured; {asked.format(limit)}."
-        return Finding(f"{kind} {name}", "failed", text, limit=limit)
+        headline = f"{name} was not measured"
+        return Finding(f"{kind} {name}", "failed", f"{headline}; {required}.", limit=limit, headline=headline)
     passed = value >= limit if kind == "floor" else value <= limit
-    text = f"{name} is {value:.4g}; {'' if passed else wrong}{asked.format(limit)}."
-    return Finding(f"{kind} {name}", "passed" if passed else "failed", text, value=value, limit=limit)
+    headline = f"{name} is {value:.4g}" + ("" if passed else f", {wrong}")
+    text = f"{name} is {value:.4g}; {'' if passed else f'{wrong}: '}{required}."
+    verdict: Verdict = "passed" if passed else "failed"
+    return Finding(f"{kind} {name}", verdict, text, value=value, limit=limit, headline=headline)
 
 
 def _rating(candidate: Evidence, rules: Rules) -> Iterator[Finding]:
@@ -165,15 +173,21 @@ def _rating(candidate: Evidence, rules: Rules) -> Iterator[Finding]:
     if limit is None:
         return
     if rating is None:
-        yield Finding("rating", "passed", "No survey rated the candidate, so no rating was asked of it.")
+        headline = "No survey rated the candidate"
+        yield Finding("rating", "passed", f"{headline}, so no rating is required.", headline=headline)
         return
     passed = rating.mean >= limit
-    text = (
-        f"People rated the candidate {rating.mean:.2f} ({rating.low:.2f} to {rating.high:.2f}, {rating.queries:,} "
-        f"queries); {'' if passed else 'too low: '}at least {limit:.4g} is required."
-    )
+    headline = f"People rated the candidate {rating.mean:.2f}"
     low, high = (None if math.isnan(end) else end for end in (rating.low, rating.high))
-    yield Finding("rating", "passed" if passed else "failed", text, rating.mean, low, high, limit)
+    interval = "" if low is None else f"{rating.low:.2f} to {rating.high:.2f}, "
+    text = (
+        f"{headline} ({interval}{rating.queries:,} queries); {'' if passed else 'too low: '}at least {limit:.4g} is "
+        "required."
+    )
+    headline += "" if passed else ", too low"
+    yield Finding(
+        "rating", "passed" if passed else "failed", text, rating.mean, low, high, limit, headline=headline
+    )
 
 
 @dataclass(frozen=True)
@@ -197,34 +211,43 @@ class _Change:
         if test.high <= 0:
             return cls(value, low, high, "failed", "")
         seen = detectable(excess, POWER, rules.confidence)
-        hint = f" So many queries show a distance of {seen:.4f} with a chance of {100 * POWER:g} %"
+        hint = f" {len(excess):,} queries detect {seen:.4f} at {100 * POWER:g} % power"
         if test.difference > 0:
             needed = float(f"{len(excess) * (seen / test.difference) ** 2:.2g}")
-            hint += f"; this one, of {test.difference:.4f}, needs about {needed:,.0f}"
+            hint += f"; this distance of {test.difference:.4f} needs about {needed:,.0f}"
         return cls(value, low, high, "undecided", f"{hint}.")
 
-    def told(self, metric: str, queries: int, rules: Rules) -> str:
+    def numbers(self, queries: int, rules: Rules) -> str:
         return (
-            f"{metric} changes by {self.value:+.4f} ({100 * rules.confidence:g} % interval "
-            f"{self.low:+.4f} to {self.high:+.4f}, {queries:,} queries)"
+            f"{self.value:+.4f} ({100 * rules.confidence:g} % interval {self.low:+.4f} to {self.high:+.4f}, "
+            f"{queries:,} queries)"
         )
 
 
 def _gain(difference: np.ndarray, rules: Rules) -> Finding:
     change = _Change.of(difference, rules.min_gain, rules)
     if change.low > 0 and (change.verdict == "passed" or rules.min_gain > 0):
-        standing = "The candidate is better than the champion"
+        standing = "significantly better than"
     elif change.high < 0:
-        standing = "The candidate is worse than the champion"
+        standing = "significantly worse than"
     else:
-        standing = "Candidate and champion cannot be told apart"
-    end = {"passed": "is shown", "failed": "is not reached", "undecided": "cannot be decided"}[change.verdict]
-    text = (
-        f"{standing}: {change.told(rules.primary, len(difference), rules)}. More than {rules.min_gain:+.4f} is "
-        f"required, which {end}.{change.hint}"
-    )
+        standing = "not significantly different from"
+    amount = f" by more than {rules.min_gain:.4f}" if rules.min_gain else ""
+    headline = {
+        "passed": f"{rules.primary} improved{amount}",
+        "failed": f"{rules.primary} did not improve{amount}",
+        "undecided": f"{rules.primary} may or may not have improved{amount}",
+    }[change.verdict]
+    text = f"{headline}: {change.numbers(len(difference), rules)}, {standing} the champion.{change.hint}"
     return Finding(
-        f"gain {rules.primary}", change.verdict, text, change.value, change.low, change.high, rules.min_gain
+        f"gain {rules.primary}",
+        change.verdict,
+        text,
+        change.value,
+        change.low,
+        change.high,
+        rules.min_gain,
+        headline,
     )
 
 
@@ -232,17 +255,21 @@ def _margins(candidate: Evidence, champion: Evidence, rules: Rules) -> Iterator[
     for metric, margin in sorted(rules.margins.items()):
         difference = differences(_values(candidate, metric), _values(champion, metric))
         change = _Change.of(difference, -margin, rules)
-        end = {
-            "passed": "and does not",
-            "failed": "and does",
-            "undecided": "and whether it does cannot be decided",
+        headline = {
+            "passed": f"{metric} did not drop by {margin:.4f} or more",
+            "failed": f"{metric} dropped by {margin:.4f} or more",
+            "undecided": f"{metric} may have dropped by {margin:.4f} or more",
         }[change.verdict]
-        text = (
-            f"{change.told(metric, len(difference), rules)}. It may not fall by {margin:.4f} or more, {end}."
-            f"{change.hint}"
-        )
+        text = f"{headline}: {change.numbers(len(difference), rules)} against the champion.{change.hint}"
         yield Finding(
-            f"margin {metric}", change.verdict, text, change.value, change.low, change.high, -margin
+            f"margin {metric}",
+            change.verdict,
+            text,
+            change.value,
+            change.low,
+            change.high,
+            -margin,
+            headline,
         )
 
 
@@ -258,16 +285,18 @@ def _segments(difference: np.ndarray, segments: np.ndarray, rules: Rules) -> Ite
         value = float(part.mean())
         passed = value >= 0 or p_value > 1 - rules.confidence
         low, high = bootstrap_interval(part, rules.resamples, rules.seed, rules.confidence)
+        headline = f"Segment '{name}' is {'not ' if passed else ''}significantly worse"
         text = (
-            f"Segment '{name}' is {'not ' if passed else ''}significantly worse: {rules.primary} changes by "
-            f"{value:+.4f} over {len(part):,} queries (p = {p_value:.2g}, corrected for {len(parts)} tested)."
+            f"{headline}: {rules.primary} changed by {value:+.4f} over {len(part):,} queries (p = {p_value:.2g}, "
+            f"corrected for {len(parts)} segments)."
         )
-        yield Finding(f"segment {name}", "passed" if passed else "failed", text, value, low, high, 0.0)
+        verdict: Verdict = "passed" if passed else "failed"
+        yield Finding(f"segment {name}", verdict, text, value, low, high, 0.0, headline)
     if not large.all():
         small = zip(names[~large].tolist(), sizes[~large].tolist(), strict=True)
         listed = ", ".join(f"'{name}' ({size})" for name, size in small)
-        text = f"Not tested, with fewer than {least} queries: {listed}."
-        yield Finding("segments not tested", "passed", text)
+        headline = f"Segments with fewer than {least} queries are not tested"
+        yield Finding("segments not tested", "passed", f"{headline}: {listed}.", headline=headline)
 
 
 def _values(evidence: Evidence, metric: str) -> np.ndarray:

@@ -45,7 +45,7 @@ def text(state: str, error: str | None, run_id: str) -> str:
         return f"Vitrine: run {run_id} is done; MLflow could not be asked for the verdict: {failure}"
     if found is None:
         return f"Vitrine: run {run_id} is done, and made no new version"
-    verdict, reasons = found.tags.get(GATE, "unknown"), found.tags.get(REASONS, "")
+    verdict = found.tags.get(REASONS) or f"Gate: {found.tags.get(GATE, 'unknown')}."
     server = os.environ.get("MLFLOW_TRACKING_URI", "")
     link = f"\n{server}/#/models/{found.name}/versions/{found.version}" if server.startswith("http") else ""
-    return f"Vitrine: {found.name} version {found.version}, gate {verdict}. {reasons}{link}"
+    return f"Vitrine: {found.name} version {found.version}. {verdict}{link}"

@@ -37,7 +37,7 @@ KILLS = 20
 
 # What appears while a stage is at work, as patterns below its folder: the moments at which it is killed.
 MOMENTS = {
-    "validate": [".validate.partial", ".validate.partial/data_docs/**/*.html"],
+    "validate": [".validate.partial", ".validate.partial/expectations.json"],
     "featurize": [
         ".featurize.partial/made_from.json",
         ".featurize.partial/products/000001.parquet",

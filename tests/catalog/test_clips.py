@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from catalog.clips import CANDIDATES, FRAMES, SIDE, ClipLimits, Frame, read_frames, take_evenly
+from catalog.clips import (
+    CANDIDATES,
+    FRAME_MS,
+    FRAMES,
+    SIDE,
+    ClipLimits,
+    Frame,
+    animate,
+    read_frames,
+    take_evenly,
+)
 from catalog.images import PictureError, decode
 from catalog.schema import DataError
 
@@ -129,3 +139,20 @@ def test_without_pyav(draw_clip: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(read_frames(clip)) == 6
     with pytest.raises(DataError, match=r"a clip is MP4, which needs PyAV: pip install 'vitrine\[video\]'"):
         read_frames(b"\0\0\0\x18ftypisom")
+
+
+@pytest.mark.parametrize("frames", [2, 7, 60])
+def test_an_animation_stops_within_five_seconds(frames: int, png: Callable[..., bytes]) -> None:
+    content = animate([png(seed, 300, 200) for seed in range(frames)], 100)
+    with Image.open(io.BytesIO(content or b"")) as picture:
+        assert 2 <= getattr(picture, "n_frames", 0) <= frames and max(picture.size) == 100
+        loops, count = picture.info["loop"], getattr(picture, "n_frames", 0)
+    assert loops >= 1, "0 is for ever"
+    assert 2500 < loops * count * FRAME_MS <= 5000
+
+
+def test_an_animation_leaves_out_what_cannot_be_decoded(png: Callable[..., bytes]) -> None:
+    content = animate([b"broken", png(1), b""], 100)
+    with Image.open(io.BytesIO(content or b"")) as picture:
+        assert getattr(picture, "n_frames", 1) == 1
+    assert animate([b"broken"], 100) is None and animate([], 100) is None

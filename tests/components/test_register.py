@@ -143,12 +143,16 @@ def test_a_version_says_where_it_comes_from_and_how_good_it_is(
     card = (tmp_path / "out" / "model_card.md").read_text()
     for heading in ("Quality on", "Known weaknesses", "Intended use", "Data", "Model", "Lineage"):
         assert f"\n## {heading}" in card
-    assert card.startswith("# product-search, version 1\n\n**Gate: passed.**\n\n- ✓ ndcg@10 is ")
+    assert card.startswith("# product-search, version 1\n\n**Gate passed: version 1 may be promoted with ")
     assert "60 products, 60 queries" in card and store.fingerprint(data) in card
     means = json.loads((evaluation / "metrics.json").read_text())
     ours, theirs = (f"{means[system]['ndcg@10']:.3f}" for system in ("fused", "bm25"))
     assert re.search(rf"\| ndcg@10 \| {ours} \| [\d.]+–[\d.]+ \| {theirs} \|", card)
-    assert version.description and card.startswith(version.description.rstrip()[:200])
+    assert version.description and version.description.startswith(
+        "Gate passed: version 1 may be promoted with "
+    )
+    link = "/artifacts/decision.html?workflowType=machine_learning"
+    assert f"runs/{version.run_id}{link})" in version.description
     assert len(version.description) <= 5000
     run = client.get_run(version.run_id)
     (used,) = run.inputs.dataset_inputs

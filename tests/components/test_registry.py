@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from catalog.schema import DataError
+from components import package, tracking
 from components import registry as module
-from components import tracking
 from components.registry import COMPARED_WITH, GATE, REASONS, Registry, history, main, promote, rollback
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def test_each_rollback_goes_one_further_back(registry: Registry) -> None:
 @pytest.mark.parametrize(
     ("number", "reason"),
     [
-        ("4", "its gate failed: Reason 4."),
+        ("4", "Reason 4."),
         ("3", "it was judged against version 1, and now there is version 2; register it again"),
         ("5", "no gate has judged it"),
     ],
@@ -117,6 +117,105 @@ def test_a_move_by_hand_is_noticed(registry: Registry) -> None:
     assert moves(registry)[1:] == [("1", "4", "by hand", "unknown"), ("4", None, "by hand", "unknown")]
     assert [move.verdict for move in registry.moves()] == ["passed", "failed", ""]
     assert rollback(registry) == "version 4 is the champion again; before, it was none"
+
+
+def warnings(registry: Registry, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What the next command says on stderr."""
+    capsys.readouterr()
+    Registry(registry.client, NAME).settle()
+    return capsys.readouterr().err.splitlines()
+
+
+def test_a_champion_by_hand_against_the_gate_is_warned_of_until_it_is_undone(
+    registry: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    promote(registry, "1")
+    registry.client.set_registered_model_alias(NAME, "champion", "2")
+    assert warnings(registry, capsys) == []  # its gate passed
+    registry.client.set_registered_model_alias(NAME, "champion", "4")
+    line = (
+        "product-search: warning: version 4 was made champion by hand, and its gate failed; to undo: python -m "
+        "components.registry rollback"
+    )
+    assert warnings(registry, capsys) == warnings(registry, capsys) == [line]
+    assert len(moves(registry)) == 3
+    registry.settle()
+    registry.settle()
+    assert capsys.readouterr().err.splitlines() == [line]  # once in a process
+    assert (
+        rollback(Registry(registry.client, NAME))
+        == "version 2 is the champion again; before, it was version 4"
+    )
+    assert not capsys.readouterr().err
+    assert warnings(registry, capsys) == []
+    promote(registry, "4", force=True, reason="a person's decision, with a reason, is no surprise")
+    assert warnings(registry, capsys) == []
+
+
+def test_a_first_champion_by_hand_cannot_be_rolled_back(
+    registry: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add(registry, 5, {})
+    registry.client.set_registered_model_alias(NAME, "champion", "5")
+    (line,) = warnings(registry, capsys)
+    assert line.endswith("no gate has judged it; to undo: python -m components.registry promote VERSION")
+
+
+@pytest.mark.parametrize("model", ["shop (live)", NAME])
+def test_a_copy_by_mlflow_against_the_gate_is_written_down_once_and_warned_of_until_it_is_deleted(
+    registry: Registry, capsys: pytest.CaptureFixture[str], model: str
+) -> None:
+    """With the call that the button "Promote model" of MLflow's page makes."""
+    promote(registry, "1")
+    registry.client.copy_model_version(f"models:/{NAME}/1", "harmless")  # its gate passed
+    assert warnings(registry, capsys) == []
+    copy = registry.client.copy_model_version(f"models:/{NAME}/4", model)
+    line = (
+        f"product-search: warning: version 4 was copied as {model} version {copy.version} in MLflow, and its gate "
+        f"failed; to undo: delete version {copy.version} of {model} in MLflow"
+    )
+    assert warnings(registry, capsys) == warnings(registry, capsys) == [line]
+    (written,) = registry.copies()
+    assert (written.version, written.model, written.number, written.verdict, written.by) == (
+        "4",
+        model,
+        str(copy.version),
+        "failed",
+        "unknown",
+    )
+    _, moved, copied = history(registry).splitlines()
+    assert (
+        "promoted" in moved and f"{model} version {copy.version}" in copied and "copied in MLflow" in copied
+    )
+    assert registry.alias("champion") == "1" and len(moves(registry)) == 1
+    registry.client.delete_model_version(model, copy.version)
+    assert warnings(registry, capsys) == []
+    assert registry.copies() == [written]
+
+
+def test_a_copy_that_two_notice_at_once_is_written_down_once(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.client.copy_model_version(f"models:/{NAME}/4", "shop")
+    log_param = registry.client.log_param
+
+    def beaten(run: str, key: str, value: str) -> None:
+        log_param(run, key, value.replace("failed", "undecided"))  # judged again in between
+        log_param(run, key, value)
+
+    monkeypatch.setattr(registry.client, "log_param", beaten)
+    registry.settle()
+    assert [copy.verdict for copy in registry.copies()] == ["undecided"]
+
+
+def test_the_chain_does_not_take_a_copy_for_its_version(registry: Registry) -> None:
+    """Both have the same run; a copy that the chain took for a duplicate would be deleted."""
+    (version,) = [version for version in registry.versions() if str(version.version) == "4"]
+    registry.client.copy_model_version(f"models:/{NAME}/4", "shop")
+    registry.client.copy_model_version(f"models:/{NAME}/4", NAME)
+    run = registry.client.get_run(version.run_id)
+    found = package._versions(registry.client, run, NAME)
+    assert [(one.name, str(one.version)) for one in found] == [(NAME, "4")]
 
 
 def test_who_challenges_no_longer_does_when_promoted(registry: Registry) -> None:
@@ -256,13 +355,17 @@ def test_the_command(registry: Registry, tmp_path: Path, capsys: pytest.CaptureF
     assert capsys.readouterr().out == "version 1 is the champion; before, there was no champion\n"
     assert main(["promote", "4"]) == 1
     said = capsys.readouterr()
-    assert (
-        said.err.startswith("vitrine: version 4 is not promoted: its gate failed: Reason 4.") and not said.out
-    )
+    assert said.err.startswith("vitrine: version 4 is not promoted: Reason 4.") and not said.out
     assert main(["promote", "4", "--force", "--reason", "why not"]) == 0
     assert main(["rollback"]) == 0
     assert main(["history"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 6
+    registry.client.copy_model_version(f"models:/{NAME}/4", "shop")
+    capsys.readouterr()
+    for words in (["history"], ["promote", "4"]):
+        main(words)
+        warning, *_ = capsys.readouterr().err.splitlines()
+        assert warning.startswith("product-search: warning: version 4 was copied as shop version 1")
 
 
 def test_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:

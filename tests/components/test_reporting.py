@@ -4,13 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from components.reporting import (
     CLIP_SIDE,
-    animate,
     build_report,
+    clip_of,
     compare_systems,
     read_attribute_values,
     read_frequencies,
@@ -24,17 +23,12 @@ Png = Callable[..., bytes]
 
 
 def test_a_clip_becomes_a_small_animated_picture(png: Png) -> None:
-    frames = [{"bytes": png(seed, 300, 200), "path": None} for seed in range(20)]
-    with Image.open(io.BytesIO(animate(frames) or b"")) as clip:
-        assert clip.format == "WEBP" and getattr(clip, "n_frames", 0) >= 8
+    row = {"video": [{"bytes": png(seed, 300, 200), "path": None} for seed in range(20)]}
+    with Image.open(io.BytesIO(clip_of(row) or b"")) as clip:
+        assert clip.format == "WEBP" and getattr(clip, "n_frames", 0) == 7
         assert max(clip.size) == CLIP_SIDE
-
-
-@pytest.mark.parametrize("broken", [0, 1])
-def test_without_two_frames_that_decode_there_is_no_clip(png: Png, broken: int) -> None:
-    frames = [{"bytes": png(1), "path": None}, {"bytes": b"no picture", "path": None}][: 1 + broken]
-    assert animate(frames) is None
-    assert animate(None) is None and animate([]) is None
+    assert clip_of({"video": row["video"][:1]}) is None
+    assert clip_of({"video": None}) is None
 
 
 def test_frequencies_are_those_of_the_queries_and_else_zero(tiny_tables: Tables, write_data: Write) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import requests
 import yaml
 
 from catalog.schema import DataError
@@ -129,6 +130,27 @@ def test_of_two_processes_that_promote_at_once_one_wins(
             assert f"version {number} is not" in err and "Traceback" not in err
     assert registry.settle() == registry.alias("champion") == str(winner)
     assert [move.new for move in registry.moves()] == [str(winner)]
+
+
+def test_a_copy_by_mlflows_page_against_the_gate_is_written_down(
+    client: "MlflowClient", team: Team, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the request that its button "Promote model" sends."""
+    Registry(client, name)
+    run = client.create_run(tracking.experiment(client, tracking.EXPERIMENT)).info.run_id
+    client.create_model_version(name, f"runs:/{run}/model", run, {"vitrine.gate": "undecided"})
+    client.create_registered_model(f"{name}-shop")
+    body = {"name": f"{name}-shop", "source": f"models:/{name}/1", "run_id": run}
+    page = f"{team.address}/ajax-api/2.0/mlflow/model-versions/create"
+    requests.post(page, json=body, timeout=60).raise_for_status()
+    for _ in range(2):
+        Registry(client, name).settle()
+    (copy,) = Registry(client, name).copies()
+    assert (copy.version, copy.model, copy.number, copy.verdict) == ("1", f"{name}-shop", "1", "undecided")
+    warning = (
+        f"{name}: warning: version 1 was copied as {name}-shop version 1 in MLflow, and its gate is undecided"
+    )
+    assert capsys.readouterr().err.count(warning) == 2
 
 
 def test_a_server_that_is_away_for_a_while_does_no_harm(

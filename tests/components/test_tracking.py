@@ -1,3 +1,4 @@
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from catalog.schema import DataError
-from components import tracking
+from components import tracking, ui
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -174,6 +175,71 @@ def test_files_and_folders_come_back(client: "MlflowClient", tmp_path: Path) -> 
     assert (found / "metrics.json").read_text() == "{}"
     assert (found / "scores" / "fused.txt").read_text() == "1"
     assert tracking.fetch(one.info.run_id, "metrics.json", tmp_path / "top").read_text() == "{}"
+
+
+class TestAddresses:
+    PAGE = "#/models/a%2Fb%20c/versions/3?workflowType=machine_learning"
+
+    @pytest.mark.parametrize(
+        ("uri", "server"),
+        [
+            (None, "http://127.0.0.1:5000/"),
+            ("sqlite:///mlflow.db", "http://127.0.0.1:5000/"),
+            ("http://127.0.0.1:8080", "http://127.0.0.1:8080/"),
+            ("https://user:secret@example.org/mlflow/", "https://example.org/mlflow/"),
+        ],
+    )
+    def test_of_a_version(self, uri: str | None, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        if uri:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        assert tracking.version_url("a/b c", "3") == server + self.PAGE
+
+    def test_of_an_artifact(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:8080")
+        link = "#/experiments/1/runs/ab/artifacts/evaluation/a%20b.html?workflowType=machine_learning"
+        assert tracking.artifact_link("1", "ab", "evaluation/a b.html") == link
+        assert tracking.artifact_url("1", "ab", "evaluation/a b.html") == f"http://127.0.0.1:8080/{link}"
+
+
+def test_a_table_is_logged_once(client: "MlflowClient", tmp_path: Path) -> None:
+    rows = [{"system": "bm25", "ndcg@10": 0.123456}, {"system": "<b>", "ndcg@10": None}]
+    with tracking.run("a", "t", {}) as one:
+        for name in ("systems.json", "systems.json", "other.json"):
+            tracking.log_table(client, one, name, rows)
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            tracking.log_table(client, one, "bad.json", [{"system": float("nan")}])
+    assert client.load_table("1", "systems.json", [one.info.run_id])["system"].tolist() == ["bm25", "<b>"]
+    table = tracking.fetch(one.info.run_id, "systems.json", tmp_path / "back").read_text()
+    assert json.loads(table) == {"columns": ["system", "ndcg@10"], "data": [["bm25", 0.1235], ["<b>", None]]}
+    tables = json.loads(client.get_run(one.info.run_id).data.tags["mlflow.loggedArtifacts"])
+    assert [table["path"] for table in tables] == ["systems.json", "other.json"]
+
+
+def test_make_ui_prints_links_and_starts_one_worker(
+    away: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(ui.os, "execv", lambda _, words: started.append(words))
+    monkeypatch.setattr(ui.tracking, "has_server", lambda: True)
+    (away / "params.yaml").write_text("register: {model_name: shop}")
+    ui.main()
+    assert not started
+    monkeypatch.undo()
+    monkeypatch.setattr(ui.os, "execv", lambda _, words: started.append(words))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{away / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "true")
+    monkeypatch.chdir(away)
+    capsys.readouterr()
+    ui.main()
+    links = capsys.readouterr().out.splitlines()
+    assert links[1:] == [
+        "  runs:     http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning",
+        "  versions: http://127.0.0.1:5000/#/models/shop?workflowType=machine_learning",
+    ]
+    words = " ".join(started[0])
+    assert f"--workers 1 --backend-store-uri sqlite:///{away / 'mlflow.db'} " in words
+    assert words.endswith("--host 127.0.0.1 --port 5000")
 
 
 class TestLineage:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from components import services, tracking
+from components import services, tracking, ui
 from components.registry import HISTORY
 
 if TYPE_CHECKING:
@@ -61,7 +61,10 @@ def look(browser: "Chrome", reviewed: Reviewed, keep: Callable[[str], None]) -> 
 
     def look(path: str, picture: str, wanted: list[str], search: str = "", framed: str = "") -> None:
         browser.get("about:blank")
-        browser.get(f"{reviewed[0]}/#/{path}")
+        # as for who opens MLflow for the first time: it keeps its view and searches
+        storage = {"origin": reviewed[0], "storageTypes": "local_storage"}
+        browser.execute_cdp_cmd("Storage.clearDataForOrigin", storage)
+        browser.get(path if path.startswith("http") else f"{reviewed[0]}/#/{path}")
         wait = WebDriverWait(browser, LIMIT)
         if search:
             field = wait.until(lambda _: browser.find_elements("css selector", "input[placeholder^=Search]"))[
@@ -89,7 +92,8 @@ def look(browser: "Chrome", reviewed: Reviewed, keep: Callable[[str], None]) -> 
 def test_the_run(look: Look, reviewed: Reviewed) -> None:
     wanted = [
         "version 1 · champion",
-        "Gate: passed",
+        "Gate passed: version 1 may be promoted",
+        "Open the decision page",
         "ndcg_at_10",
         "vitrine.data",
         "Training And Evaluation",
@@ -105,18 +109,54 @@ def test_its_learning_curves(look: Look, reviewed: Reviewed) -> None:
 
 def test_its_report(look: Look, reviewed: Reviewed) -> None:
     path = f"experiments/1/runs/{reviewed[1]['1']}/artifacts/evaluation/report.html"
-    look(path, "report", ["report.html"], framed="How good is each system?")
+    look(path, "report", ["report.html"], framed="Where it is better, where it is worse")
 
 
-def test_candidate_and_champion_side_by_side(look: Look, reviewed: Reviewed) -> None:
-    path = f"experiments/1/runs/{reviewed[1]['2']}/artifacts/comparison.html"
-    look(path, "comparison", ["comparison.html"], framed="Product search: version 2 and champion")
+def test_the_baselines_are_a_table(look: Look, reviewed: Reviewed) -> None:
+    path = f"experiments/1/runs/{reviewed[1]['1']}/artifacts/systems.json"
+    look(path, "systems", ["systems.json", "system", "bm25", "fused", "ndcg@10"])
+
+
+def test_curves_come_before_charts_of_one_bar(look: Look, reviewed: Reviewed, browser: "Chrome") -> None:
+    """MLflow draws a bar for each metric of one value; those of baselines and surveys are tables instead."""
+    path = f"experiments/1/runs/{reviewed[1]['1']}/model-metrics"
+    look(path, "metrics", ["version 1 · champion (train/loss)"])
+    shown = browser.execute_script("return document.body.innerText")
+    assert shown.index("(train/loss)") < f"{shown}ndcg_at_10".index("ndcg_at_10")
+    assert not {"bm25", "rating", "agreement"} & set(shown.split())
 
 
 def test_the_version(look: Look) -> None:
-    wanted = ["challenger", "Gate: failed", "cannot be told apart", "Known weaknesses", "vitrine.gate"]
-    wanted += ["vitrine.judgements", "vitrine.libraries", "vitrine.compared_with"]
+    wanted = [
+        "challenger",
+        "Gate failed: do not promote version 2; ndcg@10 did not improve",
+        "Known weaknesses",
+    ]
+    wanted += ["vitrine.gate", "vitrine.judgements", "vitrine.libraries", "vitrine.compared_with"]
     look(f"models/{NAME}/versions/2", "version", wanted)
+
+
+@pytest.mark.parametrize("page", ["run", "version"])
+def test_the_decision_page_is_one_click_away(
+    look: Look, reviewed: Reviewed, browser: "Chrome", page: str
+) -> None:
+    run = reviewed[1]["2"]
+    path = {"run": f"experiments/1/runs/{run}", "version": f"models/{NAME}/versions/2"}[page]
+    look(path, f"{page}-link", ["Open the decision page"])
+    link = browser.find_element("link text", "Open the decision page")
+    verdict = browser.find_element("xpath", "//*[starts-with(text(), 'Gate failed')]")
+    assert 0 < link.location["y"] - verdict.location["y"] < 100
+    look(link.get_attribute("href"), f"{page}-decision", ["decision.html"], framed="version 2")
+
+
+def test_the_links_of_make_ui_show_runs_and_versions(
+    look: Look, reviewed: Reviewed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, versions = (line.split()[1] for line in ui.links(NAME).splitlines())
+    assert runs.startswith(reviewed[0])
+    look(runs, "experiment", ["version 1 · champion", "version 2 · challenger"])
+    look(versions, "model", ["Version 1", "Version 2", "champion"])
+    look(tracking.version_url(NAME, "2"), "version-url", ["Gate failed"])
 
 
 def test_champion_and_challenger_are_told_apart(look: Look, reviewed: Reviewed) -> None:

@@ -47,18 +47,16 @@ def test_a_clear_gain_passes() -> None:
     assert gain.value == pytest.approx(0.03)
     assert gain.low is not None and gain.high is not None
     assert 0 < gain.low < gain.value < gain.high
-    assert gain.text.startswith(
-        "The candidate is better than the champion: ndcg@10 changes by +0.0300 (95 % inter"
-    )
-    assert gain.text.endswith("400 queries). More than +0.0000 is required, which is shown.")
+    assert gain.text.startswith("ndcg@10 improved: +0.0300 (95 % interval ")
+    assert gain.text.endswith("400 queries), significantly better than the champion.")
 
 
 def test_identical_scores_do_not_pass() -> None:
     decision = decide(evidence(BASE), evidence(BASE), RULES)
     assert not decision.passed
     assert decision.reasons == [
-        "Candidate and champion cannot be told apart: ndcg@10 changes by +0.0000 (95 % interval +0.0000 to "
-        "+0.0000, 400 queries). More than +0.0000 is required, which is not reached."
+        "ndcg@10 did not improve: +0.0000 (95 % interval +0.0000 to +0.0000, 400 queries), not significantly "
+        "different from the champion."
     ]
 
 
@@ -76,24 +74,31 @@ def test_exactly_the_gain_asked_is_a_tie(min_gain: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "min_gain", "standing", "verdict", "end"),
+    ("change", "min_gain", "standing", "verdict", "headline"),
     [
-        (0.0, 0.0, "Candidate and champion cannot be told apart", "undecided", "cannot be decided."),
-        (-0.05, 0.0, "The candidate is worse than the champion", "failed", "is not reached."),
-        (0.03, 0.03, "The candidate is better than the champion", "undecided", "cannot be decided."),
-        (0.002, 0.03, "Candidate and champion cannot be told apart", "failed", "is not reached."),
+        (0.0, 0.0, "not significantly different from", "undecided", "may or may not have improved"),
+        (-0.05, 0.0, "significantly worse than", "failed", "did not improve"),
+        (
+            0.03,
+            0.03,
+            "significantly better than",
+            "undecided",
+            "may or may not have improved by more than 0.0300",
+        ),
+        (0.002, 0.03, "not significantly different from", "failed", "did not improve by more than 0.0300"),
     ],
 )
 def test_no_gain_or_too_small_a_one_does_not_pass(
-    change: float, min_gain: float, standing: str, verdict: str, end: str
+    change: float, min_gain: float, standing: str, verdict: str, headline: str
 ) -> None:
     decision = decide(evidence(BASE + change + NOISE), evidence(BASE), replace(RULES, min_gain=min_gain))
     gain = finding(decision, "gain ndcg@10")
     assert (gain.verdict, decision.verdict, decision.passed) == (verdict, verdict, False)
-    assert gain.text.startswith(standing + ":")
-    assert f"More than +{min_gain:.4f} is required, which {end}" in gain.text
+    assert gain.headline == f"ndcg@10 {headline}"
+    assert gain.text.startswith(f"{gain.headline}: ")
+    assert f"400 queries), {standing} the champion." in gain.text
     assert gain.limit == min_gain
-    assert ("So many queries show" in gain.text) == (verdict == "undecided")
+    assert ("400 queries detect" in gain.text) == (verdict == "undecided")
 
 
 @pytest.mark.parametrize(("part", "needed"), [(2.0, "1,600"), (2.5, "2,500")])
@@ -104,23 +109,23 @@ def test_too_few_queries_for_a_gain_are_told_how_many_it_takes(part: float, need
     assert decision.verdict == "undecided"
     (reason,) = decision.reasons
     assert reason.endswith(
-        f"which cannot be decided. So many queries show a distance of {seen:.4f} with a chance of 80 %; this one, of "
-        f"{seen / part:.4f}, needs about {needed}."
+        f"the champion. 400 queries detect {seen:.4f} at 80 % power; this distance of {seen / part:.4f} needs about "
+        f"{needed}."
     )
     (reason,) = decide(evidence(BASE - 0.001 + NOISE), evidence(BASE), RULES).reasons
-    assert reason.endswith("with a chance of 80 %.")
+    assert reason.endswith("at 80 % power.")
 
 
 @pytest.mark.parametrize(
-    ("change", "verdict", "end"),
+    ("change", "verdict", "headline"),
     [
-        (0.01, "passed", "It may not fall by 0.0200 or more, and does not."),
-        (-0.003, "passed", "It may not fall by 0.0200 or more, and does not."),
-        (-0.02, "undecided", "and whether it does cannot be decided. So many"),
-        (-0.05, "failed", "It may not fall by 0.0200 or more, and does."),
+        (0.01, "passed", "mrr@10 did not drop by 0.0200 or more"),
+        (-0.003, "passed", "mrr@10 did not drop by 0.0200 or more"),
+        (-0.02, "undecided", "mrr@10 may have dropped by 0.0200 or more"),
+        (-0.05, "failed", "mrr@10 dropped by 0.0200 or more"),
     ],
 )
-def test_another_metric_may_lose_less_than_its_margin(change: float, verdict: str, end: str) -> None:
+def test_another_metric_may_lose_less_than_its_margin(change: float, verdict: str, headline: str) -> None:
     values = BASE + 0.05 + NOISE
     ours, theirs = evidence(values), evidence(BASE)
     scores = {"ndcg@10": values, "mrr@10": BASE / 2 + change + NOISE / 2}
@@ -131,14 +136,15 @@ def test_another_metric_may_lose_less_than_its_margin(change: float, verdict: st
     assert margin.value == pytest.approx(change)
     assert margin.limit == -0.02
     assert margin.low is not None and margin.high is not None and margin.low < change < margin.high
-    assert margin.text.startswith(f"mrr@10 changes by {change:+.4f} (95 % interval ")
-    assert end in margin.text
+    assert margin.headline == headline
+    assert margin.text.startswith(f"{headline}: {change:+.4f} (95 % interval ")
+    assert ("400 queries detect" in margin.text) == (verdict == "undecided")
 
 
 def test_no_change_has_no_sign() -> None:
     decision = decide(evidence(BASE), evidence(BASE), replace(RULES, margins={"mrr@10": 0.02}))
     text = finding(decision, "margin mrr@10").text
-    assert text.startswith("mrr@10 changes by +0.0000 (95 % interval +0.0000 to +0.0000, 400 queries).")
+    assert text.endswith(": +0.0000 (95 % interval +0.0000 to +0.0000, 400 queries) against the champion.")
 
 
 def test_a_loss_of_exactly_the_margin_fails() -> None:
@@ -153,13 +159,13 @@ def test_what_failed_is_told_before_what_is_undecided() -> None:
     rules = replace(RULES, floors={"mrr@10": 0.9})
     decision = decide(evidence(BASE + NOISE), evidence(BASE), rules)
     assert decision.verdict == "failed"
-    assert [reason.split()[0] for reason in decision.reasons] == ["mrr@10", "Candidate"]
+    assert [reason.split()[0] for reason in decision.reasons] == ["mrr@10", "ndcg@10"]
 
 
 @pytest.mark.parametrize(
     ("rating", "verdict", "text"),
     [
-        (None, "passed", "No survey rated the candidate, so no rating was asked of it."),
+        (None, "passed", "No survey rated the candidate, so no rating is required."),
         (
             4.5,
             "passed",
@@ -206,7 +212,7 @@ def test_a_handful_of_queries_cannot_promote() -> None:
     change[:4] = 0.5
     gain = finding(decide(evidence(BASE + change), evidence(BASE), RULES), "gain ndcg@10")
     assert gain.verdict == "undecided"
-    assert gain.text.startswith("Candidate and champion cannot be told apart")
+    assert "not significantly different from the champion" in gain.text
 
 
 @pytest.mark.parametrize("share", [1.0, 0.03])
@@ -227,8 +233,8 @@ def test_one_worse_segment_stops_a_better_average_and_is_named() -> None:
     assert finding(decision, "gain ndcg@10").verdict == "passed"
     assert [f.rule for f in decision.findings if f.verdict != "passed"] == ["segment hat"]
     assert decision.reasons == [finding(decision, "segment hat").text]
-    assert decision.reasons[0].startswith("Segment 'hat' is significantly worse: ndcg@10 changes by -0.0")
-    assert "corrected for 4 tested" in decision.reasons[0]
+    assert decision.reasons[0].startswith("Segment 'hat' is significantly worse: ndcg@10 changed by -0.0")
+    assert "corrected for 4 segments" in decision.reasons[0]
 
 
 def test_a_segment_a_tenth_worse_stops_a_better_average() -> None:
@@ -251,7 +257,7 @@ def test_a_segment_that_may_be_worse_by_chance_passes() -> None:
     assert worse.value == pytest.approx(-0.004)
     assert worse.verdict == "passed"
     assert worse.low is not None and worse.high is not None and worse.low < 0 < worse.high
-    assert worse.text.startswith("Segment 'all' is not significantly worse: ndcg@10 changes by -0.0040")
+    assert worse.text.startswith("Segment 'all' is not significantly worse: ndcg@10 changed by -0.0040")
 
 
 def test_many_segments_of_noise_raise_no_alarm() -> None:
@@ -275,7 +281,7 @@ def test_small_segments_are_reported_and_not_tested() -> None:
     decision = decide(evidence(BASE + change, segments), evidence(BASE), RULES)
     assert (
         finding(decision, "segments not tested").text
-        == "Not tested, with fewer than 20 queries: 'rare' (19)."
+        == "Segments with fewer than 20 queries are not tested: 'rare' (19)."
     )
     assert finding(decision, "segment just enough").verdict == "passed"
     assert not any(f.rule == "segment rare" for f in decision.findings)
@@ -362,7 +368,7 @@ def test_one_query_is_no_segment() -> None:
     assert finding(decision, "segment pair").limit == 0.0
     assert (
         finding(decision, "segments not tested").text
-        == "Not tested, with fewer than 2 queries: 'single' (1)."
+        == "Segments with fewer than 2 queries are not tested: 'single' (1)."
     )
 
 
@@ -380,4 +386,6 @@ def test_the_decision_as_json() -> None:
         "low": None,
         "high": None,
         "limit": 0.1,
+        "headline": decision.findings[0].headline,
     }
+    assert all(one.headline and one.headline.split()[0] in one.text for one in decision.findings)

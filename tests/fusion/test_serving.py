@@ -1,4 +1,7 @@
 import base64
+import json
+import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,10 +12,12 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from mlflow.exceptions import MlflowException
+from mlflow.models.utils import _enforce_params_schema
+from mlflow.types.schema import ParamSchema, ParamSpec
 
 from fusion.model import embed
 from fusion.search import FIELDS, SearchIndex
-from fusion.serving import ProductSearch
+from fusion.serving import MAX_K, PARAMETERS, ProductSearch, UnknownParameters
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +89,16 @@ def test_k_is_ten_unless_told(served: ProductSearch) -> None:
     assert len(ask(served, {"text": "red"})) == 10
 
 
-@pytest.mark.parametrize("k", [0, -1])
-def test_impossible_k(served: ProductSearch, k: int) -> None:
-    with pytest.raises(MlflowException, match=rf"k.*at least 1.*{k}"):
+@pytest.mark.parametrize("k", [0, -1, MAX_K + 1, 10**9, "many", 2.5, True, [3]])
+def test_impossible_k(served: ProductSearch, k: Any) -> None:
+    with pytest.raises(
+        MlflowException, match=r"`k`, products per query, .* from 1 to 1,000, got " + re.escape(repr(k))
+    ):
         ask(served, {"text": "red"}, k=k)
+
+
+def test_k_is_ten_where_it_is_null(served: ProductSearch) -> None:
+    assert len(ask(served, {"text": "red"}, k=None)) == 10
 
 
 @pytest.mark.parametrize("missing", [None, float("nan"), "", pd.NA])
@@ -101,7 +112,7 @@ def test_what_a_data_frame_has_for_nothing_is_missing(
     assert text.equals(ask(served, {"text": "red"}))
 
 
-@pytest.mark.parametrize("row", [{"text": None}, {"text": "", "image": ""}, {"other": "red"}])
+@pytest.mark.parametrize("row", [{}, {"text": None}, {"text": "", "image": ""}, {"text": " \n"}])
 def test_neither(served: ProductSearch, row: dict[str, Any]) -> None:
     with pytest.raises(MlflowException, match="query 1: give `text`"):
         ask(served, {"text": "red"}, row)
@@ -120,6 +131,40 @@ def test_neither(served: ProductSearch, row: dict[str, Any]) -> None:
 def test_bad_picture(served: ProductSearch, image: str, reason: str) -> None:
     with pytest.raises(MlflowException, match=rf"query 1: .*{reason}"):
         ask(served, {"text": "red"}, {"text": "red", "image": image})
+
+
+@pytest.mark.parametrize("other", [{"query": "red"}, {"text": "red", "query": "red"}])
+def test_an_unknown_column_is_named_with_its_row(served: ProductSearch, other: dict[str, Any]) -> None:
+    with pytest.raises(
+        MlflowException, match="query 1: unknown column `query`; the columns are text, image"
+    ) as raised:
+        ask(served, {"text": "red"}, other)
+    assert raised.value.get_http_status_code() == 400
+
+
+def test_an_unknown_column_without_values(served: ProductSearch) -> None:
+    with pytest.raises(MlflowException, match=r"^unknown column `0`"):
+        served.predict(None, pd.DataFrame([[None]]))
+
+
+@pytest.mark.parametrize("value", [5, True, ["red"], {"a": 1}])
+@pytest.mark.parametrize("name", ["text", "image"])
+def test_a_value_that_is_no_text_is_named_with_its_row(served: ProductSearch, name: str, value: Any) -> None:
+    with pytest.raises(
+        MlflowException, match=f"query 1: `{name}` must be a text, got {re.escape(repr(value))}"
+    ):
+        ask(served, {"text": "red", "image": ""}, {"text": "blue", name: value})
+
+
+@pytest.mark.parametrize("queries", [{"text": np.array(["red"])}, np.array([["red"]]), "red", None])
+def test_what_is_no_data_frame(served: ProductSearch, queries: Any) -> None:
+    with pytest.raises(MlflowException, match="send the queries as `dataframe_records` or `dataframe_split`"):
+        served.predict(None, queries)
+
+
+def test_a_column_that_is_given_twice(served: ProductSearch) -> None:
+    with pytest.raises(MlflowException, match="a column is given twice"):
+        served.predict(None, pd.DataFrame([["red", "blue"]], columns=["text", "text"]))
 
 
 def test_no_rows(served: ProductSearch) -> None:
@@ -161,6 +206,12 @@ def test_filters(served: ProductSearch, params: dict[str, Any], expected: set[in
         ({"min_price": 5.0, "max_price": 4.0}, "prices from 5 to 4: give min_price ≤ max_price"),
         ({"min_price": -1.0}, "prices from -1 to inf"),
         ({"max_price": float("nan")}, "prices from 0 to nan"),
+        ({"max_price": "5"}, "`min_price` and `max_price` must be numbers, got '5'"),
+        ({"min_price": True}, "`min_price` and `max_price` must be numbers, got True"),
+        ({"filters": ["red"]}, "`filters` must map fields"),
+        ({"filters": {"color": "red"}}, "`filters`: color must be a list of texts, got 'red'"),
+        ({"filters": {"color": [None]}}, "`filters`: color must be a list of texts"),
+        ({"filters": {"color": None}}, "`filters`: color must be a list of texts, got None"),
     ],
 )
 def test_filters_that_mean_nothing(served: ProductSearch, params: dict[str, Any], reason: str) -> None:
@@ -186,7 +237,56 @@ def test_the_share_of_each_modality_is_what_the_score_loses_without_it(served: P
         np.testing.assert_allclose(shares.loc[f"p{n}"], expected, atol=1e-5)
 
 
-def test_what_a_product_lacks_is_missing(served: ProductSearch) -> None:
+def test_what_a_product_lacks_is_null_in_strict_json(served: ProductSearch) -> None:
     found = ask(served, {"text": "red"}, k=12).set_index("product_id")
-    assert found.loc["p0", "category"] == "Shoes/Boots" and pd.isna(found.loc["p3", "category"])
-    assert found.loc["p4", "price"] == 4.0 and np.isnan(found.loc["p11", "price"])
+    assert found.loc["p0", "category"] == "Shoes/Boots" and found.loc["p3", "category"] is None
+    assert found.loc["p4", "price"] == 4.0 and found.loc["p11", "price"] is None
+    json.dumps(found.to_dict("records"), allow_nan=False)
+
+
+class TestUnknownParameters:
+    """As MLflow calls its logger, in `_enforce_params_schema`."""
+
+    SCHEMA = ParamSchema([ParamSpec(name, "double", None) for name in PARAMETERS])
+    OTHER = ParamSchema([ParamSpec(name, "double", None) for name in ("k", "temperature")])
+
+    @pytest.fixture(autouse=True)
+    def _installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        logger = logging.getLogger("mlflow.models.utils")
+        monkeypatch.setattr(logger, "filters", [])
+        monkeypatch.setattr(logging.getLogger("mlflow"), "level", logging.ERROR)  # as `tracking.connect` does
+        for _ in range(2):
+            UnknownParameters.install()
+        assert len(logger.filters) == 1
+
+    @pytest.mark.parametrize("name", ["K", "filter", "a' Supported params are: {'a'}. b", "ü"])
+    def test_is_refused_with_the_known_names(self, name: str) -> None:
+        with pytest.raises(MlflowException) as raised:
+            _enforce_params_schema({"k": 1.0, name: 1.0}, self.SCHEMA)
+        assert raised.value.message == (
+            f"unknown parameter `{name}`; the parameters are k, filters, min_price, max_price"
+        )
+        assert raised.value.get_http_status_code() == 400
+
+    def test_another_model_keeps_its_warning(self, caplog: pytest.LogCaptureFixture) -> None:
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        with caplog.at_level(logging.WARNING):
+            logger = logging.getLogger("mlflow")
+            logger.addHandler(caplog.handler)
+            try:
+                assert _enforce_params_schema({"k": 1.0, "K": 1.0}, self.OTHER) == {
+                    "k": 1.0,
+                    "temperature": None,
+                }
+            finally:
+                logger.removeHandler(caplog.handler)
+        assert "Unrecognized params ['K']" in caplog.text
+
+    def test_what_mlflows_level_drops_is_still_dropped(self, caplog: pytest.LogCaptureFixture) -> None:
+        logger = logging.getLogger("mlflow.models.utils")
+        logger.addHandler(caplog.handler)
+        try:
+            _enforce_params_schema({"k": 1.0, "K": 1.0}, self.OTHER)
+        finally:
+            logger.removeHandler(caplog.handler)
+        assert not caplog.text

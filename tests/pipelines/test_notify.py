@@ -53,11 +53,11 @@ def test_a_verdict_is_told_with_its_reasons_and_links(verdict: str, webhook: lis
     tags = {
         "vitrine.pipeline.run": "r1",
         "vitrine.gate": verdict,
-        "vitrine.reasons": "ndcg@10 is 3 % better.",
+        "vitrine.reasons": f"Gate {verdict}: ndcg@10 is 3 % better.",
     }
     store.create_model_version("product-search", "file:///m-1", tags=tags)
     notify("SUCCEEDED", "", "r1", "https://kfp.test")
-    told = f"Vitrine: product-search version 1, gate {verdict}. ndcg@10 is 3 % better."
+    told = f"Vitrine: product-search version 1. Gate {verdict}: ndcg@10 is 3 % better."
     assert webhook == [{"text": f"{told}\nhttps://kfp.test/#/runs/details/r1"}]
 
 
