@@ -1,0 +1,97 @@
+"""The pages of a whole chain with a champion, in a real browser, at every width."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from selenium.webdriver.support.ui import WebDriverWait
+
+from components.params import ValidateParams
+from components.validate import validate
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+NAME = "product-search"
+PAGES = {
+    "decision": "artifacts/register/decision.html",
+    "report": "artifacts/evaluate/report.html",
+    "data": "artifacts/validate/data.html",
+    "champion": "artifacts/validate/champion.html",
+}
+OVER_THE_EDGE = """
+    const wide = document.documentElement.clientWidth;
+    return [...document.querySelectorAll('body *')]
+      .filter(e => !e.closest('.wide, .strip, pre') && e.getBoundingClientRect().right > wide + 0.5)
+      .map(e => e.outerHTML.slice(0, 80))"""
+
+
+@pytest.fixture(scope="module")
+def pages(
+    two_versions: Callable[[Path], None],
+    data: Path,
+    evaluation: Path,
+    screenshots: Path | None,
+    empty_store: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[dict[str, Path]]:
+    """Name → file; of the project's own chain where pictures are to be kept."""
+    if screenshots:
+        yield {name: ROOT / path for name, path in PAGES.items()}
+        return
+    import mlflow
+
+    root = tmp_path_factory.mktemp("pages")
+    shutil.copy(empty_store, root / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setenv("DVC_ROOT", str(root))
+        patch.setenv("MLFLOW_TRACKING_URI", "")
+        patch.delenv("MLFLOW_TRACKING_URI")
+        two_versions(root)
+        validate(data, ValidateParams(model_name=NAME), root / "validate")
+        yield {
+            "decision": root / "two" / "decision.html",
+            "report": evaluation / "report.html",
+            "data": root / "validate" / "data.html",
+            "champion": root / "validate" / "champion.html",
+        }
+        mlflow.set_tracking_uri(None)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_complete_without_a_network_and_everybody_can_use_it(
+    pages: dict[str, Path],
+    browser: "Chrome",
+    axe: Callable[[], list[str]],
+    requested: Callable[[], list[str]],
+    keep: Callable[..., None],
+    width: int,
+    name: str,
+    scheme: str,
+) -> None:
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    browser.execute_cdp_cmd("Network.emulateNetworkConditions", OFFLINE)
+    try:
+        browser.get(pages[name].as_uri())
+        if (width, scheme) == (1400, "light"):
+            keep(name, colors=128)
+        browser.execute_script("document.querySelectorAll('details').forEach(details => details.open = true)")
+        shown = "return [...document.images].every(image => image.complete && image.naturalWidth)"
+        WebDriverWait(browser, 30).until(lambda _: browser.execute_script(shown))
+        assert axe() == []
+        assert requested() == []
+        assert browser.execute_script(OVER_THE_EDGE) == []
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+        browser.execute_cdp_cmd("Network.emulateNetworkConditions", OFFLINE | {"offline": False})
+
+
+OFFLINE = {"offline": True, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
