@@ -1,25 +1,58 @@
 """The content of decision.html: what a person needs to decide on a version, beside the champion and the baselines."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components import tracking
 from components.evaluate import CANDIDATE, by_judges, choose_rivals
 from components.registry import Registry
 from components.reporting import build_report, compare_systems
 from components.yardstick import Judged
-from eval.gate import Rules
+from eval.gate import Decision, Rules
 from eval.metrics import Scores
 from eval.rankings import Run
 from eval.report import Report
-from eval.review import Review, Version
+from eval.review import Review, Version, costs
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
+
+
+def build_review(
+    registry: Registry,
+    version: "ModelVersion",
+    decision: Decision,
+    aliases: Sequence[str],
+    candidate: Judged,
+    champion: "ModelVersion | None",
+    judged_champion: Judged | None,
+    validation: Mapping[str, Any],
+) -> Review:
+    """The first screen of the page.
+
+    Args:
+        registry: Has both versions.
+        version, candidate: The candidate, and how it was judged.
+        decision: Of the gate.
+        aliases: What the candidate earned.
+        champion, judged_champion: The champion, and how it was judged; None for no champion.
+        validation: The report of `validate`.
+    """
+    return Review(
+        model=registry.name,
+        candidate=Version(str(version.version), format_moment(version.creation_timestamp)),
+        champion=champion_version(registry, champion),
+        decision=decision,
+        aliases=aliases,
+        costs=costs(candidate.evidence.facts, judged_champion.evidence.facts if judged_champion else {}),
+        data=list(describe_data(validation, read_counts(registry.client, champion))),
+        link=tracking.version_url(registry.name, str(version.version)),
+    )
 
 
 def build_decision_page(

@@ -16,14 +16,7 @@ from catalog import store
 from components import tracking
 from components.beside import PROFILE
 from components.card import card, description, verdict_sentence
-from components.decision import (
-    build_decision_page,
-    champion_version,
-    describe_data,
-    format_moment,
-    read_counts,
-    read_systems,
-)
+from components.decision import build_decision_page, build_review, read_systems
 from components.drift import with_vectors
 from components.evaluate import CANDIDATE
 from components.package import registered
@@ -35,7 +28,6 @@ from eval.gate import Decision, Rules, decide
 from eval.metrics import Scores
 from eval.people import Answers, ratings
 from eval.report import render
-from eval.review import Review, Version, costs
 from eval.segments import Segment
 from fusion.search import PRODUCTS
 
@@ -119,17 +111,8 @@ def _register(
                 validation,
                 rules,
             )
-            review = Review(
-                model=params.model_name,
-                candidate=Version(str(version.version), format_moment(version.creation_timestamp)),
-                champion=champion_version(registry, rival),
-                decision=decision,
-                aliases=aliases,
-                costs=costs(
-                    candidate.evidence.facts, judged_champion.evidence.facts if judged_champion else {}
-                ),
-                data=list(describe_data(validation, read_counts(client, rival))),
-                link=tracking.version_url(params.model_name, str(version.version)),
+            review = build_review(
+                registry, version, decision, aliases, candidate, rival, judged_champion, validation
             )
             page = build_decision_page(review, candidate, judged_champion, systems, data, evaluation, rules)
             (out / DECISION).write_text(render(page))

@@ -69,39 +69,22 @@ def build_report(
         primary: The deciding metric.
         explainer: Explains the subject's first product of an example, from the rows of the query and the product.
     """
-    won, lost = extremes(scores[subject], scores[rivals[0]], primary, segments["segment"], EXAMPLES)
-    frequencies = read_frequencies(data, scores[subject].query_ids)
-    frequent = np.argsort(-frequencies, kind="stable")[:FREQUENT]
-    frequent = frequent[frequencies[frequent] > 0]
-    frequent_ids = scores[subject].query_ids[frequent].tolist()
-    queries = rows(data, "queries", {*won, *lost, *frequent_ids})
-    shown = {
-        query: {name: first_products(runs[name], query) for name in (subject, rivals[0])}
-        for query in won + lost
-    }
-    product_ids = {
-        product for lists in shown.values() for products in lists.values() for product, _ in products
-    }
-    products, grades = rows(data, "products", product_ids), qrels.to_dict()
-
-    @cache
-    def clip(product: str) -> bytes | None:
-        return clip_of(products[product])
-
-    def result(query: str, product: str, score: float) -> Result:
-        row = products[product]
-        return Result(row["title"], score, grades[query].get(product), picture_of(row), clip(product))
-
-    def example(query: str) -> Example:
-        lists = {name: [result(query, *product) for product in first] for name, first in shown[query].items()}
-        place = int(np.searchsorted(scores[subject].query_ids, query))
-        values = {name: float(scores[name].values[primary][place]) for name in lists}
-        row, first = queries[query], shown[query][subject]
-        why = explainer(row, products[first[0][0]]) if explainer and first else None
-        segment = str(segments["segment"][place])
-        return Example(query, lists, values, row["text"], picture_of(row), segment, why)
-
+    rival = rivals[0]
+    won, lost = extremes(scores[subject], scores[rival], primary, segments["segment"], EXAMPLES)
+    examples = _Examples(data, subject, rival, runs, qrels, won + lost, explainer)
     survey = read_answers(data)
+
+    def make_examples(query_ids: Sequence[str]) -> list[Example]:
+        places = np.searchsorted(scores[subject].query_ids, query_ids)
+        return [
+            examples.make(
+                query,
+                str(segments["segment"][place]),
+                {name: float(scores[name].values[primary][place]) for name in (subject, rival)},
+            )
+            for query, place in zip(query_ids, places.tolist(), strict=True)
+        ]
+
     return Report(
         title=title,
         subject=subject,
@@ -111,19 +94,79 @@ def build_report(
         segments=segments,
         grades=GRADE_NAMES,
         rivals=rivals,
-        won=[example(query) for query in won],
-        lost=[example(query) for query in lost],
-        frequent=[
-            FrequentQuery(
-                queries[query]["text"] or "a picture",
-                int(frequencies[place]),
-                *(float(scores[name].values[primary][place]) for name in (subject, rivals[0])),
-            )
-            for query, place in zip(frequent_ids, frequent.tolist(), strict=True)
-        ],
+        won=make_examples(won),
+        lost=make_examples(lost),
+        frequent=frequent_queries(data, scores[subject], scores[rival], primary),
         ratings=rate_models(data, survey) if survey else (),
         agreements=list(agreement(survey, scores[subject], primary)) if survey else (),
     )
+
+
+class _Examples:
+    """Makes the examples of a page: queries, and what two systems answer.
+
+    Args:
+        data: The data set.
+        subject, rival: The systems, in the order shown.
+        runs: Of both.
+        qrels: The judgements.
+        query_ids: Of all examples that will be made.
+        explainer: As for `build_report`.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        subject: str,
+        rival: str,
+        runs: Mapping[str, Run],
+        qrels: Qrels,
+        query_ids: Sequence[str],
+        explainer: Explainer | None,
+    ) -> None:
+        self.subject, self.explainer = subject, explainer
+        self.lists = {
+            query: {name: first_products(runs[name], query) for name in (subject, rival)}
+            for query in query_ids
+        }
+        shown = {product for lists in self.lists.values() for first in lists.values() for product, _ in first}
+        self.products, self.queries = rows(data, "products", shown), rows(data, "queries", set(query_ids))
+        self.grades = qrels.to_dict()
+        self.clip = cache(lambda product: clip_of(self.products[product]))
+
+    def make(self, query: str, segment: str, values: Mapping[str, float]) -> Example:
+        """The example of a query; `values` are the primary metric of both systems."""
+        row = self.queries[query]
+        lists = {
+            name: [self._result(query, *product) for product in first]
+            for name, first in self.lists[query].items()
+        }
+        first = self.lists[query][self.subject]
+        why = self.explainer(row, self.products[first[0][0]]) if self.explainer and first else None
+        return Example(query, lists, values, row["text"], picture_of(row), segment, why)
+
+    def _result(self, query: str, product: str, score: float) -> Result:
+        row = self.products[product]
+        grade = self.grades[query].get(product)
+        return Result(row["title"], score, grade, picture_of(row), self.clip(product))
+
+
+def frequent_queries(data: Path, subject: Scores, rival: Scores, metric: str) -> list[FrequentQuery]:
+    """The most frequent of the judged queries, and a metric of both systems; none where no frequency is known."""
+    frequencies = read_frequencies(data, subject.query_ids)
+    places = np.argsort(-frequencies, kind="stable")[:FREQUENT]
+    places = places[frequencies[places] > 0]
+    query_ids = subject.query_ids[places].tolist()
+    queries = rows(data, "queries", query_ids)
+    return [
+        FrequentQuery(
+            queries[query]["text"] or "a picture",
+            int(frequencies[place]),
+            float(subject.values[metric][place]),
+            float(rival.values[metric][place]),
+        )
+        for query, place in zip(query_ids, places.tolist(), strict=True)
+    ]
 
 
 def read_frequencies(data: Path, query_ids: np.ndarray) -> np.ndarray:
