@@ -83,7 +83,7 @@ def test_a_page_is_complete_without_a_network_and_everybody_can_use_it(
     try:
         browser.get(pages[name].as_uri())
         if (width, scheme) == (1400, "light") and name in KEPT:
-            keep(name, colors=128)
+            keep(name, colors=256)
         browser.execute_script("document.querySelectorAll('details').forEach(details => details.open = true)")
         shown = "return [...document.images].every(image => image.complete && image.naturalWidth)"
         WebDriverWait(browser, 30).until(lambda _: browser.execute_script(shown))
