@@ -299,6 +299,11 @@ def _tiles(report: Report, rivals: Sequence[str], groups: Mapping[str, Sequence[
         yield Tile(f"Queries that differ from {rivals[0]}", changed, f"{contest.drawn:,} equal", "examples")
     if worst := _worst(rivals, groups):
         yield worst
+    if report.frequent:
+        changes = [query.subject - query.rival for query in report.frequent]
+        better, worse = (sum(sign * change > 0 for change in changes) for sign in (1, -1))
+        name = f"The {len(changes)} most frequent queries"
+        yield Tile(name, f"{better} better, {worse} worse", f"than {rivals[0]}", "frequent")
     if report.review:
         for cost in report.review.costs:
             if cost.candidate is not None:

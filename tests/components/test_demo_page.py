@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from fusion.serving import ProductSearch
 
 OPTIONAL = [field.name for field in PRODUCTS if field.nullable]
+SAMPLE = Path(__file__).parents[2] / "data"
 SECONDS = 30  # for one answer
 
 
@@ -166,6 +168,19 @@ def test_every_test_query_where_optional_columns_are_null(
     monkeypatch.setattr(search_model, "index", SearchIndex(fields, index.vectors, index.without))
     demo = Demo(models, Shop.load(tmp_path / "data"), Votes(tmp_path / "votes"))
     check_every_test_query(demo, tmp_path / "data")
+
+
+@pytest.mark.slow
+def test_every_test_query_of_the_sample(
+    models: list[Model], search_model: "ProductSearch", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of `make demo`, where half of all answers have a product without a brand among their first eight."""
+    if not SAMPLE.is_dir():
+        pytest.skip("the sample is not here: dvc pull data")
+    products = search_model.featurizer.table(SAMPLE, "products")
+    index = SearchIndex.build(search_model.model, products, SAMPLE, np.empty((0, 16), np.float32))
+    monkeypatch.setattr(search_model, "index", index)
+    check_every_test_query(Demo(models, Shop.load(SAMPLE), Votes(tmp_path / "votes")), SAMPLE)
 
 
 def test_a_filter_holds_and_shows_counts(page: str, data: Path) -> None:

@@ -1,8 +1,10 @@
 """What a reviewer sees: MLflow's own pages, of a real server, in a real browser."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 NAME = "product-search"
+SENT = "Network.requestWillBeSent"
 LIMIT = 180  # seconds for a page to show what it should
 
 CLOSE = (
@@ -80,6 +83,7 @@ def look(browser: "Chrome", reviewed: Reviewed, keep: Callable[[str], None]) -> 
                 assert browser.execute_script(
                     "return [...document.images].every(one => one.naturalWidth > 0)"
                 )
+            assert other_hosts(browser) == set()
         finally:
             browser.switch_to.default_content()
             browser.execute_script(CLOSE)
@@ -87,6 +91,13 @@ def look(browser: "Chrome", reviewed: Reviewed, keep: Callable[[str], None]) -> 
             print(shown())
 
     return look
+
+
+def other_hosts(browser: "Chrome") -> set[str]:
+    """Hosts other than this machine that pages have asked for something since the last call."""
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    sent = [message["params"]["request"]["url"] for message in messages if message["method"] == SENT]
+    return {str(urlsplit(url).hostname) for url in sent if url.startswith(("http", "ws"))} - {"127.0.0.1"}
 
 
 def test_the_run(look: Look, reviewed: Reviewed) -> None:

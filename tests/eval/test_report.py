@@ -361,7 +361,9 @@ def test_the_most_frequent_queries_are_shown_where_frequencies_are_known() -> No
     frequent = [FrequentQuery(HOSTILE, 1200, 0.75, 1.0), FrequentQuery("mug", 9, 0.5, 0.5)]
     rows = Page(render(report(frequent=frequent))).texts("tr")
     assert f"{HOSTILE} 1,200 0.750 1.000 −0.250" in rows and "mug 9 0.500 0.500 +0.000" in rows
-    assert "The most frequent queries" not in render(report())
+    tiles = Page(render(report(frequent=frequent))).texts("li")
+    assert "The 2 most frequent queries 0 better, 1 worse than text" in tiles
+    assert "most frequent queries" not in render(report())
 
 
 # Safety
