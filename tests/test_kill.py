@@ -45,7 +45,11 @@ MOMENTS = {
         ".featurize.partial/queries/000000.parquet",
     ],
     "train": [".train.partial/made_from.json", *[".train.partial/checkpoint.pt"] * 3],
-    "evaluate": [".evaluate.partial", ".evaluate.partial/runs/text-only.trec", ".evaluate.partial/report.html"],
+    "evaluate": [
+        ".evaluate.partial",
+        ".evaluate.partial/runs/text-only.trec",
+        ".evaluate.partial/report.html",
+    ],
     "register": [
         ".register.partial",
         "mlartifacts/*/artifacts/evaluation/scores",
