@@ -116,17 +116,6 @@ def artifact_link(experiment_id: str, run_id: str, path: str) -> str:
     return f"#/experiments/{experiment_id}/runs/{run_id}/artifacts/{quote(path)}{ML_VIEW}"
 
 
-def artifact_url(experiment_id: str, run_id: str, path: str) -> str:
-    """The address of a run's artifact in MLflow's UI.
-
-    Args:
-        experiment_id: Of the experiment that has the run.
-        run_id: Of the run.
-        path: Of the artifact, below the root of the run's artifacts.
-    """
-    return ui_url(artifact_link(experiment_id, run_id, path).removeprefix("#/"))
-
-
 def _own_store() -> str:
     return f"sqlite:///{home() / 'mlflow.db'}"
 

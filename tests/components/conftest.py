@@ -5,6 +5,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,6 +125,26 @@ def client(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     yield tracking.connect()
     mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture(scope="session")
+def local_store(empty_store: Path) -> "Callable[[Path], AbstractContextManager[None]]":
+    """Work in a folder with an empty store of its own, in which child processes work, too."""
+
+    @contextmanager
+    def enter(root: Path) -> Iterator[None]:
+        import mlflow
+
+        shutil.copy(empty_store, root / "mlflow.db")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(root)
+            patch.setenv("DVC_ROOT", str(root))
+            patch.setenv("MLFLOW_TRACKING_URI", "")
+            patch.delenv("MLFLOW_TRACKING_URI")
+            yield
+            mlflow.set_tracking_uri(None)
+
+    return enter
 
 
 @pytest.fixture(scope="session")

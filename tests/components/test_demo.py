@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -34,23 +35,18 @@ def address(
     two_versions: Callable[[Path], None],
     data: Path,
     screenshots: Path | None,
-    empty_store: Path,
+    local_store: Callable[[Path], AbstractContextManager[None]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[str]:
     """Of the page, over a champion and a challenger."""
     import mlflow
 
     root = tmp_path_factory.mktemp("demo")
-    shutil.copy(empty_store, root / "mlflow.db")
     (root / "params.yaml").write_text(yaml.safe_dump({"register": {"model_name": NAME}}))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        patch.setenv("DVC_ROOT", str(root))
-        patch.setenv("MLFLOW_TRACKING_URI", "")
-        patch.delenv("MLFLOW_TRACKING_URI")
+    with local_store(root):
         two_versions(root)
         mlflow.set_tracking_uri(None)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        os.environ.pop("MLFLOW_TRACKING_URI", None)  # which MLflow sets itself
         port = services.free_port()
         command = [sys.executable, "-m", "components.demo", "--headless", "--port", str(port)]
         command += ["--data", str(ROOT / "data" if screenshots else data)]

@@ -1,7 +1,7 @@
 """The pages of a whole chain with a champion, in a real browser, at every width."""
 
-import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,22 +38,15 @@ def pages(
     data: Path,
     evaluation: Path,
     screenshots: Path | None,
-    empty_store: Path,
+    local_store: Callable[[Path], AbstractContextManager[None]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[dict[str, Path]]:
     """Name → file; of the project's own chain where pictures are to be kept."""
     if screenshots:
         yield {name: ROOT / path for name, path in PAGES.items()}
         return
-    import mlflow
-
     root = tmp_path_factory.mktemp("pages")
-    shutil.copy(empty_store, root / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        patch.setenv("DVC_ROOT", str(root))
-        patch.setenv("MLFLOW_TRACKING_URI", "")
-        patch.delenv("MLFLOW_TRACKING_URI")
+    with local_store(root):
         two_versions(root)
         validate(data, ValidateParams(model_name=NAME), root / "validate")
         yield {
@@ -62,7 +55,6 @@ def pages(
             "data": root / "validate" / "data.html",
             "champion": root / "validate" / "champion.html",
         }
-        mlflow.set_tracking_uri(None)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

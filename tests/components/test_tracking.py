@@ -195,11 +195,9 @@ class TestAddresses:
             monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         assert tracking.version_url("a/b c", "3") == server + self.PAGE
 
-    def test_of_an_artifact(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:8080")
+    def test_of_an_artifact(self) -> None:
         link = "#/experiments/1/runs/ab/artifacts/evaluation/a%20b.html?workflowType=machine_learning"
         assert tracking.artifact_link("1", "ab", "evaluation/a b.html") == link
-        assert tracking.artifact_url("1", "ab", "evaluation/a b.html") == f"http://127.0.0.1:8080/{link}"
 
 
 def test_a_table_is_logged_once(client: "MlflowClient", tmp_path: Path) -> None:
