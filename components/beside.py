@@ -117,9 +117,9 @@ def read_thumbnails(data: Path, product_ids: Collection[str]) -> dict[str, tuple
         product_ids: Those that it does not have are left out.
     """
     thumbnails: dict[str, tuple[str | None, str | None]] = {}
-    wanted = pa.array(sorted(product_ids), pa.string())
+    ids = pa.array(sorted(product_ids), pa.string())
     for batch in store.batches(data, "products", ["product_id", "title", "image"]) if product_ids else ():
-        for row in batch.filter(pc.is_in(batch["product_id"], wanted)).to_pylist():
+        for row in batch.filter(pc.is_in(batch["product_id"], ids)).to_pylist():
             thumbnails[row["product_id"]] = row["title"], data_uri(_shrink(row["image"]))
     return thumbnails
 

@@ -116,7 +116,7 @@ def champion_version(registry: Registry, champion: "ModelVersion | None") -> Ver
         return None
     number = str(champion.version)
     moves = [move.at for move in registry.moves() if move.new == number]
-    return Version(number, format_moment(moves[-1]) if moves else format_moment(champion.creation_timestamp))
+    return Version(number, format_moment(moves[-1] if moves else champion.creation_timestamp))
 
 
 def format_moment(moment: str | int) -> str:

@@ -138,7 +138,7 @@ def choose_rivals(scores: Mapping[str, Scores], metric: str) -> list[str]:
     """The best system that is not made of the candidate, then BM25: what the report shows the candidate against."""
     others = {name: one for name, one in scores.items() if name != HYBRID and not name.startswith("no ")}
     best = best_other(others, CANDIDATE, metric)
-    return list(dict.fromkeys([best, *(name for name in ("bm25",) if name in others)]))
+    return [best, "bm25"] if best != "bm25" and "bm25" in others else [best]
 
 
 def published(features: Path, asked: np.ndarray, depth: int) -> dict[str, pa.Table]:

@@ -50,8 +50,8 @@ class Rule(NamedTuple):
     @property
     def expected(self) -> str:
         """What a value must be, and what share of the rows may differ, in words."""
-        wanted = EXPECTED[self.expect](self.more)
-        return f"{wanted}, but for {100 * self.allowed:.3g} % of the rows" if self.allowed else wanted
+        value = EXPECTED[self.expect](self.more)
+        return f"{value}, but for {100 * self.allowed:.3g} % of the rows" if self.allowed else value
 
     def expectation(self, number: int) -> Any:
         """The expectation; `number` tells its result from the others'."""

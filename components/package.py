@@ -36,15 +36,15 @@ def registered(
         tags: Of a new version.
         published: Whether one of its encoders is in the Hugging Face format.
     """
-    if found := _versions(client, run, name):
-        return found[0]
+    if versions := _versions(client, run, name):
+        return versions[0]
     import mlflow
 
     mlflow.register_model(_logged(client, run) or _log(model, index, profile, published), name, tags=tags)
     # A request that the server served and could not answer was sent again: the second version is one too many.
-    first, *again = _versions(client, run, name)
-    for one in again:
-        client.delete_model_version(name, one.version)
+    first, *duplicates = _versions(client, run, name)
+    for duplicate in duplicates:
+        client.delete_model_version(name, duplicate.version)
     return first
 
 

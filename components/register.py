@@ -99,7 +99,7 @@ def _register(
             )
             aliases = _earned(decision, params)
             systems = read_systems(evaluation, candidate)
-            told = _write_card(
+            card_text = _write_card(
                 out,
                 params.model_name,
                 version,
@@ -119,8 +119,9 @@ def _register(
             _write_summary(out, params.model_name, version, run, champion, judged_champion, aliases, decision)
             tracking.attach(run, out, sorted(path.name for path in out.iterdir()))
             link = tracking.artifact_link(run.info.experiment_id, run.info.run_id, DECISION)
-            _announce(registry, version, decision, champion, description(told, link))
-            client.set_tag(run.info.run_id, "mlflow.note.content", description(told, link))
+            text = description(card_text, link)
+            _announce(registry, version, decision, champion, text)
+            client.set_tag(run.info.run_id, "mlflow.note.content", text)
             # last: a version that is the champion already takes its verdict from what was attached
             registry.challenge(str(version.version), earned=CHALLENGER in aliases)
             if CHAMPION in aliases:

@@ -127,11 +127,11 @@ def _write(
         "passed": not inspection.broken,
     }
     (folder / "report.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    (folder / PAGE).write_text(render(findings, counts, data, beside, params.data_docs))
+    (folder / PAGE).write_text(render(inspection, counts, data, beside, params.data_docs))
 
 
 def render(
-    findings: Sequence["Finding"],
+    inspection: "Inspection",
     counts: dict[str, dict[str, int]],
     data: Path,
     beside: "Beside | None",
@@ -140,7 +140,7 @@ def render(
     """The page data.html: what was checked, the worst first, with pictures of the products at fault.
 
     Args:
-        findings: Of `Inspection`.
+        inspection: With its findings.
         counts: Rows by table, and queries by split.
         data: The data set, which has the pictures.
         beside: What the champion says of the data.
@@ -148,12 +148,13 @@ def render(
     """
     from components.beside import read_thumbnails
 
+    findings = inspection.findings
     problems = [finding for finding in findings if finding.count]
     problems.sort(key=lambda finding: (finding.passed, finding.severity == "warning"))  # stable
     ids = {product for finding in problems for product in finding.products}
     page = pages(Path(__file__).parent).get_template("data.html.jinja")
     return page.render(
-        failed=[finding for finding in findings if not finding.passed and finding.severity == "error"],
+        failed=inspection.broken,
         problems=problems,
         passed=[finding for finding in findings if not finding.count],
         counts=counts,

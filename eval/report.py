@@ -4,6 +4,7 @@ Without a review a page reports on systems; with one it is the page to decide on
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -205,11 +206,11 @@ def extremes(
         gain = sign * gains[metric]
         order = np.lexsort((-sign * np.asarray(overall), -gain))
         order = order[gain[order] > 0]
-        places: dict[str, int] = {}
-        turns = [places.setdefault(group, -1) for group in groups[order]]
-        for place, group in enumerate(groups[order].tolist()):
-            places[group] += 1
-            turns[place] = places[group]
+        counts: Counter[str] = Counter()
+        turns = []  # of each query, how many of its group come before it
+        for group in groups[order].tolist():
+            turns.append(counts[group])
+            counts[group] += 1
         return subject.query_ids[order[np.argsort(turns, kind="stable")][:count]].tolist()
 
     return most(1), most(-1)
@@ -225,6 +226,7 @@ def render(report: Report) -> str:
     _check(report)
     rivals = list(report.rivals) or _best_others(report.systems, report.subject, report.primary)[:RIVALS]
     groups = {name: list(_groups(report, rivals, labels)) for name, labels in report.segments.items()}
+    totals = {name: _total(scores.values[report.primary]) for name, scores in report.systems.items()}
     return (
         pages()
         .get_template("report.html.jinja")
@@ -233,11 +235,11 @@ def render(report: Report) -> str:
             review=report.review,
             queries=len(report.systems[report.subject].query_ids),
             rivals=rivals,
-            tiles=list(_tiles(report, rivals, groups)),
+            tiles=list(_tiles(report, rivals, totals[report.subject], groups)),
             primary_plot=_primary_plot(report, rivals) if rivals else "",
-            systems_plot=_systems_plot(report),
+            systems_plot=_systems_plot(report, totals),
             segment_plots=list(_segment_plots(report, rivals, groups)),
-            tables=[*_tables(report, groups)],
+            tables=list(_tables(report, totals, groups)),
             tasks=_tasks_table(report),
             people=_people_table(report),
             examples=[("most won", report.won), ("most lost", report.lost)],
@@ -288,9 +290,15 @@ def _groups(report: Report, rivals: Sequence[str], labels: np.ndarray) -> Iterat
         yield Group(f"{part.name} queries", part, means, {rival: gains[rival][part.name] for rival in rivals})
 
 
-def _tiles(report: Report, rivals: Sequence[str], groups: Mapping[str, Sequence[Group]]) -> Iterator[Tile]:
-    ours = report.systems[report.subject]
-    (total,) = segments(ours.values[report.primary], np.full(len(ours.query_ids), "all"))
+def _total(values: np.ndarray, name: str = "all") -> Segment:
+    """All queries as one group."""
+    (total,) = segments(values, np.full(len(values), name))
+    return total
+
+
+def _tiles(
+    report: Report, rivals: Sequence[str], total: Segment, groups: Mapping[str, Sequence[Group]]
+) -> Iterator[Tile]:
     interval = "" if np.isnan(total.low) else f"95 % interval {total.low:.3f} to {total.high:.3f}"
     yield Tile(f"{report.primary} of {report.subject}", f"{total.mean:.3f}", interval, "systems")
     if rivals:
@@ -345,12 +353,10 @@ def _primary_plot(report: Report, rivals: Sequence[str]) -> Markup:
     return forest(estimates, "primary", f"Difference in {report.primary}. {summary}")
 
 
-def _systems_plot(report: Report) -> Markup:
-    every = np.full(len(report.systems[report.subject].query_ids), "all")
+def _systems_plot(report: Report, totals: Mapping[str, Segment]) -> Markup:
     estimates = [
-        Estimate(name, part.mean, part.low, part.high, "accent" if name == report.subject else "soft")
-        for name, scores in report.systems.items()
-        for part in segments(scores.values[report.primary], every)
+        Estimate(name, total.mean, total.low, total.high, "accent" if name == report.subject else "soft")
+        for name, total in totals.items()
     ]
     summary = f"Mean {report.primary} of each system; the table has the numbers"
     return forest(estimates, "systems", summary, signed=False)
@@ -372,8 +378,10 @@ def _segment_plots(
             yield caption, forest(estimates, name, f"{caption}; the table has the numbers")
 
 
-def _tables(report: Report, groups: Mapping[str, Sequence[Group]]) -> Iterator[Table]:
-    yield _systems_table(report)
+def _tables(
+    report: Report, totals: Mapping[str, Segment], groups: Mapping[str, Sequence[Group]]
+) -> Iterator[Table]:
+    yield _systems_table(report, totals)
     if report.comparisons:
         yield _comparisons_table(report)
     for grouping, parts in groups.items():
@@ -382,16 +390,14 @@ def _tables(report: Report, groups: Mapping[str, Sequence[Group]]) -> Iterator[T
         yield _apart_table(report)
 
 
-def _systems_table(report: Report) -> Table:
+def _systems_table(report: Report, totals: Mapping[str, Segment]) -> Table:
     means = {name: scores.means() for name, scores in report.systems.items()}
     kinds = list(means[report.subject])
     metrics = [name for name in kinds if not name.startswith("judged")]
     coverage = [name for name in kinds if name.startswith("judged")]
     best = {metric: max(values[metric] for values in means.values()) for metric in metrics}
-    every = np.full(len(report.systems[report.subject].query_ids), "all")
     rows = []
     for name, scores in report.systems.items():
-        (total,) = segments(scores.values[report.primary], every)
         rows.append(
             [
                 Cell.of_text(name),
@@ -399,8 +405,8 @@ def _systems_table(report: Report) -> Table:
                     Cell.of_number(means[name][metric], "best" if means[name][metric] == best[metric] else "")
                     for metric in metrics
                 ),
-                Cell.of_number(total.low, "soft"),
-                Cell.of_number(total.high, "soft"),
+                Cell.of_number(totals[name].low, "soft"),
+                Cell.of_number(totals[name].high, "soft"),
                 *(Cell.of_share(means[name][metric]) for metric in coverage),
                 Cell.of_count(scores.unanswered),
             ]
@@ -462,7 +468,7 @@ def _apart_table(report: Report) -> Table:
     rows = []
     for by, systems in report.apart.items():
         ours = systems[report.subject]
-        (total,) = segments(ours.values[report.primary], np.full(len(ours.query_ids), by))
+        total = _total(ours.values[report.primary], by)
         means = [systems[name].means()[report.primary] for name in report.systems]
         rows.append(
             [

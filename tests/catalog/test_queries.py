@@ -134,8 +134,13 @@ def test_clicks_tell_the_frequency_of_queries_that_are_there(
     log = ["query,product_id,position,clicked", *["red chair,p,1,0"] * 3, "lamp,p,1,1"]
     (tmp_path / "log.csv").write_text("\n".join(log))
     from_clicks(tmp_path / "shop", tmp_path / "log.csv", tmp_path / "data")
-    found = store.read(tmp_path / "data", "queries").to_pylist()
-    assert {row["query_id"]: row["frequency"] for row in found} == {"q1": 3, "q2": 7, "q3": None, "q4": None}
+    queries = store.read(tmp_path / "data", "queries").to_pylist()
+    assert {row["query_id"]: row["frequency"] for row in queries} == {
+        "q1": 3,
+        "q2": 7,
+        "q3": None,
+        "q4": None,
+    }
 
 
 def test_commands(shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -214,8 +214,8 @@ def test_the_chain_does_not_take_a_copy_for_its_version(registry: Registry) -> N
     registry.client.copy_model_version(f"models:/{NAME}/4", "shop")
     registry.client.copy_model_version(f"models:/{NAME}/4", NAME)
     run = registry.client.get_run(version.run_id)
-    found = package._versions(registry.client, run, NAME)
-    assert [(one.name, str(one.version)) for one in found] == [(NAME, "4")]
+    versions = package._versions(registry.client, run, NAME)
+    assert [(version.name, str(version.version)) for version in versions] == [(NAME, "4")]
 
 
 def test_who_challenges_no_longer_does_when_promoted(registry: Registry) -> None:

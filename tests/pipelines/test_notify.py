@@ -57,8 +57,8 @@ def test_a_verdict_is_told_with_its_reasons_and_links(verdict: str, webhook: lis
     }
     store.create_model_version("product-search", "file:///m-1", tags=tags)
     notify("SUCCEEDED", "", "r1", "https://kfp.test")
-    told = f"Vitrine: product-search version 1. Gate {verdict}: ndcg@10 is 3 % better."
-    assert webhook == [{"text": f"{told}\nhttps://kfp.test/#/runs/details/r1"}]
+    sentence = f"Vitrine: product-search version 1. Gate {verdict}: ndcg@10 is 3 % better."
+    assert webhook == [{"text": f"{sentence}\nhttps://kfp.test/#/runs/details/r1"}]
 
 
 def test_a_failure_is_told(webhook: list[Any]) -> None:
