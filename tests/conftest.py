@@ -241,19 +241,29 @@ def axe(browser: "Chrome") -> Callable[[], list[str]]:
     return check
 
 
+@pytest.fixture(scope="session")
+def sent_requests(browser: "Chrome") -> Callable[[], list[dict[str, Any]]]:
+    """Read what pages have asked for since the last call: events of Chromium, each with a `request` and its `url`."""
+
+    def read() -> list[dict[str, Any]]:
+        messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+        return [message["params"] for message in messages if message["method"] == "Network.requestWillBeSent"]
+
+    return read
+
+
 @pytest.fixture
-def requested(browser: "Chrome") -> Callable[[], list[str]]:
-    """Addresses that the page in the browser has asked for, beside itself and what stands in it as data."""
-    browser.get_log("performance")  # of pages before
+def requested(
+    browser: "Chrome", sent_requests: Callable[[], list[dict[str, Any]]]
+) -> Callable[[], list[str]]:
+    """Read the addresses that the page has asked for, beside itself and what stands in it as data."""
+    sent_requests()  # of pages before
 
     def read() -> list[str]:
-        messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-        sent = [message["params"] for message in messages if message["method"] == "Network.requestWillBeSent"]
-        urls = {
-            request["request"]["url"] for request in sent if request["documentURL"] == browser.current_url
-        }
-        assert browser.current_url in urls, "the log holds the page itself"
-        return [url for url in urls - {browser.current_url} if not url.startswith("data:")]
+        page = browser.current_url
+        urls = {event["request"]["url"] for event in sent_requests() if event["documentURL"] == page}
+        assert page in urls, "the log holds the page itself"
+        return [url for url in urls - {page} if not url.startswith("data:")]
 
     return read
 

@@ -1,9 +1,8 @@
 """What a reviewer sees: MLflow's own pages, of a real server, in a real browser."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 NAME = "product-search"
-SENT = "Network.requestWillBeSent"
 LIMIT = 180  # seconds for a page to show what it should
 
 CLOSE = (
@@ -52,7 +50,12 @@ def reviewed(
 
 
 @pytest.fixture
-def look(browser: "Chrome", reviewed: Reviewed, keep: Callable[[str], None]) -> Look:
+def look(
+    browser: "Chrome",
+    reviewed: Reviewed,
+    keep: Callable[[str], None],
+    sent_requests: Callable[[], list[dict[str, Any]]],
+) -> Look:
     """Open a page of MLflow's, wait until it shows some texts, keep a picture of it; all that it shows."""
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -83,7 +86,9 @@ def look(browser: "Chrome", reviewed: Reviewed, keep: Callable[[str], None]) -> 
                 assert browser.execute_script(
                     "return [...document.images].every(one => one.naturalWidth > 0)"
                 )
-            assert other_hosts(browser) == set()
+            urls = [event["request"]["url"] for event in sent_requests()]
+            hosts = {urlsplit(url).hostname for url in urls if url.startswith(("http", "ws"))}
+            assert hosts == {"127.0.0.1"}
         finally:
             browser.switch_to.default_content()
             browser.execute_script(CLOSE)
@@ -91,13 +96,6 @@ def look(browser: "Chrome", reviewed: Reviewed, keep: Callable[[str], None]) -> 
             print(shown())
 
     return look
-
-
-def other_hosts(browser: "Chrome") -> set[str]:
-    """Hosts other than this machine that pages have asked for something since the last call."""
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    sent = [message["params"]["request"]["url"] for message in messages if message["method"] == SENT]
-    return {str(urlsplit(url).hostname) for url in sent if url.startswith(("http", "ws"))} - {"127.0.0.1"}
 
 
 def test_the_run(look: Look, reviewed: Reviewed) -> None:
