@@ -24,7 +24,12 @@ COPY pyproject.toml README.md LICENSE ./
 COPY catalog catalog
 COPY fusion fusion
 COPY eval eval
+COPY scoring scoring
+COPY registry registry
+COPY validation validation
 COPY components components
+COPY serving serving
+COPY plugins plugins
 COPY pipelines pipelines
 RUN /opt/build/bin/uv pip install --python /opt/build/bin/python --no-build-isolation --no-deps --target /opt/vitrine .
 

@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test check lint ui try services image test-image lock audit clean
+.PHONY: help demo test check deps lint ui try services image test-image lock audit clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -35,13 +35,13 @@ lint: $(BIN)/.installed  ## style, types, imports
 check: lint test  ## what CI runs
 
 ui: $(BIN)/.installed  ## MLflow's UI on localhost:5000, with links to runs and versions
-	python -m components.ui
+	python -m serving.ui
 
 try: $(BIN)/.installed  ## champion and challenger side by side, in a page on localhost:8501
-	python -m components.demo
+	python -m serving.demo
 
 services: $(BIN)/.installed  ## MLflow on PostgreSQL and S3, on localhost:5000
-	python -m components.services
+	python -m registry.local_stack
 
 COMMIT := $(shell git rev-parse HEAD 2>/dev/null)
 IMAGE ?= vitrine
@@ -58,6 +58,9 @@ image:  ## container images, targets cpu and cuda; IMAGE=HOST/NAME names them
 test-image: TORCH_BACKEND =
 test-image:  ## the image that tests marked `docker` run: of this environment's own PyTorch, so that digits can be compared
 	$(BUILD) --target cpu --tag vitrine:test .
+
+deps: $(BIN)/.installed  ## write the code that each stage depends on into dvc.yaml
+	python -m pipelines.code_deps
 
 lock: $(BIN)/.installed  ## pin the newest versions that fit
 	uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra bench --no-header --no-annotate \

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from fusion.features import Items
-from fusion.losses import UNJUDGED
 from fusion.model import ModelConfig, ProductSearchModel
-from fusion.objective import Objective, joint_loss
+from fusion.training.losses import UNJUDGED
+from fusion.training.objective import Objective, joint_loss
 
 WORDS, VOCABULARY, FEATURES = 32, 5000, 1914
 

@@ -1,7 +1,7 @@
 """What `validate` finds of defects planted in a data set: `python bench/defects.py [DATA [SEED [PAGE]]] > TABLE.md`.
 
 The champion in MLflow looks at the pictures, so there must be one: `make demo`, then
-`python -m components.registry promote 1`. PAGE is where to write what it says of them.
+`python -m registry promote 1`. PAGE is where to write what it says of them.
 """
 
 import io
@@ -20,12 +20,12 @@ from PIL import Image, ImageEnhance
 from catalog import store
 from catalog.images import Limits, decode
 from catalog.schema import DERIVED, EXACT
-from components.beside import beside_champion
-from components.drift import profile
-from components.expectations import Rule, rules
-from components.facts import gather
 from components.params import ValidateParams
 from eval.tables import table
+from validation.champion_comparison import beside_champion
+from validation.data_profile import gather
+from validation.drift import profile
+from validation.expectations import Rule, rules
 
 Rows = list[dict[str, Any]]
 MISMATCHED, NEAR, PLACEHOLDER = 0.02, 0.03, 40  # shares of products, and products

@@ -1,6 +1,6 @@
 """How far changed data lie from the champion's: `python bench/drift.py [DATA] > TABLE.md`.
 
-DATA are those of the champion in MLflow: `make demo`, then `python -m components.registry promote 1`.
+DATA are those of the champion in MLflow: `make demo`, then `python -m registry promote 1`.
 """
 
 import io
@@ -15,10 +15,10 @@ from tqdm import tqdm
 from catalog import store
 from catalog.images import decode
 from catalog.sample import sample
-from components.beside import Beside, beside_champion
-from components.drift import profile
 from components.params import ValidateParams
 from eval.tables import table
+from validation.champion_comparison import Beside, beside_champion
+from validation.drift import profile
 
 Row = dict[str, Any]
 PARAMS = ValidateParams(model_name="product-search")

@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 from usearch.index import Index
 
-from fusion.index import RECALL, K, Lists, recall, top_k
+from fusion.search.vector_index import RECALL, K, Lists, recall, top_k
 
 ATTRIBUTES, VALUES, OWN, DIM = 4, 16, 16, 256
 SPREAD, NOISE = 0.35, 0.12  # of what is a product's own, and of noise, for an attribute's 1

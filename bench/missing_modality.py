@@ -15,7 +15,6 @@ import pyarrow as pa
 
 from catalog import store
 from catalog.schema import TEXT_COLUMNS
-from components.bm25 import bm25
 from components.evaluate import judged
 from components.params import EvaluateParams
 from eval.metrics import score
@@ -24,7 +23,8 @@ from eval.significance import paired_test
 from fusion.features import Items
 from fusion.featurizer import load_items
 from fusion.model import ProductSearchModel
-from fusion.search import rank
+from fusion.search.bm25 import bm25
+from fusion.search.catalogue_search import rank
 
 PRIMARY = "ndcg@10"
 SEED = 0

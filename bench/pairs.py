@@ -20,12 +20,12 @@ from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from catalog import store
-from components.tasks import CANDIDATES, SEED
+from fusion.encoders.text import Start, Transformer
+from fusion.encoders.vocabulary import Vocabulary
 from fusion.features import Items
 from fusion.featurizer import load_items
 from fusion.model import ProductSearchModel, embed
-from fusion.text import Start, Transformer
-from fusion.vocabulary import Vocabulary
+from scoring.auxiliary_evaluation import CANDIDATES, SEED
 
 PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0)
 FIRST = (1, 5, 10)

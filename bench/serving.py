@@ -23,9 +23,9 @@ import requests
 from tqdm import tqdm
 
 from catalog import store
-from components import services, tracking
 from fusion.model import embed
-from fusion.search import SearchIndex, load
+from fusion.search.catalogue_search import SearchIndex, load
+from registry import local_stack, tracking
 
 REQUESTS, TOGETHER, K = 1000, (1, 8), 10
 
@@ -46,7 +46,7 @@ def main() -> None:
     print("| queries | at a time | p50 | p95 | p99 | a second | errors |\n|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         bare(asked.model, queries, Path(folder))
-        with services.model(asked.model, Path(folder) / "serve.log") as address:
+        with local_stack.model(asked.model, Path(folder) / "serve.log") as address:
             for kind, rows in queries.items():
                 for together in TOGETHER:
                     load_test(address, kind, rows, together)

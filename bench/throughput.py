@@ -39,15 +39,15 @@ from catalog.images import decode, fit
 from catalog.schema import EXACT, IRRELEVANT
 from components.params import TrainParams, load
 from components.train import objective, prepare, schedule
-from fusion import training
+from fusion.encoders.image import ImageEncoder, architecture
 from fusion.facets import CATEGORY
 from fusion.features import Items
 from fusion.featurizer import BATCH, Featurizer
-from fusion.image import ImageEncoder, architecture
-from fusion.mining import mine
 from fusion.model import ModelConfig, ProductSearchModel, embed
-from fusion.objective import joint_loss, label_loss
-from fusion.sampling import Judged, Pairs, TrainingSet
+from fusion.training import loop
+from fusion.training.hard_negatives import mine
+from fusion.training.objective import joint_loss, label_loss
+from fusion.training.sampling import Judged, Pairs, TrainingSet
 
 ROUNDS = 7
 VOCABULARY = 5000
@@ -165,10 +165,8 @@ def train() -> Work:
             optimizer.step()
 
     def whole() -> None:
-        with tempfile.TemporaryDirectory() as folder, patch.object(training, "embed", return_value=vectors):
-            training.fit(
-                network, data, lambda *_: 0.0, goal, checkpoint=Path(folder) / "checkpoint.pt", **knobs
-            )
+        with tempfile.TemporaryDirectory() as folder, patch.object(loop, "embed", return_value=vectors):
+            loop.fit(network, data, lambda *_: 0.0, goal, checkpoint=Path(folder) / "checkpoint.pt", **knobs)
 
     return Work(bare, whole, f"{len(steps)} steps of {params.batch_size} queries")
 
@@ -195,9 +193,9 @@ def finetune(model: str = "resnet50", size: int = 224, batch: int = 160, steps: 
 
     def whole() -> None:
         vectors = np.zeros((len(data.products), config.dim), np.float32)
-        with tempfile.TemporaryDirectory() as folder, patch.object(training, "embed", return_value=vectors):
+        with tempfile.TemporaryDirectory() as folder, patch.object(loop, "embed", return_value=vectors):
             checkpoint = Path(folder) / "checkpoint.pt"
-            training.fit(
+            loop.fit(
                 network, data, lambda *_: 0.0, objective(params), checkpoint=checkpoint, **schedule(params)
             )
 
@@ -207,7 +205,7 @@ def finetune(model: str = "resnet50", size: int = 224, batch: int = 160, steps: 
     head = nn.Linear(encoder.width, 1000, device=device)
     encoder.requires_grad_(True)
     optimizer = torch.optim.AdamW(
-        [*encoder.parameters(), *head.parameters()], training.FINE * params.learning_rate
+        [*encoder.parameters(), *head.parameters()], loop.FINE * params.learning_rate
     )
     ready = torch.randn(each, 3, size, size, device=device).to(memory_format=torch.channels_last)
     classes = torch.randint(1000, (each,), device=device)

@@ -14,12 +14,12 @@ from tqdm import tqdm
 from catalog import store
 from catalog.schema import EXACT, HUMAN, SPLITS, TEXT_COLUMNS, DataError, product_text
 from components.params import FeaturizeParams
+from fusion.encoders.image import ImageEncoder
+from fusion.encoders.text import Start
+from fusion.encoders.video import Clips
+from fusion.encoders.vocabulary import Vocabulary
 from fusion.facets import ATTRIBUTES, PASSED_ON
 from fusion.featurizer import COLUMNS, Featurizer
-from fusion.image import ImageEncoder
-from fusion.text import Start
-from fusion.video import Clips
-from fusion.vocabulary import Vocabulary
 
 ROWS = 512  # per shard: what a killed run loses at most
 SHOWN = 5
@@ -38,7 +38,7 @@ def featurize(data: Path, report: Path, params: FeaturizeParams, features: Path)
         features: Folder to write: products/ and queries/ (see `fusion.features.Items`), with pictures where they are
             kept, judgements.parquet without those of the test split and with who judged, the featurizer (see
             `fusion.featurizer.Featurizer.save`), what training begins the text encoder from (see
-            `fusion.text.Start.save`) and broken.json.
+            `fusion.encoders.text.Start.save`) and broken.json.
 
     Raises:
         DataError: where the data is not what was validated, too many pictures are broken, or weights are missing.

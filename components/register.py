@@ -13,23 +13,23 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from catalog import store
-from components import tracking
-from components.beside import PROFILE
-from components.card import card, description, verdict_sentence
-from components.decision import build_decision_page, build_review, read_systems
-from components.drift import with_vectors
-from components.evaluate import CANDIDATE
-from components.package import registered
 from components.params import RegisterParams
-from components.registry import CHALLENGER, CHAMPION, COMPARED_WITH, GATE, REASONS, Registry
-from components.reporting import read_answers
-from components.yardstick import Judged, of_champion, stored
 from eval.gate import Decision, Rules, decide
 from eval.metrics import Scores
 from eval.people import Answers, ratings
 from eval.report import render
 from eval.segments import Segment
-from fusion.search import PRODUCTS
+from fusion.search.catalogue_search import PRODUCTS
+from registry import tracking
+from registry.champion_scoring import Judged, of_champion, stored
+from registry.decision_page import build_decision_page, build_review, read_systems
+from registry.model_card import card, description, verdict_sentence
+from registry.model_logging import registered
+from registry.model_registry import CHALLENGER, CHAMPION, COMPARED_WITH, GATE, REASONS, Registry
+from scoring.report_content import read_answers
+from scoring.systems import CANDIDATE
+from validation.champion_comparison import PROFILE
+from validation.drift import with_vectors
 
 if TYPE_CHECKING:
     from mlflow import ActiveRun, MlflowClient

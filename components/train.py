@@ -18,25 +18,25 @@ import torch
 from catalog import store
 from catalog.schema import GAINS, JUDGED_BY, DataError
 from components.params import TrainParams
-from components.tracking import watch
 from eval.metrics import score
 from eval.rankings import Qrels, Run
-from fusion.distributed import from_leader, processes
+from fusion.encoders.image import ImageEncoder
+from fusion.encoders.text import Start
+from fusion.encoders.vocabulary import Vocabulary
 from fusion.facets import Facets
 from fusion.features import MODALITIES, Items
 from fusion.featurizer import ENCODER
 from fusion.featurizer import FILES as FEATURIZER_FILES
 from fusion.fusions import FUSIONS
-from fusion.image import ImageEncoder
-from fusion.index import top_k
-from fusion.late import weigh
 from fusion.model import ModelConfig, ProductSearchModel, embed
-from fusion.objective import Objective
-from fusion.sampling import Judged, TrainingSet
-from fusion.search import run_table
-from fusion.text import Start
-from fusion.training import fit
-from fusion.vocabulary import Vocabulary
+from fusion.search.catalogue_search import run_table
+from fusion.search.late_fusion import weigh
+from fusion.search.vector_index import top_k
+from fusion.training.distributed import from_leader, processes
+from fusion.training.loop import fit
+from fusion.training.objective import Objective
+from fusion.training.sampling import Judged, TrainingSet
+from registry.tracking import watch
 
 VALIDATED_BY = "ndcg@10"
 

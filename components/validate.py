@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from pyarrow import Table
 
-    from components.beside import Beside
-    from components.expectations import Finding, Inspection
+    from validation.champion_comparison import Beside
+    from validation.expectations import Finding, Inspection
 
 PAGE = "data.html"
 
@@ -32,7 +32,7 @@ class ValidationFailed(DataError):  # noqa: N818 - reads as what happened
 
 
 def validate(data: Path, params: ValidateParams, report: Path) -> None:
-    """Check a data set against the rules of `components.expectations`.
+    """Check a data set against the rules of `validation.expectations`.
 
     Warnings go to stderr, one line each. When the data fails, the same report is left beside `report`, as
     `NAME-failed`; the next success removes it.
@@ -51,9 +51,9 @@ def validate(data: Path, params: ValidateParams, report: Path) -> None:
             be reached, or the champion cannot look at the data.
     """
     # Slow to import, and not needed on a machine that only trains.
-    from components import drift
-    from components.beside import beside_champion
-    from components.expectations import Inspection, rules
+    from validation import drift
+    from validation.champion_comparison import beside_champion
+    from validation.expectations import Inspection, rules
 
     inspection = Inspection(rules(params))
     frames = _check_facts(inspection, data, params)
@@ -78,17 +78,17 @@ def validate(data: Path, params: ValidateParams, report: Path) -> None:
 
 def _check_facts(inspection: "Inspection", data: Path, params: ValidateParams) -> "dict[str, DataFrame]":
     """Gather the facts of a data set and check them: all of them, unless its columns cannot be read."""
-    from components import facts
+    from validation import data_profile
 
     frames = {
-        "columns": facts.columns(data),
-        "unexpected_columns": facts.unexpected_columns(data, params.personal),
+        "columns": data_profile.columns(data),
+        "unexpected_columns": data_profile.unexpected_columns(data, params.personal),
     }
     if (
         frames["columns"].problem.isna().all() or params.severity.get("schema") == "warning"
     ):  # or reading says why not
         limits = Limits(params.max_image_bytes, params.max_image_pixels)
-        frames |= facts.gather(data, limits, params.languages)
+        frames |= data_profile.gather(data, limits, params.languages)
     inspection.check(frames)
     return frames
 
@@ -103,9 +103,9 @@ def _write(
     beside: "Beside | None",
 ) -> None:
     """All that the stage leaves."""
-    from components.beside import PAGE as CHAMPION_PAGE
-    from components.beside import PROFILE
-    from components.expectations import RESULTS
+    from validation.champion_comparison import PAGE as CHAMPION_PAGE
+    from validation.champion_comparison import PROFILE
+    from validation.expectations import RESULTS
 
     if profile:
         pq.write_table(profile, folder / PROFILE)
@@ -146,7 +146,7 @@ def render(
         beside: What the champion says of the data.
         data_docs: Whether there are Data Docs to link to.
     """
-    from components.beside import read_thumbnails
+    from validation.champion_comparison import read_thumbnails
 
     findings = inspection.findings
     problems = [finding for finding in findings if finding.count]

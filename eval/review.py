@@ -104,7 +104,7 @@ class Review:
     def promote(self) -> str:
         """The command that promotes the candidate."""
         override = "" if self.decision.passed else ' --force --reason "…"'
-        return f"python -m components.registry promote {self.candidate.number}{override}"
+        return f"python -m registry promote {self.candidate.number}{override}"
 
 
 def costs(candidate: Mapping[str, float], champion: Mapping[str, float]) -> list[Cost]:

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 
 from catalog.command import run
 from catalog.schema import SPLITS
-from fusion.explain import explain_data
-from fusion.matching import embed_data
-from fusion.rerank import RERANKERS
-from fusion.search import rank_data
+from fusion.search.catalogue_search import rank_data
+from fusion.search.explanations import explain_data
+from fusion.search.matching import embed_data
+from fusion.search.rerank import RERANKERS
 
 
 def main(argv: Sequence[str] | None = None) -> int:

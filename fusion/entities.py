@@ -11,8 +11,8 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu
 
+from fusion.encoders.vocabulary import PAD
 from fusion.facets import Facets
-from fusion.vocabulary import PAD
 
 ENDINGS = {  # of the names of the columns that state each
     "brand": ("brand",),

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fusion.vocabulary import PAD, UNKNOWN, Vocabulary
+from fusion.encoders.vocabulary import PAD, UNKNOWN, Vocabulary
 
 COLUMNS = ("category", "brand", "color", "material")
 CATEGORY = COLUMNS.index("category")

@@ -34,7 +34,7 @@ class Items:
         images: float16, shape (N, D); zeros where there is no picture.
         regions: float16, shape (N, R, C): features of R parts of the picture, row by row; (N, 0, 0) if not loaded.
         has_image: bool, shape (N,).
-        videos: object, shape (N,): what `fusion.video.Clips` makes of a clip, all of one shape; None without a clip.
+        videos: object, shape (N,): clips of `fusion.encoders.video.Clips`, all of the same shape; None without a clip.
         pictures: object, shape (N,): the fitted picture, uint8 (S, S, 3); None without one, or if not loaded.
     """
 

@@ -16,10 +16,10 @@ from tqdm import tqdm
 from catalog import store
 from catalog.images import PictureError, decode, fit
 from catalog.schema import TEXT_COLUMNS, product_text
+from fusion.encoders.image import ImageEncoder
+from fusion.encoders.video import Clips
+from fusion.encoders.vocabulary import Vocabulary
 from fusion.features import Items
-from fusion.image import ImageEncoder
-from fusion.video import Clips
-from fusion.vocabulary import Vocabulary
 
 BATCH = 32  # pictures per forward pass; larger batches fall out of a CPU's cache
 _QUERY_TEXTS = ("query_id", "text", "split", "segment")

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fusion.registry import Registry
+from fusion.plugin_registry import Registry
 
 HEADS = 4
 

@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from fusion.encoders.image import ImageEncoder
+from fusion.encoders.text import ENCODERS as TEXT_ENCODERS
+from fusion.encoders.video import ENCODERS as VIDEO_ENCODERS
+from fusion.encoders.vocabulary import PAD
+from fusion.encoders.weights import freeze
 from fusion.entities import Labeller
 from fusion.features import MODALITIES, Items
 from fusion.fusions import FUSIONS, Parts
-from fusion.image import ImageEncoder
-from fusion.text import ENCODERS as TEXT_ENCODERS
-from fusion.video import ENCODERS as VIDEO_ENCODERS
-from fusion.vocabulary import PAD
-from fusion.weights import freeze
 
 AT_ONCE = 128  # pictures encoded where no gradient is wanted; more would take more memory than a step
 
@@ -36,9 +36,9 @@ class ModelConfig:
         dim: Width of the shared space.
         hidden: Width inside the fusion, and between the image features and the shared space.
         dropout: Share dropped in training.
-        text_encoder: A name of `fusion.text.ENCODERS`.
+        text_encoder: A name of `fusion.encoders.text.ENCODERS`.
         text_settings: What that one needs besides.
-        video_encoder: A name of `fusion.video.ENCODERS`, or None where no product has a clip.
+        video_encoder: A name of `fusion.encoders.video.ENCODERS`, or None where no product has a clip.
         tags: What products are tagged with: for each kind of tag the values to choose from.
         entities: What is recognised in texts, as `fusion.entities.Entities.types`.
     """
@@ -99,7 +99,7 @@ class ProductSearchModel(nn.Module):
     Attributes:
         image_encoder: While training tunes it, reads the pictures themselves in place of their features, and all items
             must come with theirs. Otherwise None; `save` leaves it out.
-        late: float (M,), the weights of `blend` for products; `fusion.late.weigh` chooses them.
+        late: float (M,), the weights of `blend` for products; `fusion.search.late_fusion.weigh` chooses them.
     """
 
     late: Tensor
@@ -142,7 +142,7 @@ class ProductSearchModel(nn.Module):
         """Say what training leaves as it is of the published encoders.
 
         Args:
-            text: See `fusion.weights.freeze`.
+            text: See `fusion.encoders.weights.freeze`.
             image: Likewise.
 
         Raises:

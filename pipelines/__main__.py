@@ -8,7 +8,7 @@ from typing import Any
 
 from catalog import command
 from catalog.schema import DataError
-from components.params import sections
+from components.params import pipeline_params
 from pipelines import check, ir, local, remote
 from pipelines.cluster import Cluster, checkout, load
 
@@ -23,12 +23,14 @@ def compile_to(output: Path, params: Path, cluster: Path | None = None) -> None:
     """
     if output.suffix not in {".yaml", ".yml"}:
         raise DataError(f"--output {output}: name it .yaml")
-    output.write_text(ir.compiled(load(cluster) if cluster else Cluster(), checkout(), sections(params)))
+    output.write_text(
+        ir.compiled(load(cluster) if cluster else Cluster(), checkout(), pipeline_params(params))
+    )
 
 
 def run(params: Path, **arguments: Any) -> None:
     """Run the pipeline on this machine."""
-    local.run(params=sections(params), **arguments)
+    local.run(params=pipeline_params(params), **arguments)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ import requests
 from google.protobuf import json_format
 
 from catalog.schema import DataError
-from components.params import sections
+from components.params import pipeline_params
 from pipelines import ir
 from pipelines.cluster import PASSWORD, SECRET_NAME, TARGETS, Cluster, checkout, load, tagged
 from pipelines.nodes import API, RUNTIME
@@ -32,7 +32,7 @@ def report(cluster: Path, params: Path) -> None:
         DataError: with all faults.
     """
     where = load(cluster)
-    text = ir.compiled(where, checkout(), sections(params))
+    text = ir.compiled(where, checkout(), pipeline_params(params))
     found = [*faults(text), *placement_faults(where)]
     for ask in (missing_images, missing_objects):
         try:

@@ -7,8 +7,8 @@ from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, Field, model_validator
 
-from components.params import Params, checked, document
-from components.tracking import commit
+from catalog.config import Params, read_yaml, validate_values
+from registry.tracking import commit
 
 Target = Literal["cpu", "cuda"]
 TARGETS: dict[str, Target] = {
@@ -217,7 +217,7 @@ def load(path: Path) -> Cluster:
     Raises:
         DataError: where it cannot be read, a key is unknown or a value out of range; all faults at once.
     """
-    return checked(Cluster, document(path), path)
+    return validate_values(Cluster, read_yaml(path), path)
 
 
 def checkout() -> str:

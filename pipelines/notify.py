@@ -6,8 +6,8 @@ import sys
 import requests
 
 from catalog.schema import DataError
-from components import tracking
-from components.registry import GATE, REASONS
+from registry import tracking
+from registry.model_registry import GATE, REASONS
 
 PATIENCE = 30  # seconds
 

@@ -17,7 +17,7 @@ import yaml
 from tqdm import tqdm
 
 from catalog.schema import DataError
-from components.params import sections
+from components.params import pipeline_params
 from pipelines import ir
 from pipelines.check import faults, placement_faults
 from pipelines.cluster import Cluster, checkout, load
@@ -59,7 +59,7 @@ def order(cluster: Cluster, params: Path, repo: str, rev: str) -> Order:
     Raises:
         DataError: with all faults that can be found without a cluster.
     """
-    values = sections(params)
+    values = pipeline_params(params)
     text = ir.compiled(cluster, commit := checkout(), values)
     if found := [*faults(text), *placement_faults(cluster)]:
         raise DataError("\n  ".join(["nothing was sent:", *found]))

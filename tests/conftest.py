@@ -20,6 +20,8 @@ from catalog.store import TableWriter
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
+pytest_plugins = ["chain_fixtures"]
+
 # How long an example takes depends on the machine, and is measured in bench/.
 settings.register_profile("vitrine", deadline=None)
 settings.load_profile("vitrine")

@@ -24,12 +24,12 @@ from PIL import Image
 
 from catalog import store
 from catalog.sample import sample
-from components import services
 from components.__main__ import main
 from components.evaluate import evaluate
 from components.featurize import featurize
 from components.params import SECTIONS, load
 from components.train import train
+from registry import local_stack
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -349,7 +349,7 @@ def test_the_served_model_says_what_was_wrong_with_a_request(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", "")
     mlflow.set_tracking_uri(f"sqlite:///{shop.root / 'mlflow.db'}")
-    with services.model("models:/product-search@challenger", tmp_path / "log") as address:
+    with local_stack.model("models:/product-search@challenger", tmp_path / "log") as address:
         answer = ask({"text": "red shirt"}, k=3, filters={"color": ["red"]}, max_price=10_000)
         assert answer.status_code == 200, answer.text
         found = answer.json()["predictions"]
@@ -449,7 +449,7 @@ def test_promote_auto_makes_a_champion_and_its_verdict_stands(
 def test_a_champion_of_the_same_data_is_not_scored_again(
     shop: Shop, client: "MlflowClient", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from components import yardstick
+    from registry import champion_scoring
 
     def never(*_: object) -> None:
         raise AssertionError("scored again")
@@ -458,14 +458,14 @@ def test_a_champion_of_the_same_data_is_not_scored_again(
     champion = client.get_model_version_by_alias("product-search", "champion")
     stored = pq.read_table(shop.root / "artifacts" / "evaluate" / "scores" / "fused.parquet")
     with monkeypatch.context() as patch:
-        patch.setattr(yardstick, "_scored_again", never)
-        found = yardstick.of_champion(champion, shop.root / "data", source, "ndcg@10").evidence
+        patch.setattr(champion_scoring, "_scored_again", never)
+        found = champion_scoring.of_champion(champion, shop.root / "data", source, "ndcg@10").evidence
     assert found.scores.query_ids.tolist() == stored["query_id"].to_pylist()
     assert found.scores.values["ndcg@10"].tolist() == stored["ndcg@10"].to_pylist()
 
     # judged in another way, it is scored again: by its own code, from texts and pictures, to the same result
     source["params"]["evaluate"]["resamples"] += 1
-    again = yardstick.of_champion(champion, shop.root / "data", source, "ndcg@10").evidence
+    again = champion_scoring.of_champion(champion, shop.root / "data", source, "ndcg@10").evidence
     assert again.scores.query_ids.tolist() == found.scores.query_ids.tolist()
     for metric, values in found.scores.values.items():
         np.testing.assert_allclose(again.scores.values[metric], values, atol=1e-9, err_msg=metric)
@@ -535,7 +535,7 @@ def test_a_champion_is_scored_by_the_code_it_was_registered_with(
 ) -> None:
     champion = client.get_model_version_by_alias("product-search", "champion")
     (code,) = (shop.root / "mlartifacts").glob(
-        f"models/{champion.source.rpartition('/')[2]}/artifacts/code/fusion/search.py"
+        f"models/{champion.source.rpartition('/')[2]}/artifacts/code/fusion/search/catalogue_search.py"
     )
     kept = code.read_text()
     code.write_text("raise SystemExit('not as it was')")

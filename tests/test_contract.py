@@ -1,10 +1,9 @@
 """Written once, run three ways: the stages' signatures, dvc.yaml and the compiled pipeline say the same."""
 
-import ast
 import inspect
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -15,11 +14,9 @@ import yaml
 from components.__main__ import stage
 from components.params import SECTIONS, Params
 from pipelines.__main__ import compile_to
+from pipelines.code_deps import PACKAGES, code_deps
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("catalog", "fusion", "eval", "components", "pipelines")
-BY_VALUE = "components/params.py"  # its values are the stage's params; nothing else of it reaches a stage
-RUN_BY_NAME = {"register": {"fusion/serving.py", "fusion/__main__.py"}}  # no import leads there
 
 
 class Shape(NamedTuple):
@@ -75,43 +72,6 @@ def outs(entry: dict[str, Any]) -> list[str]:
     return [path for out in entry["outs"] for path in ([out] if isinstance(out, str) else out)]
 
 
-def imports(path: Path) -> Iterator[Path]:
-    """The files of ours that a file imports, anywhere but for the type checker."""
-
-    def walk(node: ast.AST) -> Iterator[ast.AST]:
-        for child in ast.iter_child_nodes(node):
-            if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
-                yield child
-                yield from walk(child)
-
-    for node in walk(ast.parse(path.read_text())):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        for name in names:
-            file = ROOT / f"{name.replace('.', '/')}.py"
-            if name.split(".")[0] in PACKAGES and file.is_file():
-                yield file
-
-
-def code(name: str) -> set[str]:
-    """What a stage runs, and the templates and styles it names, as files relative to the project."""
-    pending = {ROOT / "components" / f"{name}.py", *(ROOT / path for path in RUN_BY_NAME.get(name, ()))}
-    found: set[Path] = set()
-    while pending:
-        path = pending.pop()
-        found.add(path)
-        pending |= set(imports(path)) - found
-    pages = [
-        page for package in PACKAGES for kind in ("*.jinja", "*.css") for page in (ROOT / package).glob(kind)
-    ]
-    while new := {page for page in pages for path in found if page.name in path.read_text()} - found:
-        found |= new
-    return {path.relative_to(ROOT).as_posix() for path in found} - {BY_VALUE}
-
-
 def check_dvc(dvc: dict[str, Any]) -> None:
     """Each command has the flags of its stage; deps and outs are those flags' paths, and the code it runs."""
     assert list(dvc) == list(SECTIONS)
@@ -124,22 +84,14 @@ def check_dvc(dvc: dict[str, Any]) -> None:
 
         assert outs(entry) == [paths[output] for output in shape.outputs], name
         for path in outs(entry):
-            assert path.split("/")[0] not in {"data", "tests", "docs", *PACKAGES}, (
+            assert path.split("/")[0] not in {"data", "tests", "docs", "pipelines", *PACKAGES}, (
                 f"{name} would empty {path}"
             )
 
         inputs = [paths[one] for one in shape.inputs]
         assert entry["deps"][: len(inputs)] == inputs, name
-        covering = entry["deps"][len(inputs) :]
-        runs = code(name)
-        missing = {file for file in runs if not any(within(file, dep) for dep in covering)}
-        assert not missing, f"{name} does not depend on code it runs: {sorted(missing)}"
-        idle = [dep for dep in covering if not any(within(file, dep) for file in runs)]
-        assert not idle, f"{name} depends on what it does not run: {idle}"
-
-
-def within(file: str, dep: str) -> bool:
-    return file == dep or file.startswith(f"{dep}/")
+        code = entry["deps"][len(inputs) :]
+        assert code == code_deps(name), f"{name}: other deps on code than `make deps` writes"
 
 
 def dvc_edges(dvc: dict[str, Any]) -> Edges:
@@ -256,7 +208,7 @@ DVC_BREACHES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a flag too many": lambda dvc: dvc["train"].update(cmd=dvc["train"]["cmd"] + " --seed 1"),
     "an input is no dep": lambda dvc: dvc["evaluate"]["deps"].remove("artifacts/train"),
     "its own code is no dep": lambda dvc: dvc["train"]["deps"].remove("components/train.py"),
-    "imported code is no dep": lambda dvc: dvc["evaluate"]["deps"].remove("components/bm25.py"),
+    "imported code is no dep": lambda dvc: dvc["evaluate"]["deps"].remove("fusion/search/bm25.py"),
     "a dep that is not used": lambda dvc: dvc["validate"]["deps"].append("fusion"),
     "another out": lambda dvc: dvc["train"].update(outs=["artifacts/model"]),
     "an out in the data": lambda dvc: dvc["train"].update(

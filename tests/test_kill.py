@@ -66,7 +66,7 @@ def server() -> Iterator[None]:
     patch = pytest.MonkeyPatch()
     patch.chdir(ROOT)
     modules = [f"components.{name}" for name in SECTIONS]
-    multiprocessing.set_forkserver_preload([*modules, "components.expectations", "mlflow"])
+    multiprocessing.set_forkserver_preload([*modules, "validation.expectations", "mlflow"])
     ensure_running()
     patch.undo()
     yield

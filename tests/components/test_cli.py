@@ -73,7 +73,7 @@ def test_a_training_image_needs_neither_tracker_nor_validator() -> None:
         sys.modules.update(dict.fromkeys(absent))  # as if they were not installed
         import components.featurize, components.train, components.__main__
         import eval.gate, eval.report, eval.significance
-        import fusion.search, fusion.__main__
+        import fusion.search.catalogue_search, fusion.__main__
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT, capture_output=True, text=True, check=False

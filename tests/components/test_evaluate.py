@@ -25,14 +25,14 @@ from components.evaluate import (
 )
 from components.featurize import featurize
 from components.params import EvaluateParams, FeaturizeParams, Freeze, TrainParams
-from components.reporting import first_products, read_answers
 from components.train import train
 from eval.combine import WEIGHTS, weighted
 from eval.metrics import Scores, score
 from eval.rankings import Qrels, Run
+from fusion.encoders.text import Start
 from fusion.features import Items
 from fusion.model import ModelConfig, ProductSearchModel
-from fusion.text import Start
+from scoring.report_content import first_products, read_answers
 
 Tables = dict[str, list[dict[str, Any]]]
 Write = Callable[[Tables], Path]

@@ -12,8 +12,8 @@ from catalog.schema import EXACT, DataError
 from components import featurize as stage
 from components.featurize import featurize, featurize_shard, gather, product_sides
 from components.params import FeaturizeParams
+from fusion.encoders.vocabulary import UNKNOWN, Vocabulary
 from fusion.features import Items
-from fusion.vocabulary import UNKNOWN, Vocabulary
 
 Tables = dict[str, list[dict[str, Any]]]
 Write = Callable[[Tables], Path]

@@ -19,7 +19,7 @@ from components.featurize import featurize
 from components.params import EvaluateParams, FeaturizeParams, Freeze, TrainParams
 from components.train import train
 from fusion.featurizer import Featurizer, load_items
-from fusion.search import rank_data
+from fusion.search.catalogue_search import rank_data
 
 TUNED = TrainParams(
     epochs=2, dim=16, hidden=16, batch_size=32, dropout=0.0, fusion="attention", freeze=Freeze(image="last_1")

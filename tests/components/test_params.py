@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from catalog.schema import DataError
 from components.params import SECTIONS, EvaluateParams, RegisterParams, TrainParams, load
-from pipelines.__main__ import sections
+from pipelines.__main__ import pipeline_params
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,7 +25,7 @@ def floats(value: Any) -> Any:
 @pytest.mark.parametrize("name", SECTIONS)
 def test_what_kubeflow_does_to_numbers_is_undone(name: str) -> None:
     ours = load(ROOT / "params.yaml", name)
-    passed = SECTIONS[name](**floats(sections(ROOT / "params.yaml")[name]))
+    passed = SECTIONS[name](**floats(pipeline_params(ROOT / "params.yaml")[name]))
     assert passed == ours
     assert passed.model_dump_json() == ours.model_dump_json()  # 2 and 2.0 are equal, but not the same
 

@@ -9,9 +9,9 @@ from packaging.requirements import Requirement
 
 from catalog import store
 from catalog.schema import DataError
-from components.package import requirements
 from components.params import RegisterParams
 from components.register import register
+from registry.model_logging import requirements
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

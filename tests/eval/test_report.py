@@ -351,8 +351,8 @@ def test_the_rest_is_a_click_away(anchor: str) -> None:
 
 def test_how_to_promote_and_how_to_undo() -> None:
     page = render(report(review=review()))
-    assert "components.registry promote 7 --force --reason" in page
-    assert "components.registry rollback" in page
+    assert "registry.model_registry promote 7 --force --reason" in page
+    assert "registry.model_registry rollback" in page
     assert 'href="http://127.0.0.1:5000/#/models/product-search/versions/7"' in page
 
 

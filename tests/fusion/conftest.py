@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from catalog.schema import EXACT, IRRELEVANT
+from fusion.encoders.image import ImageEncoder
+from fusion.encoders.video import Clips
+from fusion.encoders.vocabulary import Vocabulary
 from fusion.features import Items
 from fusion.featurizer import Featurizer
-from fusion.image import ImageEncoder
 from fusion.model import ModelConfig, ProductSearchModel
-from fusion.objective import Objective
-from fusion.sampling import Judged, TrainingSet
-from fusion.training import fit
-from fusion.video import Clips
-from fusion.vocabulary import Vocabulary
+from fusion.training.loop import fit
+from fusion.training.objective import Objective
+from fusion.training.sampling import Judged, TrainingSet
 
 KINDS, COLOURS, EACH = 6, 5, 2  # 60 products
 FEATURES, REGIONS = 16, 4  # width of a picture's features; each of its regions has an equal share of them

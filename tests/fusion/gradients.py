@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from fusion.distributed import processes, sum_gradients
 from fusion.features import Items
 from fusion.model import ProductSearchModel
-from fusion.objective import Objective, joint_loss, label_loss
+from fusion.training.distributed import processes, sum_gradients
+from fusion.training.objective import Objective, joint_loss, label_loss
 
 
 def main(step: Path, out: Path, objectives: list[Objective]) -> None:

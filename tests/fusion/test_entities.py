@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from fusion.encoders.vocabulary import PAD, UNKNOWN
 from fusion.entities import OUTSIDE, UNKNOWABLE, Entities, Labeller, f1, spans
 from fusion.facets import WORDS, Facets
-from fusion.vocabulary import PAD, UNKNOWN
 
 LABELS = st.lists(st.integers(0, 3), max_size=12)
 quick = settings(deadline=None, max_examples=100)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from fusion.encoders.vocabulary import PAD, Vocabulary
 from fusion.facets import CATEGORY, COLUMNS, WORDS, Facets, together
-from fusion.vocabulary import PAD, Vocabulary
 
 F = len(COLUMNS)
 values = hnp.arrays(np.int32, st.tuples(st.integers(0, 6), st.just(F)), elements=st.integers(0, 3))

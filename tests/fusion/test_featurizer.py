@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from catalog.schema import TEXT_COLUMNS
+from fusion.encoders.image import ImageEncoder
+from fusion.encoders.video import Clips
+from fusion.encoders.vocabulary import PAD, UNKNOWN, Vocabulary
 from fusion.featurizer import BATCH, Featurizer
-from fusion.image import ImageEncoder
-from fusion.video import Clips
-from fusion.vocabulary import PAD, UNKNOWN, Vocabulary
 
 Row = dict[str, Any]
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from catalog.schema import DataError
-from components.params import sections
+from components.params import pipeline_params
 from pipelines import check, ir
 from pipelines.__main__ import main
 from pipelines.check import faults, missing_images, missing_objects, placement_faults
@@ -22,7 +22,7 @@ Documents = list[dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def text() -> str:
-    return ir.compiled(load(ROOT / "deploy" / "cluster.yaml"), "abc", sections(ROOT / "params.yaml"))
+    return ir.compiled(load(ROOT / "deploy" / "cluster.yaml"), "abc", pipeline_params(ROOT / "params.yaml"))
 
 
 def _tasks(documents: Documents) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def test_ours_has_no_faults(
     text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert faults(text) == []
-    assert faults(ir.compiled(Cluster(), "abc", sections(ROOT / "params.yaml"))) == []
+    assert faults(ir.compiled(Cluster(), "abc", pipeline_params(ROOT / "params.yaml"))) == []
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("KUBECONFIG", "/nowhere")
     assert main(["check"]) == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.__main__ import main, sections
+from pipelines.__main__ import main, pipeline_params
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,7 +24,7 @@ def test_compiled_twice_it_is_the_same_file(tmp_path: Path) -> None:
 
 def test_null_is_left_out() -> None:
     written = yaml.safe_load((ROOT / "params.yaml").read_text())["featurize"]
-    passed = sections(ROOT / "params.yaml")["featurize"]
+    passed = pipeline_params(ROOT / "params.yaml")["featurize"]
     assert passed == {name: value for name, value in written.items() if value is not None} != written
 
 

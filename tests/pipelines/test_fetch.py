@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from catalog.schema import DataError
-from components import services
 from pipelines.fetch import _address, fetch, resolve
+from registry import local_stack
 
 PERSON = {f"GIT_{role}_{what}": "shop" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
@@ -140,14 +140,14 @@ def test_a_server_is_shown_the_password_and_nobody_else(
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """An S3 server; the environment that may use it."""
     folder = tmp_path_factory.mktemp("s3")
-    with services.s3(folder, port := services.free_port()) as env:
+    with local_stack.s3(folder, port := local_stack.free_port()) as env:
         yield env | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
 
 
 @pytest.mark.services
 def test_data_in_s3(bucket: dict[str, str], tmp_path: Path) -> None:
     """Each fetch is a process of its own, as in a pod: what it may do is in its environment."""
-    repository = Repository(tmp_path / "shop", f"s3://{services.BUCKET}/shop", bucket)
+    repository = Repository(tmp_path / "shop", f"s3://{local_stack.BUCKET}/shop", bucket)
     first = repository.commit(products="one")
     second = repository.commit(products="two")
 
@@ -168,7 +168,7 @@ def test_data_in_s3(bucket: dict[str, str], tmp_path: Path) -> None:
     wrong = "not-the-right-one-for-this-server"
     refused = fetched(second, AWS_SECRET_ACCESS_KEY=wrong)
     lost = fetched(second, AWS_ENDPOINT_URL="http://127.0.0.1:1")
-    repository.empty(services.BUCKET)
+    repository.empty(local_stack.BUCKET)
     missing = fetched(second)
     for done in (refused, lost, missing):
         assert done.returncode == 1

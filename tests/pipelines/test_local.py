@@ -14,7 +14,7 @@ import pytest
 from catalog.sample import sample
 from catalog.schema import DataError
 from components.featurize import ROWS
-from components.params import SECTIONS, sections
+from components.params import SECTIONS, pipeline_params
 from pipelines import local
 from pipelines.__main__ import main
 from pipelines.cluster import Cluster
@@ -59,7 +59,7 @@ class Shop:
 
 @pytest.fixture(scope="module")
 def params() -> dict[str, Any]:
-    content = sections(ROOT / "params.yaml")
+    content = pipeline_params(ROOT / "params.yaml")
     return {name: content[name] | SMALL.get(name, {}) for name in SECTIONS}
 
 

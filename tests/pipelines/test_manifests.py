@@ -9,7 +9,7 @@ import pytest
 import yaml
 from kubernetes import client
 
-from components.params import sections
+from components.params import pipeline_params
 from pipelines import ir
 from pipelines.check import faults, placement_faults
 from pipelines.cluster import load
@@ -66,7 +66,7 @@ def test_a_cluster_file_of_ours_has_no_faults(name: str, nodes: int) -> None:
     cluster = load(DEPLOY / f"{name}.yaml").model_copy(update={"nodes": nodes})
     assert [
         *placement_faults(cluster),
-        *faults(ir.compiled(cluster, "abc", sections(ROOT / "params.yaml"))),
+        *faults(ir.compiled(cluster, "abc", pipeline_params(ROOT / "params.yaml"))),
     ] == []
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from components import tracking
 from pipelines.cluster import Cluster
 from pipelines.notify import notify
 from pipelines.training import pipeline
+from registry import tracking
 
 PATH = "/services/T0/hunter2"
 

@@ -1,0 +1,1 @@
+"""Encoders of text, pictures and clips, and the weights they start from."""

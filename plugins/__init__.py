@@ -1,0 +1,15 @@
+"""Your own fusions, metrics and importers: put a module into this folder, and its names can be used everywhere.
+
+A module registers a name with a decorator, as `@FUSIONS("mean")`, `@metric("name")` or `@source("name")`. The modules
+are imported when a name is looked up for the first time. Every stage depends on this folder, the image holds it, and
+it is logged with each model.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+
+def load() -> None:
+    """Import every module of this folder, in alphabetical order; a second call does nothing."""
+    for module in sorted(iter_modules(__path__), key=lambda module: module.name):
+        import_module(f"plugins.{module.name}")

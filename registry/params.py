@@ -1,0 +1,34 @@
+"""The section `register` of params.yaml."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from catalog.config import Params
+
+Loss = Annotated[float, Field(gt=0)]
+
+
+class RegisterParams(Params):
+    """Who may be promoted."""
+
+    model_name: str = "product-search"
+    primary: str = Field("ndcg@10", description="the metric on which a challenger must win")
+    min_gain: float = Field(
+        0.0, description="required gain over the champion, absolute; its interval must lie above"
+    )
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    margins: dict[str, Loss] = Field(
+        {"recall@100": 0.02, "mrr@10": 0.02},
+        description="metric → loss against the champion that is too much",
+    )
+    floors: dict[str, float] = Field({"ndcg@10": 0.3}, description="metric or fact → lowest value allowed")
+    budgets: dict[str, float] = Field(
+        {"latency_ms_p95": 200.0, "index_mb": 1000.0, "model_mb": 500.0, "validation_warnings": 5},
+        description="fact → highest value allowed",
+    )
+    min_rating: float | None = Field(
+        None, ge=1, le=5, description="lowest mean rating of a candidate that a survey has rated"
+    )
+    min_segment: int = Field(20, ge=2, description="queries a segment needs before it is tested")
+    promote: Literal["manual", "auto"] = "manual"

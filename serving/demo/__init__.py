@@ -1,0 +1,1 @@
+"""The demo page: champion and challenger side by side (`make try`)."""

@@ -1,0 +1,112 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.evaluate import CANDIDATE
+from eval.gate import Decision, Evidence, Finding
+from eval.metrics import Scores
+from registry.model_card import LENGTH, card, description, escape_markdown, verdict_sentence
+
+GAIN = Finding("gain ndcg@10", "failed", "ndcg@10 did not improve: -0.1.", headline="ndcg@10 did not improve")
+SEGMENT = replace(GAIN, rule="segment a", text="Segment 'a' is worse: -0.2.", headline="Segment 'a' is worse")
+MARGIN = replace(
+    GAIN, verdict="undecided", text="mrr@10 may have dropped: 0.", headline="mrr@10 may have dropped"
+)
+FLOOR = replace(GAIN, verdict="passed", text="ndcg@10 is 0.5; at least 0.3.", headline="ndcg@10 is 0.5")
+
+
+def make_card(*findings: Finding, segment: str = "text", again: str = "") -> str:
+    ids = np.array([f"q{n}" for n in range(20)])
+    scores = Scores(ids, np.ones(20, bool), {"ndcg@10": np.linspace(0, 1, 20)})
+    params = {
+        "featurize": {"text_encoder": "bilstm", "image_encoder": "lite0", "video_encoder": "conv3d"},
+        "train": {"fusion": "concat", "dim": 8, "loss": "x", "alpha": 1, "beta": 1, "gamma": 0, "delta": 0},
+    }
+    validation = {
+        "rules": [],
+        "champion": None,
+        "counts": {"tables": {"products": 20}, "splits": {"test": 20}},
+    }
+    return card(
+        "product-search",
+        "3",
+        Decision(findings),
+        Evidence(scores, np.full(20, segment), {}),
+        None,
+        {CANDIDATE: scores},
+        {"params": params},
+        validation,
+        {"vitrine.data": "abc"},
+        "ndcg@10",
+        again,
+    )
+
+
+@pytest.mark.parametrize(
+    ("findings", "sentence"),
+    [
+        ([FLOOR], "Gate passed: version 3 may be promoted with python -m registry promote 3."),
+        (
+            [FLOOR, GAIN],
+            "Gate failed: do not promote version 3; ndcg@10 did not improve; see the decision page.",
+        ),
+        (
+            [MARGIN, SEGMENT, FLOOR, GAIN],
+            "Gate failed: do not promote version 3; Segment 'a' is worse, ndcg@10 did not improve, and 1 more; see "
+            "the decision page.",
+        ),
+        (
+            [FLOOR, MARGIN],
+            "Gate undecided: do not promote version 3 yet; mrr@10 may have dropped; judge more queries, the decision "
+            "page says how many.",
+        ),
+    ],
+)
+def test_the_first_sentence_says_what_to_do_and_why(findings: list[Finding], sentence: str) -> None:
+    assert verdict_sentence(Decision(tuple(findings)), "3") == sentence
+    text = make_card(*findings)
+    assert text.startswith(f"# product-search, version 3\n\n**{sentence}**\n\n## What the gate checked\n\n- ")
+
+
+def test_failures_stand_above_what_is_undecided_and_what_passed() -> None:
+    lines = [line for line in make_card(FLOOR, MARGIN, GAIN, SEGMENT).splitlines() if line.startswith("- ")]
+    assert [line[2] for line in lines[:4]] == ["✗", "✗", "?", "✓"]
+
+
+def test_a_champion_that_was_scored_again_is_mentioned() -> None:
+    assert "\n\nThe champion was scored again.\n\n## Quality on" in make_card(
+        FLOOR, again="The champion was scored again."
+    )
+    assert "\n\n\n" not in make_card(FLOOR).partition("## Quality")[0]
+
+
+def test_the_description_has_the_verdict_and_the_link_first() -> None:
+    page = "#/experiments/1/runs/a/artifacts/decision.html"
+    text = description(make_card(GAIN, FLOOR), page)
+    verdict, link, heading, _ = text.split("\n\n", 3)
+    assert verdict == verdict_sentence(Decision((GAIN, FLOOR)), "3")
+    assert (link, heading) == (f"[Open the decision page]({page})", "## What the gate checked")
+
+
+def test_a_description_that_is_too_long_loses_its_last_sections() -> None:
+    many = [replace(GAIN, text=f"Finding {n} " + "x" * 60 + ".") for n in range(55)]
+    text = description(make_card(*many), "#/page")
+    assert len(text) <= LENGTH
+    assert text.startswith("Gate failed") and "Finding 54" in text and "## Lineage" not in text
+
+
+@given(st.text(min_size=1))
+def test_names_of_segments_are_data(name: str) -> None:
+    text = escape_markdown(f"{name}<img src=x onerror=alert(1)>[a](javascript:alert(1))|`x`")
+    assert len(text.splitlines()) == 1
+    plain = text.replace("\\\\", "")
+    for character in "<>[]|`*":
+        assert plain.count(character) == plain.count(f"\\{character}")
+
+
+def test_a_segment_cannot_break_the_card() -> None:
+    text = make_card(replace(GAIN, text="Segment 'a|<b>'\n# fell."), segment="a|<b>")
+    assert "<b>" not in text.replace("\\<b\\>", "") and "a\\|\\<b\\>" in text and "\n# fell" not in text

@@ -1,0 +1,292 @@
+import base64
+import json
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.models.utils import _enforce_params_schema
+from mlflow.types.schema import ParamSchema, ParamSpec
+
+from fusion.model import embed
+from fusion.search.catalogue_search import FIELDS, SearchIndex
+from serving.pyfunc import MAX_K, PARAMETERS, ProductSearch, UnknownParameters
+
+
+@pytest.fixture(scope="module")
+def served(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> ProductSearch:
+    """The registered model as MLflow loads it, over 12 products."""
+    path = tmp_path_factory.mktemp("served") / "index"
+    rng = np.random.default_rng(0)
+    fields = pa.table(
+        {
+            "product_id": [f"p{n}" for n in range(12)],
+            "title": [f"Product {n}" for n in range(12)],
+            "category": ["Shoes/Boots", "shoes", "shoeshine", None] * 3,
+            "brand": ["Acme", None, "Zeta"] * 4,
+            "color": ["red"] * 6 + ["blue"] * 6,
+            "material": pa.nulls(12, pa.string()),
+            "price": [*range(11), None],
+            "currency": ["EUR"] * 12,
+        }
+    )
+    vectors = rng.normal(size=(12, 32)).astype(np.float32)
+    without = {name: rng.normal(size=(12, 32)).astype(np.float16) for name in ("text", "image")}
+    without["image"][3] = without["text"][3] = 100 * vectors[3]  # nothing that it loses by either
+    SearchIndex(fields, vectors, without).save(path)
+    served = ProductSearch()
+    served.load_context(SimpleNamespace(artifacts={"model": str(saved), "index": str(path)}))
+    return served
+
+
+def ask(served: ProductSearch, *rows: dict[str, Any], **params: Any) -> pd.DataFrame:
+    return served.predict(None, pd.DataFrame(list(rows)), params or None)
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def test_answers_are_the_models(served: ProductSearch, png: Callable[..., bytes]) -> None:
+    photo = png(3)
+    found = ask(
+        served, {"text": "red shirt"}, {"image": b64(photo)}, {"text": "navy", "image": b64(photo)}, k=4
+    )
+    assert found["query"].tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert found["rank"].tolist() == [1, 2, 3, 4] * 3
+    pictures = [None, photo, photo]
+    rows = [
+        {"query_id": "", "text": text, "split": "", "segment": "", "image": p and {"bytes": p, "path": None}}
+        for text, p in zip(["red shirt", None, "navy"], pictures, strict=True)
+    ]
+    queries, _ = served.featurizer.rows("queries", rows)
+    scores = embed(served.model, queries, "query") @ served.index.vectors.T
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :4]
+    assert found["product_id"].tolist() == [f"p{n}" for n in order.ravel()]
+    assert found["title"].tolist() == [f"Product {n}" for n in order.ravel()]
+    np.testing.assert_allclose(found["score"], np.take_along_axis(scores, order, 1).ravel(), atol=1e-5)
+
+
+def test_text_picture_and_both_are_three_questions(served: ProductSearch, png: Callable[..., bytes]) -> None:
+    text, image = {"text": "red"}, {"image": b64(png(3))}
+    found = ask(served, text, image, text | image, k=12).groupby("query")["score"].apply(list)
+    assert len(set(map(tuple, found))) == 3
+
+
+@pytest.mark.parametrize(("k", "expected"), [(1, 1), (12, 12), (500, 12)])
+def test_k(served: ProductSearch, k: int, expected: int) -> None:
+    assert len(ask(served, {"text": "red"}, k=k)) == expected
+
+
+def test_k_is_ten_unless_told(served: ProductSearch) -> None:
+    assert len(ask(served, {"text": "red"})) == 10
+
+
+@pytest.mark.parametrize("k", [0, -1, MAX_K + 1, 10**9, "many", 2.5, True, [3]])
+def test_impossible_k(served: ProductSearch, k: Any) -> None:
+    with pytest.raises(
+        MlflowException, match=r"`k`, products per query, .* from 1 to 1,000, got " + re.escape(repr(k))
+    ):
+        ask(served, {"text": "red"}, k=k)
+
+
+def test_k_is_ten_where_it_is_null(served: ProductSearch) -> None:
+    assert len(ask(served, {"text": "red"}, k=None)) == 10
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), "", pd.NA])
+def test_what_a_data_frame_has_for_nothing_is_missing(
+    served: ProductSearch, png: Callable[..., bytes], missing: Any
+) -> None:
+    image = b64(png(3))
+    plain = ask(served, {"image": image})
+    assert ask(served, {"text": missing, "image": image}).equals(plain)
+    text = ask(served, {"text": "red", "image": missing})
+    assert text.equals(ask(served, {"text": "red"}))
+
+
+@pytest.mark.parametrize("row", [{}, {"text": None}, {"text": "", "image": ""}, {"text": " \n"}])
+def test_neither(served: ProductSearch, row: dict[str, Any]) -> None:
+    with pytest.raises(MlflowException, match="query 1: give `text`"):
+        ask(served, {"text": "red"}, row)
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        ("no base64!", "not base64"),
+        ("abc", "not base64"),
+        ("é" * 8, "not base64"),
+        (b64(b"not a picture"), "not a JPEG"),
+        (b64(b"\x89PNG\r\n\x1a\n"), "picture"),
+    ],
+)
+def test_bad_picture(served: ProductSearch, image: str, reason: str) -> None:
+    with pytest.raises(MlflowException, match=rf"query 1: .*{reason}"):
+        ask(served, {"text": "red"}, {"text": "red", "image": image})
+
+
+@pytest.mark.parametrize("other", [{"query": "red"}, {"text": "red", "query": "red"}])
+def test_an_unknown_column_is_named_with_its_row(served: ProductSearch, other: dict[str, Any]) -> None:
+    with pytest.raises(
+        MlflowException, match="query 1: unknown column `query`; the columns are text, image"
+    ) as raised:
+        ask(served, {"text": "red"}, other)
+    assert raised.value.get_http_status_code() == 400
+
+
+def test_an_unknown_column_without_values(served: ProductSearch) -> None:
+    with pytest.raises(MlflowException, match=r"^unknown column `0`"):
+        served.predict(None, pd.DataFrame([[None]]))
+
+
+@pytest.mark.parametrize("value", [5, True, ["red"], {"a": 1}])
+@pytest.mark.parametrize("name", ["text", "image"])
+def test_a_value_that_is_no_text_is_named_with_its_row(served: ProductSearch, name: str, value: Any) -> None:
+    with pytest.raises(
+        MlflowException, match=f"query 1: `{name}` must be a text, got {re.escape(repr(value))}"
+    ):
+        ask(served, {"text": "red", "image": ""}, {"text": "blue", name: value})
+
+
+@pytest.mark.parametrize("queries", [{"text": np.array(["red"])}, np.array([["red"]]), "red", None])
+def test_what_is_no_data_frame(served: ProductSearch, queries: Any) -> None:
+    with pytest.raises(MlflowException, match="send the queries as `dataframe_records` or `dataframe_split`"):
+        served.predict(None, queries)
+
+
+def test_a_column_that_is_given_twice(served: ProductSearch) -> None:
+    with pytest.raises(MlflowException, match="a column is given twice"):
+        served.predict(None, pd.DataFrame([["red", "blue"]], columns=["text", "text"]))
+
+
+def test_no_rows(served: ProductSearch) -> None:
+    found = served.predict(None, pd.DataFrame({"text": []}))
+    shares = ["share_text", "share_image"]
+    assert list(found.columns) == ["query", "rank", "score", "product_id", "title", *FIELDS, *shares]
+    assert len(found) == 0
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        ({"filters": {"color": ["Blue"]}}, {6, 7, 8, 9, 10, 11}),
+        ({"filters": {"category": ["shoes"]}}, {0, 1, 4, 5, 8, 9}),
+        ({"filters": {"category": ["SHOES/"]}}, {0, 4, 8}),
+        ({"filters": {"brand": ["acme", "zeta"], "color": ["red"]}}, {0, 2, 3, 5}),
+        ({"filters": {"material": ["oak"]}}, set()),
+        ({"filters": {"brand": []}}, set()),
+        ({"min_price": 9.0}, {9, 10}),
+        ({"max_price": 1.0}, {0, 1}),
+        ({"min_price": 3.0, "max_price": 5.0, "filters": {"category": ["shoes"]}}, {4, 5}),
+        ({"filters": {}}, set(range(12))),
+        ({"filters": None, "min_price": None, "max_price": None}, set(range(12))),
+    ],
+)
+def test_filters(served: ProductSearch, params: dict[str, Any], expected: set[int]) -> None:
+    found = ask(served, {"text": "red"}, {"text": "blue"}, k=12, **params)
+    for query in (0, 1):
+        own = found[found["query"] == query]
+        assert set(own["product_id"]) == {f"p{n}" for n in expected}
+        assert own["rank"].tolist() == list(range(1, len(expected) + 1))
+        assert own["score"].is_monotonic_decreasing
+
+
+@pytest.mark.parametrize(
+    ("params", "reason"),
+    [
+        ({"filters": {"size": ["XL"]}}, "'size' is no filter; there are category, brand, color, material"),
+        ({"min_price": 5.0, "max_price": 4.0}, "prices from 5 to 4: give min_price ≤ max_price"),
+        ({"min_price": -1.0}, "prices from -1 to inf"),
+        ({"max_price": float("nan")}, "prices from 0 to nan"),
+        ({"max_price": "5"}, "`min_price` and `max_price` must be numbers, got '5'"),
+        ({"min_price": True}, "`min_price` and `max_price` must be numbers, got True"),
+        ({"filters": ["red"]}, "`filters` must map fields"),
+        ({"filters": {"color": "red"}}, "`filters`: color must be a list of texts, got 'red'"),
+        ({"filters": {"color": [None]}}, "`filters`: color must be a list of texts"),
+        ({"filters": {"color": None}}, "`filters`: color must be a list of texts, got None"),
+    ],
+)
+def test_filters_that_mean_nothing(served: ProductSearch, params: dict[str, Any], reason: str) -> None:
+    with pytest.raises(MlflowException, match=reason) as raised:
+        ask(served, {"text": "red"}, **params)
+    assert raised.value.get_http_status_code() == 400
+
+
+def test_the_share_of_each_modality_is_what_the_score_loses_without_it(served: ProductSearch) -> None:
+    found = ask(served, {"text": "red shirt"}, k=12).set_index("product_id")
+    shares = found[["share_text", "share_image"]]
+    assert ((shares >= 0) & (shares <= 1)).all(axis=None)
+    assert (shares.loc["p3"] == 0).all() or found.loc["p3", "score"] < 0
+    rows = [{"query_id": "", "text": "red shirt", "split": "", "segment": "", "image": None}]
+    (query,) = embed(served.model, served.featurizer.rows("queries", rows)[0], "query")
+    for n in range(12):
+        one = found.loc[f"p{n}"]
+        losses = [
+            max(0.0, one["score"] - float(served.index.without[name][n].astype(np.float32) @ query))
+            for name in ("text", "image")
+        ]
+        expected = np.array(losses) / sum(losses) if sum(losses) > 1e-3 else np.zeros(2)
+        np.testing.assert_allclose(shares.loc[f"p{n}"], expected, atol=1e-5)
+
+
+def test_what_a_product_lacks_is_null_in_strict_json(served: ProductSearch) -> None:
+    found = ask(served, {"text": "red"}, k=12).set_index("product_id")
+    assert found.loc["p0", "category"] == "Shoes/Boots" and found.loc["p3", "category"] is None
+    assert found.loc["p4", "price"] == 4.0 and found.loc["p11", "price"] is None
+    json.dumps(found.to_dict("records"), allow_nan=False)
+
+
+class TestUnknownParameters:
+    """As MLflow calls its logger, in `_enforce_params_schema`."""
+
+    SCHEMA = ParamSchema([ParamSpec(name, "double", None) for name in PARAMETERS])
+    OTHER = ParamSchema([ParamSpec(name, "double", None) for name in ("k", "temperature")])
+
+    @pytest.fixture(autouse=True)
+    def _installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        logger = logging.getLogger("mlflow.models.utils")
+        monkeypatch.setattr(logger, "filters", [])
+        monkeypatch.setattr(logging.getLogger("mlflow"), "level", logging.ERROR)  # as `tracking.connect` does
+        for _ in range(2):
+            UnknownParameters.install()
+        assert len(logger.filters) == 1
+
+    @pytest.mark.parametrize("name", ["K", "filter", "a' Supported params are: {'a'}. b", "ü"])
+    def test_is_refused_with_the_known_names(self, name: str) -> None:
+        with pytest.raises(MlflowException) as raised:
+            _enforce_params_schema({"k": 1.0, name: 1.0}, self.SCHEMA)
+        assert raised.value.message == (
+            f"unknown parameter `{name}`; the parameters are k, filters, min_price, max_price"
+        )
+        assert raised.value.get_http_status_code() == 400
+
+    def test_another_model_keeps_its_warning(self, caplog: pytest.LogCaptureFixture) -> None:
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        with caplog.at_level(logging.WARNING):
+            logger = logging.getLogger("mlflow")
+            logger.addHandler(caplog.handler)
+            try:
+                assert _enforce_params_schema({"k": 1.0, "K": 1.0}, self.OTHER) == {
+                    "k": 1.0,
+                    "temperature": None,
+                }
+            finally:
+                logger.removeHandler(caplog.handler)
+        assert "Unrecognized params ['K']" in caplog.text
+
+    def test_what_mlflows_level_drops_is_still_dropped(self, caplog: pytest.LogCaptureFixture) -> None:
+        logger = logging.getLogger("mlflow.models.utils")
+        logger.addHandler(caplog.handler)
+        try:
+            _enforce_params_schema({"k": 1.0, "K": 1.0}, self.OTHER)
+        finally:
+            logger.removeHandler(caplog.handler)
+        assert not caplog.text
