@@ -1,5 +1,5 @@
-# One recipe: `cpu` holds the whole chain, `cuda` what featurize and train need beside a GPU. What changes least comes
-# first, so that new code is one small layer; nothing is installed when a container runs.
+# Two targets: `cpu` for the complete chain, `cuda` for featurize and train on a GPU. Layers that rarely change come first,
+# so that new code is one small layer. Nothing is installed at run time.
 ARG BASE_IMAGE=python:3.11-slim
 
 FROM ${BASE_IMAGE} AS build
@@ -11,8 +11,8 @@ RUN python -m venv --without-pip /opt/venv \
  && /opt/build/bin/pip install --no-cache-dir --disable-pip-version-check -c /src/requirements.lock uv setuptools
 WORKDIR /src
 
-# What the project asks for, pinned: other changes of pyproject.toml do not change these files, nor what is made of them.
-FROM build AS wanted
+# The pinned requirements. Other changes of pyproject.toml leave these files, and the layers made from them, unchanged.
+FROM build AS requirements
 COPY pyproject.toml ./
 ARG COMPILE="/opt/build/bin/uv pip compile --quiet --no-header --no-annotate --no-deps -c requirements.lock"
 RUN $COMPILE pyproject.toml --extra cluster --extra encoders > cpu.txt \
@@ -34,17 +34,17 @@ COPY pipelines pipelines
 RUN /opt/build/bin/uv pip install --python /opt/build/bin/python --no-build-isolation --no-deps --target /opt/vitrine .
 
 FROM ${BASE_IMAGE} AS runtime
-# Repositories that are mounted belong to somebody else.
+# Mounted repositories belong to another user.
 RUN useradd --uid 10001 --no-create-home vitrine && printf '[safe]\n\tdirectory = *\n' > /etc/gitconfig
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp DVC_SITE_CACHE_DIR=/tmp/dvc
 LABEL org.opencontainers.image.title="vitrine" org.opencontainers.image.licenses="Apache-2.0"
 USER 10001
 WORKDIR /tmp
 
-# PyTorch without CUDA comes from an index of its own, which uv knows; TORCH_BACKEND= takes what the package index has.
+# PyTorch without CUDA comes from PyTorch's own index, which uv knows; TORCH_BACKEND= takes it from the package index.
 FROM build AS packages-cpu
 ARG TORCH_BACKEND=cpu
-COPY --from=wanted /src/cpu.txt ./
+COPY --from=requirements /src/cpu.txt ./
 RUN /opt/build/bin/uv pip install ${TORCH_BACKEND:+--torch-backend $TORCH_BACKEND} -c requirements.lock -r cpu.txt
 
 FROM runtime AS cpu
@@ -55,7 +55,7 @@ ENV VITRINE_COMMIT=${COMMIT}
 LABEL org.opencontainers.image.revision="${COMMIT}"
 
 FROM build AS packages-cuda
-COPY --from=wanted /src/cuda.txt ./
+COPY --from=requirements /src/cuda.txt ./
 RUN /opt/build/bin/uv pip install -c requirements.lock -r cuda.txt
 
 FROM runtime AS cuda

@@ -1,6 +1,6 @@
-"""How far changed data lie from the champion's: `python bench/drift.py [DATA] > TABLE.md`.
+"""Drift scores of changed data: `python bench/drift.py [DATA] > TABLE.md`.
 
-DATA are those of the champion in MLflow: `make demo`, then `python -m registry promote 1`.
+DATA is the data set of the champion in MLflow: `make demo`, then `python -m registry promote 1`.
 """
 
 import io
@@ -14,17 +14,17 @@ from tqdm import tqdm
 
 from catalog import store
 from catalog.images import decode
-from catalog.sample import sample
+from catalog.sample import write_sample
 from components.params import ValidateParams
-from eval.tables import table
-from validation.champion_comparison import Beside, beside_champion
-from validation.drift import profile
+from eval.tables import format_table
+from validation.champion_comparison import ChampionComparison, compare_with_champion
+from validation.drift import profile_products
 
 Row = dict[str, Any]
 PARAMS = ValidateParams(model_name="product-search")
 
 
-def grey(row: Row) -> Row:
+def make_grey(row: Row) -> Row:
     if not row["image"]:
         return row
     stream = io.BytesIO()
@@ -32,16 +32,16 @@ def grey(row: Row) -> Row:
     return row | {"image": {"bytes": stream.getvalue(), "path": None}}
 
 
-def dearer(share: float) -> Callable[[Row], Row]:
+def raise_price(share: float) -> Callable[[Row], Row]:
     return lambda row: row | {"price": row["price"] and row["price"] * (1 + share)}
 
 
 CHANGES: dict[str, Callable[[Row], Row | None]] = {
     "nothing": lambda row: row,
-    "prices 10 % higher": dearer(0.1),
-    "prices 50 % higher": dearer(0.5),
+    "prices 10 % higher": raise_price(0.1),
+    "prices 50 % higher": raise_price(0.5),
     "no descriptions": lambda row: row | {"description": None},
-    "grey pictures": grey,
+    "grey pictures": make_grey,
     "no pictures": lambda row: row | {"image": None},
     "shoes and bags are gone": lambda row: (
         None if (row["category"] or "").split("/")[0] in ("shoes", "bags") else row
@@ -49,16 +49,16 @@ CHANGES: dict[str, Callable[[Row], Row | None]] = {
 }
 
 
-def beside(data: Path) -> Beside:
-    found = beside_champion(data, profile(data, PARAMS.compared), PARAMS)
-    if found is None:
+def measure_drift(data: Path) -> ChampionComparison:
+    comparison = compare_with_champion(data, profile_products(data, PARAMS.compared), PARAMS)
+    if comparison is None:
         sys.exit("there is no champion; promote a version first")
-    return found
+    return comparison
 
 
 def main(data: Path) -> None:
-    rows = store.read(data, "products").to_pylist()
-    found: dict[str, Beside] = {}
+    rows = store.read_table(data, "products").to_pylist()
+    comparisons: dict[str, ChampionComparison] = {}
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, change) in enumerate(tqdm(CHANGES.items())):
             changed = Path(folder) / str(number)
@@ -66,20 +66,20 @@ def main(data: Path) -> None:
                 for row in map(change, rows):
                     if row:
                         writer.write(row)
-            found[name] = beside(changed)
-        sample(Path(folder) / "new", products=len(rows), seed=8)
-        found["all products are new, of the same kind"] = beside(Path(folder) / "new")
-    told = [
+            comparisons[name] = measure_drift(changed)
+        write_sample(Path(folder) / "new", products=len(rows), seed=8)
+        comparisons["all products are new, of the same kind"] = measure_drift(Path(folder) / "new")
+    cells = [
         [
             name,
             *(
-                f"{one.index:.3f}{'*' if one.proven and one.index > PARAMS.max_drift else ''}"
-                for one in seen.drifts
+                f"{drift.index:.3f}{'*' if drift.significant and drift.index > PARAMS.max_drift else ''}"
+                for drift in comparison.drifts
             ),
         ]
-        for name, seen in found.items()
+        for name, comparison in comparisons.items()
     ]
-    print(table([["change", *(one.what for one in found["nothing"].drifts)], *told]))
+    print(format_table([["change", *(drift.name for drift in comparisons["nothing"].drifts)], *cells]))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How often the gate errs, in simulated promotions: `python bench/gate.py EVALUATION SYSTEM [--plot FILE] > TABLE.md`.
+"""Error rates of the gate in simulated promotions: `python bench/gate.py EVALUATION SYSTEM [--plot FILE] > TABLE.md`.
 
-EVALUATION is a folder of the evaluate stage. A simulated champion has the scores of its candidate on queries drawn with
-replacement; a simulated candidate has the same plus noise, namely the differences to another system of it on
-those queries, each with a random sign, and plus a gain, in per cent of the champion's mean. The rules are those of
-params.yaml without floors and budgets, so that what is counted are the comparisons: gain, margins and segments. At a
-gain of 0, every promotion is false. The stated ranges are 95 % Wilson intervals.
+EVALUATION is an output folder of `evaluate`. The simulated champion has the scores of its candidate on queries drawn
+with replacement. The simulated candidate has the same scores plus noise plus a gain. The noise is the difference to
+SYSTEM on the same queries, each with a random sign; the gain is in per cent of the champion's mean. The rules are those
+of params.yaml without floors and budgets, so only the comparisons count: gain, margins and segments. At a gain of 0,
+every promotion is an error. The ranges are 95 % Wilson intervals.
 """
 
 import argparse
@@ -20,11 +20,11 @@ import numpy as np
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from components.evaluate import CANDIDATE
-from components.params import RegisterParams, load
-from components.register import rules_of
+from components.params import RegisterParams, load_section
 from eval.gate import Evidence, Rules, decide
 from eval.metrics import Scores
+from registry.comparison import make_rules
+from scoring.systems import CANDIDATE
 
 GAINS = (0, 2, 5)  # per cent
 QUERIES = (250, 500, 1000, 2000, 4000, 8000)
@@ -32,21 +32,21 @@ RESAMPLES = 1000
 
 
 @dataclass(frozen=True, eq=False)
-class World:
-    """What is drawn from: scores of two systems on the same queries, and the queries' segments."""
+class Simulation:
+    """The data to draw from: scores of two systems on the same queries, and the queries' segments."""
 
-    ours: Scores
+    scores: Scores
     noise: Scores
     segments: np.ndarray
     rules: Rules
 
-    def gate(self, queries: int, gain: float, seed: int) -> bool:
-        """Whether a candidate is promoted."""
+    def run_gate(self, queries: int, gain: float, seed: int) -> bool:
+        """Simulate one gate; returns whether the candidate is promoted."""
         rng = np.random.default_rng([seed, queries, int(100 * gain)])
         drawn = rng.integers(len(self.segments), size=queries)
         signs = rng.choice([-1.0, 1.0], queries)
         old, new = {}, {}
-        for metric, values in self.ours.values.items():
+        for metric, values in self.scores.values.items():
             old[metric] = values[drawn]
             noise = (self.noise.values[metric] - values)[drawn] * signs
             new[metric] = old[metric] + noise + gain / 100 * values.mean()
@@ -56,9 +56,9 @@ class World:
         )
         return decide(candidate, champion, replace(self.rules, seed=seed)).passed
 
-    def promoted(self, queries: int, gain: float, gates: int) -> int:
-        """Of so many simulated candidates."""
-        return sum(self.gate(queries, gain, seed) for seed in range(gates))
+    def count_promoted(self, queries: int, gain: float, gates: int) -> int:
+        """Number of promoted candidates in a number of simulated gates."""
+        return sum(self.run_gate(queries, gain, seed) for seed in range(gates))
 
 
 def main() -> None:
@@ -67,37 +67,44 @@ def main() -> None:
     )
     parser.add_argument("evaluation", type=Path)
     parser.add_argument("noise", metavar="SYSTEM")
-    parser.add_argument("--gates", type=int, default=1000, help="at each gain and number of queries")
+    parser.add_argument(
+        "--gates", type=int, default=1000, help="simulated gates for each gain and number of queries"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     scores = [
-        Scores.from_parquet(asked.evaluation / "scores" / f"{name}.parquet")
-        for name in (CANDIDATE, asked.noise)
+        Scores.from_parquet(arguments.evaluation / "scores" / f"{name}.parquet")
+        for name in (CANDIDATE, arguments.noise)
     ]
-    segments = pq.read_table(asked.evaluation / "queries.parquet")["segment"].to_numpy()
-    params = load(Path("params.yaml"), "register")
-    rules = replace(rules_of(cast(RegisterParams, params)), floors={}, budgets={}, resamples=RESAMPLES)
-    world = World(*scores, segments, rules)
+    segments = pq.read_table(arguments.evaluation / "queries.parquet")["segment"].to_numpy()
+    params = load_section(Path("params.yaml"), "register")
+    rules = replace(make_rules(cast(RegisterParams, params)), floors={}, budgets={}, resamples=RESAMPLES)
+    simulation = Simulation(*scores, segments, rules)
     cells = list(product(GAINS, QUERIES))
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        running = pool.map(
-            world.promoted, *zip(*((q, g) for g, q in cells), strict=True), [asked.gates] * len(cells)
+        counts = pool.map(
+            simulation.count_promoted,
+            *zip(*((q, g) for g, q in cells), strict=True),
+            [arguments.gates] * len(cells),
         )
-        found = dict(zip(cells, tqdm(running, "gates", len(cells)), strict=True))
-    print(table(found, asked.gates))
-    if asked.plot:
-        plot(found, asked.gates, asked.plot)
+        promoted = dict(zip(cells, tqdm(counts, "gates", len(cells)), strict=True))
+    print(format_counts(promoted, arguments.gates))
+    if arguments.plot:
+        plot_counts(promoted, arguments.gates, arguments.plot)
 
 
-def wilson(count: int, of: int, z: float = 1.96) -> tuple[float, float]:
-    """Interval of a share. Wilson, "Probable inference", JASA 22, 1927."""
-    share = count / of
-    middle, reach = share + z**2 / (2 * of), z * np.sqrt(share * (1 - share) / of + (z / (2 * of)) ** 2)
-    return (middle - reach) / (1 + z**2 / of), (middle + reach) / (1 + z**2 / of)
+def wilson_interval(count: int, total: int, z: float = 1.96) -> tuple[float, float]:
+    """Confidence interval of a share. Wilson, "Probable inference", JASA 22, 1927."""
+    share = count / total
+    middle, reach = (
+        share + z**2 / (2 * total),
+        z * np.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2),
+    )
+    return (middle - reach) / (1 + z**2 / total), (middle + reach) / (1 + z**2 / total)
 
 
-def table(found: dict[tuple[int, int], int], gates: int) -> str:
-    """Markdown: promoted, of so many gates, by gain and number of queries."""
+def format_counts(promoted: dict[tuple[int, int], int], gates: int) -> str:
+    """Markdown: share of promotions by gain and number of queries."""
 
     def rows() -> Iterator[list[str]]:
         yield ["true gain", *(f"{queries:,} queries" for queries in QUERIES)]
@@ -105,15 +112,15 @@ def table(found: dict[tuple[int, int], int], gates: int) -> str:
         for gain in GAINS:
             cells = []
             for queries in QUERIES:
-                count = found[gain, queries]
-                low, high = wilson(count, gates)
+                count = promoted[gain, queries]
+                low, high = wilson_interval(count, gates)
                 cells.append(f"{100 * count / gates:.1f} % ({100 * low:.1f}–{100 * high:.1f})")
             yield [f"{gain:+d} %" if gain else "none", *cells]
 
     return "\n".join(f"| {' | '.join(row)} |" for row in rows())
 
 
-def plot(found: dict[tuple[int, int], int], gates: int, path: Path) -> None:
+def plot_counts(promoted: dict[tuple[int, int], int], gates: int, path: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("svg")  # no display is needed
@@ -122,7 +129,7 @@ def plot(found: dict[tuple[int, int], int], gates: int, path: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
     for gain in GAINS:
-        shares = [100 * found[gain, queries] / gates for queries in QUERIES]
+        shares = [100 * promoted[gain, queries] / gates for queries in QUERIES]
         axes.plot(QUERIES, shares, marker="o", label=f"{gain:+d} %" if gain else "none")
     axes.axhline(5, color="grey", linewidth=0.8, linestyle=":")
     axes.set(xscale="log", xlabel="judged queries", ylabel="promoted, % of gates", ylim=(-2, 102))

@@ -1,6 +1,6 @@
-"""An import of many products with pictures in a zip, beside a bare loop that only reads, decodes and writes.
+"""Speed and memory of `catalog import`, compared with a bare loop that only reads, decodes and writes.
 
-python bench/imports.py 100000          # products; the pictures are the sample's, over and over
+python bench/imports.py 100000          # products, with pictures in a zip; the sample's pictures are repeated
 """
 
 import json
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from catalog import store
 
-PICTURES = 500  # different ones
+PICTURES = 500  # distinct pictures
 BARE = """
 import io, json, sys, zipfile
 import pyarrow as pa, pyarrow.parquet as pq
@@ -40,9 +40,9 @@ with zipfile.ZipFile(pictures) as archive, open(table) as lines, writer:
 """
 
 
-def write(folder: Path, products: int) -> tuple[Path, Path]:
-    """A table of products as JSON lines, and a zip of their pictures."""
-    rows = store.read(Path("data"), "products").slice(0, PICTURES).to_pylist()
+def write_input(folder: Path, products: int) -> tuple[Path, Path]:
+    """Write a table of products as JSON lines, and a zip of their pictures."""
+    rows = store.read_table(Path("data"), "products").slice(0, PICTURES).to_pylist()
     rows = [row for row in rows if row["image"]]
     keep = ("title", "description", "category", "brand", "price")
     table, pictures = folder / "products.jsonl", folder / "pictures.zip"
@@ -51,13 +51,13 @@ def write(folder: Path, products: int) -> tuple[Path, Path]:
             row = rows[number % len(rows)]
             name = f"images/{number}.png"
             archive.writestr(name, row["image"]["bytes"])
-            own = {"product_id": f"p{number}", "image": name} | {key: row[key] for key in keep}
-            lines.write(json.dumps(own) + "\n")
+            product = {"product_id": f"p{number}", "image": name} | {key: row[key] for key in keep}
+            lines.write(json.dumps(product) + "\n")
     return table, pictures
 
 
-def measured(*words: str) -> tuple[float, float]:
-    """Seconds that a Python command takes, and the most memory it had, MiB."""
+def measure(*words: str) -> tuple[float, float]:
+    """Seconds and peak memory in MiB of a Python command."""
     began = time.perf_counter()
     process = subprocess.Popen([sys.executable, *words], stderr=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)
@@ -67,10 +67,10 @@ def measured(*words: str) -> tuple[float, float]:
 
 
 def main(products: int) -> None:
-    """Print both, and the ratio."""
+    """Print the speed and memory of both, and the ratio."""
     with tempfile.TemporaryDirectory() as folder:
-        table, pictures = write(Path(folder), products)
-        ours = [
+        table, pictures = write_input(Path(folder), products)
+        import_command = [
             "-m",
             "catalog",
             "import",
@@ -81,11 +81,11 @@ def main(products: int) -> None:
             "--out",
             f"{folder}/data",
         ]
-        took, memory = measured(*ours)
-        bare, plain = measured("-c", BARE, str(table), str(pictures), f"{folder}/bare.parquet")
-    print(f"import {products / took:,.0f} rows/s, {memory:,.0f} MiB")
-    print(f"bare loop {products / bare:,.0f} rows/s, {plain:,.0f} MiB")
-    print(f"ratio {bare / took:.2f}")
+        seconds, memory = measure(*import_command)
+        bare_seconds, bare_memory = measure("-c", BARE, str(table), str(pictures), f"{folder}/bare.parquet")
+    print(f"import {products / seconds:,.0f} rows/s, {memory:,.0f} MiB")
+    print(f"bare loop {products / bare_seconds:,.0f} rows/s, {bare_memory:,.0f} MiB")
+    print(f"ratio {bare_seconds / seconds:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What is left when the catalogue loses pictures or texts: `python bench/missing_modality.py [SHARE] > TABLE.md`.
+"""Quality when products lose their pictures or texts: `python bench/missing_modality.py [SHARE] > TABLE.md`.
 
-The model is that of `artifacts/`, trained on the whole catalogue; a share of the products, drawn from a seed, loses its
-pictures or its texts at test time. The fused model is compared with BM25 and with its own tower of the modality that
-nothing was taken from, over the same test queries.
+The model is that of `artifacts/`, trained on the complete catalogue. A random share of the products loses its pictures
+or its texts at test time. The fused model is compared with BM25 and with its tower of the other modality, over the
+same test queries.
 """
 
 import argparse
@@ -15,7 +15,6 @@ import pyarrow as pa
 
 from catalog import store
 from catalog.schema import TEXT_COLUMNS
-from components.evaluate import judged
 from components.params import EvaluateParams
 from eval.metrics import score
 from eval.rankings import Run
@@ -23,8 +22,9 @@ from eval.significance import paired_test
 from fusion.features import Items
 from fusion.featurizer import load_items
 from fusion.model import ProductSearchModel
-from fusion.search.bm25 import bm25
-from fusion.search.catalogue_search import rank
+from fusion.search.bm25 import rank_bm25
+from fusion.search.catalogue_search import rank_products
+from scoring.judgements import read_judgements
 
 PRIMARY = "ndcg@10"
 SEED = 0
@@ -38,54 +38,56 @@ def main() -> None:
     parser.add_argument("share", type=float, nargs="?", default=0.3)
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts"))
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     params = EvaluateParams()
-    model = ProductSearchModel.load(asked.artifacts / "train")
-    features = asked.artifacts / "featurize"
+    model = ProductSearchModel.load(arguments.artifacts / "train")
+    features = arguments.artifacts / "featurize"
     products, queries = (
-        load_items(features, table, asked.artifacts / "train", model.attends)
+        load_items(features, table, arguments.artifacts / "train", model.attends)
         for table in ("products", "queries")
     )
-    test, (qrels, _) = queries.take(queries.splits == "test"), judged(asked.data, "test")
+    test, (qrels, _) = queries.take(queries.splits == "test"), read_judgements(arguments.data, "test")
     rng = np.random.default_rng(SEED)
-    lost = np.sort(rng.permutation(len(products))[: round(asked.share * len(products))])
-    print(f"    python bench/missing_modality.py {asked.share}\n")
+    lost = np.sort(rng.permutation(len(products))[: round(arguments.share * len(products))])
+    print(f"    python bench/missing_modality.py {arguments.share}\n")
     print(
-        f"| taken from {asked.share:.0%} | system | {PRIMARY} | fused minus it | p |\n|---|---|---|---|---|"
+        f"| taken from {arguments.share:.0%} | system | {PRIMARY} | fused minus it | p |\n|---|---|---|---|---|"
     )
     for modality, untouched in UNTOUCHED.items():
-        fewer = products.without(modality, lost)
+        reduced_products = products.without(modality, lost)
         runs = {
-            "bm25": keyword(asked.data, test, products.ids[lost] if modality == "text" else (), params.depth),
-            untouched: rank(model, test, fewer, params.depth, [untouched]),
-            "fused": rank(model, test, fewer, params.depth),
+            "bm25": rank_keywords(
+                arguments.data, test, products.ids[lost] if modality == "text" else (), params.depth
+            ),
+            untouched: rank_products(model, test, reduced_products, params.depth, [untouched]),
+            "fused": rank_products(model, test, reduced_products, params.depth),
         }
         values = {
             name: score(Run.from_table(run), qrels, [PRIMARY], gains=params.gains).values[PRIMARY]
             for name, run in runs.items()
         }
-        for name, found in values.items():
-            cells = [modality, name, f"{found.mean():.3f}"]
+        for name, system_values in values.items():
+            cells = [modality, name, f"{system_values.mean():.3f}"]
             if name == "fused":
                 cells += ["", ""]
             else:
-                result = paired_test(values["fused"], found, params.resamples, params.seed)
+                result = paired_test(values["fused"], system_values, params.resamples, params.seed)
                 cells += [f"{result.difference:+.3f}", f"{result.p_value:.1g}"]
             print(f"| {' | '.join(cells)} |")
 
 
-def keyword(data: Path, queries: Items, wordless: Iterable[str], depth: int) -> pa.Table:
-    """BM25 over the catalogue, of which some products have no text."""
-    gone = set(wordless)
+def rank_keywords(data: Path, queries: Items, textless: Iterable[str], depth: int) -> pa.Table:
+    """BM25 over a catalogue in which some products have no text."""
+    textless_ids = set(textless)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         with store.TableWriter(copy, "products") as table:
-            for batch in store.batches(data, "products", ["product_id", *TEXT_COLUMNS]):
+            for batch in store.read_batches(data, "products", ["product_id", *TEXT_COLUMNS]):
                 for row in batch.to_pylist():
                     emptied = {"product_id": row["product_id"], "title": ""}
-                    table.write(emptied if row["product_id"] in gone else row)
+                    table.write(emptied if row["product_id"] in textless_ids else row)
         (copy / "queries").symlink_to((data / "queries").resolve())
-        return bm25(copy, queries.ids, depth)
+        return rank_bm25(copy, queries.ids, depth)
 
 
 if __name__ == "__main__":

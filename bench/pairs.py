@@ -2,9 +2,9 @@
 
     python bench/pairs.py DATA FEATURES MODEL > TABLE.md
 
-All are given the features of pictures that the model takes, and the same candidates. The regressions read a title as
-TF-IDF of its words, reduced to 1,024 dimensions, or as the sentence vector of all-MiniLM-L6-v2, which is frozen; each
-way has its own, learned from the training side with the penalty that suits the validation side best.
+All systems get the same candidates and the same picture features. The regressions read a title as the TF-IDF of its
+words, reduced to 1,024 dimensions, or as the sentence vector of the frozen all-MiniLM-L6-v2. Each direction has its own
+regression, fitted on the training split, with the penalty that is best on the validation split.
 """
 
 import sys
@@ -20,12 +20,12 @@ from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from catalog import store
-from fusion.encoders.text import Start, Transformer
+from fusion.encoders.text import TextEncoderInit, Transformer
 from fusion.encoders.vocabulary import Vocabulary
 from fusion.features import Items
 from fusion.featurizer import load_items
 from fusion.model import ProductSearchModel, embed
-from scoring.auxiliary_evaluation import CANDIDATES, SEED
+from scoring.auxiliary_evaluation import MAX_RETRIEVAL_PRODUCTS, SEED
 
 PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0)
 FIRST = (1, 5, 10)
@@ -34,7 +34,7 @@ FIRST = (1, 5, 10)
 def main(data: Path, features: Path, model: Path) -> None:
     items = load_items(features, "products", model)
     written = dict(
-        zip(*store.read(data, "products", ["product_id", "title"]).to_pydict().values(), strict=True)
+        zip(*store.read_table(data, "products", ["product_id", "title"]).to_pydict().values(), strict=True)
     )
     titles = np.array([written[key] for key in items.ids], object)
     vocabulary = Vocabulary.load(features / "vocabulary.json")
@@ -44,44 +44,47 @@ def main(data: Path, features: Path, model: Path) -> None:
         np.flatnonzero(both & (items.splits == side)) for side in ("train", "valid", "test")
     )
     test, valid = (
-        np.sort(np.random.default_rng(SEED).permutation(rows)[:CANDIDATES]) for rows in (test, valid)
+        np.sort(np.random.default_rng(SEED).permutation(rows)[:MAX_RETRIEVAL_PRODUCTS])
+        for rows in (test, valid)
     )
 
     network, chosen = ProductSearchModel.load(model), titled.take(test)
-    words, pictures = (embed(network, chosen.without("video"), "product", [one]) for one in ("text", "image"))
+    words, pictures = (
+        embed(network, chosen.without("video"), "product", [modality]) for modality in ("text", "image")
+    )
     rows = {"model": (recalls(words @ pictures.T), recalls(pictures @ words.T))}
     scaler = StandardScaler().fit(items.images[train].astype(np.float32))
-    seen = scaler.transform(items.images.astype(np.float32)).clip(-5, 5)
+    picture_vectors = scaler.transform(items.images.astype(np.float32)).clip(-5, 5)
     for name, read in {"TF-IDF": tf_idf, "MiniLM": minilm}.items():
-        said = read(titles, train)
+        title_vectors = read(titles, train)
         rows[f"ridge, {name}"] = (
-            ridge(said, seen, train, valid, test),
-            ridge(seen, said, train, valid, test),
+            ridge(title_vectors, picture_vectors, train, valid, test),
+            ridge(picture_vectors, title_vectors, train, valid, test),
         )
     heads = [f"{way} R@{k}" for way in ("title → picture", "picture → title") for k in FIRST]
-    print(f"{len(test):,} held-out candidates, {len(train):,} pairs to learn from\n")
+    print(f"{len(test):,} held-out candidates, {len(train):,} training pairs\n")
     print(f"| system | {' | '.join(heads)} |\n|{'---|' * (1 + len(heads))}")
     for name, ways in rows.items():
         print(f"| {name} | {' | '.join(f'{value:.3f}' for way in ways for value in way)} |")
 
 
 def recalls(scores: np.ndarray) -> list[float]:
-    """How often the diagonal of (N, N) is among the first of its row."""
+    """Recall@k of the diagonal of (N, N) for each k of `FIRST`."""
     rank = (scores > np.diag(scores)[:, None]).sum(1)
     return [float((rank < k).mean()) for k in FIRST]
 
 
 def ridge(
-    given: np.ndarray, wanted: np.ndarray, train: np.ndarray, valid: np.ndarray, test: np.ndarray
+    source: np.ndarray, target: np.ndarray, train: np.ndarray, valid: np.ndarray, test: np.ndarray
 ) -> list[float]:
-    """Recalls of the test rows by cosine, with the penalty that has the best first recall on the validation rows."""
-    mean = wanted[train].mean(0)
+    """Recalls of the test rows by cosine, with the penalty that has the best recall@1 on the validation rows."""
+    mean = target[train].mean(0)
 
     def scores(regression: Any, rows: np.ndarray) -> np.ndarray:
-        return unit(regression.predict(given[rows]) - mean) @ unit(wanted[rows] - mean).T
+        return unit(regression.predict(source[rows]) - mean) @ unit(target[rows] - mean).T
 
-    fitted = [Ridge(alpha=penalty).fit(given[train], wanted[train]) for penalty in tqdm(PENALTIES)]
-    best = max(fitted, key=lambda one: recalls(scores(one, valid))[0])
+    fitted = [Ridge(alpha=penalty).fit(source[train], target[train]) for penalty in tqdm(PENALTIES)]
+    best = max(fitted, key=lambda regression: recalls(scores(regression, valid))[0])
     return recalls(scores(best, test))
 
 
@@ -98,12 +101,12 @@ def tf_idf(titles: np.ndarray, train: np.ndarray) -> np.ndarray:
 @torch.inference_mode()
 def minilm(titles: np.ndarray, _: np.ndarray) -> np.ndarray:
     """Unit vectors, float32 (N, 384)."""
-    start = Start.find("minilm", 64)
+    start = TextEncoderInit.from_name("minilm", 64)
     vocabulary: Any = start.vocabulary
     encoder = Transformer(0, 1, 0, **start.settings).eval()
-    encoder.start(start.state)
+    encoder.load_published(start.state)
     tokens = torch.from_numpy(vocabulary.encode(titles, 64).astype(np.int64))
-    order = (tokens != 0).sum(1).argsort()  # texts of one length together, so that padding costs nothing
+    order = (tokens != 0).sum(1).argsort()  # texts of similar length together, so that padding costs little
     out = torch.zeros(len(titles), start.settings["config"]["hidden_size"])
     for rows in tqdm(order.split(256)):
         longest = int((tokens[rows] != 0).sum(1).max())

@@ -1,4 +1,4 @@
-"""What the pipeline costs on top of its stages, here: kfp's local runner beside the same commands one after the other.
+"""Overhead of the pipeline on this machine: kfp's local runner compared with the commands of the stages in a row.
 
 python bench/pipeline.py          # on this project's data and params.yaml; some minutes
 """
@@ -11,29 +11,31 @@ from pathlib import Path
 
 import yaml
 
-FETCH = "from pathlib import Path; from pipelines.fetch import fetch; import sys; "
-FETCH += "fetch('.', 'HEAD', Path(sys.argv[1]))"
+FETCH = "from pathlib import Path; from pipelines.fetch import fetch_data; import sys; "
+FETCH += "fetch_data('.', 'HEAD', Path(sys.argv[1]))"
 
 
-def timed(*words: str) -> float:
-    """Seconds that a Python command takes."""
+def measure(*words: str) -> float:
+    """Seconds of a Python command."""
     start = time.perf_counter()
     subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return time.perf_counter() - start
 
 
 def main() -> None:
-    """Print both, and the difference."""
+    """Print the seconds of both, and the difference."""
     stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
     with tempfile.TemporaryDirectory() as folder:
-        seconds = {"fetch": timed("-c", FETCH, f"{folder}/data")}
+        seconds = {"fetch": measure("-c", FETCH, f"{folder}/data")}
         for name, stage in stages.items():
             words = stage["cmd"].split()[1:]  # after `python`
-            seconds[name] = timed(*(word.replace("artifacts/", f"{folder}/") for word in words))
-        whole = timed("-m", "pipelines", "run", "--root", f"{folder}/pipeline")
-    alone = sum(seconds.values())
-    print("  ".join(f"{name} {took:.1f} s" for name, took in seconds.items()))
-    print(f"stages {alone:.1f} s, pipeline {whole:.1f} s: {whole - alone:+.1f} s, {whole / alone - 1:+.1%}")
+            seconds[name] = measure(*(word.replace("artifacts/", f"{folder}/") for word in words))
+        pipeline_seconds = measure("-m", "pipelines", "run", "--root", f"{folder}/pipeline")
+    stage_seconds = sum(seconds.values())
+    overhead = pipeline_seconds - stage_seconds
+    print("  ".join(f"{name} {duration:.1f} s" for name, duration in seconds.items()))
+    print(f"stages {stage_seconds:.1f} s, pipeline {pipeline_seconds:.1f} s: ", end="")
+    print(f"{overhead:+.1f} s, {overhead / stage_seconds:+.1%}")
 
 
 if __name__ == "__main__":

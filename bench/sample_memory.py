@@ -2,7 +2,7 @@
 
     python bench/sample_memory.py [PRODUCTS ...]     by default 1000 10000
 
-Memory is that of the command and its workers together: the highest sum of proportional set sizes (PSS: shared pages
+Memory is that of the command and its workers: the highest sum of proportional set sizes (PSS: shared pages
 are split among those that share them), read from /proc four times a second. Linux only.
 """
 
@@ -17,7 +17,7 @@ SIZES = (1_000, 10_000)
 INTERVAL = 0.25  # seconds
 
 
-def family(pid: int) -> list[int]:
+def list_processes(pid: int) -> list[int]:
     """A process and its descendants."""
     try:
         children = [
@@ -25,7 +25,7 @@ def family(pid: int) -> list[int]:
         ]
     except OSError:  # it has just ended
         return []
-    return [pid, *(descendant for child in children for descendant in family(child))]
+    return [pid, *(descendant for child in children for descendant in list_processes(child))]
 
 
 def memory(pid: int) -> int:
@@ -38,14 +38,14 @@ def memory(pid: int) -> int:
 
 
 def measure(products: int) -> dict[str, float]:
-    """Draw one catalogue and watch it."""
+    """Draw one catalogue and measure it."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "data"
         command = [sys.executable, "-m", "catalog", "sample", "--products", str(products), "--seed", "0"]
         began, peak = time.monotonic(), 0
         process = subprocess.Popen([*command, "--out", str(out)])
         while process.poll() is None:
-            peak = max(peak, sum(map(memory, family(process.pid))))
+            peak = max(peak, sum(map(memory, list_processes(process.pid))))
             time.sleep(INTERVAL)
         seconds = time.monotonic() - began
         if process.returncode:

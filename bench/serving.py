@@ -1,8 +1,8 @@
-"""How fast the registered model answers over HTTP: `python bench/serving.py [MODEL]`, after `make demo`.
+"""Latency of the registered model over HTTP: `python bench/serving.py [MODEL]`, after `make demo`.
 
-MODEL is MLflow's name of one, by default models:/product-search@challenger. `mlflow models serve` serves it, and is
-asked 1,000 queries of the data set by text and by picture, one at a time and eight at a time; beside it stands what
-encoder and index take for the same queries in this process. Times are milliseconds.
+MODEL is an MLflow URI, by default models:/product-search@challenger. `mlflow models serve` serves it, and gets 1,000
+queries of the data set by text and by picture, one at a time and eight at a time. For comparison, encoder and index
+answer the same queries in this process. Times are milliseconds.
 """
 
 import argparse
@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from catalog import store
 from fusion.model import embed
-from fusion.search.catalogue_search import SearchIndex, load
-from registry import local_stack, tracking
+from fusion.search.catalogue_search import SearchIndex, load_model
+from registry import local_stack, mlflow_store
 
 REQUESTS, TOGETHER, K = 1000, (1, 8), 10
 
@@ -36,69 +36,70 @@ def main() -> None:
     )
     parser.add_argument("model", nargs="?", default="models:/product-search@challenger")
     parser.add_argument("--data", type=Path, default=Path("data"))
-    asked = parser.parse_args()
-    tracking.connect()
-    table = store.read(asked.data, "queries").to_pylist()
+    arguments = parser.parse_args()
+    mlflow_store.connect()
+    table = store.read_table(arguments.data, "queries").to_pylist()
     queries = {
         "text": [row | {"image": None} for row in table if row["text"]],
         "picture": [row | {"text": None} for row in table if row["image"]],
     }
     print("| queries | at a time | p50 | p95 | p99 | a second | errors |\n|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        bare(asked.model, queries, Path(folder))
-        with local_stack.model(asked.model, Path(folder) / "serve.log") as address:
+        measure_in_process(arguments.model, queries, Path(folder))
+        with local_stack.serve_model(arguments.model, Path(folder) / "serve.log") as address:
             for kind, rows in queries.items():
                 for together in TOGETHER:
                     load_test(address, kind, rows, together)
 
 
-def bare(model: str, queries: dict[str, list[dict[str, Any]]], folder: Path) -> None:
-    """Encoder and index alone, one query at a time."""
+def measure_in_process(model: str, queries: dict[str, list[dict[str, Any]]], folder: Path) -> None:
+    """Measure encoder and index without HTTP, one query at a time."""
     package = Path(mlflow.artifacts.download_artifacts(model, dst_path=str(folder)))
     artifacts = next(package.glob("artifacts/*/weights.safetensors")).parent
-    network, featurizer = load(artifacts)
+    network, featurizer = load_model(artifacts)
     index = SearchIndex.load(package / "artifacts" / "index")
     for kind, rows in queries.items():
-        took = []
+        seconds = []
         for row in tqdm(list(islice(cycle(rows), REQUESTS)), f"{kind}, bare"):
             began = time.perf_counter()
-            items, _ = featurizer.rows("queries", [row])
+            items, _ = featurizer.featurize_rows("queries", [row])
             index.search(embed(network, items, "query"), K)
-            took.append(time.perf_counter() - began)
-        tell(f"{kind}, in this process", 1, took, sum(took), 0)
+            seconds.append(time.perf_counter() - began)
+        print_row(f"{kind}, in this process", 1, seconds, sum(seconds), 0)
 
 
 def load_test(address: str, kind: str, rows: Sequence[dict[str, Any]], together: int) -> None:
-    """Ask so many at a time."""
-    mine = local()
+    """Send `REQUESTS` queries, `together` at a time."""
+    thread_state = local()
 
-    def ask(row: dict[str, Any]) -> tuple[float, bool]:
-        if not hasattr(mine, "session"):
-            mine.session = requests.Session()
+    def send_query(row: dict[str, Any]) -> tuple[float, bool]:
+        if not hasattr(thread_state, "session"):
+            thread_state.session = requests.Session()
         query = {"text": row["text"]}
         if row["image"]:
             query = {"image": base64.b64encode(row["image"]["bytes"]).decode()}
         began = time.perf_counter()
-        answer = mine.session.post(
+        answer = thread_state.session.post(
             address, json={"dataframe_records": [query], "params": {"k": K}}, timeout=60
         )
-        took = time.perf_counter() - began
-        return took, answer.ok and len(answer.json()["predictions"]) == K
+        seconds = time.perf_counter() - began
+        return seconds, answer.ok and len(answer.json()["predictions"]) == K
 
     with ThreadPoolExecutor(together) as pool:
-        list(pool.map(ask, rows[:20]))  # the first ones find a cold server
+        list(pool.map(send_query, rows[:20]))  # warm up the server
         began = time.perf_counter()
-        running = pool.map(ask, islice(cycle(rows), REQUESTS))
+        running = pool.map(send_query, islice(cycle(rows), REQUESTS))
         answers = list(tqdm(running, f"{kind}, {together} at a time", REQUESTS))
-        whole = time.perf_counter() - began
-    tell(kind, together, [took for took, _ in answers], whole, sum(not good for _, good in answers))
+        duration = time.perf_counter() - began
+    errors = sum(not correct for _, correct in answers)
+    print_row(kind, together, [seconds for seconds, _ in answers], duration, errors)
 
 
-def tell(what: str, together: int, took: Sequence[float], whole: float, errors: int) -> None:
-    middle, high, highest = 1000 * np.percentile(took, [50, 95, 99])
-    rate = len(took) / whole
+def print_row(label: str, together: int, seconds: Sequence[float], duration: float, errors: int) -> None:
+    p50, p95, p99 = 1000 * np.percentile(seconds, [50, 95, 99])
+    rate = len(seconds) / duration
     print(
-        f"| {what} | {together} | {middle:.1f} | {high:.1f} | {highest:.1f} | {rate:.0f} | {errors} |",
+        f"| {label} | {together} | {p50:.1f} | {p95:.1f} | {p99:.1f} | {rate:.0f} | {errors} |",
         flush=True,
     )
 

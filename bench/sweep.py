@@ -1,10 +1,10 @@
-"""Are the committed weights of the losses the best? Every α with every β, several seeds, set against what is committed.
+"""Grid of two parameters, such as the loss weights α and β, with several seeds, compared with the committed setting.
 
     python bench/sweep.py RUNS alpha=0,0.5,1 beta=0,0.5,1 seed=0,1 --plot docs/weights.svg > TABLE.md
 
-Takes any two knobs of the section `train` of params.yaml that are numbers; the committed setting must be among them.
-Runs are made, or found, as by `bench/ablation.py`. The plot has the first knob along its axis, and a line for each
-value of the second.
+Takes any two numeric parameters of the section `train` of params.yaml; the grid must contain the committed setting.
+Runs are made and reused as by `bench/ablation.py`. In the plot, the first parameter is the x-axis, and each value of
+the second is a line.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,61 +12,79 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import yaml
-from ablation import PRIMARY, combinations, knobs, made, paired, parser, scores, spread, told
+from ablation import (
+    PRIMARY,
+    build_parser,
+    combinations,
+    format_mean,
+    format_p,
+    load_scores,
+    parameter_names,
+    run_grid,
+    test_difference,
+)
 
-from components.evaluate import CANDIDATE
 from eval.significance import PairedResult
+from scoring.systems import CANDIDATE
 
 Setting = tuple[object, ...]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    asks = parser(__doc__)
-    asks.add_argument("--plot", type=Path, required=True)
-    asked = asks.parse_args(argv)
-    names = knobs(asked.grid)
+    parser = build_parser(__doc__)
+    parser.add_argument("--plot", type=Path, required=True)
+    arguments = parser.parse_args(argv)
+    names = parameter_names(arguments.grid)
     if len(names) != 2:
-        asks.error(f"two knobs and the seed are swept, not {', '.join(names)}")
+        parser.error(f"give two parameters and the seed, not {', '.join(names)}")
     committed = yaml.safe_load(Path("params.yaml").read_text())["train"]
     default = tuple(committed.get(name) for name in names)
-    if default not in {tuple(setting[name] for name in names) for setting in combinations(asked.grid)}:
-        asks.error(f"what is committed, {names[0]}={default[0]} {names[1]}={default[1]}, is not in the grid")
-    fused = {setting: scores(runs, CANDIDATE) for setting, runs in made(asked).items()}
-    against = {
-        setting: paired(values, fused[default]) for setting, values in fused.items() if setting != default
+    if default not in {tuple(setting[name] for name in names) for setting in combinations(arguments.grid)}:
+        parser.error(f"the grid lacks the committed setting {names[0]}={default[0]} {names[1]}={default[1]}")
+    fused = {setting: load_scores(runs, CANDIDATE) for setting, runs in run_grid(arguments).items()}
+    tests = {
+        setting: test_difference(values, fused[default])
+        for setting, values in fused.items()
+        if setting != default
     }
-    print(f"    python bench/sweep.py RUNS {' '.join(asked.grid)} --plot {asked.plot}\n")
+    print(f"    python bench/sweep.py RUNS {' '.join(arguments.grid)} --plot {arguments.plot}\n")
     print(
-        f"{PRIMARY} of the fused model on the test queries, mean ± standard deviation over seeds; the difference is to "
+        f"{PRIMARY} of the fused model on the test queries, mean ± standard deviation over seeds. The difference is to "
         "the committed setting, paired over queries, each with its mean over the seeds.\n"
     )
     print(f"| {' | '.join(names)} | seeds | fused | difference | 95 % interval | p |\n|{'---|' * 7}")
     for setting, values in fused.items():
-        cells = [*map(str, setting), str(len(values)), spread(values)]
+        cells = [*map(str, setting), str(len(values)), format_mean(values)]
         if setting == default:
             cells += ["committed", "", ""]
         else:
-            test = against[setting]
-            cells += [f"{test.difference:+.3f}", f"{test.low:+.3f} to {test.high:+.3f}", told(test.p_value)]
+            test = tests[setting]
+            cells += [
+                f"{test.difference:+.3f}",
+                f"{test.low:+.3f} to {test.high:+.3f}",
+                format_p(test.p_value),
+            ]
         print(f"| {' | '.join(cells)} |")
-    draw(names, default, against, asked.plot)
+    plot_differences(names, default, tests, arguments.plot)
 
 
-def draw(names: Sequence[str], default: Setting, against: Mapping[Setting, PairedResult], path: Path) -> None:
+def plot_differences(
+    names: Sequence[str], default: Setting, tests: Mapping[Setting, PairedResult], path: Path
+) -> None:
     """Differences to the committed setting with their intervals."""
     figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
-    settings = [default, *against]
+    settings = [default, *tests]
     lines = sorted({setting[1] for setting in settings})
     for number, line in enumerate(lines):
         points = sorted(setting for setting in settings if setting[1] == line)
-        found = [against.get(setting, PairedResult(0.0, 1.0, 0.0, 0.0, 0.95)) for setting in points]
-        beside = 0.012 * (number - (len(lines) - 1) / 2)  # so that intervals do not hide each other
+        results = [tests.get(setting, PairedResult(0.0, 1.0, 0.0, 0.0, 0.95)) for setting in points]
+        shift = 0.012 * (number - (len(lines) - 1) / 2)  # so that intervals do not hide each other
         axes.errorbar(
-            [setting[0] + beside for setting in points],
-            [test.difference for test in found],
+            [setting[0] + shift for setting in points],
+            [test.difference for test in results],
             [
-                [test.difference - test.low for test in found],
-                [test.high - test.difference for test in found],
+                [test.difference - test.low for test in results],
+                [test.high - test.difference for test in results],
             ],
             marker="o",
             capsize=3,

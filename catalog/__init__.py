@@ -1,1 +1,1 @@
-"""What a shop's data is: tables of products, queries and judgements, and the pictures in them."""
+"""A shop's data: tables of products, queries and judgements, with their pictures and clips."""

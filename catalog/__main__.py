@@ -1,4 +1,4 @@
-"""python -m catalog sample|import|queries|describe: make a data set, or look at one."""
+"""python -m catalog sample|import|queries|describe: create a data set, or summarise one."""
 
 import argparse
 import inspect
@@ -8,133 +8,156 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from catalog.command import run
+from catalog.command import run_command
 from catalog.schema import DataError
 
 
-def _sample(arguments: argparse.Namespace) -> None:
-    from catalog.sample import sample
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code of `catalog.command.run_command`."""
+    words = sys.argv[1:] if argv is None else argv
+    arguments = _build_parser(formats="import" in words[:1]).parse_args(words)
+    return run_command(lambda: arguments.run(arguments))
 
-    _unused(arguments.out)
-    sample(arguments.out, arguments.products, arguments.seed, arguments.queries)
+
+def _sample(arguments: argparse.Namespace) -> None:
+    from catalog.sample import write_sample
+
+    _check_unused(arguments.out)
+    write_sample(arguments.out, arguments.products, arguments.seed, arguments.queries)
 
 
 def _import(arguments: argparse.Namespace) -> None:
-    from catalog.sources import import_from, options
+    from catalog.sources import import_data, importer_options
 
-    _unused(arguments.out)
-    chosen = {name: getattr(arguments, name) for name in options(arguments.format)}
-    import_from(arguments.format, arguments.source, arguments.out, private=arguments.private, **chosen)
+    _check_unused(arguments.out)
+    options = {name: getattr(arguments, name) for name in importer_options(arguments.format)}
+    import_data(arguments.format, arguments.source, arguments.out, private=arguments.private, **options)
 
 
 def _queries(arguments: argparse.Namespace) -> None:
-    from catalog.queries import derive, from_clicks
+    from catalog.queries import add_click_queries, add_derived_queries
 
-    _unused(arguments.out)
+    _check_unused(arguments.out)
     if arguments.clicks:
-        from_clicks(arguments.data, arguments.clicks, arguments.out, arguments.personal)
+        add_click_queries(arguments.data, arguments.clicks, arguments.out, arguments.personal)
     else:
-        derive(arguments.data, arguments.out, arguments.most, arguments.seed)
+        add_derived_queries(arguments.data, arguments.out, arguments.most, arguments.seed)
 
 
 def _describe(arguments: argparse.Namespace) -> None:
-    from catalog.describe import contact_sheet, describe
+    from catalog.summary import summarise_data, write_contact_sheet
 
-    print(describe(arguments.data))
+    print(summarise_data(arguments.data))
     if arguments.sheet:
-        contact_sheet(arguments.data, arguments.sheet)
+        write_contact_sheet(arguments.data, arguments.sheet)
 
 
-def _unused(out: Path) -> None:
+def _check_unused(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out}: already there; remove it or give another --out")
+        raise DataError(f"{out}: already exists; remove it or give another --out")
 
 
-def _parser(formats: bool) -> argparse.ArgumentParser:
-    """Of all verbs; `formats` are looked for where they are asked for, as they take long to load."""
-    parser = argparse.ArgumentParser(prog="python -m catalog", description="Make a data set, or look at one.")
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
-
-    verb = verbs.add_parser("sample", help="draw a catalogue whose truth is known")
-    verb.add_argument("--products", type=int, required=True, metavar="N")
-    verb.add_argument("--queries", type=int, default=720, metavar="N", help="default %(default)s")
-    verb.add_argument(
-        "--seed", type=int, required=True, metavar="N", help="the same seed draws the same bytes"
+def _build_parser(formats: bool) -> argparse.ArgumentParser:
+    """Build the parser; the slow import of the formats happens only with `formats`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m catalog", description="Create a data set, or summarise one."
     )
-    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
-    verb.set_defaults(run=_sample)
-
-    verb = verbs.add_parser("import", help="turn a public data set, or tables of your own, into one of ours")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_sample(commands.add_parser("sample", help="generate a sample catalogue with known ground truth"))
+    import_parser = commands.add_parser("import", help="convert a public data set or your own tables")
     if formats:
-        _add_formats(verb)
+        _add_formats(import_parser)
+    _add_queries(
+        commands.add_parser("queries", help="add queries derived from products, or taken from a click log")
+    )
+    _add_describe(commands.add_parser("describe", help="summarise a data set"))
+    return parser
 
-    verb = verbs.add_parser("queries", help="add queries made from titles and attributes, or from clicks")
-    verb.add_argument("data", type=Path, metavar="DIR", help="a data set")
-    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
-    verb.add_argument("--clicks", type=Path, metavar="LOG", help="query, product_id, position, clicked")
-    verb.add_argument(
+
+def _add_sample(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--products", type=int, required=True, metavar="N")
+    parser.add_argument("--queries", type=int, default=720, metavar="N", help="default %(default)s")
+    parser.add_argument(
+        "--seed", type=int, required=True, metavar="N", help="the same seed gives the same files"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    parser.set_defaults(run=_sample)
+
+
+def _add_queries(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", type=Path, metavar="DIR", help="a data set")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    parser.add_argument(
+        "--clicks", type=Path, metavar="LOG", help="table with query, product_id, position, clicked"
+    )
+    parser.add_argument(
         "--personal",
         action="append",
         default=[],
         metavar="COLUMN",
-        help="of the log; may look like personal data, and is not read",
+        help="column of the log that is allowed although it looks like personal data; it is not read",
     )
-    verb.add_argument(
-        "--most", type=int, default=1000, metavar="N", help="derived queries; default %(default)s"
+    parser.add_argument(
+        "--most",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="maximal number of derived queries; default %(default)s",
     )
-    verb.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of what is drawn; default %(default)s"
-    )
-    verb.set_defaults(run=_queries)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed; default %(default)s")
+    parser.set_defaults(run=_queries)
 
-    verb = verbs.add_parser("describe", help="say what is in a data set")
-    verb.add_argument("data", type=Path, metavar="DIR")
-    verb.add_argument("--sheet", type=Path, metavar="PNG", help="also write a sheet of pictures")
-    verb.set_defaults(run=_describe)
-    return parser
+
+def _add_describe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", type=Path, metavar="DIR")
+    parser.add_argument("--sheet", type=Path, metavar="PNG", help="also write a contact sheet of pictures")
+    parser.set_defaults(run=_describe)
 
 
 def _add_formats(parser: argparse.ArgumentParser) -> None:
-    """A sub-command a format; its options are the keyword arguments of its function."""
-    from catalog.sources import SOURCES, options
+    """Add a sub-command for each format; its options are the keyword-only arguments of its importer."""
+    from catalog.sources import importer_options, load_sources
 
     formats = parser.add_subparsers(required=True, metavar="FORMAT")
-    for name in sorted(SOURCES):
-        said, _, told = (inspect.getdoc(SOURCES[name]) or "").partition("\nArgs:")
-        verb = formats.add_parser(
+    for name, importer in sorted(load_sources().items()):
+        description, _, arguments = (inspect.getdoc(importer) or "").partition("\nArgs:")
+        format_parser = formats.add_parser(
             name,
-            help=said.partition("\n")[0],
-            description=said,
+            help=_escape(description.partition("\n")[0]),
+            description=description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        about = dict(re.findall(r"^ +(\w+): (.*)$", told, re.MULTILINE))
-        verb.add_argument("source", type=Path, metavar="SRC", help="the file, zip or folder as published")
-        verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
-        verb.add_argument(
-            "--private", action="store_true", help="download pictures from addresses of this network, too"
+        format_parser.add_argument(
+            "source", type=Path, metavar="SRC", help="the file, zip or folder as published"
         )
-        for option, one in options(name).items():
-            verb.add_argument(f"--{option}", help=about[option], **_argument(one))
-        verb.set_defaults(run=_import, format=name)
+        format_parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+        format_parser.add_argument(
+            "--private", action="store_true", help="allow downloads from servers with private addresses"
+        )
+        helps = dict(re.findall(r"^ +(\w+): (.*)$", arguments, re.MULTILINE))
+        for option, parameter in importer_options(name).items():
+            # a plugin may leave an option undocumented
+            format_parser.add_argument(
+                f"--{option}", help=_escape(helps.get(option, "")), **_argument_settings(parameter)
+            )
+        format_parser.set_defaults(run=_import, format=name)
 
 
-def _argument(option: inspect.Parameter) -> dict[str, Any]:
-    """What argparse is to know of an option."""
-    if isinstance(option.default, bool):
+def _escape(text: str) -> str:
+    """Escape a text for argparse, which formats help with `%`."""
+    return text.replace("%", "%%")
+
+
+def _argument_settings(parameter: inspect.Parameter) -> dict[str, Any]:
+    """The arguments of `add_argument` for an option of an importer."""
+    if isinstance(parameter.default, bool):
         return {"action": "store_true"}
-    if isinstance(option.default, tuple):
+    if isinstance(parameter.default, tuple):
         return {"action": "append", "default": [], "metavar": "COLUMN"}
-    kind: type = str if option.default is None else type(option.default)
-    if "Path" in str(option.annotation):
+    kind: type = str if parameter.default is None else type(parameter.default)
+    if "Path" in str(parameter.annotation):
         kind = Path
-    return {"type": kind, "default": option.default, "metavar": kind.__name__.upper()}
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; the exit code of `catalog.command.run`."""
-    words = sys.argv[1:] if argv is None else argv
-    arguments = _parser(formats="import" in words[:1]).parse_args(words)
-    return run(lambda: arguments.run(arguments))
+    return {"type": kind, "default": parameter.default, "metavar": kind.__name__.upper()}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Grades from clicks, corrected for what is clicked only because it was shown first."""
+"""Relevance grades from a click log, corrected for position bias."""
 
 import sys
 from collections import Counter, defaultdict
@@ -8,22 +8,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from catalog.reading import Files, rows, screened
+from catalog.files import Files
+from catalog.reading import Record, read_rows, refuse_personal_columns
 from catalog.schema import EXACT, IRRELEVANT, SUBSTITUTE
 from catalog.text import normalise
 
 COLUMNS = ["query", "product_id", "position", "clicked"]
-CLICKED = {"0": False, "1": True, "false": False, "true": True}
-STEPS = 100  # of expectation maximisation
-CUTS = {
-    EXACT: 0.5,
-    SUBSTITUTE: 0.2,
-}  # attractiveness, as a share of the query's best, from which a grade is given
-ENOUGH = 10  # times that a product was looked at, from which the lack of clicks makes it irrelevant
+CLICKED_VALUES = {"0": False, "1": True, "false": False, "true": True}
+EM_STEPS = 100  # of expectation maximisation
+GRADE_THRESHOLDS = {EXACT: 0.5, SUBSTITUTE: 0.2}  # minimal attractiveness, as a share of the query's maximum
+MIN_EXAMINATIONS = 10  # expected examinations without a click that make a product irrelevant
 
 
 class Impression(NamedTuple):
-    """A product that was shown."""
+    """A product that was shown for a query."""
 
     query: str  # normalised
     product: str
@@ -31,110 +29,131 @@ class Impression(NamedTuple):
     clicked: bool
 
 
-def impressions(log: Path, known: Collection[str], personal: Collection[str] = ()) -> list[Impression]:
-    """The usable rows of a log: query, product_id, position (from 1), clicked (0 or 1).
+def read_impressions(
+    log: Path, product_ids: Collection[str], personal: Collection[str] = ()
+) -> list[Impression]:
+    """Read the usable rows of a click log: query, product_id, position (from 1), clicked (0 or 1).
 
     Args:
         log: .csv, .jsonl or .parquet.
-        known: Ids of products; others are left aside.
-        personal: Columns that may be there though they look personal; none but the four is read.
+        product_ids: Products of the data set; rows of others are skipped.
+        personal: Columns that are allowed although they look personal; they are not read.
 
     Raises:
-        DataError: where the log cannot be read, lacks a column, or has one that looks personal.
+        DataError: if the log cannot be read, lacks a column, or has a column that looks personal.
     """
-    found, unknown = [], 0
+    impressions, unknown = [], 0
     with Files(log) as files:
-        for one in screened(rows(files, log.name, COLUMNS), COLUMNS, personal):
-            text, product = normalise(str(one.values["query"] or "")), str(one.values["product_id"])
-            position, clicked = str(one.values["position"]), str(one.values["clicked"]).lower()
-            if not text or not position.isdecimal() or int(position) < 1 or clicked not in CLICKED:
-                files.fault(one.where, "no query, no position from 1 on, or clicked is neither 0 nor 1")
-            elif product not in known:
+        for record in refuse_personal_columns(read_rows(files, log.name, COLUMNS), COLUMNS, personal):
+            impression = _parse_impression(record)
+            if impression is None:
+                files.add_fault(record.where, "no query, no position of 1 or more, or clicked is not 0 or 1")
+            elif impression.product not in product_ids:
                 unknown += 1
             else:
-                found.append(Impression(text, product, int(position) - 1, CLICKED[clicked]))
+                impressions.append(impression)
         if files.faults:
             where, reason = files.faults[0]
             print(
-                f"{log.name}: left out {len(files.faults):,} rows, the first {where}: {reason}",
+                f"{log.name}: skipped {len(files.faults):,} rows; the first is {where}: {reason}",
                 file=sys.stderr,
             )
     if unknown:
-        print(f"{log.name}: left out {unknown:,} rows of products that are not in the data", file=sys.stderr)
-    return found
+        print(f"{log.name}: skipped {unknown:,} rows of products that are not in the data", file=sys.stderr)
+    return impressions
 
 
-def count_searches(seen: Sequence[Impression]) -> dict[str, int]:
-    """Query → how often its results were shown, at least.
+def _parse_impression(record: Record) -> Impression | None:
+    values = record.values
+    text, position, clicked = (
+        normalise(str(values["query"] or "")),
+        str(values["position"]),
+        str(values["clicked"]).lower(),
+    )
+    if not text or not position.isdecimal() or int(position) < 1 or clicked not in CLICKED_VALUES:
+        return None
+    return Impression(text, str(values["product_id"]), int(position) - 1, CLICKED_VALUES[clicked])
 
-    A log does not say which impressions belong to one page of results. But each page has a position at most once, so
-    there were as many pages as there are impressions at the most frequent position.
+
+def count_searches(impressions: Sequence[Impression]) -> dict[str, int]:
+    """Count the result pages of each query; a lower bound.
+
+    The log does not say which impressions belong to the same page. But a page has each position at most once, so the
+    count of the most frequent position is a lower bound.
+
+    Returns:
+        Query → number of searches.
     """
     searches: dict[str, int] = defaultdict(int)
-    for (query, _), count in Counter((one.query, one.position) for one in seen).items():
+    positions = Counter((impression.query, impression.position) for impression in impressions)
+    for (query, _), count in positions.items():
         searches[query] = max(searches[query], count)
     return dict(searches)
 
 
-def position_based(
+def fit_position_model(
     pairs: np.ndarray, positions: np.ndarray, clicked: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fit the position-based model, by which a product is clicked if its position is looked at and it is attractive.
+    """Fit the position-based click model: P(click) = attractiveness of the pair × examination of the position.
 
     Chuklin, Markov and de Rijke, *Click Models for Web Search*, 2015, sections 3.3 and 4.3.2: expectation maximisation,
-    here begun from the observed rates, and looks that fall off as 1/position. It tells the two apart only where
-    products were shown at several positions.
+    here started from the observed click rates and an examination of 1/position. The two factors can be separated only
+    if products were shown at several positions.
 
     Args:
-        pairs: int64 (N,): which query and product each impression is of, 0 … P-1.
+        pairs: int64 (N,): index of the impression's pair of query and product, 0 … P-1.
         positions: int64 (N,): 0 … K-1.
         clicked: bool (N,).
 
     Returns:
-        How attractive each pair is, float64 (P,); how likely each position is looked at, the first taken as 1,
-        float64 (K,).
+        Attractiveness of each pair, float64 (P,); examination of each position relative to the first, float64 (K,).
     """
-    shown, places = np.bincount(pairs), np.maximum(np.bincount(positions), 1)
-    usual = clicked.mean()  # what one more impression of each pair would say
-    attractive = (usual + np.bincount(pairs, clicked)) / (1 + shown)
-    looked = 1.0 / (1 + np.arange(len(places)))  # of all at 1, nothing would change
-    for _ in range(STEPS):
-        a, e = attractive[pairs], looked[positions]
-        missed = np.maximum(1 - a * e, 1e-12)
-        attracted = np.where(clicked, 1.0, a * (1 - e) / missed)
-        noticed = np.where(clicked, 1.0, e * (1 - a) / missed)
-        attractive = (usual + np.bincount(pairs, attracted)) / (1 + shown)
-        looked = np.bincount(positions, noticed) / places
-        top = max(looked[0], 1e-12)
-        attractive, looked = np.minimum(attractive * top, 1 - 1e-9), np.minimum(looked / top, 1.0)
-    return attractive, looked
+    pair_counts, position_counts = np.bincount(pairs), np.maximum(np.bincount(positions), 1)
+    prior = clicked.mean()  # smoothing: one more impression per pair, with the mean click rate
+    attractiveness = (prior + np.bincount(pairs, clicked)) / (1 + pair_counts)
+    examination = 1.0 / (1 + np.arange(len(position_counts)))  # with 1 everywhere, EM would not move
+    for _ in range(EM_STEPS):
+        alpha, gamma = attractiveness[pairs], examination[positions]
+        no_click = np.maximum(1 - alpha * gamma, 1e-12)
+        attracted = np.where(clicked, 1.0, alpha * (1 - gamma) / no_click)
+        examined = np.where(clicked, 1.0, gamma * (1 - alpha) / no_click)
+        attractiveness = (prior + np.bincount(pairs, attracted)) / (1 + pair_counts)
+        examination = np.bincount(positions, examined) / position_counts
+        first = max(examination[0], 1e-12)
+        attractiveness = np.minimum(attractiveness * first, 1 - 1e-9)
+        examination = np.minimum(examination / first, 1.0)
+    return attractiveness, examination
 
 
-def graded(seen: Sequence[Impression]) -> dict[str, dict[str, int]]:
-    """Query → product → grade, for queries with a click; see `CUTS` and `ENOUGH`."""
-    if not seen:
+def grade_clicks(impressions: Sequence[Impression]) -> dict[str, dict[str, int]]:
+    """Grade the products of each query that has a click; see `GRADE_THRESHOLDS` and `MIN_EXAMINATIONS`.
+
+    Returns:
+        Query → product → grade.
+    """
+    if not impressions:
         return {}
-    places = {
-        pair: number for number, pair in enumerate(dict.fromkeys((one.query, one.product) for one in seen))
-    }
-    pairs = np.array([places[one.query, one.product] for one in seen])
-    positions, clicked = np.array([one.position for one in seen]), np.array([one.clicked for one in seen])
-    attractive, looked = position_based(pairs, positions, clicked)
-    clicks, looks = np.bincount(pairs, clicked), np.bincount(pairs, looked[positions])
-    of: dict[str, dict[str, int]] = defaultdict(dict)
-    for (query, product), place in places.items():
-        of[query][product] = place
+    keys = dict.fromkeys((impression.query, impression.product) for impression in impressions)
+    indices = {key: index for index, key in enumerate(keys)}
+    pairs = np.array([indices[impression.query, impression.product] for impression in impressions])
+    positions = np.array([impression.position for impression in impressions])
+    clicked = np.array([impression.clicked for impression in impressions])
+    attractiveness, examination = fit_position_model(pairs, positions, clicked)
+    clicks, examinations = np.bincount(pairs, clicked), np.bincount(pairs, examination[positions])
+    pairs_by_query: dict[str, dict[str, int]] = defaultdict(dict)
+    for (query, product), index in indices.items():
+        pairs_by_query[query][product] = index
     grades: dict[str, dict[str, int]] = {}
-    for query, shelf in of.items():
-        best = max((attractive[place] for place in shelf.values() if clicks[place]), default=0.0)
+    for query, products in pairs_by_query.items():
+        best = max((attractiveness[index] for index in products.values() if clicks[index]), default=0.0)
         if best:
             grades[query] = {
-                product: _grade(attractive[place] / best) if clicks[place] else IRRELEVANT
-                for product, place in shelf.items()
-                if clicks[place] or looks[place] >= ENOUGH
+                product: _grade(attractiveness[index] / best) if clicks[index] else IRRELEVANT
+                for product, index in products.items()
+                if clicks[index] or examinations[index] >= MIN_EXAMINATIONS
             }
     return grades
 
 
 def _grade(share: float) -> int:
-    return next((grade for grade, cut in CUTS.items() if share >= cut), IRRELEVANT)
+    return next((grade for grade, minimum in GRADE_THRESHOLDS.items() if share >= minimum), IRRELEVANT)

@@ -1,4 +1,4 @@
-"""How every command of the project ends."""
+"""Exit codes and error messages of the project's commands."""
 
 import sys
 from collections.abc import Callable
@@ -6,29 +6,28 @@ from collections.abc import Callable
 from catalog.schema import DataError
 
 
-def run(verb: Callable[[], object], *blamed: type[Exception]) -> int:
-    """Run a command's verb.
+def run_command(command: Callable[[], object], *user_errors: type[Exception]) -> int:
+    """Run a command. An error that the user can fix becomes one line on stderr, without a traceback.
 
     Args:
-        verb: What to do.
-        blamed: Errors that the user can mend, whose message is enough; `DataError` is one already.
+        command: What to run.
+        user_errors: Errors that the user can fix, in addition to `DataError` and `OSError`.
 
     Returns:
-        The exit code: 0; 1 after one line on stderr where the input or the file system is at fault; 130 when
-        interrupted.
+        Exit code: 0 for success, 1 after such an error, 130 after an interrupt.
     """
-    mendable: tuple[type[Exception], ...] = (DataError, *blamed)
+    reported: tuple[type[Exception], ...] = (DataError, *user_errors)
     try:
-        verb()
-    except mendable as error:
-        return _end(str(error), 1)
+        command()
+    except reported as error:
+        return _print_error(str(error), 1)
     except OSError as error:
-        return _end(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+        return _print_error(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
     except KeyboardInterrupt:
-        return _end("interrupted; the same command goes on or starts again", 130)
+        return _print_error("interrupted; run the same command again to continue", 130)
     return 0
 
 
-def _end(told: str, code: int) -> int:
-    print(f"vitrine: {told}", file=sys.stderr)
+def _print_error(message: str, code: int) -> int:
+    print(f"vitrine: {message}", file=sys.stderr)
     return code

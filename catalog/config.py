@@ -1,4 +1,4 @@
-"""Files of settings: YAML that a pydantic model checks, with every fault in one message."""
+"""Reads YAML settings, checks them with pydantic models, and reports all problems in one message."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,16 +17,16 @@ P = TypeVar("P", bound="Params")
 
 
 class Params(BaseModel):
-    """A section: frozen, and strict about unknown keys and numbers that are none."""
+    """Base of a section of settings: frozen; rejects unknown keys, NaN and infinity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file of keys and values; an empty file has none.
+    """Read a YAML file of keys and values; an empty file gives an empty dict.
 
     Raises:
-        DataError: where it cannot be read, or holds something else.
+        DataError: if it cannot be read or has other content.
     """
     try:
         content = yaml.safe_load(path.read_text()) or {}
@@ -39,36 +39,36 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def validate_values(model: type[P], content: Mapping[str, Any], path: Path, *at: str) -> P:
-    """The content of a file as its model; the message lists every problem.
+def validate_values(model: type[P], content: Mapping[str, Any], path: Path, *keys: str) -> P:
+    """Validate the content of a file.
 
     Args:
-        model: What is expected.
+        model: The expected keys, types and ranges.
         content: The values.
-        path: The file that holds them.
-        at: The keys above them in the file.
+        path: The file, for the message.
+        keys: The keys above the values in the file, for the message.
 
     Raises:
-        DataError: where a key is unknown or a value out of range.
+        DataError: if a key is unknown or a value invalid; the message lists all problems.
     """
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise DataError(f"{path}: {'; '.join(list_problems(model, error, *at))}") from error
+        raise DataError(f"{path}: {'; '.join(list_problems(model, error, *keys))}") from error
 
 
 def validate_sections(
     models: Mapping[str, type[Params]], content: Mapping[str, Any], path: Path
 ) -> dict[str, Params]:
-    """The sections of a file, each as its model, in the order of the models; the message lists every problem.
+    """Validate the sections of a file; the result has the order of the models.
 
     Args:
-        models: What is expected, by section.
-        content: The values, by section; a section that is absent or empty has the defaults.
-        path: The file that holds them.
+        models: Section → its expected keys, types and ranges.
+        content: Section → its values; a missing or empty section gets the defaults.
+        path: The file, for the message.
 
     Raises:
-        DataError: where a section or a key is unknown or a value out of range.
+        DataError: if a section or key is unknown or a value invalid; the message lists all problems.
     """
     sections: dict[str, Params] = {}
     problems = [
@@ -85,19 +85,22 @@ def validate_sections(
     return sections
 
 
-def list_problems(model: type[Params], error: ValidationError, *at: str) -> list[str]:
-    """A line for each problem that pydantic reports; `at` are the keys above the model."""
-    return [f"{'.'.join(map(str, (*at, *e['loc'])))}: {_reason(model, e)}" for e in error.errors()]
+def list_problems(model: type[Params], error: ValidationError, *keys: str) -> list[str]:
+    """Format each problem that pydantic reports as one line; `keys` are the keys above the model."""
+    return [
+        f"{'.'.join(map(str, (*keys, *problem['loc'])))}: {_format_reason(model, problem)}"
+        for problem in error.errors()
+    ]
 
 
 def _nested_model(annotation: Any) -> type[Params] | None:
-    """The model that an annotation names, such as that of `dict[str, Model]`."""
+    """Extract the model from an annotation such as `dict[str, Model]`."""
     if isinstance(annotation, type) and issubclass(annotation, Params):
         return annotation
     return next((model for part in get_args(annotation) if (model := _nested_model(part))), None)
 
 
-def _reason(model: type[Params], error: "ErrorDetails") -> str:
+def _format_reason(model: type[Params], error: "ErrorDetails") -> str:
     if error["type"] == "extra_forbidden":
         for key in error["loc"][:-1]:
             if key in model.model_fields:

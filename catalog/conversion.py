@@ -1,5 +1,4 @@
-"""What every import does with the rows of its source: check, decode pictures and clips, write, and say what was left
-out."""
+"""Writes the rows of any source as a data set: checks values, decodes media, and lists what is left out."""
 
 import itertools
 import json
@@ -7,7 +6,7 @@ import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -18,38 +17,42 @@ from tqdm import tqdm
 
 from catalog import store
 from catalog.clips import read_frames
+from catalog.files import Fault, Media
 from catalog.images import PictureError, decode
 from catalog.prices import read_amount, read_currency, read_currency_column
-from catalog.reading import FIELD, Fault, Picture
+from catalog.reading import MAX_FIELD_CHARS
 from catalog.schema import GRADES, JUDGED_BY, OPTIONAL_TABLES, PICTURE, SPLITS, TABLES
 
-CHUNK = 20_000  # rows of the source; what a restart repeats at most
-THREADS = 16  # pictures and clips that are read, or downloaded, at a time
-WINDOW = 512  # rows whose pictures, and frames of clips, are in memory
-LARGEST_COUNT = 2**63 - 1  # an int64 holds no more
-KEYS = {"products": ("product_id",), "queries": ("query_id",), "judgements": ("query_id", "product_id")}
-REJECTED = pa.schema(
+CHUNK_ROWS = 20_000  # rows of the source per chunk; a restart repeats at most one chunk
+THREADS = 16  # pictures and clips that are read or downloaded in parallel
+WINDOW_ROWS = 512  # rows whose pictures and frames are in memory
+LARGEST_COUNT = 2**63 - 1  # int64
+KEY_COLUMNS = {
+    "products": ("product_id",),
+    "queries": ("query_id",),
+    "judgements": ("query_id", "product_id"),
+}
+REJECTED_SCHEMA = pa.schema(
     [
-        ("table", pa.string()),  # null: a row of the source that cannot be read
+        ("table", pa.string()),  # null: an unreadable row of the source
         ("where", pa.string()),  # file and line
         ("id", pa.string()),
-        ("column", pa.string()),  # null: the whole row
+        ("column", pa.string()),  # null: the whole row is left out
         ("reason", pa.string()),
     ]
 )
 
 
 class Row(NamedTuple):
-    """A row for one of the tables of `catalog.schema`: texts, numbers, mappings for maps, and a `Picture` each for a
-    picture and for a clip."""
+    """A row for a table of `catalog.schema`: texts, numbers, mappings, and `Media` for pictures and clips."""
 
     table: str
     where: str
     values: Mapping[str, Any]
 
 
-class Left(NamedTuple):
-    """What was left out: a row of `REJECTED`."""
+class Rejection(NamedTuple):
+    """A row or value that is left out; fields as in `REJECTED_SCHEMA`."""
 
     table: str | None
     where: str
@@ -58,203 +61,250 @@ class Left(NamedTuple):
     reason: str
 
 
+class _Progress:
+    """Number of finished chunks and rows per table, stored in a file so that an import can be resumed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        state: dict[str, Any] = {"chunks": 0, "counts": {}}
+        if path.exists():
+            state = json.loads(path.read_text())
+        self.chunks: int = state["chunks"]
+        self.counts: Counter[str] = Counter(state["counts"])
+
+    def finish_chunk(self, number: int, counts: Counter[str]) -> None:
+        self.chunks = number + 1
+        self.counts += counts
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps({"chunks": self.chunks, "counts": self.counts}))
+        partial.replace(self.path)
+
+
 def convert(
-    name: str, rows: Iterable[Row], faults: list[Fault], out: Path, made_from: Mapping[str, Any]
+    name: str, rows: Iterable[Row], faults: list[Fault], out: Path, provenance: Mapping[str, Any]
 ) -> dict[str, int]:
     """Write a data set; rows and values that cannot be used are left out and listed in `rejected.parquet`.
 
-    A row whose key was seen before, whose required value is missing, or that judges what is not there is left out; of
-    other values at fault, only the value. Killed and called again with the same arguments, it goes on from its last
-    chunk of rows.
+    A row is left out if its key is a duplicate, a required value is missing, or it judges an unknown query or product.
+    Of other invalid values, only the value is left out. A killed import resumes at its last chunk when it is called
+    with the same arguments.
 
     Args:
-        name: Of the format, for messages.
-        rows: Products first, then queries, then judgements; the same rows each time.
-        faults: Rows of the source that cannot be read, noted while `rows` are taken; emptied.
-        out: Gets the data set; see `catalog.schema`.
-        made_from: What the rows come from; plain JSON values.
+        name: Name of the format, for messages.
+        rows: Products, then queries, then judgements; the same rows in each call.
+        faults: Unreadable rows of the source, added while `rows` are read; emptied after each chunk.
+        out: The new data set; see `catalog.schema`.
+        provenance: Source and options of the rows, as JSON values.
 
     Returns:
-        Rows written by table, and those left out as "rejected".
+        Number of rows by table, and number of rejections as "rejected".
 
     Raises:
-        DataError: where the folder cannot be written, or the source cannot be read.
+        DataError: if the folder cannot be written, or the source cannot be read.
     """
     stream = iter(rows)
-    first = list(itertools.islice(stream, 1))  # a source of another layout says so before anything is written
-    with store.whole(out) as partial:
-        store.go_on(partial, made_from)
-        progress = partial / "progress.json"
-        done: dict[str, Any] = (
-            json.loads(progress.read_text()) if progress.exists() else {"chunks": 0, "counts": {}}
-        )
-        counts: Counter[str] = Counter(done["counts"])
-        seen = _Seen()
+    first = list(itertools.islice(stream, 1))  # a source with a wrong layout fails before anything is written
+    with store.atomic_dir(out) as partial:
+        store.resume_if_same(partial, provenance)
+        progress = _Progress(partial / "progress.json")
+        checker = _RowChecker()
         with ThreadPoolExecutor(THREADS) as pool, tqdm(desc=name, unit="row", disable=None) as bar:
-            for number, chunk in enumerate(_chunks(itertools.chain(first, stream))):
-                unread = [Left(None, fault.where, None, None, fault.reason) for fault in faults]
+            for number, chunk in enumerate(_split_into_chunks(itertools.chain(first, stream))):
+                unread = [Rejection(None, fault.where, None, None, fault.reason) for fault in faults]
                 faults.clear()
-                kept = [*unread, *seen.check(chunk)]
-                if number >= done["chunks"]:
-                    counts += _write(partial, number, kept, pool)
-                    _replace(progress, json.dumps({"chunks": number + 1, "counts": counts}))
+                checked = [*unread, *checker.check(chunk)]
+                if number >= progress.chunks:
+                    progress.finish_chunk(number, _write_chunk(partial, number, checked, pool))
                 bar.update(len(chunk))
-        for one in TABLES.keys() - OPTIONAL_TABLES:
-            if not list((partial / one).glob("*.parquet")):
-                (partial / one).mkdir(exist_ok=True)
-                pq.write_table(TABLES[one].empty_table(), partial / one / "00000.parquet")
-        reasons = _gather_rejected(partial)
-        for rest in (progress, partial / "made_from.json"):
-            rest.unlink(missing_ok=True)
-    _tell(name, counts, reasons, out)
-    return {**dict.fromkeys((*KEYS, "rejected"), 0), **counts}
+        _add_empty_tables(partial)
+        reasons = _merge_rejected(partial)
+        for path in (progress.path, partial / "made_from.json"):
+            path.unlink(missing_ok=True)
+    _print_summary(name, progress.counts, reasons, out)
+    return {**dict.fromkeys((*KEY_COLUMNS, "rejected"), 0), **progress.counts}
 
 
-def _chunks(stream: Iterator[Row]) -> Iterator[list[Row]]:
-    """The last one is short, and may be empty: faults may stand behind the last row."""
-    while len(chunk := list(itertools.islice(stream, CHUNK))) == CHUNK:
+def _split_into_chunks(stream: Iterator[Row]) -> Iterator[list[Row]]:
+    """Split rows into chunks; the last is shorter and can be empty, because faults can follow the last row."""
+    while len(chunk := list(itertools.islice(stream, CHUNK_ROWS))) == CHUNK_ROWS:
         yield chunk
     yield chunk
 
 
-class _Seen:
-    """Which keys there are, so that each is there once and judgements are of what is there."""
+class _RowChecker:
+    """Checks rows: types of values, required values, unique keys, and judgements of known queries and products."""
 
     def __init__(self) -> None:
-        self.keys: dict[str, set[Any]] = {table: set() for table in KEYS}
+        self.keys: dict[str, set[Any]] = {table: set() for table in KEY_COLUMNS}
 
-    def check(self, chunk: Iterable[Row]) -> Iterator[Row | Left]:
-        """The rows with values as the schema has them, and what is left out of them."""
-        for one in chunk:
-            values: dict[str, Any] = {}
-            faults: list[Left] = []
-            kind = KINDS[one.table]
-            key = " ".join(str(one.values.get(column, "")) for column in KEYS[one.table])[:200]
-            for column, value in one.values.items():
-                if value is None or column not in kind:
-                    continue
-                try:
-                    if (fits := kind[column](value)) is not None:
-                        values[column] = fits
-                except (ValueError, TypeError, OverflowError) as error:
-                    faults.append(Left(one.table, one.where, key, column, str(error)))
-            if "price" in values and (reason := _add_currency(values, one.values)):
-                faults.append(Left(one.table, one.where, key, "currency", reason))
-            if (whole := self._why_not(one.table, values, faults)) is not None:
-                yield Left(one.table, one.where, key, None, whole)
+    def check(self, chunk: Iterable[Row]) -> Iterator[Row | Rejection]:
+        """Convert the values of rows to the types of the schema; yields usable rows and rejections."""
+        for row in chunk:
+            key = " ".join(str(row.values.get(column, "")) for column in KEY_COLUMNS[row.table])[:200]
+            values, reasons = _convert_values(row)
+            if (reason := self._reject(row.table, values, reasons)) is not None:
+                yield Rejection(row.table, row.where, key, None, reason)
                 continue
-            yield from faults
-            yield Row(one.table, one.where, values)
+            for column, reason in reasons:
+                yield Rejection(row.table, row.where, key, column, reason)
+            yield Row(row.table, row.where, values)
 
-    def _why_not(self, table: str, values: Mapping[str, Any], faults: list[Left]) -> str | None:
-        """Why a row cannot be used; None where it can."""
+    def _reject(
+        self, table: str, values: Mapping[str, Any], reasons: Sequence[tuple[str, str]]
+    ) -> str | None:
+        """Explain why a row cannot be used; None if it can. See `_convert_values` for the arguments."""
         for field in TABLES[table]:
             if not field.nullable and field.name not in values:
-                told = [fault.reason for fault in faults if fault.column == field.name]
-                return f"{field.name}: {told[0]}" if told else f"no {field.name}"
+                reason = next((reason for column, reason in reasons if column == field.name), None)
+                return f"{field.name}: {reason}" if reason else f"no {field.name}"
         if table == "queries" and "text" not in values and "image" not in values:
             return "neither text nor picture"
-        key = tuple(values[column] for column in KEYS[table])
         if table == "judgements":
-            for column, place in (("query_id", "queries"), ("product_id", "products")):
-                if values[column] not in self.keys[place]:
-                    return f"{column} {values[column][:100]} is not in {place}"
-        one = key if len(key) > 1 else key[0]
-        if one in self.keys[table]:
-            return "seen before"
-        self.keys[table].add(one)
+            for column, target in (("query_id", "queries"), ("product_id", "products")):
+                if values[column] not in self.keys[target]:
+                    return f"{column} {values[column][:100]} is not in {target}"
+        columns = [values[column] for column in KEY_COLUMNS[table]]
+        key = tuple(columns) if len(columns) > 1 else columns[0]
+        if key in self.keys[table]:
+            return "duplicate"
+        self.keys[table].add(key)
         return None
 
 
-def _write(partial: Path, number: int, kept: list[Row | Left], pool: ThreadPoolExecutor) -> Counter[str]:
-    """One file a table, or none where the chunk has no rows for it."""
-    counts: Counter[str] = Counter()
-    left = [one for one in kept if isinstance(one, Left)]
-    unfinished: dict[Path, Path] = {}
-    for table in KEYS:
-        rows = [one for one in kept if isinstance(one, Row) and one.table == table]
-        if not rows:
+def _convert_values(row: Row) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Convert the values of a row; returns the valid values, and pairs of column and reason for the invalid ones."""
+    values: dict[str, Any] = {}
+    reasons: list[tuple[str, str]] = []
+    converters = CONVERTERS[row.table]
+    for column, value in row.values.items():
+        if value is None or column not in converters:
             continue
-        decode_rows = pool.map if MEDIA.keys() & KINDS[table].keys() else map
-        (partial / table).mkdir(exist_ok=True)
-        path = partial / table / f"{number:05d}.parquet"
+        try:
+            if (converted := converters[column](value)) is not None:
+                values[column] = converted
+        except (ValueError, TypeError, OverflowError) as error:
+            reasons.append((column, str(error)))
+    if "price" in values and (reason := _add_currency(values, row.values)):
+        reasons.append(("currency", reason))
+    return values, reasons
+
+
+def _write_chunk(
+    partial: Path, number: int, checked: list[Row | Rejection], pool: ThreadPoolExecutor
+) -> Counter[str]:
+    """Write one file per table that has rows in the chunk; files get their final names at the end."""
+    counts: Counter[str] = Counter()
+    rejections = [item for item in checked if isinstance(item, Rejection)]
+    unfinished: dict[Path, Path] = {}
+    for table in KEY_COLUMNS:
+        rows = [item for item in checked if isinstance(item, Row) and item.table == table]
+        if rows:
+            path = _chunk_path(partial / table, number)
+            unfinished[path] = path.with_suffix(".partial")
+            counts[table], more = _write_rows(unfinished[path], table, rows, pool)
+            rejections += more
+    if rejections:
+        path = _chunk_path(partial / "rejected", number)
         unfinished[path] = path.with_suffix(".partial")
-        with pq.ParquetWriter(unfinished[path], TABLES[table], compression="zstd") as writer:
-            for start in range(0, len(rows), WINDOW):
-                window = list(decode_rows(_decode_row, rows[start : start + WINDOW]))
-                whole = [row for row, _ in window if row is not None]
-                left += [fault for _, faults in window for fault in faults]
-                if whole:
-                    writer.write_table(pa.Table.from_pylist(whole, schema=TABLES[table]))
-                counts[table] += len(whole)
-    if left:
-        (partial / "rejected").mkdir(exist_ok=True)
-        path = partial / "rejected" / f"{number:05d}.parquet"
-        unfinished[path] = path.with_suffix(".partial")
-        pq.write_table(
-            pa.Table.from_pylist([one._asdict() for one in left], schema=REJECTED), unfinished[path]
-        )
-    for path, part in unfinished.items():
-        part.replace(path)
-    counts["rejected"] = len(left)
+        rejected = pa.Table.from_pylist([item._asdict() for item in rejections], schema=REJECTED_SCHEMA)
+        pq.write_table(rejected, unfinished[path])
+    for path, unfinished_path in unfinished.items():
+        unfinished_path.replace(path)
+    counts["rejected"] = len(rejections)
     return counts
 
 
-def _decode_row(row: Row) -> tuple[dict[str, Any] | None, list[Left]]:
-    """A row with the bytes of its picture and the frames of its clip, and which of these cannot be used.
+def _chunk_path(folder: Path, number: int) -> Path:
+    folder.mkdir(exist_ok=True)
+    return folder / f"{number:05d}.parquet"
 
-    The row is None where nothing else is in it.
+
+def _write_rows(
+    path: Path, table: str, rows: list[Row], pool: ThreadPoolExecutor
+) -> tuple[int, list[Rejection]]:
+    """Write the rows of one table with their media; returns the number of written rows, and the rejections."""
+    decode_rows = pool.map if MEDIA_READERS.keys() & CONVERTERS[table].keys() else map
+    count = 0
+    rejections: list[Rejection] = []
+    with pq.ParquetWriter(path, TABLES[table], compression="zstd") as writer:
+        for start in range(0, len(rows), WINDOW_ROWS):
+            window = list(decode_rows(_decode_row, rows[start : start + WINDOW_ROWS]))
+            usable = [values for values, _ in window if values is not None]
+            rejections += [rejection for _, items in window for rejection in items]
+            if usable:
+                writer.write_table(pa.Table.from_pylist(usable, schema=TABLES[table]))
+            count += len(usable)
+    return count, rejections
+
+
+def _decode_row(row: Row) -> tuple[dict[str, Any] | None, list[Rejection]]:
+    """Read the picture and clip of a row; returns its values without the unusable ones, and the rejections.
+
+    The values are None if a query has nothing else.
     """
-    values, faults = dict(row.values), []
-    for column, read in MEDIA.items():
+    values, rejections = dict(row.values), []
+    for column, read in MEDIA_READERS.items():
         if column not in values:
             continue
         try:
             values[column] = read(values[column])
         except (ValueError, PictureError) as error:
             del values[column]
-            faults.append(Left(row.table, row.where, values[KEYS[row.table][0]], column, str(error)))
-    if row.table == "queries" and faults and "text" not in values:
-        return None, [fault._replace(column=None) for fault in faults]
-    return values, faults
+            key = values[KEY_COLUMNS[row.table][0]]
+            rejections.append(Rejection(row.table, row.where, key, column, str(error)))
+    if row.table == "queries" and rejections and "text" not in values:
+        return None, [rejection._replace(column=None) for rejection in rejections]
+    return values, rejections
 
 
-def _read_picture(picture: Picture) -> dict[str, Any]:
+def _read_picture(picture: Media) -> dict[str, Any]:
     content = picture.read()
     decode(content)
     return {"bytes": content, "path": picture.name}
 
 
-def _read_clip(clip: Picture) -> list[dict[str, Any]]:
+def _read_clip(clip: Media) -> list[dict[str, Any]]:
     stem = PurePosixPath(clip.name).stem
     frames = read_frames(clip.read())
     return [{"bytes": frame, "path": f"{stem}-{number}.webp"} for number, frame in enumerate(frames)]
 
 
-MEDIA: Mapping[str, Callable[[Picture], Any]] = {"image": _read_picture, "video": _read_clip}
+MEDIA_READERS: Mapping[str, Callable[[Media], Any]] = {"image": _read_picture, "video": _read_clip}
 
 
-def _gather_rejected(partial: Path) -> Counter[str]:
-    """All that was left out in one file, and how often each reason occurs."""
+def _add_empty_tables(partial: Path) -> None:
+    for table in TABLES.keys() - OPTIONAL_TABLES:
+        if not list((partial / table).glob("*.parquet")):
+            pq.write_table(TABLES[table].empty_table(), _chunk_path(partial / table, 0))
+
+
+def _merge_rejected(partial: Path) -> Counter[str]:
+    """Merge the rejections of all chunks into one file, and count their reasons."""
     reasons: Counter[str] = Counter()
     parts = sorted((partial / "rejected").glob("*.parquet"))
     if parts:
-        with pq.ParquetWriter(partial / "rejected.parquet", REJECTED, compression="zstd") as writer:
+        with pq.ParquetWriter(partial / "rejected.parquet", REJECTED_SCHEMA, compression="zstd") as writer:
             for part in parts:
                 for batch in pq.ParquetFile(part).iter_batches():
                     writer.write_batch(batch)
-                    for row in batch.select(["table", "column", "reason"]).to_pylist():
-                        what = f"{row['table'] or 'source'}, {row['column'] or 'row'}"
-                        reasons[f"{what}: {re.sub(r'[0-9][0-9,]*', 'N', row['reason'])[:80]}"] += 1
+                    reasons.update(
+                        map(_format_reason, batch.select(["table", "column", "reason"]).to_pylist())
+                    )
         for part in parts:
             part.unlink()
         (partial / "rejected").rmdir()
     return reasons
 
 
-def _tell(name: str, counts: Mapping[str, int], reasons: Counter[str], out: Path) -> None:
-    said = ", ".join(f"{counts.get(table, 0):,} {table}" for table in KEYS)
-    print(f"{name}: {said}", file=sys.stderr)
+def _format_reason(rejected: Mapping[str, Any]) -> str:
+    """Describe a rejection without its numbers, so that equal reasons can be counted."""
+    reason = re.sub(r"[0-9][0-9,]*", "N", rejected["reason"])[:80]
+    return f"{rejected['table'] or 'source'}, {rejected['column'] or 'row'}: {reason}"
+
+
+def _print_summary(name: str, counts: Mapping[str, int], reasons: Counter[str], out: Path) -> None:
+    tables = ", ".join(f"{counts.get(table, 0):,} {table}" for table in KEY_COLUMNS)
+    print(f"{name}: {tables}", file=sys.stderr)
     if reasons:
         print(
             f"{name}: left out {sum(reasons.values()):,}, listed in {out / 'rejected.parquet'}:",
@@ -264,41 +314,35 @@ def _tell(name: str, counts: Mapping[str, int], reasons: Counter[str], out: Path
         print(f"  {count:,} × {reason}", file=sys.stderr)
 
 
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(path)
-
-
-def _text(value: Any) -> str | None:
-    """A text, or None for a blank one.
+def _convert_text(value: Any) -> str | None:
+    """Convert to text; None if blank.
 
     Raises:
-        ValueError: where it is too long, holds bytes of another encoding, or is no text.
+        ValueError: if it is too long, not decodable, or not a text.
     """
     if isinstance(value, (dict, list, bytes)):
         raise ValueError(f"a {type(value).__name__}, not a text")
     text = str(value).strip()
     if isinstance(value, float) and math.isnan(value):
         return None
-    if len(text) > FIELD:
-        raise ValueError(f"{len(text):,} characters; the limit is {FIELD:,}")
+    if len(text) > MAX_FIELD_CHARS:
+        raise ValueError(f"{len(text):,} characters; the limit is {MAX_FIELD_CHARS:,}")
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError("bytes that are not of the file's encoding; give --encoding") from error
+        raise ValueError("bytes that are invalid in the file's encoding; give --encoding") from error
     return text or None
 
 
 def _add_currency(values: dict[str, Any], source: Mapping[str, Any]) -> str | None:
-    """Take the currency from the text of a price where the source has none beside it.
+    """Take the currency from the text of the price if the source has no currency column.
 
     Args:
-        values: Of a product, as they fit; a currency that contradicts the price is removed.
-        source: The same as the source has them.
+        values: Converted values of a product; gets the currency, or loses one that contradicts the price.
+        source: The values as they are in the source.
 
     Returns:
-        Why the price's currency cannot be used, if so.
+        Why the currency is left out; None if it is not.
     """
     if not isinstance(source["price"], str):
         return None
@@ -311,11 +355,11 @@ def _add_currency(values: dict[str, Any], source: Mapping[str, Any]) -> str | No
     return None
 
 
-def _count(value: Any) -> int | None:
-    """A whole number: 12, 12.0 (as pandas writes it beside blanks), "12"; None for a blank one.
+def _convert_count(value: Any) -> int | None:
+    """Convert to a whole number: 12, 12.0 (as pandas writes it next to blanks), "12"; None if blank.
 
     Raises:
-        ValueError: for any other value.
+        ValueError: if it is not a whole number.
     """
     text = "" if isinstance(value, float) and math.isnan(value) else str(value).strip()
     if not text:
@@ -324,64 +368,66 @@ def _count(value: Any) -> int | None:
         not re.fullmatch(r"[0-9]{1,19}(\.0*)?", text)
         or (count := int(text.partition(".")[0])) > LARGEST_COUNT
     ):
-        raise ValueError(f"'{text[:40]}' is no whole number from 0 on")
+        raise ValueError(f"'{text[:40]}' is not a whole number of 0 or more")
     return count
 
 
-def _grade(value: Any) -> int:
+def _convert_grade(value: Any) -> int:
     if str(value).strip() not in {str(grade) for grade in GRADES}:
-        raise ValueError(f"'{str(value)[:20]}' is none of {', '.join(map(str, GRADES))}")
+        raise ValueError(f"'{str(value)[:20]}' is not one of {', '.join(map(str, GRADES))}")
     return int(value)
 
 
-def _among(names: Iterable[str]) -> Callable[[Any], str]:
+def _choice_converter(names: Iterable[str]) -> Callable[[Any], str]:
     allowed = tuple(names)
 
-    def check(value: Any) -> str:
+    def convert_choice(value: Any) -> str:
         if value not in allowed:
-            raise ValueError(f"'{str(value)[:20]}' is none of {', '.join(allowed)}")
+            raise ValueError(f"'{str(value)[:20]}' is not one of {', '.join(allowed)}")
         return str(value)
 
-    return check
+    return convert_choice
 
 
-def _picture(value: Any) -> Picture:
-    if not isinstance(value, Picture):
+def _check_picture(value: Any) -> Media:
+    if not isinstance(value, Media):
         raise ValueError(f"a {type(value).__name__}, not a picture")
     return value
 
 
-def _clip(value: Any) -> Picture:
-    if not isinstance(value, Picture):
+def _check_clip(value: Any) -> Media:
+    if not isinstance(value, Media):
         raise ValueError(f"a {type(value).__name__}, not the path or address of a clip")
     return value
 
 
-def _map(value: Any) -> list[tuple[str, str]] | None:
+def _convert_map(value: Any) -> list[tuple[str, str]] | None:
     if not isinstance(value, Mapping):
         raise ValueError(f"a {type(value).__name__}, not names with values")
-    pairs = [(_text(name), None if one is None else _text(one)) for name, one in value.items()]
-    return [(name, one) for name, one in pairs if name and one] or None
+    pairs = [
+        (_convert_text(name), None if item is None else _convert_text(item)) for name, item in value.items()
+    ]
+    return [(name, text) for name, text in pairs if name and text] or None
 
 
-def _kind(field: pa.Field) -> Callable[[Any], Any]:
-    named: dict[str, Callable[[Any], Any]] = {
-        "split": _among(SPLITS),
-        "grade": _grade,
-        "judged_by": _among(JUDGED_BY),
+def _get_converter(field: pa.Field) -> Callable[[Any], Any]:
+    by_name: dict[str, Callable[[Any], Any]] = {
+        "split": _choice_converter(SPLITS),
+        "grade": _convert_grade,
+        "judged_by": _choice_converter(JUDGED_BY),
         "price": read_amount,
         "currency": read_currency_column,
-        "frequency": _count,
-        "video": _clip,
+        "frequency": _convert_count,
+        "video": _check_clip,
     }
-    if field.name in named:
-        return named[field.name]
+    if field.name in by_name:
+        return by_name[field.name]
     if field.type == PICTURE:
-        return _picture
+        return _check_picture
     if pa.types.is_map(field.type):
-        return _map
-    return _text
+        return _convert_map
+    return _convert_text
 
 
-# table → column → what makes a value fit, or raises ValueError
-KINDS = {table: {field.name: _kind(field) for field in TABLES[table]} for table in KEYS}
+# table → column → function that converts a value, or raises ValueError
+CONVERTERS = {table: {field.name: _get_converter(field) for field in TABLES[table]} for table in KEY_COLUMNS}

@@ -1,4 +1,4 @@
-"""Pictures by their addresses: within limits, never from a private network unasked, and each only once."""
+"""Downloads pictures: within limits, only once each, and from private networks only with --private."""
 
 import sqlite3
 import threading
@@ -8,39 +8,42 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager, Retry, Timeout
+from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPSConnectionPool, PoolManager, Retry, Timeout
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
 from catalog.images import Limits
 
-PATIENCE = 60  # seconds, for one picture
-LASTING = (400, 401, 403, 404, 410, 451)  # answers that asking again does not change
-AGENT = "vitrine (product search; pictures for a catalogue)"
+TIMEOUT = 60  # seconds per picture
+PERMANENT_STATUSES = (400, 401, 403, 404, 410, 451)  # a retry would not help
+USER_AGENT = "vitrine (product search; pictures for a catalogue)"
 
 
 class PrivateAddressError(ValueError):
-    """A server that only this network knows."""
+    """A server with an address of a private network."""
 
 
-class Web:
-    """Downloads, remembered in a file until `forget`: what was fetched, and what could not be had for good.
+class Downloader:
+    """Downloads files; stores contents and permanent failures in a database file until `clear`.
 
-    A proxy of the environment is not used: behind one, nobody could say whose address is asked.
+    Proxies of the environment are ignored, because behind a proxy the server's address cannot be checked.
     """
 
-    def __init__(self, manifest: Path, private: bool = False) -> None:
+    def __init__(self, database: Path, private: bool = False) -> None:
         """
         Args:
-            manifest: The file; made when first needed.
-            private: Whether addresses that only this network knows may be asked.
+            database: The file; created when first needed.
+            private: Whether servers with private addresses are allowed.
         """
-        self.manifest = manifest
+        self.database = database
         self._lock = threading.Lock()
-        self._kept: sqlite3.Connection | None = None
+        self._connection: sqlite3.Connection | None = None
         retries = Retry(4, redirect=3, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504))
         self._pool = PoolManager(
-            maxsize=16, headers={"User-Agent": AGENT}, retries=retries, timeout=Timeout(connect=10, read=30)
+            maxsize=16,
+            headers={"User-Agent": USER_AGENT},
+            retries=retries,
+            timeout=Timeout(connect=10, read=30),
         )
         if not private:
             self._pool.pool_classes_by_scheme = {"http": _PublicPool, "https": _PublicSecurePool}
@@ -51,87 +54,99 @@ class Web:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._kept:
-            self._kept.close()
+        if self._connection:
+            self._connection.close()
         self._pool.clear()
 
-    def forget(self) -> None:
-        """Remove what is remembered: it is in the data set by now."""
+    def clear(self) -> None:
+        """Delete the database file; call it when the data set is complete."""
         with self._lock:
-            if self._kept:
-                self._kept.close()
-                self._kept = None
-        self.manifest.unlink(missing_ok=True)
+            if self._connection:
+                self._connection.close()
+                self._connection = None
+        self.database.unlink(missing_ok=True)
 
     def get(self, address: str) -> bytes:
-        """The bytes at an address, by any number of threads at a time.
+        """Download the bytes at an address, or take them from the database; thread-safe.
 
         Raises:
-            ValueError: where they cannot be had; the message says why.
+            ValueError: if they cannot be downloaded; the message says why.
         """
-        if (known := self._ask("SELECT content, reason FROM fetched WHERE address = ?", address)) is None:
-            content, reason, lasting = self._fetch(address)
-            if content is not None or lasting:
-                self._ask("INSERT OR REPLACE INTO fetched VALUES (?, ?, ?)", address, content, reason)
-            known = content, reason
-        content, reason = known
+        stored = self._execute("SELECT content, reason FROM fetched WHERE address = ?", address)
+        if stored is None:
+            content, reason, permanent = self._fetch(address)
+            if content is not None or permanent:
+                self._execute("INSERT OR REPLACE INTO fetched VALUES (?, ?, ?)", address, content, reason)
+            stored = content, reason
+        content, reason = stored
         if content is None:
             raise ValueError(reason)
         return content
 
     def _fetch(self, address: str) -> tuple[bytes | None, str | None, bool]:
-        """Content, or why there is none, and whether that lasts."""
-        most, end = Limits().max_bytes, time.monotonic() + PATIENCE
+        """Download once. Returns the content, or None and the reason, and whether a failure is permanent."""
+        deadline = time.monotonic() + TIMEOUT
         try:
-            answer = self._pool.request("GET", address, preload_content=False)
+            response = self._pool.request("GET", address, preload_content=False)
             try:
-                if answer.status != 200:
-                    return None, f"{address}: the server answers {answer.status}", answer.status in LASTING
-                content = bytearray()
-                for piece in answer.stream(1 << 16, decode_content=True):
-                    content += piece
-                    if len(content) > most:
-                        return None, f"{address}: more than {most:,} bytes", True
-                    if time.monotonic() > end:
-                        return None, f"{address}: not there after {PATIENCE} seconds", False
-                return bytes(content), None, True
+                if response.status != 200:
+                    reason = f"{address}: the server answered {response.status}"
+                    return None, reason, response.status in PERMANENT_STATUSES
+                return _read_body(response, address, deadline)
             finally:
-                answer.release_conn() if answer.length_remaining == 0 else answer.close()
+                response.release_conn() if response.length_remaining == 0 else response.close()
         except PrivateAddressError as error:
             return None, f"{address}: {error}", True
         except (HTTPError, OSError, ValueError) as error:
-            return None, f"{address}: cannot be had ({type(error).__name__})", False
+            return None, f"{address}: cannot be downloaded ({type(error).__name__})", False
 
-    def _ask(self, statement: str, *values: Any) -> Any:
+    def _execute(self, statement: str, *values: Any) -> Any:
         with self._lock:
-            if self._kept is None:
-                self._kept = sqlite3.connect(self.manifest, check_same_thread=False, isolation_level=None)
-                self._kept.execute("PRAGMA journal_mode = WAL")
-                self._kept.execute(
+            if self._connection is None:
+                self._connection = sqlite3.connect(
+                    self.database, check_same_thread=False, isolation_level=None
+                )
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                self._connection.execute(
                     "CREATE TABLE IF NOT EXISTS fetched (address TEXT PRIMARY KEY, content BLOB, reason TEXT)"
                 )
-            return self._kept.execute(statement, values).fetchone()
+            return self._connection.execute(statement, values).fetchone()
 
 
-class _Public:
-    """A connection to a public address; checked when it stands, so that no name can lead elsewhere between."""
+def _read_body(
+    response: BaseHTTPResponse, address: str, deadline: float
+) -> tuple[bytes | None, str | None, bool]:
+    """Read a response within the limits of size and time; the result is that of `Downloader._fetch`."""
+    limit = Limits().max_bytes
+    content = bytearray()
+    for block in response.stream(1 << 16, decode_content=True):
+        content += block
+        if len(content) > limit:
+            return None, f"{address}: more than {limit:,} bytes", True
+        if time.monotonic() > deadline:
+            return None, f"{address}: not downloaded within {TIMEOUT} seconds", False
+    return bytes(content), None, True
+
+
+class _PublicOnly:
+    """Rejects private addresses after connecting, so that a changed DNS entry cannot bypass the check."""
 
     def _new_conn(self) -> Any:
-        made = super()._new_conn()  # type: ignore[misc]
-        address = ip_address(made.getpeername()[0].partition("%")[0])
+        connection = super()._new_conn()  # type: ignore[misc]
+        address = ip_address(connection.getpeername()[0].partition("%")[0])
         if isinstance(address, IPv6Address) and address.ipv4_mapped:
             address = address.ipv4_mapped
         if not address.is_global:
-            made.close()
+            connection.close()
             raise PrivateAddressError("the server has a private address; --private allows it")
-        return made
+        return connection
 
 
-class _PublicConnection(_Public, HTTPConnection):
+class _PublicConnection(_PublicOnly, HTTPConnection):
     pass
 
 
-class _PublicSecureConnection(_Public, HTTPSConnection):
+class _PublicSecureConnection(_PublicOnly, HTTPSConnection):
     pass
 
 

@@ -1,4 +1,4 @@
-"""Decode, check and resize: the only place that opens a picture; clips are opened in `catalog.clips`."""
+"""Decode, check and resize pictures; the only module that opens them. Clips: `catalog.clips`."""
 
 import hashlib
 import io
@@ -12,18 +12,18 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 
 
 class Limits(NamedTuple):
-    """What a picture may cost before it is refused, checked on the header, before any pixel is decoded."""
+    """Limits of a picture, checked before any pixel is decoded."""
 
     max_bytes: int = 20_000_000
     max_pixels: int = 50_000_000
 
 
 class PictureError(Exception):
-    """A picture that cannot be used, and why, in a few words."""
+    """A picture that cannot be used; the message is the reason, in a few words."""
 
 
 def decode(data: bytes, limits: Limits = Limits()) -> Image.Image:  # noqa: B008 - immutable
-    """Decode one picture to upright RGB; transparency is laid on white, an animation gives its first frame.
+    """Decode one picture to upright RGB, on white where it is transparent; of an animation, the first frame.
 
     Raises:
         PictureError: too large, not one of `FORMATS`, truncated or otherwise broken.
@@ -32,7 +32,7 @@ def decode(data: bytes, limits: Limits = Limits()) -> Image.Image:  # noqa: B008
         raise PictureError(f"{len(data):,} bytes, the limit is {limits.max_bytes:,}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own size warning; the limit below is ours
+            warnings.simplefilter("ignore")  # Pillow's own size warning; we check the size below
             image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = image.size
         if width * height > limits.max_pixels:
@@ -40,7 +40,7 @@ def decode(data: bytes, limits: Limits = Limits()) -> Image.Image:  # noqa: B008
         return to_rgb(ImageOps.exif_transpose(image))
     except PictureError:
         raise
-    except Image.DecompressionBombError as error:  # Pillow's own limit, which lies above ours
+    except Image.DecompressionBombError as error:  # Pillow's limit; it is above ours
         raise PictureError(f"too many pixels ({error})") from error
     except UnidentifiedImageError as error:
         raise PictureError(f"not a {', '.join(FORMATS)} picture") from error
@@ -49,7 +49,7 @@ def decode(data: bytes, limits: Limits = Limits()) -> Image.Image:  # noqa: B008
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A picture, or the current frame of an animation, as RGB; transparency is laid on white."""
+    """Convert a picture, or the current frame of an animation, to RGB on a white background."""
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -57,7 +57,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def fit(image: Image.Image, size: int) -> np.ndarray:
-    """Scale to fit and centre on a white square.
+    """Scale a picture to fit a white square, and centre it.
 
     Returns:
         uint8 array of shape (size, size, 3), RGB.
@@ -66,12 +66,12 @@ def fit(image: Image.Image, size: int) -> np.ndarray:
 
 
 def is_flat(image: Image.Image, tolerance: int = 8) -> bool:
-    """Whether every channel varies by at most `tolerance` of 255: one flat colour, nothing to see."""
+    """Whether the picture is one flat colour: each channel varies by at most `tolerance` of 255."""
     return bool((np.ptp(np.asarray(image.getextrema()), axis=-1) <= tolerance).all())
 
 
-def pixels_of(data: bytes) -> str | None:
-    """The `pixel_hash` of a picture as it is stored; None where it cannot be used."""
+def decode_and_hash(data: bytes) -> str | None:
+    """Compute the `pixel_hash` of an encoded picture; None if it cannot be decoded."""
     try:
         return pixel_hash(decode(data))
     except PictureError:
@@ -79,7 +79,7 @@ def pixels_of(data: bytes) -> str | None:
 
 
 def pixel_hash(image: Image.Image) -> str:
-    """A hash of size and pixels: equal for the same picture in other files or encodings without loss."""
+    """Hash size and pixels: equal for the same picture in other lossless encodings."""
     digest = hashlib.blake2b(repr(image.size).encode(), digest_size=16)
     digest.update(image.tobytes())
     return digest.hexdigest()

@@ -1,11 +1,11 @@
-"""Prices as shops write them: the amount, and the currency as a code of ISO 4217."""
+"""Parses prices as shops write them: the amount, and the currency as an ISO 4217 code."""
 
 import math
 import re
 import unicodedata
 from typing import Any
 
-# ISO 4217: every code that is legal tender somewhere, as of CLDR 48.
+# ISO 4217 codes of all currencies that are legal tender, as of CLDR 48.
 LEGAL_TENDER = """
 AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BHD BIF BMD BND BOB BRL BSD BTN BWP BYN BZD CAD CDF CHF
 CLP CNY COP CRC CUP CVE CZK DJF DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GNF GTQ GYD HKD
@@ -16,7 +16,7 @@ TOP TRY TTD TWD TZS UAH UGX USD UYU UZS VES VND VUV WST XAF XCD XCG XOF XPF YER 
 """
 CODES = frozenset(LEGAL_TENDER.split())
 
-# Signs of one currency, casefolded.
+# Signs of one currency, case-folded.
 SIGNS = {
     "€": "EUR",
     "euro": "EUR",
@@ -73,14 +73,14 @@ SIGNS = {
     "؋": "AFN",
 }
 
-# Signs of several currencies, and one of them as an example; casefolded.
+# Signs that several currencies use, with one of these currencies as an example; case-folded.
 SHARED_SIGNS = {"$": "USD", "¥": "JPY", "kr": "SEK", "rs": "INR", "lei": "RON"}
 
 LETTER = r"[^\W\d_]"
 POINT = rf"(?<={LETTER})\."  # of an abbreviation: "Rs.", "kr."
 PRICE = re.compile(rf"(?:[^\d.,+-]|{POINT})*([+-]?\d[\d.,' ]*)(?:[^\d.,]|{POINT})*")
 SIGN = re.compile(
-    "|".join(  # "E£" is another currency than "£", "kroner" is no "kr"; longest first
+    "|".join(  # longest first; no match inside a word: "E£" is not "£", "kroner" is not "kr"
         rf"(?<!{LETTER})" + re.escape(sign) + (rf"(?!{LETTER})" if sign[-1].isalpha() else "")
         for sign in sorted([*SIGNS, *SHARED_SIGNS], key=len, reverse=True)
     )
@@ -89,10 +89,10 @@ CODE = re.compile(rf"(?<!{LETTER})[A-Z]{{3}}(?!{LETTER})")
 
 
 def read_amount(value: Any) -> float | None:
-    """The amount of a price: 12.5, "12,50", "1.299,00 €", "USD 1,299.00", "Rs. 500"; None for a blank one.
+    """Parse the amount of a price: 12.5, "12,50", "1.299,00 €", "USD 1,299.00", "Rs. 500"; None if blank.
 
     Raises:
-        ValueError: where there is no number in it, or several.
+        ValueError: if it contains no number, or several.
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return None if math.isnan(value) else float(value)
@@ -101,27 +101,29 @@ def read_amount(value: Any) -> float | None:
         return None
     match = PRICE.fullmatch(text[:100])
     if not match:
-        raise ValueError(f"'{text[:40]}' is no price")
+        raise ValueError(f"'{text[:40]}' is not a price")
     digits = re.sub("[' ]", "", match[1])
     comma, point = digits.rfind(","), digits.rfind(".")
     decimal = "," if comma > point else "."
-    if min(comma, point) < 0 <= max(comma, point):  # 1,299 and 1.299.000 are thousands, 12,5 is not
-        mark = digits[max(comma, point)]
-        if digits.count(mark) > 1 or (mark == "," and re.search(r",\d{3}$", digits)):
-            decimal = "." if mark == "," else ","
+    if (
+        min(comma, point) < 0 <= max(comma, point)
+    ):  # "1,299" and "1.299.000" are thousands, "12,5" is a decimal
+        separator = digits[max(comma, point)]
+        if digits.count(separator) > 1 or (separator == "," and re.search(r",\d{3}$", digits)):
+            decimal = "." if separator == "," else ","
     return float(digits.replace("," if decimal == "." else ".", "").replace(decimal, "."))
 
 
 def read_currency(text: str) -> str | None:
-    """The currency that a price names by a code or a sign: "€ 12", "USD 1,299.00", "12 kr."; None for a bare number.
+    """Parse the currency of a price from its code or sign: "€ 12", "USD 1,299.00"; None for a bare number.
 
-    A sign of several currencies counts for nothing beside a code: "CAD $12" is CAD.
+    A code takes precedence over an ambiguous sign: "CAD $12" is CAD.
 
     Returns:
-        A code of ISO 4217.
+        An ISO 4217 code.
 
     Raises:
-        ValueError: for a sign of several currencies, such as "$", for an unknown sign, and for several currencies.
+        ValueError: if the sign is unknown or ambiguous, such as "$", or there are several currencies.
     """
     text = unicodedata.normalize("NFKC", text[:100])
     word = re.sub(r"[\d.,' +-]", "", text)
@@ -135,18 +137,18 @@ def read_currency(text: str) -> str | None:
         sign = min(signs)
         raise ValueError(f"'{sign}' can be several currencies; give {SHARED_SIGNS[sign]} or another code")
     if any(unicodedata.category(character) == "Sc" for character in word):
-        raise ValueError(f"'{word[:20]}' is no known currency; give the ISO 4217 code")
+        raise ValueError(f"'{word[:20]}' is not a known currency; give the ISO 4217 code")
     return None
 
 
 def read_currency_column(value: Any) -> str | None:
-    """The code of a currency that stands alone: "EUR", "eur", "€"; None for a blank one.
+    """Parse a currency column: "EUR", "eur", "€"; None if blank.
 
     Raises:
-        ValueError: as `read_currency`, and where it is no currency.
+        ValueError: if it is not a currency, or ambiguous; see `read_currency`.
     """
     text = "" if isinstance(value, float) and math.isnan(value) else str(value).strip()
     code = read_currency(text)
     if text and code is None:
-        raise ValueError(f"'{text[:20]}' is no currency; give its ISO 4217 code")
+        raise ValueError(f"'{text[:20]}' is not a currency; give its ISO 4217 code")
     return code

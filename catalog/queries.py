@@ -1,6 +1,6 @@
-"""Queries for a catalogue that has none: derived from what is written of its products, or from what shoppers clicked.
+"""Adds queries to a data set: derived from titles and attributes of products, or taken from a click log.
 
-Either way they are marked, `derived` or `implicit`, and reported apart from those that people judged.
+They are marked as `derived` or `implicit`, and reported separately from queries with human judgements.
 """
 
 import os
@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,273 +17,333 @@ import numpy as np
 from tqdm import tqdm
 
 from catalog import store
-from catalog.clicks import count_searches, graded, impressions
-from catalog.derived import FEWEST, MOST, connect
-from catalog.images import pixels_of
+from catalog.clicks import count_searches, grade_clicks, read_impressions
+from catalog.fashion_queries import MAX_PRODUCTS, MIN_PRODUCTS, connected_components
+from catalog.images import decode_and_hash
 from catalog.schema import DERIVED, EXACT, IMPLICIT, IRRELEVANT, SPLITS, SUBSTITUTE, DataError
-from catalog.splits import split
+from catalog.splits import assign_splits
 from catalog.text import normalise
 
-COLUMNS = ("brand", "color", "material")  # of which a query names one, beside the last part of the category
+ATTRIBUTES = ("brand", "color", "material")  # a derived query names one of these and a category
 WORD = re.compile(r"\w+(?:[-'’.]\w+)*")
-JUDGED = 40  # substitutes, and irrelevant products, at most, of a derived query
+MAX_JUDGED = 40  # substitutes of a derived query, and also irrelevant products
+
+Key = tuple[str, str]
 
 
 class Product(NamedTuple):
-    """What queries are made of; all normalised but the id."""
+    """A product's texts that queries are derived from; all but the id are normalised."""
 
     id: str
     title: str
-    kind: str  # last part of the category
-    told: tuple[str, ...]  # of `COLUMNS`
+    category: str  # last part of the path
+    attributes: tuple[str, ...]  # values of `ATTRIBUTES`
 
 
-class Asked(NamedTuple):
-    """A query before it has an id: its text, and the grades of products."""
+class NewQuery(NamedTuple):
+    """A query that has no id yet: its text, and product id → grade."""
 
     text: str
     grades: dict[str, int]
 
 
-def derive(data: Path, out: Path, most: int = 1000, seed: int = 0) -> int:
-    """Add queries made from titles and attributes to a data set; the same seed makes the same.
+class Judge:
+    """Adds judgements of randomly drawn products to those of a query."""
 
-    Half of them name a category and a brand, colour or material, whichever of these is known of most products: who has
-    both is exact, others of the category are substitutes, a draw of the rest irrelevant. The others hold every other
-    word of a title: products of that title are exact. Products that share a title or a picture are asked for in one
-    split.
+    def __init__(self, products: Sequence[Product], rng: np.random.Generator) -> None:
+        self._products, self._rng = products, rng
+
+    def draw(self, ids: Sequence[str]) -> list[str]:
+        """Draw at most `MAX_JUDGED` ids."""
+        return [ids[index] for index in self._rng.permutation(len(ids))[:MAX_JUDGED]]
+
+    def add_irrelevant(self, grades: Mapping[str, int], related: Collection[str]) -> dict[str, int]:
+        """Add irrelevant products, none of which is in `related`, to the grades of a query."""
+        excluded = set(related)
+        indices = self._rng.integers(len(self._products), size=2 * MAX_JUDGED)
+        drawn = [self._products[index].id for index in indices]
+        irrelevant = [product for product in drawn if product not in excluded][:MAX_JUDGED]
+        return dict.fromkeys(irrelevant, IRRELEVANT) | dict(grades)
+
+
+def add_derived_queries(data: Path, out: Path, most: int = 1000, seed: int = 0) -> int:
+    """Add queries derived from titles and attributes to a data set; reproducible by the seed.
+
+    Half of the queries name a category and an attribute: the one of brand, colour and material that most products have.
+    Products with both are exact, others of the category are substitutes, a sample of the rest is irrelevant. The other
+    half consists of every second word of a title: products with that title are exact. Queries whose products share a
+    title or a picture are in the same split.
 
     Args:
         data: The data set.
-        out: Gets it with these queries beside its own; see `catalog.schema`.
-        most: Queries, at most.
-        seed: Of what is drawn by chance.
+        out: Gets the data set with the new queries; see `catalog.schema`.
+        most: Maximal number of queries.
+        seed: Random seed.
 
     Returns:
-        Queries added.
+        Number of queries added.
 
     Raises:
-        DataError: where the data set cannot be read, or too little can be asked.
+        DataError: if the data set cannot be read, or gives too few queries.
     """
-    rows = store.read(data, "products", ["product_id", "title", "category", *COLUMNS]).to_pylist()
-    products = [
+    products = _read_products(data)
+    rng = np.random.default_rng(seed)
+    queries = _derive_from_attributes(products, most // 2, rng)
+    queries += _derive_from_titles(products, most - len(queries), rng)
+    return _add_queries(data, out, queries, _assign_splits(data, products, queries), DERIVED)
+
+
+def add_click_queries(data: Path, log: Path, out: Path, personal: Collection[str] = ()) -> int:
+    """Add the queries of a click log, with grades from the clicks; see `catalog.clicks`.
+
+    New queries get their number of searches as frequency. Queries that the data set already has get it too, unless
+    they have a picture or a frequency.
+
+    Args:
+        data: The data set.
+        log: A row per product shown: query, product_id, position (1 is the first), clicked (0 or 1);
+            .csv, .jsonl or .parquet.
+        out: Gets the data set with the new queries.
+        personal: Columns of the log that are allowed although they look personal.
+
+    Returns:
+        Number of queries added.
+
+    Raises:
+        DataError: if the log cannot be read, a column looks personal, or too few queries have clicks.
+    """
+    product_ids = set(store.read_table(data, "products", ["product_id"]).column(0).to_pylist())
+    impressions = read_impressions(log, product_ids, personal)
+    queries = [NewQuery(text, grades) for text, grades in grade_clicks(impressions).items()]
+    splits = assign_splits(query.text for query in queries)
+    frequencies = count_searches(impressions)
+    return _add_queries(data, out, queries, [splits[query.text] for query in queries], IMPLICIT, frequencies)
+
+
+def _read_products(data: Path) -> list[Product]:
+    columns = ["product_id", "title", "category", *ATTRIBUTES]
+    return [
         Product(
             row["product_id"],
             normalise(row["title"]) or "",
             normalise((row["category"] or "").rpartition("/")[2]) or "",
-            tuple(normalise(row[name]) or "" for name in COLUMNS),
+            tuple(normalise(row[name]) or "" for name in ATTRIBUTES),
         )
-        for row in rows
+        for row in store.read_table(data, "products", columns).to_pylist()
     ]
-    rng = np.random.default_rng(seed)
-    asked = _by_attribute(products, most // 2, rng)
-    asked += _by_title(products, most - len(asked), rng)
-    return _add(data, out, asked, _splits(data, products, asked), DERIVED)
 
 
-def from_clicks(data: Path, log: Path, out: Path, personal: Collection[str] = ()) -> int:
-    """Add the queries of a log of impressions, with grades from its clicks; see `catalog.clicks`.
+def _derive_from_attributes(
+    products: Sequence[Product], most: int, rng: np.random.Generator
+) -> list[NewQuery]:
+    """Derive queries from a category and an attribute; each product is exact for at most one query."""
+    by_category: dict[str, list[str]] = defaultdict(list)
+    for product in products:
+        by_category[product.category].append(product.id)
+    groups = _largest_groups(products, by_category)
+    judge = Judge(products, rng)
+    queries = []
+    keys = list(groups)
+    for index in rng.permutation(len(keys))[:most]:
+        key, exact = keys[index], set(groups[keys[index]])
+        category = by_category[key[1]]
+        substitutes = judge.draw([product for product in category if product not in exact])
+        grades = dict.fromkeys(substitutes, SUBSTITUTE) | dict.fromkeys(sorted(exact), EXACT)
+        queries.append(NewQuery(" ".join(key), judge.add_irrelevant(grades, category)))
+    return queries
 
-    Each gets its frequency: how often the log has it. So do queries that the data set has already, unless they have
-    a picture, or a frequency.
+
+def _largest_groups(
+    products: Sequence[Product], by_category: Mapping[str, Sequence[str]]
+) -> dict[Key, list[str]]:
+    """Group products by attribute value and category, with the attribute that covers most products.
 
     Args:
-        data: The data set.
-        log: A row for each product that was shown: query, product_id, position (1 is the first), clicked (0 or 1);
-            .csv, .jsonl or .parquet.
-        out: Gets the data set with these queries beside its own.
-        personal: Columns of the log that may be there though they look personal.
+        products: The products.
+        by_category: Category → its product ids.
 
     Returns:
-        Queries added.
-
-    Raises:
-        DataError: where the log cannot be read, a column looks personal, or too few of its queries were clicked on.
+        (value, category) → product ids, for groups of a suitable size.
     """
-    known = set(store.read(data, "products", ["product_id"]).column(0).to_pylist())
-    seen = impressions(log, known, personal)
-    asked = [Asked(text, grades) for text, grades in graded(seen).items()]
-    splits = split(one.text for one in asked)
-    return _add(data, out, asked, [splits[one.text] for one in asked], IMPLICIT, count_searches(seen))
-
-
-def _by_attribute(products: Sequence[Product], most: int, rng: np.random.Generator) -> list[Asked]:
-    """Of a category and an attribute; every product is exact for one query at most."""
-    shelves: dict[str, list[str]] = defaultdict(list)
-    for one in products:
-        shelves[one.kind].append(one.id)
-    found: dict[tuple[str, str], list[str]] = {}
-    for place in range(len(COLUMNS)):
-        groups: dict[tuple[str, str], list[str]] = defaultdict(list)
-        for one in products:
-            if one.kind and one.told[place]:
-                groups[one.told[place], one.kind].append(one.id)
+    largest: dict[Key, list[str]] = {}
+    for position in range(len(ATTRIBUTES)):
+        groups: dict[Key, list[str]] = defaultdict(list)
+        for product in products:
+            if product.category and product.attributes[position]:
+                groups[product.attributes[position], product.category].append(product.id)
         groups = {
             key: group
             for key, group in groups.items()
-            if FEWEST <= len(group) <= MOST and len(group) < len(shelves[key[1]])
+            if MIN_PRODUCTS <= len(group) <= MAX_PRODUCTS and len(group) < len(by_category[key[1]])
         }
-        found = max(found, groups, key=lambda those: sum(map(len, those.values())))
-    asked = []
-    keys = list(found)
-    for index in rng.permutation(len(keys))[:most]:
-        key, exact = keys[index], set(found[keys[index]])
-        near = [one for one in shelves[key[1]] if one not in exact]
-        grades = dict.fromkeys(_draw(near, rng), SUBSTITUTE) | dict.fromkeys(sorted(exact), EXACT)
-        asked.append(Asked(" ".join(key), _with_others(grades, products, shelves[key[1]], rng)))
-    return asked
+        largest = max(largest, groups, key=lambda candidate: sum(map(len, candidate.values())))
+    return largest
 
 
-def _by_title(products: Sequence[Product], most: int, rng: np.random.Generator) -> list[Asked]:
-    """Of every other word of a title."""
-    titles: dict[str, list[str]] = defaultdict(list)
-    for one in products:
-        titles[one.title].append(one.id)
-    usable = [title for title, ids in titles.items() if len(WORD.findall(title)) > 2 and len(ids) <= MOST]
-    asked: dict[str, Asked] = {}
-    for index in rng.permutation(len(usable))[:most]:
-        words, exact = WORD.findall(usable[index]), titles[usable[index]]
+def _derive_from_titles(products: Sequence[Product], most: int, rng: np.random.Generator) -> list[NewQuery]:
+    """Derive queries from every second word of a title."""
+    by_title: dict[str, list[str]] = defaultdict(list)
+    for product in products:
+        by_title[product.title].append(product.id)
+    titles = [
+        title for title, ids in by_title.items() if len(WORD.findall(title)) > 2 and len(ids) <= MAX_PRODUCTS
+    ]
+    judge = Judge(products, rng)
+    queries: dict[str, NewQuery] = {}
+    for index in rng.permutation(len(titles))[:most]:
+        words, exact = WORD.findall(titles[index]), by_title[titles[index]]
         text = " ".join(words[int(rng.integers(2)) :: 2])
-        grades = _with_others(dict.fromkeys(exact, EXACT), products, exact, rng)
-        asked.setdefault(text, Asked(text, grades))
-    return list(asked.values())
+        grades = judge.add_irrelevant(dict.fromkeys(exact, EXACT), exact)
+        queries.setdefault(text, NewQuery(text, grades))
+    return list(queries.values())
 
 
-def _draw(ids: Sequence[str], rng: np.random.Generator) -> list[str]:
-    return [ids[index] for index in rng.permutation(len(ids))[:JUDGED]]
+def _assign_splits(data: Path, products: Sequence[Product], queries: Sequence[NewQuery]) -> list[str | None]:
+    """Assign a split to each query; queries whose exact matches share an id, a title or a picture get the same one.
 
-
-def _with_others(
-    grades: dict[str, int], products: Sequence[Product], related: Collection[str], rng: np.random.Generator
-) -> dict[str, int]:
-    """Grades, and irrelevant products that are none of the related ones."""
-    kin = set(related)
-    drawn = [products[index].id for index in rng.integers(len(products), size=2 * JUDGED)]
-    return dict.fromkeys([one for one in drawn if one not in kin][:JUDGED], IRRELEVANT) | grades
-
-
-def _splits(data: Path, products: Sequence[Product], asked: Sequence[Asked]) -> list[str | None]:
-    """The split of each query: one for all whose exact matches share an id, a title or a picture.
-
-    That of derived queries that the data has already, where it shares them with these; None where with several splits.
+    Queries that share these with derived queries of the data set get their split; None if there are several.
     """
-    titles = {one.id: one.title for one in products}
-    exact = [[one for one, grade in query.grades.items() if grade == EXACT] for query in asked]
-    own = _own_targets(data)
-    pixels = _pixels(data, {*own, *(one for ids in exact for one in ids)})
+    titles = {product.id: product.title for product in products}
+    exact = [[product for product, grade in query.grades.items() if grade == EXACT] for query in queries]
+    existing = _read_derived_targets(data)
+    hashes = _hash_pictures(data, {*existing, *(product for ids in exact for product in ids)})
 
-    def keys(product: str) -> list[tuple[str, str]]:
-        return [("title", titles[product]), ("pixels", pixels.get(product, product))]
+    def keys(product: str) -> list[Key]:
+        return [("title", titles[product]), ("pixels", hashes.get(product, product))]
 
-    fixed: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for product, its_splits in own.items():
+    existing_splits: dict[Key, set[str]] = defaultdict(set)
+    for product, splits in existing.items():
         for key in keys(product):
-            fixed[key] |= its_splits
-    roots = connect(
-        (("query", str(n)), key) for n, ids in enumerate(exact) for one in ids for key in keys(one)
+            existing_splits[key] |= splits
+    roots = connected_components(
+        (("query", str(number)), key)
+        for number, ids in enumerate(exact)
+        for product in ids
+        for key in keys(product)
     )
-    lots = [str(roots["query", str(number)]) for number in range(len(asked))]
+    groups = [str(roots["query", str(number)]) for number in range(len(queries))]
     bound: dict[str, set[str]] = defaultdict(set)
-    for lot, ids in zip(lots, exact, strict=True):
-        bound[lot].update(name for one in ids for key in keys(one) for name in fixed.get(key, ()))
-    free = split(lot for lot in lots if not bound[lot])
-    chosen = free | {lot: min(names) for lot, names in bound.items() if len(names) == 1}
-    return [chosen.get(lot) for lot in lots]
+    for group, ids in zip(groups, exact, strict=True):
+        for product in ids:
+            for key in keys(product):
+                bound[group] |= existing_splits.get(key, set())
+    free = assign_splits(group for group in groups if not bound[group])
+    assigned = free | {group: min(splits) for group, splits in bound.items() if len(splits) == 1}
+    return [assigned.get(group) for group in groups]
 
 
-def _own_targets(data: Path) -> dict[str, set[str]]:
-    """Product → splits of the derived queries that it is exact for already."""
-    queries = store.read(data, "queries", ["query_id", "split", "judged_by"]).to_pylist()
+def _read_derived_targets(data: Path) -> dict[str, set[str]]:
+    """Read the exact matches of the data set's derived queries: product id → splits of these queries."""
+    queries = store.read_table(data, "queries", ["query_id", "split", "judged_by"]).to_pylist()
     splits = {row["query_id"]: row["split"] for row in queries if row["judged_by"] == DERIVED}
-    found: dict[str, set[str]] = defaultdict(set)
-    for batch in store.batches(data, "judgements"):
-        for row in batch.to_pylist():
-            if row["grade"] == EXACT and row["query_id"] in splits:
-                found[row["product_id"]].add(splits[row["query_id"]])
-    return found
+    targets: dict[str, set[str]] = defaultdict(set)
+    for row in _read_dicts(data, "judgements"):
+        if row["grade"] == EXACT and row["query_id"] in splits:
+            targets[row["product_id"]].add(splits[row["query_id"]])
+    return targets
 
 
-def _pixels(data: Path, wanted: Collection[str]) -> dict[str, str]:
-    """Product id → hash of its picture's pixels, for those that have one."""
+def _read_dicts(data: Path, table: str) -> Iterator[dict[str, Any]]:
+    for batch in store.read_batches(data, table):
+        yield from batch.to_pylist()
 
-    def look(row: dict[str, Any]) -> tuple[str, str] | None:
-        if row["product_id"] not in wanted or row["image"] is None or row["image"]["bytes"] is None:
+
+def _hash_pictures(data: Path, product_ids: Collection[str]) -> dict[str, str]:
+    """Hash the pixels of pictures: product id → hash, for products that have a usable picture."""
+
+    def hash_picture(row: dict[str, Any]) -> tuple[str, str] | None:
+        if row["product_id"] not in product_ids or row["image"] is None or row["image"]["bytes"] is None:
             return None
-        pixels = pixels_of(row["image"]["bytes"])
+        pixels = decode_and_hash(row["image"]["bytes"])
         return (row["product_id"], pixels) if pixels else None
 
-    found: dict[str, str] = {}
-    with ThreadPoolExecutor() as pool, tqdm(desc="looking", unit="product", disable=None) as bar:
-        for batch in store.batches(data, "products", ["product_id", "image"], rows=256):
-            found.update(filter(None, pool.map(look, batch.to_pylist())))
+    hashes: dict[str, str] = {}
+    with ThreadPoolExecutor() as pool, tqdm(desc="hash pictures", unit="product", disable=None) as bar:
+        for batch in store.read_batches(data, "products", ["product_id", "image"], rows=256):
+            hashes.update(filter(None, pool.map(hash_picture, batch.to_pylist())))
             bar.update(batch.num_rows)
-    return found
+    return hashes
 
 
-def _add(
+def _add_queries(
     data: Path,
     out: Path,
-    asked: Sequence[Asked],
+    queries: Sequence[NewQuery],
     splits: Sequence[str | None],
     judged_by: str,
-    searches: Mapping[str, int] | None = None,
+    frequencies: Mapping[str, int] | None = None,
 ) -> int:
-    """Write the data set with those queries that have a split and are not asked yet; products are the same files.
-
-    `searches` are the frequencies of normalised texts.
-    """
-    searches = searches or {}
-    own = store.read(data, "queries", ["query_id", "text", "split"]).to_pydict()
-    taken, ids = {normalise(text) for text in own["text"]}, set(own["query_id"])
-    fresh = [(one, name) for one, name in zip(asked, splits, strict=True) if name and one.text not in taken]
-    if missing := set(SPLITS) - {*own["split"], *(name for _, name in fresh)}:
-        raise DataError(f"{data}: gives {len(fresh)} queries, and none for {', '.join(sorted(missing))}")
-    named = {f"{judged_by}-{number}": one for number, one in enumerate(fresh)}
-    if already := ids & named.keys():
+    """Write a data set with the queries that have a split and a new text; `frequencies` are by normalised text."""
+    existing = store.read_table(data, "queries", ["query_id", "text", "split"]).to_pydict()
+    texts = {normalise(text) for text in existing["text"]}
+    added = [
+        (query, split)
+        for query, split in zip(queries, splits, strict=True)
+        if split and query.text not in texts
+    ]
+    if missing := set(SPLITS) - {*existing["split"], *(split for _, split in added)}:
+        raise DataError(f"{data}: gives {len(added)} queries, but none for {', '.join(sorted(missing))}")
+    rows = {
+        f"{judged_by}-{number}": {"text": query.text, "split": split, "judged_by": judged_by}
+        for number, (query, split) in enumerate(added)
+    }
+    if duplicates := set(existing["query_id"]) & rows.keys():
         raise DataError(
-            f"{data}: has {judged_by} queries already, such as {min(already)}; begin with the data without"
+            f"{data}: already has {judged_by} queries, such as {min(duplicates)}; start with the data without them"
         )
-    with store.fresh(out) as folder:
-        for table in ("products", "satisfaction"):
-            for path in store.files(data, table):
-                _link(path, folder / table / path.name)
-        with (
-            store.TableWriter(folder, "queries") as queries,
-            store.TableWriter(folder, "judgements") as judgements,
-        ):
-            for batch in store.batches(data, "queries"):
-                for row in batch.to_pylist():
-                    queries.write(_add_frequency(row, searches))
-            for batch in store.batches(data, "judgements"):
-                for row in batch.to_pylist():
-                    judgements.write(row)
-            for key, (one, its_split) in named.items():
-                row = {"query_id": key, "text": one.text, "split": its_split, "judged_by": judged_by}
-                queries.write(_add_frequency(row, searches))
-                for product, grade in one.grades.items():
-                    judgements.write({"query_id": key, "product_id": product, "grade": grade})
-    _tell(judged_by, [one for one, _ in fresh], len(asked) - len(fresh))
-    return len(fresh)
+    judgements = {key: query.grades for key, (query, _) in zip(rows, added, strict=True)}
+    with store.new_atomic_dir(out) as folder:
+        _link_tables(data, folder, ("products", "satisfaction"))
+        _write_queries(data, folder, rows, frequencies or {})
+        _write_judgements(data, folder, judgements)
+    _print_summary(judged_by, [query for query, _ in added], len(queries) - len(added))
+    return len(added)
 
 
-def _add_frequency(row: dict[str, Any], searches: Mapping[str, int]) -> dict[str, Any]:
-    """A query with the frequency of its text, unless it has one, or a picture makes it another query."""
+def _link_tables(data: Path, folder: Path, tables: Sequence[str]) -> None:
+    """Hard-link the files of unchanged tables, or copy them to another file system."""
+    for table in tables:
+        for path in store.list_files(data, table):
+            target = folder / table / path.name
+            target.parent.mkdir(exist_ok=True)
+            try:
+                os.link(path.resolve(), target)
+            except OSError:  # another file system
+                shutil.copyfile(path, target)
+
+
+def _write_queries(
+    data: Path, folder: Path, rows: Mapping[str, dict[str, Any]], frequencies: Mapping[str, int]
+) -> None:
+    with store.TableWriter(folder, "queries") as table:
+        for row in _read_dicts(data, "queries"):
+            table.write(_add_frequency(row, frequencies))
+        for key, row in rows.items():
+            table.write(_add_frequency({"query_id": key, **row}, frequencies))
+
+
+def _write_judgements(data: Path, folder: Path, judgements: Mapping[str, Mapping[str, int]]) -> None:
+    with store.TableWriter(folder, "judgements") as table:
+        for row in _read_dicts(data, "judgements"):
+            table.write(row)
+        for key, grades in judgements.items():
+            for product, grade in grades.items():
+                table.write({"query_id": key, "product_id": product, "grade": grade})
+
+
+def _add_frequency(row: dict[str, Any], frequencies: Mapping[str, int]) -> dict[str, Any]:
+    """Add the frequency of a query's text, unless the query has a frequency or a picture."""
     text = normalise(row["text"])
-    if text is None or text not in searches or row.get("image") or row.get("frequency") is not None:
+    if text is None or text not in frequencies or row.get("image") or row.get("frequency") is not None:
         return row
-    return row | {"frequency": searches[text]}
+    return row | {"frequency": frequencies[text]}
 
 
-def _link(path: Path, target: Path) -> None:
-    target.parent.mkdir(exist_ok=True)
-    try:
-        os.link(path.resolve(), target)
-    except OSError:  # another file system
-        shutil.copyfile(path, target)
-
-
-def _tell(judged_by: str, asked: Sequence[Asked], taken: int) -> None:
-    counts = Counter(grade for one in asked for grade in one.grades.values())
-    said = ", ".join(f"{counts[grade]:,} of grade {grade}" for grade in sorted(counts, reverse=True))
-    rest = f"; {taken:,} left out, which would ask the same again, or in another split" if taken else ""
-    print(f"queries: {len(asked):,} more, {judged_by}, with judgements {said}{rest}", file=sys.stderr)
+def _print_summary(judged_by: str, queries: Sequence[NewQuery], skipped: int) -> None:
+    counts = Counter(grade for query in queries for grade in query.grades.values())
+    grades = ", ".join(f"{counts[grade]:,} of grade {grade}" for grade in sorted(counts, reverse=True))
+    print(f"queries: added {len(queries):,}, {judged_by}; judgements: {grades}", file=sys.stderr)
+    if skipped:
+        print(
+            f"queries: skipped {skipped:,}, with a known text or products of another split", file=sys.stderr
+        )

@@ -18,14 +18,14 @@ PRODUCTS = pa.schema(
         pa.field("product_id", pa.string(), nullable=False),
         pa.field("title", pa.string(), nullable=False),
         ("description", pa.string()),
-        ("category", pa.string()),  # a path: "clothing/shirt"
+        ("category", pa.string()),  # a path, such as "clothing/shirt"
         ("brand", pa.string()),
         ("color", pa.string()),
         ("material", pa.string()),
         ("price", pa.float64()),
-        ("currency", pa.string()),  # a code of ISO 4217
+        ("currency", pa.string()),  # ISO 4217 code
         ("image", PICTURE),
-        ("video", pa.list_(PICTURE)),  # the frames of a clip, in order
+        ("video", pa.list_(PICTURE)),  # frames of a clip, in order
         ("attributes", pa.map_(pa.string(), pa.string())),
     ]
 )
@@ -37,8 +37,8 @@ QUERIES = pa.schema(
         ("image", PICTURE),
         pa.field("split", pa.string(), nullable=False),
         ("segment", pa.string()),
-        ("judged_by", pa.string()),  # one of `JUDGED_BY`; null: people
-        ("frequency", pa.int64()),  # how often it was searched for in some period; null: not known
+        ("judged_by", pa.string()),  # one of `JUDGED_BY`; null means human
+        ("frequency", pa.int64()),  # number of searches in some period; null means unknown
     ]
 )
 
@@ -62,7 +62,7 @@ SATISFACTION = pa.schema(
 TABLES = {"products": PRODUCTS, "queries": QUERIES, "judgements": JUDGEMENTS, "satisfaction": SATISFACTION}
 OPTIONAL_TABLES = frozenset({"satisfaction"})
 
-# Where a query's judgements come from: people; what shoppers did; what is written of the products themselves.
+# Source of a query's judgements: people, shoppers' clicks and reviews, or the products' own attributes.
 HUMAN, IMPLICIT, DERIVED = JUDGED_BY = ("human", "implicit", "derived")
 
 SPLITS = ("train", "valid", "test")
@@ -72,21 +72,21 @@ EXACT, SUBSTITUTE, COMPLEMENT, IRRELEVANT = 3, 2, 1, 0
 GRADE_NAMES = {EXACT: "exact", SUBSTITUTE: "substitute", COMPLEMENT: "complement", IRRELEVANT: "irrelevant"}
 GRADES = tuple(sorted(GRADE_NAMES))
 
-# What each grade is worth, as in Amazon ESCI (Reddy et al., 2022): a substitute is neither a hit nor a miss.
+# Gain of each grade, as in Amazon ESCI (Reddy et al., 2022).
 GAINS = {EXACT: 1.0, SUBSTITUTE: 0.1, COMPLEMENT: 0.01, IRRELEVANT: 0.0}
 
-# The columns that a product is found by when searched as text, most telling first.
+# The columns that text search reads, most informative first.
 TEXT_COLUMNS = ("title", "brand", "category", "color", "material", "description")
 
 
 class DataError(Exception):
-    """Bad input. The message says what is wrong, where, and what to do; no traceback is owed."""
+    """Bad input. The message says what is wrong, where, and what to do; it is printed without a traceback."""
 
 
 def product_text(product: Mapping[str, Any]) -> str:
-    """Everything written about a product, as one text: what BM25 and the text tower both read.
+    """Join the text columns of a product; input of both BM25 and the text encoder.
 
     Args:
-        product: A row of the products table; absent and null columns are left out.
+        product: A row of the products table; missing and null columns are skipped.
     """
-    return " ".join(str(product[c]).replace("/", " ") for c in TEXT_COLUMNS if product.get(c))
+    return " ".join(str(product[name]).replace("/", " ") for name in TEXT_COLUMNS if product.get(name))

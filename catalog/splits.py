@@ -1,4 +1,4 @@
-"""Which split a query belongs to, where its source does not say."""
+"""Assignment of queries to splits, for sources that do not define splits."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -8,22 +8,24 @@ from catalog.schema import SPLITS
 SHARES = dict(zip(SPLITS, (0.60, 0.15, 0.25), strict=True))  # of the queries
 
 
-def split(keys: Iterable[str], shares: Mapping[str, float] = SHARES) -> dict[str, str]:
-    """Assign keys to splits by a hash of each, so that the same keys always get the same.
+def assign_splits(keys: Iterable[str], shares: Mapping[str, float] = SHARES) -> dict[str, str]:
+    """Assign keys to splits by their hash, so that the same keys always get the same splits.
 
     Args:
-        keys: Of what must stay in one split, such as the normalised texts of queries.
-        shares: Of each split, in all 1; none is left empty where there are as many keys as splits.
+        keys: One key for all queries that must be in the same split, such as a normalised text.
+        shares: Share of each split; they sum to 1. No split is empty if there are at least as many keys as splits.
+
+    Returns:
+        Key → name of its split.
     """
     ranked = sorted(set(keys), key=lambda key: hashlib.blake2b(key.encode(), digest_size=8).digest())
-    chosen, start = {}, 0
-    for place, (name, share) in enumerate(shares.items(), start=1):
-        rest = len(shares) - place
-        end = (
-            max(start + 1, min(start + round(share * len(ranked)), len(ranked) - rest))
-            if rest
-            else len(ranked)
-        )
-        chosen.update(dict.fromkeys(ranked[start:end], name))
+    splits, start = {}, 0
+    for position, (name, share) in enumerate(shares.items(), start=1):
+        remaining = len(shares) - position  # each later split needs a key
+        if remaining:
+            end = max(start + 1, min(start + round(share * len(ranked)), len(ranked) - remaining))
+        else:
+            end = len(ranked)
+        splits.update(dict.fromkeys(ranked[start:end], name))
         start = end
-    return chosen
+    return splits

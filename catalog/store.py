@@ -1,4 +1,4 @@
-"""Read and write the tables of a data set: parquet, in batches, whole or not at all."""
+"""Read and write the parquet tables of a data set, in batches; create folders atomically."""
 
 import hashlib
 import json
@@ -17,14 +17,14 @@ from catalog.schema import OPTIONAL_TABLES, TABLES, DataError
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A folder that appears under `path` complete or not at all.
+def atomic_dir(path: Path) -> Iterator[Path]:
+    """Write a folder that appears at `path` only when it is complete.
 
-    Yields `.NAME.partial` beside it, which may hold what an earlier, killed attempt left: the caller decides
-    whether to go on from there or to empty it. Renamed to `path` on success, left as it is on failure.
+    Yields the folder `.NAME.partial` next to it, which is renamed to `path` on success and left as it is on failure.
+    It may hold files of an earlier, killed attempt; see `resume_if_same` and `new_atomic_dir`.
 
     Raises:
-        DataError: where the folder cannot be written.
+        DataError: if the folder cannot be written.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -42,56 +42,56 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def fresh(path: Path) -> Iterator[Path]:
-    """As `whole`, but never goes on from what an earlier attempt left."""
-    with whole(path) as partial:
-        empty(partial)
+def new_atomic_dir(path: Path) -> Iterator[Path]:
+    """Like `atomic_dir`, but starts with an empty folder."""
+    with atomic_dir(path) as partial:
+        clear_dir(partial)
         yield partial
 
 
-def empty(folder: Path) -> None:
-    """Remove all that is in a folder."""
+def clear_dir(folder: Path) -> None:
+    """Delete the content of a folder."""
     for entry in folder.iterdir():
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
-def go_on(partial: Path, made_from: Mapping[str, Any]) -> bool:
-    """Keep what an earlier attempt left in a folder of `whole` if it was made from the same things, else empty it.
+def resume_if_same(partial: Path, provenance: Mapping[str, Any]) -> bool:
+    """Keep the files of an earlier attempt if it had the same provenance; otherwise delete them.
 
     Args:
-        partial: The unfinished folder; `made_from.json` is written there.
-        made_from: Parameters and fingerprints; plain JSON values.
+        partial: The unfinished folder of `atomic_dir`; gets the file `made_from.json`.
+        provenance: Parameters and fingerprints of the inputs, as JSON values.
 
     Returns:
-        Whether there is something to go on from.
+        Whether the earlier attempt can be resumed.
     """
-    path, wanted = partial / "made_from.json", json.dumps(made_from, indent=2, sort_keys=True) + "\n"
-    if path.exists() and path.read_text() == wanted:
+    path, content = partial / "made_from.json", json.dumps(provenance, indent=2, sort_keys=True) + "\n"
+    if path.exists() and path.read_text() == content:
         return True
-    empty(partial)
-    path.write_text(wanted)
+    clear_dir(partial)
+    path.write_text(content)
     return False
 
 
-def files(data: Path, table: str) -> list[Path]:
-    """The parquet files of a table, in order of name.
+def list_files(data: Path, table: str) -> list[Path]:
+    """List the parquet files of a table, sorted by name.
 
     Raises:
-        DataError: where a required table has none.
+        DataError: if a required table has none.
     """
-    found = sorted((data / table).glob("*.parquet"))
-    if not found and table not in OPTIONAL_TABLES:
+    paths = sorted((data / table).glob("*.parquet"))
+    if not paths and table not in OPTIONAL_TABLES:
         raise DataError(
             f"{data / table}: no parquet files; a data set needs products/, queries/ and judgements/"
         )
-    return found
+    return paths
 
 
 def open_file(path: Path) -> pq.ParquetFile:
     """Open one parquet file.
 
     Raises:
-        DataError: where it is empty, truncated or not parquet.
+        DataError: if it is empty, truncated or not parquet.
     """
     try:
         return pq.ParquetFile(path)
@@ -99,20 +99,18 @@ def open_file(path: Path) -> pq.ParquetFile:
         raise DataError(f"{path}: not a readable parquet file ({error}); write it again") from error
 
 
-def batches(
+def read_batches(
     data: Path, table: str, columns: Sequence[str] | None = None, rows: int = 1024
 ) -> Iterator[pa.RecordBatch]:
     """Stream a table in batches of at most `rows`, in the schema's column order and types.
 
-    Optional columns that a file lacks come as nulls; columns that the schema does not know are left out.
+    Missing optional columns are null; columns that are not in the schema are dropped.
 
     Raises:
-        DataError: for a missing required column, a column of another type, or an unreadable file.
+        DataError: if a required column is missing, a column has another type, or a file is unreadable.
     """
-    schema = TABLES[table]
-    if columns is not None:
-        schema = pa.schema([schema.field(name) for name in columns])
-    for path in files(data, table):
+    schema = _select_columns(table, columns)
+    for path in list_files(data, table):
         parquet = open_file(path)
         present = [name for name in schema.names if name in parquet.schema_arrow.names]
         for field in schema:
@@ -125,16 +123,21 @@ def batches(
             raise DataError(f"{path}: cannot be read to its end ({error}); write it again") from error
 
 
-def read(data: Path, table: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """A whole table; see `batches` for what is promised of its columns."""
-    found = list(batches(data, table, columns, rows=65536))
+def read_table(data: Path, table: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a table into memory; columns and errors are those of `read_batches`."""
+    batches = list(read_batches(data, table, columns, rows=65536))
+    return pa.Table.from_batches(
+        batches, schema=batches[0].schema if batches else _select_columns(table, columns)
+    )
+
+
+def _select_columns(table: str, columns: Sequence[str] | None) -> pa.Schema:
     schema = TABLES[table]
-    if columns is not None:
-        schema = pa.schema([schema.field(name) for name in columns])
-    return pa.Table.from_batches(found, schema=found[0].schema if found else schema)
+    return schema if columns is None else pa.schema([schema.field(name) for name in columns])
 
 
 def _conform(batch: pa.RecordBatch, schema: pa.Schema, path: Path) -> pa.RecordBatch:
+    """Bring a batch to the columns and types of a schema."""
     arrays = []
     for field in schema:
         if field.name not in batch.schema.names:
@@ -151,10 +154,10 @@ def _conform(batch: pa.RecordBatch, schema: pa.Schema, path: Path) -> pa.RecordB
 
 
 def fingerprint(*paths: Path) -> str:
-    """A hash of the names and contents of files and folders, 32 hex digits; the order on disk plays no part."""
+    """Hash the names and contents of files and folders: 32 hex digits, independent of the order on disk."""
     digest = hashlib.blake2b(digest_size=16)
     for root in paths:
-        for path in sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]:
+        for path in sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]:
             digest.update(
                 str(path.relative_to(root)).encode() + b"\0" + str(path.stat().st_size).encode() + b"\0"
             )
@@ -165,16 +168,16 @@ def fingerprint(*paths: Path) -> str:
 
 
 class TableWriter:
-    """Stream rows into the parquet files of one table; memory stays at one row group.
+    """Streams rows into the parquet files of one table; holds one row group in memory.
 
-    Use as a context manager inside `whole` or `fresh`, which make the result appear at once.
+    Use it as a context manager inside `atomic_dir` or `new_atomic_dir`.
 
     Args:
         data: The data set's folder.
         table: A name of `schema.TABLES`.
-        rows_per_file: Rows after which a new file is begun.
-        rows_per_group: Rows held in memory.
-        without: Optional columns to leave out of the files.
+        rows_per_file: Number of rows after which a new file starts.
+        rows_per_group: Number of rows held in memory.
+        without: Optional columns that are not written.
     """
 
     def __init__(
@@ -207,7 +210,7 @@ class TableWriter:
             self._writer.close()
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Add one row; absent columns are null."""
+        """Add one row; missing columns are null."""
         self._pending.append(row)
         if len(self._pending) == self.rows_per_group:
             self._flush()
@@ -222,8 +225,8 @@ class TableWriter:
             return
         writer = self._writer or self._open()
         writer.write_table(pa.Table.from_pylist(self._pending, schema=self.schema))
-        before, self.rows = self.rows, self.rows + len(self._pending)
+        previous_rows, self.rows = self.rows, self.rows + len(self._pending)
         self._pending.clear()
-        if self.rows // self.rows_per_file > before // self.rows_per_file:
+        if self.rows // self.rows_per_file > previous_rows // self.rows_per_file:
             writer.close()
             self._writer = None

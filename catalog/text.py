@@ -1,6 +1,6 @@
-"""When two texts are the same text."""
+"""Text normalisation, for comparing texts."""
 
 
 def normalise(text: str | None) -> str | None:
-    """Case folded, white space collapsed; null where nothing is left."""
+    """Fold case and collapse white space; None if the text is empty."""
     return " ".join((text or "").casefold().split()) or None

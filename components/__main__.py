@@ -1,4 +1,4 @@
-"""`python -m components STAGE --input PATH … --output PATH …`, built from each stage's signature."""
+"""`python -m components STAGE --input PATH … --output PATH …`. The flags come from the signature of each stage."""
 
 import argparse
 import inspect
@@ -7,19 +7,19 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
-from catalog.command import run
-from components.params import SECTIONS, load
-from eval.rankings import JudgeError
+from catalog.command import run_command
+from components.params import SECTIONS, load_section
+from eval.errors import JudgeError
 
 
-def stage(name: str) -> Callable[..., None]:
-    """The function `name` of `components/name.py`."""
+def load_stage(name: str) -> Callable[..., None]:
+    """Load the function `name` of `components/name.py`."""
     return getattr(import_module(f"components.{name}"), name)
 
 
-def flags(name: str) -> argparse.ArgumentParser:
-    """One flag a path of the stage's signature; other stages and what they need are not imported."""
-    function = stage(name)
+def build_parser(name: str) -> argparse.ArgumentParser:
+    """Build a parser with one flag per path of the stage's signature; only this stage is imported."""
+    function = load_stage(name)
     parser = argparse.ArgumentParser(f"python -m components {name}", description=inspect.getdoc(function))
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     for parameter in inspect.signature(function).parameters.values():
@@ -30,14 +30,18 @@ def flags(name: str) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a stage; the exit code of `catalog.command.run`."""
+    """Run a stage; returns the exit code of `catalog.command.run_command`."""
     words = sys.argv[1:] if argv is None else argv
-    top = argparse.ArgumentParser("python -m components", description="Run one stage of the chain.")
-    top.add_argument("stage", choices=SECTIONS, help="STAGE --help lists its flags")
-    name = top.parse_args(words[:1]).stage
-    arguments = vars(flags(name).parse_args(words[1:]))
-    file = arguments.pop("params")
-    return run(lambda: stage(name)(params=load(file, name), **arguments), JudgeError, FloatingPointError)
+    parser = argparse.ArgumentParser("python -m components", description="Run one stage of the chain.")
+    parser.add_argument("stage", choices=SECTIONS, help="STAGE --help lists its flags")
+    name = parser.parse_args(words[:1]).stage
+    arguments = vars(build_parser(name).parse_args(words[1:]))
+    params_path = arguments.pop("params")
+
+    def run_stage() -> None:
+        load_stage(name)(params=load_section(params_path, name), **arguments)
+
+    return run_command(run_stage, JudgeError, FloatingPointError)
 
 
 if __name__ == "__main__":

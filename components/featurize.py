@@ -1,4 +1,4 @@
-"""featurize: pictures through a frozen encoder, texts through a vocabulary, once for all experiments."""
+"""featurize: encode pictures with a frozen encoder and texts with a vocabulary, once for all experiments."""
 
 import json
 import shutil
@@ -15,35 +15,35 @@ from catalog import store
 from catalog.schema import EXACT, HUMAN, SPLITS, TEXT_COLUMNS, DataError, product_text
 from components.params import FeaturizeParams
 from fusion.encoders.image import ImageEncoder
-from fusion.encoders.text import Start
-from fusion.encoders.video import Clips
+from fusion.encoders.text import TextEncoderInit
+from fusion.encoders.video import ClipReader
 from fusion.encoders.vocabulary import Vocabulary
-from fusion.facets import ATTRIBUTES, PASSED_ON
+from fusion.facets import ATTRIBUTES, FACET_COLUMNS
 from fusion.featurizer import COLUMNS, Featurizer
 
-ROWS = 512  # per shard: what a killed run loses at most
-SHOWN = 5
+FILE_ROWS = 512  # per file: what a killed run loses at most
+EXAMPLES = 5  # of broken pictures, in a message
 TABLES = ("products", "queries")
 
 
 def featurize(data: Path, report: Path, params: FeaturizeParams, features: Path) -> None:
     """Turn products and queries into arrays.
 
-    Goes on where a killed run of the same data and parameters stopped.
+    Resumes a killed run of the same data and parameters.
 
     Args:
         data: The data set.
         report: What `validate` wrote about it.
-        params: How.
-        features: Folder to write: products/ and queries/ (see `fusion.features.Items`), with pictures where they are
-            kept, judgements.parquet without those of the test split and with who judged, the featurizer (see
-            `fusion.featurizer.Featurizer.save`), what training begins the text encoder from (see
-            `fusion.encoders.text.Start.save`) and broken.json.
+        params: Encoders and sizes.
+        features: Folder to write: products/ and queries/ (see `fusion.features.Items`), with pictures if
+            `params.keep_pictures`; judgements.parquet, with judged_by and without the test split; the featurizer (see
+            `fusion.featurizer.Featurizer.save`); the initial text encoder (see
+            `fusion.encoders.text.TextEncoderInit.save`); broken.json, id → reason.
 
     Raises:
-        DataError: where the data is not what was validated, too many pictures are broken, or weights are missing.
+        DataError: where the data changed since validation, too many pictures are broken, or weights are missing.
     """
-    with store.whole(features) as partial:
+    with store.atomic_dir(features) as partial:
         _featurize(data, report, params, partial, 0, 1)
         _report_broken(partial, params.max_broken_images)
 
@@ -51,44 +51,44 @@ def featurize(data: Path, report: Path, params: FeaturizeParams, features: Path)
 def featurize_shard(
     data: Path, report: Path, params: FeaturizeParams, part: Path, shard: int, shards: int
 ) -> None:
-    """One of several equal shares of `featurize`, for `gather`.
+    """Featurize one of several equal shards, for `merge_shards`.
 
     Args:
         data: The data set.
         report: What `validate` wrote about it.
-        params: How.
-        part: Folder to write: as of `featurize`, but of every file of products/ and queries/ only this share.
-        shard: Which share, from 0.
-        shards: How many there are.
+        params: Encoders and sizes.
+        part: Folder to write: as `features` of `featurize`, but with the files of products/ and queries/ of this shard
+            only.
+        shard: Number of the shard, from 0.
+        shards: Number of shards.
 
     Raises:
-        DataError: as `featurize`, but for too many broken pictures.
+        DataError: as `featurize`, except for too many broken pictures.
     """
-    with store.whole(part) as partial:
+    with store.atomic_dir(part) as partial:
         _featurize(data, report, params, partial, shard, shards)
 
 
-def gather(parts: Sequence[Path], params: FeaturizeParams, features: Path) -> None:
-    """Put shares together to what `featurize` would have written, byte for byte.
+def merge_shards(parts: Sequence[Path], params: FeaturizeParams, features: Path) -> None:
+    """Merge shards to what `featurize` would have written, byte for byte.
 
     Args:
         parts: What each `featurize_shard` wrote.
-        params: How.
+        params: Encoders and sizes.
         features: Folder to write.
 
     Raises:
-        DataError: where the shares are not of one data set and its parameters, one is missing, or too many pictures are
-            broken.
+        DataError: where shards are of different data or parameters, one is missing, or too many pictures are broken.
     """
-    made_from = {(part / "made_from.json").read_text() for part in parts}
-    if len(made_from) > 1:
-        raise DataError("featurize: shares were made of different data or parameters; run all of them again")
-    with store.fresh(features) as partial:
+    provenance = {(part / "made_from.json").read_text() for part in parts}
+    if len(provenance) > 1:
+        raise DataError("featurize: the shards are of different data or parameters; run all of them again")
+    with store.new_atomic_dir(features) as partial:
         for shard, part in enumerate(parts):
             for path in part.glob("*/*.parquet"):
                 if int(path.stem) % len(parts) != shard:
                     raise DataError(
-                        f"featurize: {path} is not share {shard} of {len(parts)}; run all of them again"
+                        f"featurize: {path} is not of shard {shard} of {len(parts)}; run all of them again"
                     )
             shutil.copytree(part, partial, dirs_exist_ok=True)
         _report_broken(partial, params.max_broken_images)
@@ -97,46 +97,52 @@ def gather(parts: Sequence[Path], params: FeaturizeParams, features: Path) -> No
 def _featurize(
     data: Path, report: Path, params: FeaturizeParams, partial: Path, shard: int, shards: int
 ) -> None:
-    made_from = {"data": _validated(data, report), "params": params.model_dump()}
-    judgements = store.read(data, "judgements")
-    queries = store.read(data, "queries", ["query_id", "split", "judged_by"])
-    sides = product_sides(judgements, queries)
-    start = Start.find(params.text_encoder, params.max_tokens)
+    provenance = {"data": _validated_fingerprint(data, report), "params": params.model_dump()}
+    judgements = store.read_table(data, "judgements")
+    queries = store.read_table(data, "queries", ["query_id", "split", "judged_by"])
+    splits = assign_product_splits(judgements, queries)
+    text_encoder = TextEncoderInit.from_name(params.text_encoder, params.max_tokens)
     featurizer = Featurizer(
-        start.vocabulary
-        or Vocabulary.build(_training_texts(data, sides), params.vocabulary, params.min_count),
+        text_encoder.vocabulary
+        or Vocabulary.build(_training_texts(data, splits), params.vocabulary, params.min_count),
         ImageEncoder.pretrained(params.image_encoder, params.image_grid, params.image_weights),
-        Clips.pretrained(params.video_encoder, params.clip_frames, params.video_weights),
+        ClipReader.pretrained(params.video_encoder, params.clip_frames, params.video_weights),
         params.image_size,
         params.max_tokens,
     )
-    if store.go_on(partial, made_from):
-        print("featurize: going on where an earlier run stopped", file=sys.stderr)
+    if store.resume_if_same(partial, provenance):
+        print("featurize: resuming an earlier run", file=sys.stderr)
     featurizer.save(partial)
-    start.save(partial)
-    seen = queries.filter(pc.not_equal(queries["split"], "test"))["query_id"]
-    judgements = judgements.filter(pc.is_in(judgements["query_id"], seen))
-    asked = pc.index_in(judgements["query_id"], queries["query_id"].combine_chunks())
-    by = pc.fill_null(queries["judged_by"], HUMAN).take(asked)
-    pq.write_table(judgements.append_column("judged_by", by), partial / "judgements.parquet")
+    text_encoder.save(partial)
+    pq.write_table(_training_judgements(judgements, queries), partial / "judgements.parquet")
     for table in TABLES:
-        _write_shards(data, table, sides, featurizer, params.keep_pictures, partial / table, shard, shards)
+        (partial / table).mkdir(exist_ok=True)
+        for path, rows in _list_files(data, table, partial / table):
+            if int(path.stem) % shards == shard and not path.exists():
+                _write_file(path, table, rows, splits, featurizer, params.keep_pictures)
 
 
-def product_sides(judgements: pa.Table, queries: pa.Table) -> dict[str, str]:
-    """The split of the query that a product answers exactly; products that answer none are left out.
+def assign_product_splits(judgements: pa.Table, queries: pa.Table) -> dict[str, str]:
+    """Assign each product the split of the query that it answers exactly; products that answer none are left out.
 
-    Where a product answers queries of several splits (validate calls that a leak), test comes before valid.
+    If it answers queries of several splits (a leak, to `validate`), test comes before valid, and valid before train.
     """
-    targets = judgements.filter(pc.equal(judgements["grade"], EXACT)).join(
-        queries, "query_id", join_type="inner"
-    )
-    pairs = zip(targets["product_id"].to_pylist(), targets["split"].to_pylist(), strict=True)
+    exact = judgements.filter(pc.equal(judgements["grade"], EXACT))
+    exact = exact.join(queries, "query_id", join_type="inner")
+    pairs = zip(exact["product_id"].to_pylist(), exact["split"].to_pylist(), strict=True)
     return dict(sorted(pairs, key=lambda pair: SPLITS.index(pair[1])))
 
 
-def _validated(data: Path, report: Path) -> str:
-    """The fingerprint of the data, if it is the data that `validate` passed."""
+def _training_judgements(judgements: pa.Table, queries: pa.Table) -> pa.Table:
+    """Judgements of train and valid queries, with the column judged_by."""
+    query_ids = queries.filter(pc.not_equal(queries["split"], "test"))["query_id"]
+    judgements = judgements.filter(pc.is_in(judgements["query_id"], query_ids))
+    rows = pc.index_in(judgements["query_id"], queries["query_id"].combine_chunks())
+    return judgements.append_column("judged_by", pc.fill_null(queries["judged_by"], HUMAN).take(rows))
+
+
+def _validated_fingerprint(data: Path, report: Path) -> str:
+    """The fingerprint of the data, after a check that `validate` passed them."""
     path = report / "report.json"
     try:
         content = json.loads(path.read_text())
@@ -146,68 +152,70 @@ def _validated(data: Path, report: Path) -> str:
             f"{path}: not a report of the validate stage ({error}); run validate first"
         ) from error
     if not passed:
-        raise DataError(f"{path}: the data did not pass; mend what it says and run validate again")
-    found = store.fingerprint(data)
-    if found != validated:
+        raise DataError(f"{path}: the data did not pass; correct what it lists and run validate again")
+    fingerprint = store.fingerprint(data)
+    if fingerprint != validated:
         raise DataError(f"{data}: changed since {path} was written; run validate again")
-    return found
+    return fingerprint
 
 
-def _training_texts(data: Path, sides: dict[str, str]) -> Iterator[str]:
-    """Texts that the vocabulary may be built on: nothing of what valid and test queries look for, or say."""
-    for batch in store.batches(data, "products", ["product_id", *TEXT_COLUMNS]):
+def _training_texts(data: Path, splits: dict[str, str]) -> Iterator[str]:
+    """Texts for the vocabulary: without valid and test queries, and without their exact matches."""
+    for batch in store.read_batches(data, "products", ["product_id", *TEXT_COLUMNS]):
         yield from (
-            product_text(row) for row in batch.to_pylist() if sides.get(row["product_id"], "train") == "train"
+            product_text(row)
+            for row in batch.to_pylist()
+            if splits.get(row["product_id"], "train") == "train"
         )
-    for batch in store.batches(data, "queries", ["text", "split"]):
+    for batch in store.read_batches(data, "queries", ["text", "split"]):
         yield from (row["text"] for row in batch.to_pylist() if row["split"] == "train" and row["text"])
 
 
-def _write_shards(
-    data: Path,
-    table: str,
-    sides: dict[str, str],
-    featurizer: Featurizer,
-    keep: bool,
-    folder: Path,
-    shard: int,
-    shards: int,
-) -> None:
-    """A file per `ROWS` rows, and one beside it if pictures are kept; every `shards`-th, and those that are there
-    already are left alone."""
-    folder.mkdir(exist_ok=True)
+def _list_files(data: Path, table: str, folder: Path) -> Iterator[tuple[Path, pa.Table]]:
+    """The file to write for every `FILE_ROWS` rows of a table, and the rows; with a progress bar."""
     columns = (*COLUMNS[table], ATTRIBUTES) if table == "products" else COLUMNS[table]
-    total = sum(store.open_file(path).metadata.num_rows for path in store.files(data, table))
+    total = sum(store.open_file(path).metadata.num_rows for path in store.list_files(data, table))
+    batches = store.read_batches(data, table, columns, FILE_ROWS)
     with tqdm(total=total, desc=f"featurize {table}", unit="row") as bar:
-        for number, rows in enumerate(_in_shards(store.batches(data, table, columns, ROWS))):
-            path = folder / f"{number:06d}.parquet"
-            if number % shards == shard and not path.exists():
-                items, broken = featurizer.rows(table, rows.to_pylist(), sides, keep)
-                reasons = pa.array([broken.get(i) for i in range(len(items))], pa.string())
-                file = items.to_table().append_column("broken", reasons)
-                for column in (name for name in PASSED_ON if name in rows.column_names):
-                    file = file.append_column(column, rows[column])
-                unfinished = path.with_suffix(".partial")
-                if keep:  # first: where the table is, its pictures are
-                    items.save_pictures(unfinished)
-                    unfinished.replace(path.with_suffix(".npy"))
-                pq.write_table(file, unfinished)
-                unfinished.replace(path)
+        for number, rows in enumerate(_regroup(batches)):
+            yield folder / f"{number:06d}.parquet", rows
             bar.update(rows.num_rows)
 
 
-def _in_shards(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Tables of `ROWS` rows, whatever the files' own row groups."""
+def _write_file(
+    path: Path,
+    table: str,
+    rows: pa.Table,
+    splits: dict[str, str],
+    featurizer: Featurizer,
+    keep_pictures: bool,
+) -> None:
+    """Featurize rows and write them to one file; kept pictures go to a second file with the same stem."""
+    items, broken = featurizer.featurize_rows(table, rows.to_pylist(), splits, keep_pictures)
+    reasons = pa.array([broken.get(row) for row in range(len(items))], pa.string())
+    content = items.to_table().append_column("broken", reasons)
+    for column in (name for name in FACET_COLUMNS if name in rows.column_names):
+        content = content.append_column(column, rows[column])
+    unfinished = path.with_suffix(".partial")
+    if keep_pictures:  # first, so that a table never lacks its pictures
+        items.save_pictures(unfinished)
+        unfinished.replace(path.with_suffix(".npy"))
+    pq.write_table(content, unfinished)
+    unfinished.replace(path)
+
+
+def _regroup(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Tables of `FILE_ROWS` rows, independent of the row groups of the files."""
     pending: list[pa.RecordBatch] = []
     count = 0
     for batch in batches:
         pending.append(batch)
         count += batch.num_rows
-        while count >= ROWS:
+        while count >= FILE_ROWS:
             table = pa.Table.from_batches(pending)
-            yield table.slice(0, ROWS)
-            pending = table.slice(ROWS).to_batches()
-            count -= ROWS
+            yield table.slice(0, FILE_ROWS)
+            pending = table.slice(FILE_ROWS).to_batches()
+            count -= FILE_ROWS
     if count:
         yield pa.Table.from_batches(pending)
 
@@ -216,20 +224,22 @@ def _report_broken(features: Path, allowed: float) -> None:
     """Write broken.json, id → reason.
 
     Raises:
-        DataError: where more than the allowed share is broken; with the first ids.
+        DataError: where more than the allowed share of pictures is broken; names the first ids.
     """
-    shards = sorted(features.glob("*/*.parquet"))
-    found = pa.concat_tables(pq.read_table(path, columns=["ids", "has_image", "broken"]) for path in shards)
-    failed = found.filter(pc.is_valid(found["broken"]))
-    broken = dict(zip(failed["ids"].to_pylist(), failed["broken"].to_pylist(), strict=True))
-    pictures = (pc.sum(found["has_image"]).as_py() or 0) + len(broken)
+    paths = sorted(features.glob("*/*.parquet"))
+    items = pa.concat_tables(pq.read_table(path, columns=["ids", "has_image", "broken"]) for path in paths)
+    broken_items = items.filter(pc.is_valid(items["broken"]))
+    broken = dict(zip(broken_items["ids"].to_pylist(), broken_items["broken"].to_pylist(), strict=True))
+    pictures = (pc.sum(items["has_image"]).as_py() or 0) + len(broken)
     share = len(broken) / max(1, pictures)
-    shown = "; ".join(f"{i}: {reason}" for i, reason in list(broken.items())[:SHOWN])
+    examples = "; ".join(f"{key}: {reason}" for key, reason in list(broken.items())[:EXAMPLES])
     if share > allowed:
         raise DataError(
             f"featurize: {len(broken)} of {pictures} pictures are broken ({share:.1%}), "
-            f"featurize.max_broken_images allows {allowed:.1%}; {shown}"
+            f"featurize.max_broken_images allows {allowed:.1%}; {examples}"
         )
     if broken:
-        print(f"featurize: warning: {len(broken)} broken pictures count as missing; {shown}", file=sys.stderr)
+        print(
+            f"featurize: warning: {len(broken)} broken pictures count as missing; {examples}", file=sys.stderr
+        )
     (features / "broken.json").write_text(json.dumps(broken, indent=2) + "\n")

@@ -1,13 +1,13 @@
-"""The sections of params.yaml, by stage. A key that is not listed in a section is refused.
+"""The sections of params.yaml, by stage. An unknown key is an error.
 
-A section that a lower package reads is defined there: `validate` in validation/params.py, `evaluate` in
+Sections that a lower package reads are defined there: `validate` in validation/params.py, `evaluate` in
 scoring/params.py, `register` in registry/params.py.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from catalog.config import Params, Share, read_yaml, validate_sections
 from catalog.schema import DataError
@@ -15,33 +15,66 @@ from registry.params import RegisterParams
 from scoring.params import EvaluateParams
 from validation.params import ValidateParams
 
+
+def _check_fusion(name: str) -> str:
+    from fusion.fusions import FUSIONS  # imports torch, so only where it is needed
+
+    FUSIONS[name]
+    return name
+
+
+def _check_loss(name: str) -> str:
+    from fusion.training.losses import LOSSES
+
+    LOSSES[name]
+    return name
+
+
+def _check_video_encoder(name: str) -> str:
+    from fusion.encoders.video import ENCODERS
+
+    ENCODERS[name]
+    return name
+
+
+FusionName = Annotated[str, AfterValidator(_check_fusion)]
+LossName = Annotated[str, AfterValidator(_check_loss)]
+VideoEncoderName = Annotated[str, AfterValidator(_check_video_encoder)]
 Extent = Annotated[str, Field(pattern=r"^(all|none|last_[1-9]\d*)$")]  # see fusion.encoders.weights.freeze
 
 
 class FeaturizeParams(Params):
-    """How text and pictures become arrays."""
+    """Encoders and sizes for texts, pictures and clips."""
 
-    text_encoder: str = Field("bilstm", description="see fusion.encoders.text.Start.find")
-    image_encoder: str = Field("efficientnet_lite0", description="see fusion.encoders.image.architecture")
-    image_weights: str | None = Field(None, description="path, for encoders whose weights no package ships")
-    image_size: int = Field(96, ge=32, le=1024, description="pixels; the square a picture is fitted into")
+    text_encoder: str = Field("bilstm", description="see fusion.encoders.text.TextEncoderInit.from_name")
+    image_encoder: str = Field(
+        "efficientnet_lite0", description="see fusion.encoders.image.build_architecture"
+    )
+    image_weights: str | None = Field(
+        None, description="path, for encoders whose weights no package contains"
+    )
+    image_size: int = Field(
+        96, ge=32, le=1024, description="pixels; side of the square that a picture is fitted into"
+    )
     image_grid: int = Field(3, ge=1, le=16, description="a picture is divided into grid × grid regions")
     keep_pictures: bool = Field(
-        False, description="whether pictures stay beside their features, for train.freeze.image"
+        False, description="whether to keep pictures with their features, for train.freeze.image"
     )
-    video_encoder: Literal["conv3d", "r3d_18"] = Field(
-        "conv3d", description="for the products that have clips"
+    video_encoder: VideoEncoderName = Field(
+        "conv3d", description="conv3d or r3d_18; for the products that have clips"
     )
     video_weights: str | None = Field(None, description="path, as image_weights")
-    clip_frames: int = Field(8, ge=1, le=64, description="taken from a clip, evenly spaced")
+    clip_frames: int = Field(8, ge=1, le=64, description="frames per clip, evenly spaced")
     vocabulary: int = Field(20_000, ge=1, description="most frequent words kept")
     min_count: int = Field(2, ge=1, description="occurrences below which a word is unknown")
-    max_tokens: int = Field(64, ge=1, description="words kept of a text")
-    max_broken_images: Share = Field(0.01, description="share of pictures that may be skipped as missing")
+    max_tokens: int = Field(64, ge=1, description="words per text; the rest is cut off")
+    max_broken_images: Share = Field(
+        0.01, description="share of pictures that may be broken; they count as missing"
+    )
 
 
 class Freeze(Params):
-    """Layers of published encoders that training leaves as they are."""
+    """Layers of published encoders that training does not change."""
 
     text: Extent = "all"
     image: Extent = Field(default="all", description="anything else needs featurize.keep_pictures")
@@ -50,26 +83,30 @@ class Freeze(Params):
 class TrainParams(Params):
     """The model and its training."""
 
-    fusion: Literal["concat", "gated", "attention", "coattention"] = "concat"
+    fusion: FusionName = Field(
+        "concat", description="concat, gated, attention, coattention, or one of a plugin"
+    )
     dim: int = Field(256, ge=8, multiple_of=8, description="width of the shared space")
     hidden: int = Field(512, ge=8)
     dropout: Share = 0.2
     freeze: Freeze = Freeze()
-    loss: Literal["graded", "binary"] = Field("graded", description="whether substitutes count for something")
+    loss: LossName = Field(
+        "graded", description="graded: substitutes have a gain; binary: only exact matches count"
+    )
     alpha: float = Field(0.0, ge=0, description="weight of L_text")
     beta: float = Field(0.0, ge=0, description="weight of L_vision, and of the same for clips")
     gamma: float = Field(0.2, ge=0, description="weight of L_tags")
     delta: float = Field(0.1, ge=0, description="weight of L_pairs")
     tags: list[str] = Field(
         ["category", "color", "material", "attributes.pattern"],
-        description="columns whose values products are tagged with; those that a catalogue lacks are left out",
+        description="columns whose values are tags of products; unknown columns are ignored",
     )
     modality_dropout: Share = Field(
-        0.2, description="chance that a product loses one of its modalities in a step"
+        0.2, description="probability that a product loses one of its modalities in a step"
     )
     picture_swap: Share = Field(
         0.0,
-        description="chance that a product's words stand beside the picture of another one of its category",
+        description="probability that a product's text is combined with the picture of another product of its category",
     )
     epochs: int = Field(8, ge=1)
     patience: int = Field(5, ge=1, description="epochs without a better validation NDCG@10 before stopping")
@@ -79,12 +116,13 @@ class TrainParams(Params):
     )
     learning_rate: float = Field(4e-3, gt=0)
     weight_decay: float = Field(5e-2, ge=0)
-    temperature: float = Field(0.07, gt=0, description="initial; it is learned")
+    temperature: float = Field(0.07, gt=0, description="initial value; it is learned")
     hard_negatives: bool = Field(
-        True, description="whether judged queries meet products that the model wrongly ranks high"
+        True, description="whether to use hard negative mining: products that the model wrongly ranks high"
     )
     late_fusion: bool = Field(
-        True, description="whether single modalities count beside the fused vector, as validation queries say"
+        True,
+        description="whether to add scores of single modalities, with weights tuned on validation queries",
     )
     seed: int = 0
 
@@ -98,8 +136,8 @@ SECTIONS: dict[str, type[Params]] = {
 }
 
 
-def load(path: Path, section: str) -> Params:
-    """One section of params.yaml; the others are checked, too, so that every stage reports every error.
+def load_section(path: Path, section: str) -> Params:
+    """Load one section of params.yaml. All sections are checked, so that every stage reports every error.
 
     Raises:
         DataError: where the file cannot be read, a section or a key is unknown, or a value is out of range.
@@ -108,7 +146,7 @@ def load(path: Path, section: str) -> Params:
 
 
 def load_sections(path: Path) -> dict[str, Params]:
-    """All sections of params.yaml, by stage.
+    """Load all sections of params.yaml, by stage.
 
     Raises:
         DataError: where the file cannot be read, a section or a key is unknown, or a value is out of range.
@@ -119,10 +157,10 @@ def load_sections(path: Path) -> dict[str, Params]:
     return validate_sections(SECTIONS, content, path)
 
 
-def pipeline_params(path: Path) -> dict[str, Any]:
-    """All of params.yaml, checked, as plain values: what the pipeline takes as its parameters.
+def load_pipeline_params(path: Path) -> dict[str, Any]:
+    """Load all sections of params.yaml as plain values, for the pipeline's parameters.
 
-    KFP has no null, so what is null is left out; null is the default of every parameter that may be.
+    KFP has no null, so null values are left out; null is the default of every parameter that may be null.
     """
     sections = load_sections(path)
     return {name: section.model_dump(mode="json", exclude_none=True) for name, section in sections.items()}

@@ -1,13 +1,13 @@
-"""train: the fusion model, on what featurize left, validated by NDCG@10 every epoch."""
+"""train: train the fusion model on features, with validation by NDCG@10 after every epoch."""
 
 import csv
 import json
 import shutil
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ from components.params import TrainParams
 from eval.metrics import score
 from eval.rankings import Qrels, Run
 from fusion.encoders.image import ImageEncoder
-from fusion.encoders.text import Start
+from fusion.encoders.text import TextEncoderInit
 from fusion.encoders.vocabulary import Vocabulary
 from fusion.facets import Facets
 from fusion.features import MODALITIES, Items
@@ -29,98 +29,110 @@ from fusion.featurizer import ENCODER
 from fusion.featurizer import FILES as FEATURIZER_FILES
 from fusion.fusions import FUSIONS
 from fusion.model import ModelConfig, ProductSearchModel, embed
-from fusion.search.catalogue_search import run_table
-from fusion.search.late_fusion import weigh
+from fusion.search.catalogue_search import build_run_table
+from fusion.search.late_fusion import tune_late_fusion
 from fusion.search.vector_index import top_k
-from fusion.training.distributed import from_leader, processes
-from fusion.training.loop import fit
+from fusion.training.distributed import broadcast_from_leader, join_processes
+from fusion.training.loop import Schedule, fit_model
 from fusion.training.objective import Objective
-from fusion.training.sampling import Judged, TrainingSet
-from registry.tracking import watch
+from fusion.training.sampling import JudgementIndex, TrainingSet
+from registry.mlflow_runs import track_training
 
-VALIDATED_BY = "ndcg@10"
+VALIDATION_METRIC = "ndcg@10"
+Validator = Callable[[ProductSearchModel, np.ndarray], float]
+
+
+class Preparation(NamedTuple):
+    """What training starts from.
+
+    Attributes:
+        network: The untrained model.
+        training: Training queries, judgements and products.
+        validate: Scores a model on the validation queries, given the vectors of the products, float32 (P, dim).
+    """
+
+    network: ProductSearchModel
+    training: TrainingSet
+    validate: Validator
 
 
 def train(features: Path, params: TrainParams, model: Path) -> None:
-    """Train one model; a killed run goes on from its last finished epoch.
+    """Train one model. A killed run resumes after its last finished epoch.
 
-    Where MLFLOW_TRACKING_URI names a store, each epoch is shown there as it ends, in the run that `register` takes up.
+    If MLFLOW_TRACKING_URI is set, each epoch is logged to MLflow as it ends, in the run that `register` continues.
 
-    Started by `torchrun -m components train …`, its processes share every step.
+    `torchrun -m components train …` starts several processes that share every step.
 
     Args:
         features: What `featurize` wrote.
         params: The model and its training.
-        model: Folder to write: weights.safetensors, config.json, the featurizer with the image encoder as tuned, and
+        model: Folder to write: weights.safetensors, config.json, the featurizer with the tuned image encoder, and
             history.csv.
 
     Raises:
-        DataError: where there is nothing to train or to validate on, or no pictures were kept to tune the image encoder
-            with.
+        DataError: where no training or validation query is judged, or the image encoder is to be tuned and no pictures
+            were kept.
     """
     network, training, validate = prepare(features, params)
-    made_from = {"features": store.fingerprint(features), "params": params.model_dump()}
-    with processes() as here, store.whole(model) if here.leads else nullcontext(model) as partial:
-        if here.leads:
-            store.go_on(partial, made_from)
-        checkpoint = from_leader(partial / "checkpoint.pt")
-        shown = watch(store.fingerprint(partial / "made_from.json")) if here.leads else nullcontext(_silent)
-        with shown as report:
-            history = fit(
+    provenance = {"features": store.fingerprint(features), "params": params.model_dump()}
+    with (
+        join_processes() as world,
+        store.atomic_dir(model) if world.is_leader else nullcontext(model) as partial,
+    ):
+        tracking: AbstractContextManager[Callable[[dict[str, float]], None]] = nullcontext(_ignore)
+        if world.is_leader:
+            store.resume_if_same(partial, provenance)
+            tracking = track_training(store.fingerprint(partial / "made_from.json"))
+        checkpoint = broadcast_from_leader(partial / "checkpoint.pt")
+        with tracking as report:
+            history = fit_model(
                 network.to("cuda" if torch.cuda.is_available() else "cpu"),
                 training,
                 validate,
-                objective(params),
+                build_objective(params),
+                build_schedule(params),
                 checkpoint=checkpoint,
                 report=report,
-                **schedule(params),
             )
-        if here.leads:
-            best = max(history, key=lambda row: row["score"])
-            score = weigh(network, training.products, validate) if params.late_fusion else best["score"]
-            _write(network.cpu(), history, features, partial)
+        if world.is_leader:
+            score = max(row["score"] for row in history)
+            if params.late_fusion:
+                score = tune_late_fusion(network, training.products, validate)
+            _write_model(network.cpu(), history, features, partial)
             checkpoint.unlink()
-            said = {
-                "epochs": len(history),
-                "best_epoch": best["epoch"],
-                "late": dict(zip(network.config.modalities, network.late.tolist(), strict=True)),
-                f"valid {VALIDATED_BY}": score,
-            }
-            print(json.dumps(said))
+            print(json.dumps(_summarise(network, history, score)))
 
 
-def prepare(
-    features: Path, params: TrainParams
-) -> tuple[ProductSearchModel, TrainingSet, Callable[[ProductSearchModel, np.ndarray], float]]:
-    """The untrained model, what it may see, and how it is validated.
-
-    Arguments and errors as for `train`.
-    """
+def prepare(features: Path, params: TrainParams) -> Preparation:
+    """Build the untrained model, its training set and its validation; arguments and errors as for `train`."""
     torch.manual_seed(params.seed)
     attends = FUSIONS[params.fusion].attends
-    tunes = params.freeze.image != "all"
-    products, queries = (Items.load(features, table, attends, tunes) for table in ("products", "queries"))
+    tunes_images = params.freeze.image != "all"
+    products, queries = (
+        Items.load(features, table, attends, tunes_images) for table in ("products", "queries")
+    )
     judgements = pq.read_table(features / "judgements.parquet")
-    vocabulary = Vocabulary.load(features / "vocabulary.json")
-    facets = Facets.load(features, vocabulary)
-    training = _training_set(products, queries, judgements, facets)
-    valid = queries.take(queries.splits == "valid")
-    qrels = _qrels(judgements, valid)
+    facets = Facets.load(features, Vocabulary.load(features / "vocabulary.json"))
+    training = _build_training_set(products, queries, judgements, facets)
+    validate = _build_validator(products, queries, judgements)
+    network = _build_network(features, params, training, facets)
+    return Preparation(network, training, validate)
 
-    def validate(candidate: ProductSearchModel, vectors: np.ndarray) -> float:
-        found = top_k(embed(candidate, valid, "query"), vectors, 10)
-        run = Run.from_table(run_table(valid.ids, products.ids, *found))
-        return score(run, qrels, [VALIDATED_BY], gains=GAINS).means()[VALIDATED_BY]
 
-    has_clips = products.present[:, MODALITIES.index("video")].any()
-    start = Start.load(features)
+def _build_network(
+    features: Path, params: TrainParams, training: TrainingSet, facets: Facets
+) -> ProductSearchModel:
+    """Build the model; the image encoder is part of it only if it is to be tuned."""
     settings = json.loads((features / "featurizer.json").read_text())
+    text_encoder = TextEncoderInit.load(features)
+    products = training.products
+    has_clips = products.present[:, MODALITIES.index("video")].any()
     config = ModelConfig(
-        vocabulary=len(vocabulary),
+        vocabulary=len(Vocabulary.load(features / "vocabulary.json")),
         image_features=products.images.shape[1],
         region_features=products.regions.shape[2],
-        text_encoder=start.encoder,
-        text_settings=start.settings,
+        text_encoder=text_encoder.encoder,
+        text_settings=text_encoder.settings,
         video_encoder=settings["clips"][0] if has_clips else None,
         tags={
             name: labels
@@ -128,33 +140,43 @@ def prepare(
             if name in params.tags and labels
         },
         entities=training.entities.types,
-        **params.model_dump(include=_names(ModelConfig) - {"tags", "entities"}),
+        **params.model_dump(include=_field_names(ModelConfig) - {"tags", "entities"}),
     )
     network = ProductSearchModel(config, params.temperature)
-    network.text.start(start.state)
-    if tunes:
+    network.text.load_published(text_encoder.state)
+    if params.freeze.image != "all":
         encoder = ImageEncoder.load(features / ENCODER, *settings["encoder"])
         network.image_encoder = encoder.to(memory_format=torch.channels_last)  # as its pictures are
     network.freeze(**params.freeze.model_dump())
-    return network, training, validate
+    return network
 
 
-def objective(params: TrainParams) -> Objective:
-    """What training minimises."""
-    return Objective(**params.model_dump(include=_names(Objective)))
+def build_objective(params: TrainParams) -> Objective:
+    """Build the objective that training minimises."""
+    return Objective(**params.model_dump(include=_field_names(Objective)))
 
 
-def schedule(params: TrainParams) -> dict[str, Any]:
-    """The arguments of `fit` that are knobs."""
-    elsewhere = _names(Objective) | _names(ModelConfig) | {"temperature", "freeze", "late_fusion"}
-    return params.model_dump(exclude=elsewhere)
+def build_schedule(params: TrainParams) -> Schedule:
+    """Build the schedule of training."""
+    return Schedule(**params.model_dump(include=_field_names(Schedule)))
 
 
-def _silent(_: dict[str, float]) -> None:
+def _ignore(_: dict[str, float]) -> None:
     pass
 
 
-def _write(
+def _summarise(network: ProductSearchModel, history: list[dict[str, float]], score: float) -> dict[str, Any]:
+    best = max(history, key=lambda row: row["score"])
+    weights = dict(zip(network.config.modalities, network.late_fusion_weights.tolist(), strict=True))
+    return {
+        "epochs": len(history),
+        "best_epoch": best["epoch"],
+        "late": weights,
+        f"valid {VALIDATION_METRIC}": score,
+    }
+
+
+def _write_model(
     network: ProductSearchModel, history: list[dict[str, float]], features: Path, folder: Path
 ) -> None:
     network.save(folder)
@@ -168,36 +190,47 @@ def _write(
         writer.writerows(history)
 
 
-def _names(of: type) -> set[str]:
-    return {field.name for field in fields(of)}
+def _field_names(dataclass: type) -> set[str]:
+    return {field.name for field in fields(dataclass)}
 
 
-def _training_set(products: Items, queries: Items, judgements: pa.Table, facets: Facets) -> TrainingSet:
-    asked = queries.take(queries.splits == "train")
-    own = _of(judgements, asked)
-    if not len(own):
+def _build_training_set(products: Items, queries: Items, judgements: pa.Table, facets: Facets) -> TrainingSet:
+    training_queries = queries.take(queries.splits == "train")
+    judgements = _select_judgements(judgements, training_queries)
+    if not len(judgements):
         raise DataError("train: no judged query has the split 'train'; nothing to train on")
-    rows = {
-        role: {item: row for row, item in enumerate(items.ids)}
-        for role, items in (("q", asked), ("p", products))
-    }
-    judged = Judged.build(
-        np.array([rows["q"][i] for i in own["query_id"].to_pylist()]),
-        np.array([rows["p"][i] for i in own["product_id"].to_pylist()]),
-        own["grade"].to_numpy(),
+    query_rows, product_rows = (
+        {item: row for row, item in enumerate(items.ids)} for items in (training_queries, products)
+    )
+    index = JudgementIndex.build(
+        np.array([query_rows[query] for query in judgements["query_id"].to_pylist()]),
+        np.array([product_rows[product] for product in judgements["product_id"].to_pylist()]),
+        judgements["grade"].to_numpy(),
         len(products),
     )
-    return TrainingSet(products, asked, judged, facets)
+    return TrainingSet(products, training_queries, index, facets)
 
 
-def _qrels(judgements: pa.Table, queries: Items) -> Qrels:
-    """Of the most trusted kind, as in `evaluate`."""
-    own = _of(judgements, queries)
-    for by in JUDGED_BY:
-        if len(said := own.filter(pc.equal(own["judged_by"], by))):
-            return Qrels.from_table(said)
+def _build_validator(products: Items, queries: Items, judgements: pa.Table) -> Validator:
+    validation_queries = queries.take(queries.splits == "valid")
+    qrels = _validation_qrels(_select_judgements(judgements, validation_queries))
+
+    def validate(network: ProductSearchModel, vectors: np.ndarray) -> float:
+        best = top_k(embed(network, validation_queries, "query"), vectors, 10)
+        run = Run.from_table(build_run_table(validation_queries.ids, products.ids, *best))
+        return score(run, qrels, [VALIDATION_METRIC], gains=GAINS).means()[VALIDATION_METRIC]
+
+    return validate
+
+
+def _validation_qrels(judgements: pa.Table) -> Qrels:
+    """The judgements of the most trusted kind of judge, as in `evaluate`."""
+    for judge in JUDGED_BY:
+        rows = judgements.filter(pc.equal(judgements["judged_by"], judge))
+        if len(rows):
+            return Qrels.from_table(rows)
     raise DataError("train: no judged query has the split 'valid'; early stopping needs some")
 
 
-def _of(judgements: pa.Table, queries: Items) -> pa.Table:
+def _select_judgements(judgements: pa.Table, queries: Items) -> pa.Table:
     return judgements.filter(pc.is_in(judgements["query_id"], pa.array(queries.ids, pa.string())))

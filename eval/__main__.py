@@ -1,33 +1,39 @@
-"""`python -m eval`: score a run, compare two, see why other judges disagree, or make a page of it.
+"""`python -m eval`: score a run, compare runs, explain the numbers of other judges, or write a report.
 
-Files are parquet, TREC, BEIR or JSON, told by their content; see `eval.rankings`. Needs NumPy and pyarrow, and for the
-page Jinja2.
+Files are parquet, TREC, BEIR or JSON; their content tells which. See `eval.rankings`. Needs NumPy and pyarrow, and
+Jinja2 and matplotlib for the report.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from eval.arrays import locate
-from eval.metrics import METRICS, Scores, score
-from eval.rankings import JudgeError, Qrels, Run, read_table
-from eval.segments import traffic
-from eval.significance import Contest, detectable, differences, holm, paired_test, t_test
-from eval.tables import table
+from eval.errors import JudgeError
+from eval.metrics import Scores, known_metrics, score
+from eval.ranking_files import read_table
+from eval.rankings import Qrels, Run
+from eval.segments import traffic_thirds
+from eval.significance import Contest, detectable_difference, differences, holm, paired_test, t_test
+from eval.tables import format_table
 
-DEFAULT = ("ndcg@10", "recall@100", "mrr@10")
+DEFAULT_METRICS = ("ndcg@10", "recall@100", "mrr@10")
+COMPARISON_HEADS = (
+    "metric", "against", "ours", "theirs", "difference", "95 % interval", "p", "p (Holm)", "p (t)",
+    "won/drawn/lost", "detectable",
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb: 0; 1 after one line on stderr where the input is at fault."""
-    asked = _parser().parse_args(argv)
+    """Run a command. Returns 0; or 1 after one line on stderr about bad input."""
+    arguments = _build_parser().parse_args(argv)
     try:
-        asked.work(asked)
+        arguments.command(arguments)
     except JudgeError as error:
         print(f"eval: {error}", file=sys.stderr)
     except OSError as error:
@@ -37,103 +43,114 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(
-        name: str, work: Callable[[argparse.Namespace], None], told: str, others: str
-    ) -> argparse.ArgumentParser:
-        verb = verbs.add_parser(name, help=told, description=f"{told[0].upper()}{told[1:]}.")
-        verb.add_argument("run", type=Path, metavar="RUN")
-        if others:
-            verb.add_argument("others", type=Path, nargs=others, metavar="OTHER")
-        verb.add_argument("qrels", type=Path, metavar="QRELS")
-        verb.add_argument("--metrics", nargs="+", default=DEFAULT, metavar="METRIC", help=", ".join(METRICS))
-        verb.add_argument("--gains", type=_gains, metavar="GRADE:GAIN,…", help="else a grade is its own gain")
-        verb.add_argument("--relevant", type=float, default=1.0, metavar="GRADE", help="the least; default 1")
-        verb.set_defaults(work=work)
-        return verb
+    def add_command(name: str, help_text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, help=help_text, description=f"{help_text[0].upper()}{help_text[1:]}."
+        )
 
-    verb = add("score", _score, "the mean of every metric over the judged queries", "")
-    verb.add_argument("--json", action="store_true", help="metric → mean")
-    verb.add_argument("--scores", type=Path, metavar="FILE", help="parquet to write: every query's values")
-    verb = add("compare", _compare, "whether the first run is better than others, beyond noise", "+")
-    verb.add_argument("--json", action="store_true", help="one object per run and metric")
-    add("explain", _explain, "why trec_eval and BEIR give other numbers for this run", "")
-    verb = add("report", _report, "one page about the first run beside others", "+")
-    verb.add_argument("--out", type=Path, required=True, metavar="PAGE")
-    verb.add_argument(
-        "--queries", type=Path, metavar="FILE", help="parquet with query_id and what to group by"
+    command = add_command("score", "the mean of every metric over the judged queries")
+    _add_arguments(command, with_others=False)
+    command.add_argument("--json", action="store_true", help="print metric → mean as JSON")
+    command.add_argument(
+        "--scores", type=Path, metavar="FILE", help="write the scores of each query as parquet"
     )
-    verb.add_argument(
+    command.set_defaults(command=_score)
+
+    command = add_command("compare", "test whether the first run differs significantly from the others")
+    _add_arguments(command, with_others=True)
+    command.add_argument("--json", action="store_true", help="print one object per run and metric as JSON")
+    command.set_defaults(command=_compare)
+
+    command = add_command("explain", "explain why trec_eval and BEIR give other numbers for a run")
+    _add_arguments(command, with_others=False)
+    command.set_defaults(command=_explain)
+
+    command = add_command("report", "write a page that compares the first run with the others")
+    _add_arguments(command, with_others=True)
+    _add_report_arguments(command)
+    command.set_defaults(command=_report)
+    return parser
+
+
+def _add_arguments(command: argparse.ArgumentParser, with_others: bool) -> None:
+    """Add the arguments that all commands share."""
+    command.add_argument("run", type=Path, metavar="RUN")
+    if with_others:
+        command.add_argument("others", type=Path, nargs="+", metavar="OTHER")
+    command.add_argument("qrels", type=Path, metavar="QRELS")
+    command.add_argument(
+        "--metrics", nargs="+", default=DEFAULT_METRICS, metavar="METRIC", help=", ".join(known_metrics())
+    )
+    command.add_argument(
+        "--gains", type=_parse_gains, metavar="GRADE:GAIN,…", help="by default, a grade is its own gain"
+    )
+    command.add_argument(
+        "--relevant", type=float, default=1.0, metavar="GRADE", help="lowest relevant grade, by default 1"
+    )
+
+
+def _add_report_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--out", type=Path, required=True, metavar="PAGE")
+    command.add_argument(
+        "--queries", type=Path, metavar="FILE", help="parquet file with query_id and columns to group by"
+    )
+    command.add_argument(
         "--by",
         nargs="+",
         default=["segment"],
         metavar="COLUMN",
-        help="of --queries; counts make head, torso and tail",
+        help="columns of --queries to group by; a column of counts gives head, torso and tail",
     )
-    return parser
 
 
-def _gains(text: str) -> dict[int, float]:
+def _parse_gains(text: str) -> dict[int, float]:
     try:
         pairs = [part.split(":") for part in text.split(",")]
         return {int(grade): float(gain) for grade, gain in pairs}
     except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not of the form 0:0,1:0.1,2:1") from None
+        raise argparse.ArgumentTypeError(f"'{text}' does not have the form 0:0,1:0.1,2:1") from None
 
 
-def _score(asked: argparse.Namespace) -> None:
-    (found,) = _scores(asked, [asked.run])
-    if asked.scores:
-        found.to_parquet(asked.scores)
-    if asked.json:
-        print(json.dumps(found.means()))
+def _score(arguments: argparse.Namespace) -> None:
+    (scores,) = _score_files(arguments, [arguments.run])
+    if arguments.scores:
+        scores.to_parquet(arguments.scores)
+    if arguments.json:
+        print(json.dumps(scores.means()))
         return
-    print(table([["metric", "mean"], *([name, f"{mean:.4f}"] for name, mean in found.means().items())]))
-    print(f"\n{len(found.query_ids):,} judged queries, {found.unanswered:,} of them without an answer")
+    rows = [[name, f"{mean:.4f}"] for name, mean in scores.means().items()]
+    print(format_table([["metric", "mean"], *rows]))
+    print(f"\n{len(scores.query_ids):,} judged queries, {scores.unanswered:,} of them unanswered")
 
 
-def _compare(asked: argparse.Namespace) -> None:
-    ours, *others = _scores(asked, [asked.run, *asked.others])
+def _compare(arguments: argparse.Namespace) -> None:
+    scores, *other_scores = _score_files(arguments, [arguments.run, *arguments.others])
     rows = [
-        _compared(metric, path, ours.values[metric], other.values[metric])
-        for path, other in zip(asked.others, others, strict=True)
-        for metric in asked.metrics
+        _compare_metric(metric, path, scores.values[metric], other.values[metric])
+        for path, other in zip(arguments.others, other_scores, strict=True)
+        for metric in arguments.metrics
     ]
     corrected = holm(np.array([row["p_value"] for row in rows]))
     rows = [row | {"p_holm": float(p)} for row, p in zip(rows, corrected, strict=True)]
-    if asked.json:
+    if arguments.json:
         print(json.dumps(rows))
         return
-    heads = ["metric", "against", "ours", "theirs", "difference", "95 % interval", "p", "p (Holm)", "p (t)"]
-    lines = [
-        [
-            row["metric"],
-            row["against"],
-            f"{row['ours']:.4f}",
-            f"{row['theirs']:.4f}",
-            f"{row['difference']:+.4f}",
-            f"{row['low']:+.4f} to {row['high']:+.4f}",
-            *(f"{row[name]:.2g}" for name in ("p_value", "p_holm", "p_t")),
-            f"{row['won']}/{row['drawn']}/{row['lost']}",
-            f"{row['detectable']:.4f}",
-        ]
-        for row in rows
-    ]
-    print(table([[*heads, "won/drawn/lost", "detectable"], *lines]))
+    print(format_table([COMPARISON_HEADS, *map(_comparison_line, rows)]))
     print(
-        f"\n{len(ours.query_ids):,} judged queries. p: randomisation test, two-sided; Holm: over all rows. Detectable: "
-        "the true difference that so many queries would show with a chance of 80 %."
+        f"\n{len(scores.query_ids):,} judged queries. p: two-sided randomisation test. Holm: corrected for all rows. "
+        "Detectable: the true difference that these queries detect at 80 % power."
     )
 
 
-def _compared(metric: str, other: Path, ours: np.ndarray, theirs: np.ndarray) -> dict[str, object]:
+def _compare_metric(metric: str, other: Path, ours: np.ndarray, theirs: np.ndarray) -> dict[str, object]:
     test = paired_test(ours, theirs)
-    contest = Contest.of(differences(ours, theirs))
+    contest = Contest.from_differences(differences(ours, theirs))
     return {
         "metric": metric,
         "against": other.stem,
@@ -147,76 +164,102 @@ def _compared(metric: str, other: Path, ours: np.ndarray, theirs: np.ndarray) ->
         "won": contest.won,
         "drawn": contest.drawn,
         "lost": contest.lost,
-        "detectable": detectable(ours - theirs),
+        "detectable": detectable_difference(ours - theirs),
     }
 
 
-def _explain(asked: argparse.Namespace) -> None:
-    from eval.conventions import explain, judging
-
-    ours = judging(
-        Run.from_file(asked.run), Qrels.from_file(asked.qrels), asked.metrics, asked.gains, asked.relevant
-    )
-    means, differences = explain(ours)
-    lines = [
-        [judge, *(f"{found[m]:.4f}" if m in found else "–" for m in asked.metrics)]
-        for judge, found in means.items()
+def _comparison_line(row: dict[str, object]) -> list[object]:
+    return [
+        row["metric"],
+        row["against"],
+        f"{row['ours']:.4f}",
+        f"{row['theirs']:.4f}",
+        f"{row['difference']:+.4f}",
+        f"{row['low']:+.4f} to {row['high']:+.4f}",
+        *(f"{row[name]:.2g}" for name in ("p_value", "p_holm", "p_t")),
+        f"{row['won']}/{row['drawn']}/{row['lost']}",
+        f"{row['detectable']:.4f}",
     ]
-    print(table([["judge", *asked.metrics], *lines]))
-    for judge, causes in differences.items():
-        print(f"\n{judge}, each alone:")
-        for one in causes:
+
+
+def _explain(arguments: argparse.Namespace) -> None:
+    from eval.conventions import default_setup, explain
+
+    metrics = arguments.metrics
+    setup = default_setup(
+        Run.from_file(arguments.run),
+        Qrels.from_file(arguments.qrels),
+        metrics,
+        arguments.gains,
+        arguments.relevant,
+    )
+    means_by_judge, differences_by_judge = explain(setup)
+    rows = [
+        [judge, *(f"{means[metric]:.4f}" if metric in means else "–" for metric in metrics)]
+        for judge, means in means_by_judge.items()
+    ]
+    print(format_table([["judge", *metrics], *rows]))
+    for judge, causes in differences_by_judge.items():
+        print(f"\n{judge}, the effect of each difference alone:")
+        for difference in causes:
             changes = ", ".join(
-                f"{m} {change:+.4f}" for m, change in one.changes.items() if abs(change) > 5e-5
+                f"{metric} {change:+.4f}"
+                for metric, change in difference.changes.items()
+                if abs(change) > 5e-5
             )
-            print(f"  {one.cause}: {one.why}\n    {changes or 'changes nothing here'}")
+            print(f"  {difference.cause}: {difference.why}\n    {changes or 'no change for this run'}")
 
 
-def _report(asked: argparse.Namespace) -> None:
+def _report(arguments: argparse.Namespace) -> None:
     from eval.report import Report, render
 
-    paths = [asked.run, *asked.others]
+    paths = [arguments.run, *arguments.others]
     names = [path.stem for path in paths]
     if len(set(names)) < len(names):
-        raise JudgeError(f"the runs {', '.join(map(str, paths))} must differ in name")
-    systems = dict(zip(names, _scores(asked, paths), strict=True))
-    primary, ours = asked.metrics[0], systems[names[0]]
-    against = {name: paired_test(ours.values[primary], systems[name].values[primary]) for name in names[1:]}
-    page = Report(
-        title=f"{names[0]} beside {', '.join(names[1:])}",
-        subject=names[0],
+        raise JudgeError(f"the files {', '.join(map(str, paths))} must have different names")
+    systems = dict(zip(names, _score_files(arguments, paths), strict=True))
+    subject, *others = names
+    primary, scores = arguments.metrics[0], systems[subject]
+    comparisons = {
+        name: paired_test(scores.values[primary], systems[name].values[primary]) for name in others
+    }
+    report = Report(
+        title=f"{subject} compared with {', '.join(others)}",
+        subject=subject,
         primary=primary,
         systems=systems,
-        comparisons=against,
-        segments=_segments(asked.queries, asked.by, ours),
+        comparisons=comparisons,
+        segments=_read_segments(arguments.queries, arguments.by, scores),
         grades={},
     )
-    asked.out.write_text(render(page), encoding="utf-8")
+    arguments.out.write_text(render(report), encoding="utf-8")
 
 
-def _segments(path: Path | None, columns: Sequence[str], scores: Scores) -> dict[str, np.ndarray]:
-    """By each column; one of numbers is how often queries were asked."""
+def _read_segments(path: Path | None, columns: Sequence[str], scores: Scores) -> dict[str, np.ndarray]:
+    """The segments of the scored queries by each column; integers are the frequencies of queries."""
     if path is None:
         return {"segment": np.full(len(scores.query_ids), "all")}
     table = read_table(path)
     if missing := {"query_id", *columns} - set(table.column_names):
         raise JudgeError(f"{path}: column '{min(missing)}' is missing")
-    place = locate(pa.array(scores.query_ids), table["query_id"].combine_chunks().cast(pa.string()))
-    if (place < 0).any():
-        raise JudgeError(f"{path}: query '{scores.query_ids[place.argmin()]}' is missing; it was judged")
-    table = table.take(place)
+    rows = locate(pa.array(scores.query_ids), table["query_id"].combine_chunks().cast(pa.string()))
+    if (rows < 0).any():
+        raise JudgeError(
+            f"{path}: the judged query '{scores.query_ids[rows.argmin()]}' is missing; add its row"
+        )
+    table = table.take(rows)
     return {
-        name: traffic(table[name].to_numpy())
+        name: traffic_thirds(table[name].to_numpy())
         if pa.types.is_integer(table.schema.field(name).type)
         else np.array([str(value or "none") for value in table[name].to_pylist()])
         for name in columns
     }
 
 
-def _scores(asked: argparse.Namespace, runs: Iterable[Path]) -> list[Scores]:
-    qrels = Qrels.from_file(asked.qrels)
+def _score_files(arguments: argparse.Namespace, runs: Iterable[Path]) -> list[Scores]:
+    qrels = Qrels.from_file(arguments.qrels)
     return [
-        score(Run.batches(run), qrels, asked.metrics, gains=asked.gains, relevant=asked.relevant)
+        score(Run.batches(run), qrels, arguments.metrics, gains=arguments.gains, relevant=arguments.relevant)
         for run in runs
     ]
 

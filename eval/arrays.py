@@ -1,4 +1,4 @@
-"""Arrays of ids and numbers: between NumPy and Arrow without copying; in blocks that the processor's cache holds."""
+"""Arrays of ids and numbers: convert between NumPy and Arrow without copying, and work in blocks that fit the cache."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-BLOCK = 1 << 19  # numbers worked on at a time: what the processor's cache holds
+BLOCK = 1 << 19  # numbers per block; a block fits the processor's cache
 
 _Block = TypeVar("_Block")
-_Made = TypeVar("_Made")
+_Result = TypeVar("_Result")
 
 
-def numpy_of(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Numbers without copying them, and without importing pandas, which `to_numpy` does where there is one."""
+def to_numpy(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Numbers as NumPy, without copying. Arrow's own `to_numpy` imports pandas where it is installed."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     if column.null_count:
@@ -24,55 +24,55 @@ def numpy_of(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     return np.from_dlpack(column) if len(column) else np.empty(0, column.type.to_pandas_dtype())
 
 
-def arrow_of(numbers: np.ndarray) -> pa.Array:
-    """Integers without copying them, and without importing pandas, which `pa.array` does where there is one."""
+def to_arrow(numbers: np.ndarray) -> pa.Array:
+    """Integers as Arrow, without copying. `pa.array` imports pandas where it is installed."""
     flat = np.ascontiguousarray(numbers)
     return pa.Array.from_buffers(pa.from_numpy_dtype(flat.dtype), len(flat), [None, pa.py_buffer(flat)])
 
 
-def text_of(ids: pa.Array) -> np.ndarray:
+def to_text(ids: pa.Array) -> np.ndarray:
     """Ids as NumPy text."""
     text = ids.cast(pa.string())
-    first, sizes = np.frombuffer(text.buffers()[1], np.int32)[text.offset], numpy_of(pc.binary_length(text))
-    wide, size = int(sizes.max(initial=1)), int(sizes.sum())
+    first, sizes = np.frombuffer(text.buffers()[1], np.int32)[text.offset], to_numpy(pc.binary_length(text))
+    width, size = int(sizes.max(initial=1)), int(sizes.sum())
     letters = np.frombuffer(text.buffers()[2] or b"", np.uint8)[first : first + size]
     if (letters > 127).any():
         return np.array(text.to_pylist(), str)
-    found = np.zeros((len(sizes), wide), np.uint32)
-    found[np.arange(wide) < sizes[:, None]] = letters
-    return found.view(f"U{wide}").ravel()
+    characters = np.zeros((len(sizes), width), np.uint32)
+    characters[np.arange(width) < sizes[:, None]] = letters
+    return characters.view(f"U{width}").ravel()
 
 
-def alphabetical(ids: pa.Array) -> np.ndarray:
-    """(V,) indices of ids in the order of their text."""
-    return numpy_of(pc.sort_indices(ids.cast(pa.string())))
+def text_order(ids: pa.Array) -> np.ndarray:
+    """(V,) indices that sort the ids as text."""
+    return to_numpy(pc.sort_indices(ids.cast(pa.string())))
 
 
-def alphabet(ids: pa.Array) -> np.ndarray:
-    """(V,) int64: the place of each id among all in the order of their text."""
-    place = np.empty(len(ids), np.int64)
-    place[alphabetical(ids)] = np.arange(len(ids))
-    return place
+def text_ranks(ids: pa.Array) -> np.ndarray:
+    """(V,) int64: the position of each id when all are sorted as text."""
+    ranks = np.empty(len(ids), np.int64)
+    ranks[text_order(ids)] = np.arange(len(ids))
+    return ranks
 
 
 def locate(needles: pa.Array, haystack: pa.Array) -> np.ndarray:
-    """Index of each id in a unique `haystack`, −1 where it is not there: int64."""
+    """Index of each id in a unique `haystack`, −1 where it is missing: int64."""
     if needles.type != haystack.type:
         needles, haystack = needles.cast(pa.string()), haystack.cast(pa.string())
-    found = pc.index_in(needles, haystack)
-    there = numpy_of(found.is_valid().cast(pa.uint8())).view(bool)
-    return np.where(there, np.frombuffer(found.buffers()[1], np.int32, len(found)), np.int64(-1))
+    indices = pc.index_in(needles, haystack)
+    is_present = to_numpy(indices.is_valid().cast(pa.uint8())).view(bool)
+    return np.where(is_present, np.frombuffer(indices.buffers()[1], np.int32, len(indices)), np.int64(-1))
 
 
-def equal_rows(offsets: np.ndarray) -> Iterator[tuple[int, np.ndarray | slice]]:
-    """Blocks of queries with equally many pairs: so many as each has, and where all their pairs are.
+def equal_count_blocks(offsets: np.ndarray) -> Iterator[tuple[int, np.ndarray | slice]]:
+    """Blocks of queries with equally many pairs: the pairs per query, and the positions of all their pairs.
 
-    What is taken from there is (n · count,), to be looked at as (n, count): much faster than query by query, and not
-    more at a time than the processor's cache holds.
+    Values at these positions have shape (n · count,); reshape them to (n, count). This is much faster than a loop over
+    queries, and a block fits the processor's cache.
     """
     counts = np.diff(offsets)
     if (counts == counts[0]).all():
-        size = _whole(int(counts[0]))
+        size = _block_size(int(counts[0]))
         for start in range(0, int(offsets[-1]), size):
             yield int(counts[0]), slice(start, start + size)
         return
@@ -80,19 +80,19 @@ def equal_rows(offsets: np.ndarray) -> Iterator[tuple[int, np.ndarray | slice]]:
     for rows in np.split(order, 1 + np.flatnonzero(np.diff(counts[order]))):
         count = int(counts[rows[0]])
         cells = (offsets[rows, None] + np.arange(count)).ravel()
-        for start in range(0, len(cells), _whole(count)):
-            yield count, cells[start : start + _whole(count)]
+        for start in range(0, len(cells), _block_size(count)):
+            yield count, cells[start : start + _block_size(count)]
 
 
-def _whole(count: int) -> int:
-    """About `BLOCK`, in whole rows of `count`."""
+def _block_size(count: int) -> int:
+    """About `BLOCK`, as a multiple of `count`."""
     return max(1, BLOCK // count) * count
 
 
-def side_by_side(work: Callable[[_Block], _Made], blocks: Iterable[_Block]) -> list[_Made]:
-    """What comes of each block, on all cores: NumPy lets go of the interpreter while it works."""
-    several = list(blocks)
-    if len(several) == 1:
-        return [work(several[0])]
+def map_parallel(function: Callable[[_Block], _Result], blocks: Iterable[_Block]) -> list[_Result]:
+    """The function of each block, in threads on all cores: NumPy releases the interpreter lock while it works."""
+    block_list = list(blocks)
+    if len(block_list) == 1:
+        return [function(block_list[0])]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        return list(pool.map(work, several))
+        return list(pool.map(function, block_list))

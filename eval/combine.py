@@ -1,4 +1,4 @@
-"""Several runs made one: reciprocal rank fusion, CombSUM, CombMNZ, and a weighted sum with its weight chosen."""
+"""Combine several runs into one: reciprocal rank fusion, CombSUM, CombMNZ, and a weighted sum with the best weight."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow as pa
 
 from eval.arrays import locate
+from eval.errors import JudgeError
 from eval.metrics import score
-from eval.rankings import JudgeError, Qrels, Run
+from eval.rankings import Qrels, Run
 
 RRF_K = 60.0  # of Cormack et al.
 WEIGHTS = tuple(step / 20 for step in range(21))
@@ -16,19 +17,19 @@ Normalisation = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def min_max(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """A query's scores stretched to [0, 1]; all 1 where they are equal.
+    """The scores of each query scaled to [0, 1]; all 1 where they are equal.
 
     Args:
         values: (N,) scores.
-        starts: (Q,) where each query's begin.
+        starts: (Q,) the position of each query's first score.
     """
     sizes = np.diff(starts, append=len(values))
-    low, high = (np.repeat(reach.reduceat(values, starts), sizes) for reach in (np.minimum, np.maximum))
+    low, high = (np.repeat(extreme.reduceat(values, starts), sizes) for extreme in (np.minimum, np.maximum))
     return np.divide(values - low, high - low, out=np.ones_like(values), where=high > low)
 
 
 def z_score(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """A query's scores with mean 0 and standard deviation 1; all 0 where they are equal. Arguments as `min_max`."""
+    """The scores of each query with mean 0 and standard deviation 1; all 0 where they are equal. Args as `min_max`."""
     sizes = np.diff(starts, append=len(values))
     centred = values - np.repeat(np.add.reduceat(values, starts) / sizes, sizes)
     spread = np.repeat(np.sqrt(np.add.reduceat(centred**2, starts) / sizes), sizes)
@@ -50,11 +51,11 @@ def rrf(runs: Sequence[Run], k: float = RRF_K) -> Run:
     Raises:
         JudgeError: no runs.
     """
-    return _combined(runs, [1 / (k + run.ranks) for run in runs])
+    return _sum_contributions(runs, [1 / (k + run.ranks) for run in runs])
 
 
 def comb_sum(runs: Sequence[Run], normalisation: str = "min-max") -> Run:
-    """The sum of a product's normalised scores; where a run does not hold it, nothing.
+    """The sum of a product's normalised scores; runs that do not hold the product add nothing.
 
     Fox & Shaw, "Combination of multiple searches", TREC-2, 1994.
 
@@ -65,20 +66,23 @@ def comb_sum(runs: Sequence[Run], normalisation: str = "min-max") -> Run:
 
 
 def comb_mnz(runs: Sequence[Run], normalisation: str = "min-max") -> Run:
-    """`comb_sum` times the number of runs that hold the product; source and errors as there."""
-    return _combined(runs, [_normalised(run, normalisation) for run in runs], times_found=True)
+    """`comb_sum` times the number of runs that hold the product; same source and errors."""
+    contributions = [_normalise(run, normalisation) for run in runs]
+    return _sum_contributions(runs, contributions, multiply_by_runs=True)
 
 
 def weighted(runs: Sequence[Run], weights: Sequence[float], normalisation: str = "min-max") -> Run:
     """The weighted sum of a product's normalised scores.
 
     Raises:
-        JudgeError: no runs, an unknown normalisation, or other than one weight a run.
+        JudgeError: no runs, an unknown normalisation, or another number of weights than runs.
     """
     if len(weights) != len(runs):
-        raise JudgeError(f"{len(weights)} weights for {len(runs)} runs; give each run one")
-    parts = [weight * _normalised(run, normalisation) for run, weight in zip(runs, weights, strict=True)]
-    return _combined(runs, parts)
+        raise JudgeError(f"{len(weights)} weights for {len(runs)} runs; give one weight per run")
+    contributions = [
+        weight * _normalise(run, normalisation) for run, weight in zip(runs, weights, strict=True)
+    ]
+    return _sum_contributions(runs, contributions)
 
 
 def best_weight(
@@ -88,55 +92,60 @@ def best_weight(
     metric: str,
     normalisation: str = "min-max",
     weights: Sequence[float] = WEIGHTS,
-    **judging: object,
+    **score_options: object,
 ) -> float:
-    """The w with which w · first + (1 − w) · second scores best, on queries that are not those to report.
+    """The w for which w · first + (1 − w) · second scores best, on other queries than the reported ones.
 
     Args:
         first, second: Two runs of the same queries.
-        qrels: Of the validation queries.
-        metric: What is to be high; `judging` are the arguments of `eval.metrics.score`.
+        qrels: The judgements of the validation queries.
+        metric: The metric to maximise; `score_options` are arguments of `eval.metrics.score`.
         normalisation: Of the scores.
-        weights: Tried; of equally good ones the first wins.
+        weights: The weights to try; the first of equally good ones wins.
 
     Raises:
         JudgeError: as for `weighted` and `eval.metrics.score`.
     """
 
-    def found(weight: float) -> float:
+    def mean_score(weight: float) -> float:
         run = weighted([first, second], [weight, 1 - weight], normalisation)
-        return score(run, qrels, [metric], **judging).means()[metric]  # type: ignore[arg-type]
+        return score(run, qrels, [metric], **score_options).means()[metric]  # type: ignore[arg-type]
 
-    return max(weights, key=found)
+    return max(weights, key=mean_score)
 
 
-def _normalised(run: Run, normalisation: str) -> np.ndarray:
+def _normalise(run: Run, normalisation: str) -> np.ndarray:
     if normalisation not in NORMALISATIONS:
-        raise JudgeError(f"'{normalisation}' is no normalisation; known are {', '.join(NORMALISATIONS)}")
+        raise JudgeError(f"unknown normalisation '{normalisation}'; known are {', '.join(NORMALISATIONS)}")
     return NORMALISATIONS[normalisation](run.values, run.offsets[:-1])
 
 
-def _combined(runs: Sequence[Run], parts: Sequence[np.ndarray], times_found: bool = False) -> Run:
-    """The sums of what the runs' pairs contribute."""
+def _sum_contributions(
+    runs: Sequence[Run], contributions: Sequence[np.ndarray], multiply_by_runs: bool = False
+) -> Run:
+    """A run whose scores are the sums of (N,) contributions of the pairs of each run."""
     if not runs:
         raise JudgeError("no runs to combine; give at least one")
-    queries, asked = _joined([run.queries for run in runs])
-    products, named = _joined([run.products for run in runs])
+    queries, query_rows = _merge_ids([run.queries for run in runs])
+    products, product_rows = _merge_ids([run.products for run in runs])
     keys = np.concatenate(
-        [q[run.rows] * len(products) + p[run.items] for run, q, p in zip(runs, asked, named, strict=True)]
+        [
+            query_row[run.query_index] * len(products) + product_row[run.product_index]
+            for run, query_row, product_row in zip(runs, query_rows, product_rows, strict=True)
+        ]
     )
-    pairs, pair, found = np.unique(keys, return_inverse=True, return_counts=True)
-    sums = np.bincount(pair, np.concatenate(parts), len(pairs))
-    row, item = np.divmod(pairs, len(products))
+    pairs, pair_index, run_counts = np.unique(keys, return_inverse=True, return_counts=True)
+    sums = np.bincount(pair_index, np.concatenate(contributions), len(pairs))
+    query_index, product_index = np.divmod(pairs, len(products))
     return Run.from_arrays(
-        pa.DictionaryArray.from_arrays(row, queries),
-        pa.DictionaryArray.from_arrays(item, products),
-        sums * found if times_found else sums,
+        pa.DictionaryArray.from_arrays(query_index, queries),
+        pa.DictionaryArray.from_arrays(product_index, products),
+        sums * run_counts if multiply_by_runs else sums,
     )
 
 
-def _joined(several: Sequence[pa.Array]) -> tuple[pa.Array, list[np.ndarray]]:
-    """Each id once, and where among them those of each array are."""
-    text = [ids.cast(pa.string()) for ids in several]
-    every = pa.concat_arrays(text).unique()
-    return every, [locate(ids, every) for ids in text]
+def _merge_ids(columns: Sequence[pa.Array]) -> tuple[pa.Array, list[np.ndarray]]:
+    """All ids without duplicates, and the index of each column's ids among them."""
+    text_columns = [ids.cast(pa.string()) for ids in columns]
+    unique = pa.concat_arrays(text_columns).unique()
+    return unique, [locate(ids, unique) for ids in text_columns]

@@ -1,7 +1,7 @@
-"""Where other judges' conventions give other numbers for the same run, and why.
+"""Why other judges give other numbers for the same run.
 
-A convention is a set of causes. Each cause is a way to judge otherwise than `eval.metrics` does, applied alone to tell
-what it changes, and with the others to tell what that judge would say.
+A convention of another judge is a set of causes. A cause is one difference to `eval.metrics`. It is applied alone to
+measure its effect, and with the others to compute the numbers of that judge.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,20 +11,20 @@ from typing import TypeVar
 import numpy as np
 import pyarrow as pa
 
-from eval.arrays import alphabet, locate
-from eval.metrics import parse, score
-from eval.rankings import Qrels, Run
+from eval.arrays import locate, text_ranks
+from eval.metrics import parse_metric, score
+from eval.rankings import Pairs, Qrels, Run
 
-Pairs = TypeVar("Pairs", Run, Qrels)
+PairsType = TypeVar("PairsType", bound=Pairs)
 
 
 @dataclass(frozen=True, eq=False)
-class Judging:
-    """What is judged, and how.
+class EvaluationSetup:
+    """A run, its judgements, and how to score it.
 
     Attributes:
         run, qrels: As for `eval.metrics.score`.
-        metrics: Name as asked → name as computed.
+        metrics: Requested name → computed name.
         gains: As for `eval.metrics.score`.
         relevant: Likewise.
         answered_only: Whether the mean leaves out queries that the run does not answer.
@@ -38,21 +38,24 @@ class Judging:
     answered_only: bool = False
 
     def means(self) -> dict[str, float]:
-        """Of each metric as asked."""
-        found = score(
+        """Requested metric → mean."""
+        scores = score(
             self.run, self.qrels, list(self.metrics.values()), gains=self.gains, relevant=self.relevant
         )
-        counted = found.answered if self.answered_only and found.answered.any() else slice(None)
-        return {asked: float(found.values[name][counted].mean()) for asked, name in self.metrics.items()}
+        queries = scores.answered if self.answered_only and scores.answered.any() else slice(None)
+        return {
+            requested: float(scores.values[computed][queries].mean())
+            for requested, computed in self.metrics.items()
+        }
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What one cause does to a judge's numbers.
+    """The effect of one cause on the numbers.
 
     Attributes:
         cause: A name of `CAUSES`.
-        why: What is done otherwise, and to how much.
+        why: The difference in words, with the number of affected queries or products.
         changes: Metric → its mean with this cause alone, minus ours.
     """
 
@@ -61,13 +64,13 @@ class Difference:
     changes: Mapping[str, float]
 
 
-Cause = Callable[[Judging], tuple[Judging, str]]
+Cause = Callable[[EvaluationSetup], tuple[EvaluationSetup, str]]
 
 CAUSES: dict[str, Cause] = {}
 
 
 def cause(name: str) -> Callable[[Cause], Cause]:
-    """Register a way to judge otherwise: of a judging → the other one, and in words what happened."""
+    """Register a cause: a function of a setup that returns the changed setup, and the change in words."""
 
     def register(function: Cause) -> Cause:
         CAUSES[name] = function
@@ -77,126 +80,143 @@ def cause(name: str) -> Callable[[Cause], Cause]:
 
 
 @cause("ties")
-def ties(ours: Judging) -> tuple[Judging, str]:
-    """Scores are compared in single precision, and of equal ones the last id comes first."""
-    run = ours.run
+def ties(setup: EvaluationSetup) -> tuple[EvaluationSetup, str]:
+    """Scores are compared in single precision, and equal ones are sorted by id descending."""
+    run = setup.run
     single = run.values.astype(np.float32)
-    order = np.lexsort((-alphabet(run.products)[run.items], -single, run.rows))
-    moved = np.unique(run.rows[order != np.arange(len(order))])
-    values = -run.ranks.astype(np.float64)
+    order = np.lexsort((-text_ranks(run.products)[run.product_index], -single, run.query_index))
+    changed = np.unique(run.query_index[order != np.arange(len(order))])
+    reordered = replace(run, product_index=run.product_index[order], values=-run.ranks.astype(np.float64))
     why = (
-        f"equal scores, in single precision, stand by id descending: another order for {len(moved):,} queries"
+        "equal scores, in single precision, are sorted by id descending: "
+        f"another order for {len(changed):,} queries"
     )
-    return replace(ours, run=replace(run, items=run.items[order], values=values)), why
+    return replace(setup, run=reordered), why
 
 
 @cause("missing")
-def missing(ours: Judging) -> tuple[Judging, str]:
+def missing(setup: EvaluationSetup) -> tuple[EvaluationSetup, str]:
     """The mean is over the queries that the run answers."""
-    absent = int((locate(ours.qrels.queries, ours.run.queries) < 0).sum())
-    why = f"judged queries that the run does not answer are left out of the mean: {absent:,}"
-    return replace(ours, answered_only=True), why
+    count = int((locate(setup.qrels.queries, setup.run.queries) < 0).sum())
+    why = f"judged queries that the run does not answer are left out of the mean: {count:,}"
+    return replace(setup, answered_only=True), why
 
 
 @cause("unjudged")
-def unjudged(ours: Judging) -> tuple[Judging, str]:
-    """A negative grade is no judgement."""
-    qrels = ours.qrels
-    kept = qrels.values >= 0
-    # A query that would be left without judgements keeps them: it stays in the mean, and scores 0 either way.
-    kept |= ~np.isin(qrels.rows, qrels.rows[kept])
-    why = f"products with a negative grade count as unjudged: {int((~kept).sum()):,}"
-    return replace(ours, qrels=_pairs(qrels, kept, qrels.values)), why
+def unjudged(setup: EvaluationSetup) -> tuple[EvaluationSetup, str]:
+    """Products with a negative grade count as unjudged."""
+    qrels = setup.qrels
+    mask = qrels.values >= 0
+    # A query keeps its judgements if all are negative: it stays in the mean, and scores 0 either way.
+    mask |= ~np.isin(qrels.query_index, qrels.query_index[mask])
+    why = f"products with a negative grade count as unjudged: {int((~mask).sum()):,}"
+    return replace(setup, qrels=_filter_pairs(qrels, mask, qrels.values)), why
 
 
 @cause("gains")
-def gains(ours: Judging) -> tuple[Judging, str]:
+def gains(setup: EvaluationSetup) -> tuple[EvaluationSetup, str]:
     """A grade is its own gain, and a whole number."""
-    whole = np.trunc(ours.qrels.values)
-    cut = int((whole != ours.qrels.values).sum())
-    instead = (
-        f", in place of {', '.join(f'{g} → {x:g}' for g, x in ours.gains.items())}" if ours.gains else ""
-    )
-    why = f"a grade is its own gain{instead}; fractions of grades are dropped: {cut:,}"
-    every = np.ones(len(whole), bool)
-    return replace(ours, gains=None, qrels=_pairs(ours.qrels, every, whole)), why
+    grades = setup.qrels.values
+    truncated = np.trunc(grades)
+    count = int((truncated != grades).sum())
+    ours = ""
+    if setup.gains:
+        ours = f" (ours: {', '.join(f'{grade} → {gain:g}' for grade, gain in setup.gains.items())})"
+    why = f"a grade is its own gain{ours}; fractions of grades are dropped: {count:,}"
+    all_pairs = np.ones(len(grades), bool)
+    return replace(setup, gains=None, qrels=_filter_pairs(setup.qrels, all_pairs, truncated)), why
 
 
 @cause("cut-offs")
-def cut_offs(ours: Judging) -> tuple[Judging, str]:
-    """Reciprocal rank looks down the whole list."""
-    metrics = {asked: "mrr" if name.startswith("mrr@") else name for asked, name in ours.metrics.items()}
-    return replace(ours, metrics=metrics), "the reciprocal rank has no cut-off"
+def cut_offs(setup: EvaluationSetup) -> tuple[EvaluationSetup, str]:
+    """The reciprocal rank is computed on the whole list."""
+    metrics = {
+        requested: "mrr" if computed.startswith("mrr@") else computed
+        for requested, computed in setup.metrics.items()
+    }
+    return replace(setup, metrics=metrics), "the reciprocal rank has no cut-off"
 
 
 @cause("identical")
-def identical(ours: Judging) -> tuple[Judging, str]:
-    """A product whose id is that of the query is not in the run."""
-    run = ours.run
-    kept = run.item_ids != run.query_ids[run.rows]
-    why = f"results with the id of their query are dropped: {int((~kept).sum()):,}"
-    return replace(ours, run=_pairs(run, kept, run.values)), why
+def identical(setup: EvaluationSetup) -> tuple[EvaluationSetup, str]:
+    """A product whose id is that of the query is removed from the run."""
+    run = setup.run
+    mask = run.product_ids != run.query_ids[run.query_index]
+    why = f"results with the id of their query are dropped: {int((~mask).sum()):,}"
+    return replace(setup, run=_filter_pairs(run, mask, run.values)), why
 
 
-# BEIR computes with trec_eval, but for the reciprocal rank, which has a cut-off there and is not looked at here.
+# BEIR computes with trec_eval, except for the reciprocal rank, which has a cut-off there and is not compared here.
 CONVENTIONS: dict[str, tuple[str, ...]] = {
     "trec_eval": ("ties", "missing", "unjudged", "gains", "cut-offs"),
     "BEIR": ("identical", "ties", "missing", "unjudged", "gains"),
 }
-KNOWN = {
+SUPPORTED_METRICS = {
     "trec_eval": ("ndcg", "recall", "hit", "precision", "mrr", "map", "r-precision", "bpref"),
     "BEIR": ("ndcg", "recall", "precision", "map"),
 }
 
 
-def known(judge: str, metric: str) -> bool:
-    """Whether a judge has a metric of ours."""
-    parse(metric)
-    return ":" not in metric and metric.partition("@")[0] in KNOWN[judge]
+def supports(judge: str, metric: str) -> bool:
+    """Whether another judge has a metric of ours."""
+    parse_metric(metric)
+    return ":" not in metric and metric.partition("@")[0] in SUPPORTED_METRICS[judge]
 
 
-def explain(ours: Judging) -> tuple[dict[str, dict[str, float]], dict[str, list[Difference]]]:
-    """The means by judge, ours first, and what makes the others differ.
+def explain(setup: EvaluationSetup) -> tuple[dict[str, dict[str, float]], dict[str, list[Difference]]]:
+    """The means by judge, ours first, and the causes of each judge's differences.
 
-    A metric that a judge does not have is not in its means.
+    The means of a judge hold only the metrics that it supports.
 
     Raises:
         JudgeError: as for `eval.metrics.score`.
     """
-    means, differences = {"vitrine": ours.means()}, {}
+    means, differences = {"vitrine": setup.means()}, {}
     for judge, causes in CONVENTIONS.items():
-        theirs = replace(ours, metrics={m: n for m, n in ours.metrics.items() if known(judge, m)})
-        if not theirs.metrics:
-            continue
-        base, whole, found = theirs.means(), theirs, []
-        for name in causes:
-            alone, why = CAUSES[name](theirs)
-            changes = {metric: mean - base[metric] for metric, mean in alone.means().items()}
-            found.append(Difference(name, why, changes))
-            whole, _ = CAUSES[name](whole)
-        means[judge], differences[judge] = whole.means(), found
+        metrics = {
+            requested: computed for requested, computed in setup.metrics.items() if supports(judge, requested)
+        }
+        if metrics:
+            base = replace(setup, metrics=metrics)
+            means[judge] = _apply_all(base, causes).means()
+            differences[judge] = _measure_each(base, causes)
     return means, differences
 
 
-def judging(
+def default_setup(
     run: Run,
     qrels: Qrels,
     metrics: Sequence[str],
     gains: Mapping[int, float] | None = None,
     relevant: float = 1.0,
-) -> Judging:
-    """Ours; arguments as for `eval.metrics.score`."""
-    return Judging(run, qrels, {metric: metric for metric in metrics}, gains, relevant)
+) -> EvaluationSetup:
+    """Our own conventions; arguments as for `eval.metrics.score`."""
+    return EvaluationSetup(run, qrels, {metric: metric for metric in metrics}, gains, relevant)
 
 
-def _pairs(pairs: Pairs, kept: np.ndarray, values: np.ndarray) -> Pairs:
-    """Those kept, in the order they have, with other values."""
-    counts = np.bincount(pairs.rows[kept], minlength=len(pairs.queries))
-    some = counts > 0
+def _apply_all(setup: EvaluationSetup, causes: Sequence[str]) -> EvaluationSetup:
+    for name in causes:
+        setup, _ = CAUSES[name](setup)
+    return setup
+
+
+def _measure_each(setup: EvaluationSetup, causes: Sequence[str]) -> list[Difference]:
+    base, differences = setup.means(), []
+    for name in causes:
+        changed, why = CAUSES[name](setup)
+        changes = {metric: mean - base[metric] for metric, mean in changed.means().items()}
+        differences.append(Difference(name, why, changes))
+    return differences
+
+
+def _filter_pairs(pairs: PairsType, mask: np.ndarray, values: np.ndarray) -> PairsType:
+    """The pairs of a (N,) bool mask, in the same order, with other (N,) values."""
+    counts = np.bincount(pairs.query_index[mask], minlength=len(pairs.queries))
+    has_pairs = counts > 0
     return replace(
         pairs,
-        queries=pairs.queries.filter(pa.array(some)),
-        offsets=np.concatenate([[0], np.cumsum(counts[some])]),
-        items=pairs.items[kept],
-        values=values[kept],
+        queries=pairs.queries.filter(pa.array(has_pairs)),
+        offsets=np.concatenate([[0], np.cumsum(counts[has_pairs])]),
+        product_index=pairs.product_index[mask],
+        values=values[mask],
     )

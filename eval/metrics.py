@@ -1,15 +1,15 @@
 """Ranking metrics: one registry, one function each, all queries at once.
 
 A metric's name is `name[@k][:variant]`, for instance "ndcg@10", "ndcg@10:exp" or "rbp:0.95"; without `@k` the whole
-list counts. What holds for all of them:
+list counts. A module in `plugins/` can add a metric with `@metric("name")`. For all metrics:
 
-- Averages run over the judged queries. One that the run does not answer scores 0 and is counted
-  (`Scores.unanswered`); queries that are not judged are left out.
-- A query without any relevant product scores 0 and stays in the average, as in trec_eval: it lowers every
-  system's mean alike and can decide no comparison.
-- A product is relevant from the grade `relevant` on. Unjudged products are irrelevant and gain nothing;
-  `judged@k` says how many there were.
-- The order is the run's: by score descending, ties by product id ascending.
+- Means are over the judged queries. A judged query that the run does not answer scores 0 (`Scores.unanswered` counts
+  them); unjudged queries are left out.
+- A query without relevant products scores 0 and stays in the mean, as in trec_eval: it lowers the mean of every system
+  by the same amount and decides no comparison.
+- A product is relevant from the grade `relevant` on. Unjudged products are irrelevant and have no gain; `judged@k` is
+  the share of judged products.
+- The order is that of the run: by score descending, ties by product id ascending.
 """
 
 import re
@@ -23,73 +23,79 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eval.arrays import alphabetical, equal_rows, locate, side_by_side
-from eval.rankings import JudgeError, Qrels, Run, read_table
+import plugins
+from eval.arrays import equal_count_blocks, locate, map_parallel, text_order
+from eval.errors import JudgeError
+from eval.ranking_files import read_table
+from eval.rankings import Qrels, Run
+
+REGISTERED_NAME = re.compile(r"[a-z][a-z0-9-]*(?::[a-z]+)?")
+METRIC_NAME = re.compile(r"([a-z][a-z0-9-]*)(?:@([1-9][0-9]*))?(?::(?:([a-z]+)|(0\.[0-9]*[1-9])))?")
 
 
 @dataclass(frozen=True, eq=False)
-class Matched:
-    """Where a run has what was judged: F judged products of Q queries, flat, by query.
+class JudgedResults:
+    """The judged products that a run returned: F products of Q queries, flat, grouped by query.
 
     Attributes:
-        row: (F,) int64, the query of each.
-        rank: (F,) float64, its place in the run, from 1.
+        query_index: (F,) int64, the query of each product.
+        rank: (F,) float64, its position in the run, from 1.
         gain: (F,) float64.
-        relevant: (F,) bool.
-        returned: (Q,) int64, how many products the run has.
-        ideal_row, ideal_rank, ideal_gain: (J,) of all that was judged, found or not, best gain first.
-        all_relevant, all_judged: (Q,) int64, relevant and judged products of each query, found or not.
-        highest: The highest gain that a product may have.
+        is_relevant: (F,) bool.
+        result_counts: (Q,) int64, the number of products that the run returned, judged or not.
+        ideal_query_index, ideal_rank, ideal_gain: (J,) of all judged products, returned or not, best gain first.
+        relevant_counts, judged_counts: (Q,) int64, all relevant and all judged products of each query.
+        highest_gain: The highest gain that a product can have.
     """
 
-    row: np.ndarray
+    query_index: np.ndarray
     rank: np.ndarray
     gain: np.ndarray
-    relevant: np.ndarray
-    returned: np.ndarray
-    ideal_row: np.ndarray
+    is_relevant: np.ndarray
+    result_counts: np.ndarray
+    ideal_query_index: np.ndarray
     ideal_rank: np.ndarray
     ideal_gain: np.ndarray
-    all_relevant: np.ndarray
-    all_judged: np.ndarray
-    highest: float
+    relevant_counts: np.ndarray
+    judged_counts: np.ndarray
+    highest_gain: float
 
-    def total(self, values: np.ndarray) -> np.ndarray:
+    def sum_by_query(self, values: np.ndarray) -> np.ndarray:
         """Sum of (F,) values over each query: (Q,) float64."""
-        return _total(self.row, values, len(self.returned))
+        return _sum_by_query(self.query_index, values, len(self.result_counts))
 
-    def top(self, k: int | None) -> Self:
-        """The first `k` places of each query, and of each ideal list; all of them for None."""
+    def cut(self, k: int | None) -> Self:
+        """The first `k` positions of each query, and of each ideal list; all for None."""
         if k is None:
             return self
-        top = replace(self, returned=self.returned.clip(max=k))
+        top = replace(self, result_counts=self.result_counts.clip(max=k))
         if (self.rank > k).any():
             top = top._take(np.flatnonzero(self.rank <= k))
         if (self.ideal_rank > k).any():
             best = np.flatnonzero(self.ideal_rank <= k)
             top = replace(
                 top,
-                ideal_row=self.ideal_row[best],
+                ideal_query_index=self.ideal_query_index[best],
                 ideal_rank=self.ideal_rank[best],
                 ideal_gain=self.ideal_gain[best],
             )
         return top
 
-    def in_order(self) -> Self:
+    def sort_by_rank(self) -> Self:
         """The same, by query and rank."""
-        return self._take(np.lexsort((self.rank, self.row)))
+        return self._take(np.lexsort((self.rank, self.query_index)))
 
-    def _take(self, index: np.ndarray) -> Self:
+    def _take(self, indices: np.ndarray) -> Self:
         return replace(
             self,
-            row=self.row[index],
-            rank=self.rank[index],
-            gain=self.gain[index],
-            relevant=self.relevant[index],
+            query_index=self.query_index[indices],
+            rank=self.rank[indices],
+            gain=self.gain[indices],
+            is_relevant=self.is_relevant[indices],
         )
 
 
-Function = Callable[..., np.ndarray]
+MetricFunction = Callable[..., np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -97,169 +103,198 @@ class Metric:
     """How to compute a metric.
 
     Attributes:
-        function: Of (results cut at k, k, and the number where one is named) → (Q,) float64.
-        cut: Whether `@k` means something.
-        number: Whether a variant may be a number strictly between 0 and 1.
+        function: (results cut at k, k, and the number if the name has one) → (Q,) float64.
+        has_cutoff: Whether the name can have a cut-off, `@k`.
+        has_number: Whether the variant can be a number strictly between 0 and 1.
     """
 
-    function: Function
-    cut: bool
-    number: bool
+    function: MetricFunction
+    has_cutoff: bool
+    has_number: bool
 
 
 METRICS: dict[str, Metric] = {}
 
 
-def metric(name: str, *, cut: bool = True, number: bool = False) -> Callable[[Function], Function]:
-    """Register a function under `name` or `name:variant`; see `Metric`."""
+def metric(
+    name: str, *, cutoff: bool = True, number: bool = False
+) -> Callable[[MetricFunction], MetricFunction]:
+    """Register a function under `name` or `name:variant`; see `Metric`.
 
-    def register(function: Function) -> Function:
-        METRICS[name] = Metric(function, cut, number)
+    Raises:
+        JudgeError: a name that `parse_metric` could not read.
+    """
+    if not REGISTERED_NAME.fullmatch(name):
+        raise JudgeError(
+            f"'{name}' cannot be the name of a metric; it must begin with a small letter and consist of small letters, "
+            "digits and hyphens, with a variant of small letters as in 'ndcg:exp'"
+        )
+
+    def register(function: MetricFunction) -> MetricFunction:
+        METRICS[name] = Metric(function, cutoff, number)
         return function
 
     return register
 
 
+def known_metrics() -> dict[str, Metric]:
+    """All metrics by name, with those of `plugins/`."""
+    plugins.load()
+    return METRICS
+
+
 @metric("ndcg")
-def ndcg(top: Matched, k: int | None) -> np.ndarray:
+def ndcg(results: JudgedResults, k: int | None) -> np.ndarray:
     """Normalised discounted cumulative gain: Σ gain / log2(rank + 1), over that of the best possible list.
 
     The best list holds every judged product, retrieved or not. In [0, 1]; 0 where no product has a gain.
     Järvelin & Kekäläinen, "Cumulated gain-based evaluation of IR techniques", TOIS 20(4), 2002, with the
     discount of trec_eval.
     """
-    return _normalised(top, top.gain, top.ideal_gain)
+    return _normalise_dcg(results, results.gain, results.ideal_gain)
 
 
 @metric("ndcg:exp")
-def ndcg_exponential(top: Matched, k: int | None) -> np.ndarray:
+def ndcg_exponential(results: JudgedResults, k: int | None) -> np.ndarray:
     """As `ndcg`, with 2^gain − 1 for gain.
 
     Burges et al., "Learning to rank using gradient descent", ICML 2005.
     """
-    return _normalised(top, np.exp2(top.gain) - 1, np.exp2(top.ideal_gain) - 1)
+    return _normalise_dcg(results, np.exp2(results.gain) - 1, np.exp2(results.ideal_gain) - 1)
 
 
 @metric("recall")
-def recall(top: Matched, k: int | None) -> np.ndarray:
-    """Share of *all* relevant products that are among the first k: below 1 where more than k are relevant."""
-    return _ratio(top.total(top.relevant), top.all_relevant)
+def recall(results: JudgedResults, k: int | None) -> np.ndarray:
+    """Share of *all* relevant products that are among the first k; below 1 where more than k are relevant."""
+    return _divide(results.sum_by_query(results.is_relevant), results.relevant_counts)
 
 
 @metric("hit")
-def hit(top: Matched, k: int | None) -> np.ndarray:
+def hit(results: JudgedResults, k: int | None) -> np.ndarray:
     """1 where any relevant product is among the first k, else 0; trec_eval's `success`."""
-    return (top.total(top.relevant) > 0).astype(np.float64)
+    return (results.sum_by_query(results.is_relevant) > 0).astype(np.float64)
 
 
 @metric("precision")
-def precision(top: Matched, k: int | None) -> np.ndarray:
-    """Share of the first k places that hold a relevant product; a shorter list has empty places.
+def precision(results: JudgedResults, k: int | None) -> np.ndarray:
+    """Share of relevant products among the first k positions; positions after the end of a short list count, too.
 
-    Without k, share of the results returned.
+    Without k, share of relevant products among all results.
     """
-    return _ratio(top.total(top.relevant), top.returned if k is None else np.full(len(top.returned), k))
+    positions = results.result_counts if k is None else np.full(len(results.result_counts), k)
+    return _divide(results.sum_by_query(results.is_relevant), positions)
 
 
 @metric("mrr")
-def mrr(top: Matched, k: int | None) -> np.ndarray:
+def mrr(results: JudgedResults, k: int | None) -> np.ndarray:
     """Reciprocal rank of the first relevant product; 0 where none is among the first k."""
-    best = np.zeros(len(top.returned))
-    np.maximum.at(best, top.row, top.relevant / top.rank)
+    best = np.zeros(len(results.result_counts))
+    np.maximum.at(best, results.query_index, results.is_relevant / results.rank)
     return best
 
 
 @metric("map")
-def average_precision(top: Matched, k: int | None) -> np.ndarray:
-    """Precision at the place of each relevant product among the first k, summed, over the number of *all*.
+def average_precision(results: JudgedResults, k: int | None) -> np.ndarray:
+    """Sum of the precision at the rank of each relevant product in the first k, divided by the number of *all* of them.
 
     As trec_eval's `map` and `map_cut`; some libraries divide by min(k, all relevant) instead.
     """
-    top = top.in_order()
-    return _ratio(top.total(top.relevant * _so_far(top, top.relevant) / top.rank), top.all_relevant)
+    results = results.sort_by_rank()
+    precisions = results.is_relevant * _cumulative_count(results, results.is_relevant) / results.rank
+    return _divide(results.sum_by_query(precisions), results.relevant_counts)
 
 
-@metric("r-precision", cut=False)
-def r_precision(top: Matched, k: None) -> np.ndarray:
+@metric("r-precision", cutoff=False)
+def r_precision(results: JudgedResults, k: None) -> np.ndarray:
     """Precision at R, the number of relevant products of the query."""
-    return _ratio(top.total(top.relevant & (top.rank <= top.all_relevant[top.row])), top.all_relevant)
+    is_within = results.rank <= results.relevant_counts[results.query_index]
+    return _divide(results.sum_by_query(results.is_relevant & is_within), results.relevant_counts)
 
 
-@metric("bpref", cut=False)
-def bpref(top: Matched, k: None) -> np.ndarray:
-    """How rarely products judged irrelevant stand before relevant ones; unjudged products do not matter.
+@metric("bpref", cutoff=False)
+def bpref(results: JudgedResults, k: None) -> np.ndarray:
+    """How rarely products that were judged irrelevant rank above relevant ones; unjudged products do not matter.
 
-    Σ over relevant products found of 1 − min(irrelevant before it, R) / min(all irrelevant, R), over R, all relevant.
+    Σ (1 − min(irrelevant above it, R) / min(all irrelevant, R)) / R over the relevant products in the run, where R is
+    the number of all relevant products.
     Buckley & Voorhees, "Retrieval evaluation with incomplete information", SIGIR 2004, as corrected in trec_eval.
     """
-    top = top.in_order()
-    before = np.minimum(_so_far(top, ~top.relevant), top.all_relevant[top.row])
-    most = np.minimum(top.all_judged - top.all_relevant, top.all_relevant)[top.row]
-    return _ratio(top.total(top.relevant * (1 - _ratio(before, most))), top.all_relevant)
+    results = results.sort_by_rank()
+    relevant_counts = results.relevant_counts
+    irrelevant_above = np.minimum(
+        _cumulative_count(results, ~results.is_relevant), relevant_counts[results.query_index]
+    )
+    highest = np.minimum(results.judged_counts - relevant_counts, relevant_counts)[results.query_index]
+    preferences = results.is_relevant * (1 - _divide(irrelevant_above, highest))
+    return _divide(results.sum_by_query(preferences), relevant_counts)
 
 
 @metric("err")
-def expected_reciprocal_rank(top: Matched, k: int | None) -> np.ndarray:
-    """Expected reciprocal rank of the product at which a shopper who goes down the list stops.
+def expected_reciprocal_rank(results: JudgedResults, k: int | None) -> np.ndarray:
+    """Expected reciprocal rank of the product at which a shopper stops reading the list.
 
-    A product satisfies with the chance (2^gain − 1) / 2^highest. The highest gain is the highest of `gains` or, where
-    grades are their own gains, the highest grade given. Chapelle et al., "Expected reciprocal rank for graded
-    relevance", CIKM 2009.
+    The shopper stops at a product with probability (2^gain − 1) / 2^highest. The highest gain is the highest of `gains`
+    or, where grades are their own gains, the highest grade of all judgements. Chapelle et al., "Expected reciprocal
+    rank for graded relevance", CIKM 2009.
     """
-    top = top.in_order()
-    stops = (np.exp2(top.gain) - 1) / 2**top.highest
-    return top.total(_product_before(top.row, 1 - stops) * stops / top.rank)
+    results = results.sort_by_rank()
+    stops = (np.exp2(results.gain) - 1) / 2**results.highest_gain
+    return results.sum_by_query(_preceding_product(results.query_index, 1 - stops) * stops / results.rank)
 
 
 @metric("rbp", number=True)
-def rank_biased_precision(top: Matched, k: int | None, persistence: float = 0.8) -> np.ndarray:
-    """(1 − p) Σ p^(rank − 1) over relevant products: p is the chance that a shopper goes on to the next one.
+def rank_biased_precision(results: JudgedResults, k: int | None, persistence: float = 0.8) -> np.ndarray:
+    """(1 − p) Σ p^(rank − 1) over relevant products; a shopper goes on to the next product with probability p.
 
     "rbp:0.95" has p = 0.95. Moffat & Zobel, "Rank-biased precision for measurement of retrieval effectiveness",
     TOIS 27(1), 2008.
     """
-    return (1 - persistence) * top.total(top.relevant * persistence ** (top.rank - 1))
+    return (1 - persistence) * results.sum_by_query(results.is_relevant * persistence ** (results.rank - 1))
 
 
 @metric("judged")
-def judged(top: Matched, k: int | None) -> np.ndarray:
-    """Share of the results returned, among the first k, that somebody judged; 0 where none was returned."""
-    return _ratio(top.total(np.ones(len(top.row))), top.returned)
+def judged(results: JudgedResults, k: int | None) -> np.ndarray:
+    """Share of the first k results that were judged; 0 where the run returned none."""
+    return _divide(results.sum_by_query(np.ones(len(results.query_index))), results.result_counts)
 
 
-def _normalised(top: Matched, gain: np.ndarray, ideal_gain: np.ndarray) -> np.ndarray:
-    best = _total(top.ideal_row, ideal_gain / np.log2(top.ideal_rank + 1), len(top.returned))
-    return _ratio(top.total(gain / np.log2(top.rank + 1)), best)
+def _normalise_dcg(results: JudgedResults, gain: np.ndarray, ideal_gain: np.ndarray) -> np.ndarray:
+    ideal_discounted = ideal_gain / np.log2(results.ideal_rank + 1)
+    ideal = _sum_by_query(results.ideal_query_index, ideal_discounted, len(results.result_counts))
+    return _divide(results.sum_by_query(gain / np.log2(results.rank + 1)), ideal)
 
 
-def _so_far(top: Matched, counted: np.ndarray) -> np.ndarray:
-    """(F,) how many of (F,) bool there are down to each place of its query, its own included."""
-    before = np.concatenate([[0], np.cumsum(counted)])
-    return before[1:] - before[np.searchsorted(top.row, top.row)]
+def _cumulative_count(results: JudgedResults, mask: np.ndarray) -> np.ndarray:
+    """(F,) number of True values of a (F,) bool mask in the query so far, this position included."""
+    before = np.concatenate([[0], np.cumsum(mask)])
+    return before[1:] - before[np.searchsorted(results.query_index, results.query_index)]
 
 
-def _product_before(row: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """(F,) product of the factors of a query that stand before each; by doubling, so that no other query has a part."""
-    found = np.ones(len(row))
-    found[1:][row[1:] == row[:-1]] = factors[:-1][row[1:] == row[:-1]]
+def _preceding_product(query_index: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """(F,) product of all earlier factors of the same query; by doubling, so that queries do not mix."""
+    product = np.ones(len(query_index))
+    is_same = query_index[1:] == query_index[:-1]
+    product[1:][is_same] = factors[:-1][is_same]
     step = 1
-    while step < len(row) and (same := row[step:] == row[:-step]).any():
-        found[step:] *= np.where(same, found[:-step], 1.0)
+    while step < len(query_index) and (is_same := query_index[step:] == query_index[:-step]).any():
+        product[step:] *= np.where(is_same, product[:-step], 1.0)
         step *= 2
-    return found
+    return product
 
 
-def _total(row: np.ndarray, values: np.ndarray, queries: int) -> np.ndarray:
-    return np.bincount(row, values, queries).astype(np.float64, copy=False)  # of nothing, it makes integers
+def _sum_by_query(query_index: np.ndarray, values: np.ndarray, queries: int) -> np.ndarray:
+    sums = np.bincount(query_index, values, queries)
+    return sums.astype(np.float64, copy=False)  # without values, bincount returns integers
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0)
+def _divide(part: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """part / total; 0 where the total is 0."""
+    return np.divide(part, total, out=np.zeros(part.shape), where=total > 0)
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What each of Q judged queries scored, on each metric.
+    """The value of every metric for each of Q judged queries.
 
     Attributes:
         query_ids: (Q,) str, ascending, unique.
@@ -273,7 +308,7 @@ class Scores:
 
     @property
     def unanswered(self) -> int:
-        """Judged queries that the run does not answer; they scored 0."""
+        """The number of judged queries that the run does not answer; they score 0."""
         return int(np.count_nonzero(~self.answered))
 
     def means(self) -> dict[str, float]:
@@ -281,27 +316,30 @@ class Scores:
         return {name: float(np.mean(values)) for name, values in self.values.items()}
 
     def restrict(self, queries: Sequence[str] | np.ndarray) -> Self:
-        """Only the queries of a (Q,) bool mask, or with the ids given; the order stays ascending.
+        """Only some queries; the order stays ascending.
+
+        Args:
+            queries: A (Q,) bool mask, or query ids.
 
         Raises:
-            JudgeError: a mask of another length, an unknown id, or nothing left.
+            JudgeError: a mask of another length, an unknown id, or no query left.
         """
-        which = np.asarray(queries)
-        if which.dtype != bool:
-            which = np.unique(which.astype(str))
-            if len(unknown := np.setdiff1d(which, self.query_ids)):
-                raise JudgeError(
-                    f"query '{unknown[0]}' is not among the {len(self.query_ids)} that were scored"
-                )
-            which = np.isin(self.query_ids, which)
-        if which.shape != self.query_ids.shape:
+        mask = np.asarray(queries)
+        if mask.dtype != bool:
+            mask = self._mask_of(mask.astype(str))
+        if mask.shape != self.query_ids.shape:
             raise JudgeError(
-                f"a mask of shape {which.shape} for {len(self.query_ids)} queries; give one bool each"
+                f"a mask of shape {mask.shape} for {len(self.query_ids)} queries; give one bool per query"
             )
-        if not which.any():
-            raise JudgeError("no query is left to average over; widen the selection")
-        values = {name: column[which] for name, column in self.values.items()}
-        return type(self)(self.query_ids[which], self.answered[which], values)
+        if not mask.any():
+            raise JudgeError("no query is left to average over; select at least one query")
+        values = {name: column[mask] for name, column in self.values.items()}
+        return type(self)(self.query_ids[mask], self.answered[mask], values)
+
+    def _mask_of(self, query_ids: np.ndarray) -> np.ndarray:
+        if len(unknown := np.setdiff1d(query_ids, self.query_ids)):
+            raise JudgeError(f"query '{unknown[0]}' is not among the {len(self.query_ids)} scored queries")
+        return np.isin(self.query_ids, query_ids)
 
     def to_parquet(self, path: Path) -> None:
         """Write one row per query: query_id, answered, and one column per metric."""
@@ -313,7 +351,7 @@ class Scores:
         """Read what `to_parquet` wrote.
 
         Raises:
-            JudgeError: where the file cannot be read or has no such columns.
+            JudgeError: an unreadable file, or a missing column.
         """
         table = read_table(path)
         columns = {name: table[name].to_numpy() for name in table.column_names}
@@ -323,29 +361,31 @@ class Scores:
             raise JudgeError(f"{path}: column {error} is missing; write it with Scores.to_parquet") from error
 
 
-def parse(name: str) -> tuple[Function, int | None]:
-    """A metric's name as its function and cut-off.
+def parse_metric(name: str) -> tuple[MetricFunction, int | None]:
+    """The function and the cut-off of a metric.
 
     Raises:
-        JudgeError: for a name that is not `name[@k][:variant]` with a known name and k ≥ 1.
+        JudgeError: a name that is not `name[@k][:variant]` with a known name and k ≥ 1.
     """
-    parts = re.fullmatch(r"([a-z-]+)(?:@([1-9][0-9]*))?(?::(?:([a-z]+)|(0\.[0-9]*[1-9])))?", name)
-    base, cut, variant, number = parts.groups() if parts else ("", None, None, None)
-    found = METRICS.get(f"{base}:{variant}" if variant else base)
-    if found is None or (cut and not found.cut) or (number and not found.number):
+    parts = METRIC_NAME.fullmatch(name)
+    base, cutoff, variant, number = parts.groups() if parts else ("", None, None, None)
+    metrics = known_metrics()
+    entry = metrics.get(f"{base}:{variant}" if variant else base)
+    if entry is None or (cutoff and not entry.has_cutoff) or (number and not entry.has_number):
+        without_cutoff = [name for name, metric in metrics.items() if not metric.has_cutoff]
         raise JudgeError(
-            f"'{name}' is not a metric; known are {', '.join(METRICS)}, "
-            "with a cut-off of 1 or more as in 'ndcg@10' or 'ndcg@10:exp', but for "
-            f"{' and '.join(one for one, metric in METRICS.items() if not metric.cut)}"
+            f"'{name}' is not a metric; known are {', '.join(metrics)}, "
+            "with a cut-off of 1 or more as in 'ndcg@10' or 'ndcg@10:exp'; without cut-off: "
+            f"{' and '.join(without_cutoff)}"
         )
-    function = partial(found.function, persistence=float(number)) if number else found.function
-    return function, int(cut) if cut else None
+    function = partial(entry.function, persistence=float(number)) if number else entry.function
+    return function, int(cutoff) if cutoff else None
 
 
 def is_metric(name: str) -> bool:
-    """Whether `parse` takes it."""
+    """Whether this is the name of a metric."""
     try:
-        parse(name)
+        parse_metric(name)
     except JudgeError:
         return False
     return True
@@ -362,110 +402,115 @@ def score(
     """Score every judged query on every metric.
 
     Args:
-        run: What a system returned; also as several runs, some queries after the others, as of `Run.batches`.
-        qrels: What people judged.
-        metrics: Names, such as "ndcg@10"; see `METRICS`.
-        gains: Grade → gain ≥ 0, for NDCG and ERR. By default a grade is its own gain, a negative one 0.
-        relevant: The grade from which a product is relevant to all other metrics.
+        run: The results of a system; also several runs of some queries each, as of `Run.batches`.
+        qrels: The judgements.
+        metrics: Names, such as "ndcg@10"; see `known_metrics`.
+        gains: Grade → gain ≥ 0, for NDCG and ERR. By default a grade is its own gain, a negative grade has gain 0.
+        relevant: The grade from which a product is relevant, for all other metrics.
 
     Raises:
-        JudgeError: an unknown metric, a grade that `gains` does not know, or a query that is in several runs.
+        JudgeError: an unknown metric, a grade without a gain in `gains`, or a query that is in several runs.
 
     Example:
         >>> run = Run.from_dict({"red shoe": {"a": 2.0, "b": 1.0}})
         >>> score(run, Qrels.from_dict({"red shoe": {"b": 3}}), ["mrr@10"]).means()
         {'mrr@10': 0.5}
     """
-    parsed = {name: parse(name) for name in metrics}
+    functions = [parse_metric(name) for name in metrics]
     answered = np.zeros(len(qrels.queries), bool)
     values = {name: np.zeros(len(answered)) for name in metrics}
-    highest = max(gains.values()) if gains else max(0.0, qrels.values.max())
-    matched = partial(_match, gains=gains, relevant=relevant, highest=highest)
-    for one in [run] if isinstance(run, Run) else run:
-        at = locate(qrels.queries, one.queries)
-        own = np.flatnonzero(at >= 0)
-        if (again := answered[own]).any():
-            raise JudgeError(
-                f"query '{qrels.queries[own[again.argmax()]]}' comes again after others; sort the run by query"
-            )
-        answered[own] = True
-        if len(own):
-            columns = _columns(one, qrels.only(own), at[own], list(parsed.values()), matched)
-            for name, column in zip(values, columns, strict=True):
-                values[name][own] = column
-    order = alphabetical(qrels.queries)
-    return Scores(
-        qrels.query_ids[order], answered[order], {name: column[order] for name, column in values.items()}
-    )
+    highest_gain = max(gains.values()) if gains else max(0.0, qrels.values.max())
+    grading = _Grading(gains, relevant, highest_gain)
+    for part in [run] if isinstance(run, Run) else run:
+        rows = locate(qrels.queries, part.queries)
+        in_part = np.flatnonzero(rows >= 0)
+        _check_first_time(answered[in_part], qrels.queries, in_part)
+        answered[in_part] = True
+        if len(in_part):
+            columns = _score_queries(part, qrels.select(in_part), rows[in_part], functions, grading)
+            for name, column in zip(metrics, columns, strict=True):
+                values[name][in_part] = column
+    order = text_order(qrels.queries)
+    sorted_values = {name: column[order] for name, column in values.items()}
+    return Scores(qrels.query_ids[order], answered[order], sorted_values)
 
 
-def _columns(
+@dataclass(frozen=True)
+class _Grading:
+    """`gains` and `relevant` as for `score`; `highest_gain` as in `JudgedResults`."""
+
+    gains: Mapping[int, float] | None
+    relevant: float
+    highest_gain: float
+
+
+def _check_first_time(answered: np.ndarray, queries: pa.Array, rows: np.ndarray) -> None:
+    if answered.any():
+        query = queries[rows[answered.argmax()]]
+        raise JudgeError(f"query '{query}' is in two parts of the run; sort the run by query")
+
+
+def _score_queries(
     run: Run,
     qrels: Qrels,
-    at: np.ndarray,
-    metrics: Sequence[tuple[Function, int | None]],
-    match: Callable[[Run, Qrels, np.ndarray, np.ndarray], Matched],
+    rows: np.ndarray,
+    metrics: Sequence[tuple[MetricFunction, int | None]],
+    grading: _Grading,
 ) -> Iterator[np.ndarray]:
-    """Of each metric (Q,) float64, for Q judged queries, of which `at` is the index in `run.queries`."""
-    product, cuts = locate(qrels.products, run.products), {k for _, k in metrics}
+    """(Q,) float64 of each metric, for Q judged queries with indices `rows` in `run.queries`."""
+    products, cutoffs = locate(qrels.products, run.products), {k for _, k in metrics}
 
-    def scored(part: tuple[slice, Qrels]) -> list[np.ndarray]:
-        some, judged = part
-        matched = match(run, judged, at[some], product)
-        tops = {k: matched.top(k) for k in cuts}
-        return [function(tops[k], k) for function, k in metrics]
+    def score_part(part: tuple[slice, Qrels]) -> list[np.ndarray]:
+        positions, part_qrels = part
+        results = _match_judgements(run, part_qrels, rows[positions], products, grading)
+        results_by_cutoff = {k: results.cut(k) for k in cutoffs}
+        return [function(results_by_cutoff[k], k) for function, k in metrics]
 
-    return map(np.concatenate, zip(*side_by_side(scored, qrels.split()), strict=True))
+    return map(np.concatenate, zip(*map_parallel(score_part, qrels.split()), strict=True))
 
 
-def _match(
-    run: Run,
-    qrels: Qrels,
-    at: np.ndarray,
-    product: np.ndarray,
-    gains: Mapping[int, float] | None,
-    relevant: float,
-    highest: float,
-) -> Matched:
-    """Find what was judged in a run.
+def _match_judgements(
+    run: Run, qrels: Qrels, rows: np.ndarray, products: np.ndarray, grading: _Grading
+) -> JudgedResults:
+    """Look up the judged products in a run.
 
     Args:
-        run: What a system returned.
-        qrels: What people judged.
-        at: (Q,) int64, the index of each judged query in `run.queries`.
-        product: (V,) int64, the index of each judged product in `run.products`, −1 where it is not there.
-        gains, relevant: As for `score`.
-        highest: As in `Matched`.
+        run: The results of a system.
+        qrels: The judgements.
+        rows: (Q,) int64, the index of each judged query in `run.queries`.
+        products: (V,) int64, the index of each judged product in `run.products`, −1 where it is missing.
+        grading: How grades become gains and relevance.
     """
-    gain, is_relevant, rows = _gain(qrels.values, gains), qrels.values >= relevant, qrels.rows
-    rank = run.find(at[rows], product[qrels.items])
-    found = np.flatnonzero(rank)
+    gain, is_relevant = _to_gains(qrels.values, grading.gains), qrels.values >= grading.relevant
+    query_index = qrels.query_index
+    rank = run.index.find_ranks(rows[query_index], products[qrels.product_index])
+    returned = np.flatnonzero(rank)
     ideal_gain = np.empty_like(gain)
-    for count, cells in equal_rows(qrels.offsets):
+    for count, cells in equal_count_blocks(qrels.offsets):
         ideal_gain[cells] = np.sort(gain[cells].reshape(-1, count), axis=1)[:, ::-1].ravel()
-    return Matched(
-        row=rows[found],
-        rank=rank[found].astype(np.float64),
-        gain=gain[found],
-        relevant=is_relevant[found],
-        returned=run.counts[at],
-        ideal_row=rows,
+    return JudgedResults(
+        query_index=query_index[returned],
+        rank=rank[returned].astype(np.float64),
+        gain=gain[returned],
+        is_relevant=is_relevant[returned],
+        result_counts=run.counts[rows],
+        ideal_query_index=query_index,
         ideal_rank=qrels.ranks,
         ideal_gain=ideal_gain,
-        all_relevant=np.add.reduceat(is_relevant, qrels.offsets[:-1], dtype=np.int64),
-        all_judged=qrels.counts,
-        highest=highest,
+        relevant_counts=np.add.reduceat(is_relevant, qrels.offsets[:-1], dtype=np.int64),
+        judged_counts=qrels.counts,
+        highest_gain=grading.highest_gain,
     )
 
 
-def _gain(grades: np.ndarray, gains: Mapping[int, float] | None) -> np.ndarray:
+def _to_gains(grades: np.ndarray, gains: Mapping[int, float] | None) -> np.ndarray:
     if gains is None:
         return np.maximum(grades, 0.0)
-    if bad := [f"{grade}: {gain}" for grade, gain in gains.items() if not 0 <= gain < np.inf]:
-        raise JudgeError(f"gains: {bad[0]}; a gain is a finite number ≥ 0")
-    levels, place = np.unique(grades, return_inverse=True)
+    if invalid := [f"{grade}: {gain}" for grade, gain in gains.items() if not 0 <= gain < np.inf]:
+        raise JudgeError(f"gains: {invalid[0]}; a gain is a finite number ≥ 0")
+    levels, level_index = np.unique(grades, return_inverse=True)
     if unknown := [level for level in levels.tolist() if level not in gains]:
         raise JudgeError(
             f"grade {unknown[0]:g} has no gain; gains are given for {', '.join(map(str, gains))}"
         )
-    return np.array([gains[level] for level in levels.tolist()], dtype=np.float64)[place]
+    return np.array([gains[level] for level in levels.tolist()], dtype=np.float64)[level_index]

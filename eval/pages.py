@@ -1,4 +1,4 @@
-"""What all HTML pages share: their templates, and how numbers, tables and pictures stand in them."""
+"""Shared by all HTML pages: templates, and the format of numbers, tables and pictures."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-# First bytes → type. WebP's marker stands behind the length of its RIFF container.
+# Position, marker and type of picture formats. The marker of WebP follows the length of its RIFF container.
 MAGIC = (
     (0, b"\xff\xd8\xff", "image/jpeg"),
     (0, b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -25,8 +25,8 @@ class Cell:
     """A cell of a table.
 
     Attributes:
-        value: As the CSV has it, in full precision.
-        text: As the page shows it.
+        value: For the CSV, in full precision.
+        text: For the page.
         tone: A class of page.css: "good", "bad", "soft" or "best".
     """
 
@@ -47,12 +47,12 @@ class Cell:
     @classmethod
     def of_number(cls, value: float, tone: str = "") -> Self:
         """A number with three decimals; a dash for NaN."""
-        return cls("", "–", tone) if np.isnan(value) else cls(value, _number(value), tone)
+        return cls("", "–", tone) if np.isnan(value) else cls(value, _format_number(value), tone)
 
     @classmethod
     def of_difference(cls, value: float, tone: str = "") -> Self:
         """A number with its sign; a dash for NaN."""
-        return cls("", "–", tone) if np.isnan(value) else cls(value, _signed(value), tone)
+        return cls("", "–", tone) if np.isnan(value) else cls(value, _format_difference(value), tone)
 
     @classmethod
     def of_share(cls, value: float, tone: str = "soft") -> Self:
@@ -62,13 +62,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a page, which can be copied as CSV.
+    """A table of a page, with a copy as CSV.
 
     Attributes:
-        name: What it shows.
-        heads: Of its columns; the first names the rows.
-        rows: A cell for each column.
-        note: What a reader must know of it.
+        name: Its title.
+        heads: The column titles; the first column names the rows.
+        rows: One cell per column.
+        note: An explanation for the reader.
         subject: Name of the row to emphasise.
     """
 
@@ -80,15 +80,15 @@ class Table:
 
     @property
     def csv(self) -> str:
-        """The table as CSV. A text that a spreadsheet would run as a formula gets an apostrophe in front."""
+        """The table as CSV. Text that a spreadsheet would run as a formula gets a leading apostrophe."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow([_harmless(head) for head in self.heads])
-        writer.writerows([[_harmless(cell.value) for cell in row] for row in self.rows])
+        writer.writerow([_escape_formula(head) for head in self.heads])
+        writer.writerows([[_escape_formula(cell.value) for cell in row] for row in self.rows])
         return stream.getvalue()
 
 
-def _harmless(value: str | float) -> str | float:
+def _escape_formula(value: str | float) -> str | float:
     return (
         f"'{value}"
         if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
@@ -96,11 +96,11 @@ def _harmless(value: str | float) -> str | float:
     )
 
 
-def pages(*folders: Path) -> Environment:
-    """Templates of HTML pages, which extend this folder's base.html.jinja.
+def template_environment(*folders: Path) -> Environment:
+    """The environment for templates of HTML pages, which extend base.html.jinja of this folder.
 
     Args:
-        folders: Where templates are, besides this one.
+        folders: Other folders with templates.
     """
     environment = Environment(
         loader=FileSystemLoader([*folders, Path(__file__).parent]),
@@ -110,30 +110,35 @@ def pages(*folders: Path) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        number=_number, signed=_signed, interval=_interval, p_value=_p_value, data_uri=data_uri
+        number=_format_number,
+        signed=_format_difference,
+        interval=_format_interval,
+        p_value=format_p_value,
+        data_uri=data_uri,
     )
     return environment
 
 
 def data_uri(picture: bytes | None) -> str | None:
-    """A JPEG, PNG, GIF or WebP, told by its first bytes, as a data URI; None for anything else."""
+    """A JPEG, PNG, GIF or WebP as a data URI; None for anything else. The first bytes tell the format."""
     for start, magic, kind in MAGIC:
         if picture and picture[start : start + len(magic)] == magic:
             return f"data:{kind};base64,{b64encode(picture).decode()}"
     return None
 
 
-def _number(value: float) -> str:
+def _format_number(value: float) -> str:
     return f"{value:.3f}"
 
 
-def _interval(ends: tuple[float, float]) -> str:
+def _format_interval(ends: tuple[float, float]) -> str:
     return "–" if np.isnan(ends).any() else f"{ends[0]:.3f} to {ends[1]:.3f}"
 
 
-def _signed(value: float) -> str:
+def _format_difference(value: float) -> str:
     return f"{value:+.3f}".replace("-", "−")
 
 
-def _p_value(value: float) -> str:
+def format_p_value(value: float) -> str:
+    """A p-value with three decimals."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"

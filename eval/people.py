@@ -1,4 +1,4 @@
-"""What people said: ratings by model, and whether the offline metric ranks queries as they do."""
+"""Survey ratings: means by model, and their agreement with the offline metric."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -6,21 +6,21 @@ from statistics import NormalDist
 
 import numpy as np
 
+from eval.errors import JudgeError
 from eval.metrics import Scores
-from eval.rankings import JudgeError
-from eval.segments import Segment, segments
+from eval.segments import Segment, segment_means
 
 CHUNK = 1 << 22  # pairs of queries compared at once
 
 
 @dataclass(frozen=True)
 class Rating:
-    """How people rated a model's answers to some queries.
+    """The ratings of a model's results for some queries.
 
     Attributes:
-        model: Who answered.
-        answers: How many ratings there are.
-        segment: Of which queries, and their mean, each with the mean of its ratings.
+        model: The rated model.
+        answers: Number of ratings.
+        segment: The queries and their mean rating; the value of a query is the mean of its ratings.
     """
 
     model: str
@@ -30,13 +30,13 @@ class Rating:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Whether queries that the metric holds high are those that people rate high.
+    """The rank correlation of a metric with ratings, over queries.
 
     Attributes:
-        model: Whose answers were rated.
-        metric: Whose values are compared.
-        queries: That have both.
-        tau: Kendall's τ-b, in [−1, 1]; NaN where either is the same for all.
+        model: The rated model.
+        metric: The compared metric.
+        queries: Number of queries with both values.
+        tau: Kendall's τ-b, in [−1, 1]; NaN if all ratings or all metric values are equal.
         low, high: Its interval; NaN for fewer than five queries.
     """
 
@@ -54,11 +54,11 @@ class Answers:
 
     Attributes:
         query_ids: (N,) str.
-        models: (N,) str, whose results were rated.
+        models: (N,) str, the rated model.
         ratings: (N,) float, higher is better.
 
     Raises:
-        JudgeError: columns of other lengths, or a rating that is not finite.
+        JudgeError: columns of different lengths, or a rating that is not finite.
     """
 
     query_ids: np.ndarray
@@ -74,58 +74,62 @@ class Answers:
             )
 
     def by_query(self, model: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The queries of a model, ascending, the mean of each one's ratings, and how many it has."""
-        own = self.models == model
-        queries, query, counts = np.unique(self.query_ids[own], return_inverse=True, return_counts=True)
-        return queries, np.bincount(query, self.ratings[own], len(queries)) / counts, counts
+        """The queries with ratings of a model, ascending, and the mean and number of ratings of each."""
+        mask = self.models == model
+        queries, query_index, counts = np.unique(
+            self.query_ids[mask], return_inverse=True, return_counts=True
+        )
+        return queries, np.bincount(query_index, self.ratings[mask], len(queries)) / counts, counts
 
 
-def ratings(survey: Answers, named: Mapping[str, str]) -> Iterator[Rating]:
-    """Of every model, over all its queries and then by segment.
+def mean_ratings(survey: Answers, segments: Mapping[str, str]) -> Iterator[Rating]:
+    """The mean rating of every model, over all its queries and then by segment.
 
     Args:
-        survey: What people said.
-        named: Query → segment; those that are not in it have none.
+        survey: The ratings.
+        segments: Query → segment; other queries are in the segment "none".
     """
     for model in np.unique(survey.models).tolist():
         queries, means, counts = survey.by_query(model)
         groups = [np.full(len(queries), "all")]
-        if named:
-            groups.append(np.array([named.get(query, "none") for query in queries.tolist()]))
+        if segments:
+            groups.append(np.array([segments.get(query, "none") for query in queries.tolist()]))
         for labels in groups:
-            for part in segments(means, labels):
+            for part in segment_means(means, labels):
                 yield Rating(model, int(counts[labels == part.name].sum()), part)
 
 
-def agreement(survey: Answers, scores: Scores, metric: str, confidence: float = 0.95) -> Iterator[Agreement]:
-    """Of a metric with the ratings of every model, over the queries that have both.
+def measure_agreement(
+    survey: Answers, scores: Scores, metric: str, confidence: float = 0.95
+) -> Iterator[Agreement]:
+    """The agreement of a metric with the ratings of every model, over the queries that have both.
 
     The interval is that of Fieller, Hartley & Pearson, "Tests for rank correlation coefficients", Biometrika 44, 1957:
     atanh τ has a variance of 0.437 / (Q − 4).
     """
     for model in np.unique(survey.models).tolist():
         queries, means, _ = survey.by_query(model)
-        both, ours, theirs = np.intersect1d(scores.query_ids, queries, return_indices=True)
-        tau = kendall(scores.values[metric][ours], means[theirs])
+        common, scored, rated = np.intersect1d(scores.query_ids, queries, return_indices=True)
+        tau = kendall(scores.values[metric][scored], means[rated])
         low = high = float("nan")
-        if len(both) > 4:
-            reach = NormalDist().inv_cdf((1 + confidence) / 2) * np.sqrt(0.437 / (len(both) - 4))
-            middle = np.arctanh(np.clip(tau, -1 + 1e-12, 1 - 1e-12))
-            low, high = float(np.tanh(middle - reach)), float(np.tanh(middle + reach))
-        yield Agreement(model, metric, len(both), tau, low, high)
+        if len(common) > 4:
+            half_width = NormalDist().inv_cdf((1 + confidence) / 2) * np.sqrt(0.437 / (len(common) - 4))
+            centre = np.arctanh(np.clip(tau, -1 + 1e-12, 1 - 1e-12))
+            low, high = float(np.tanh(centre - half_width)), float(np.tanh(centre + half_width))
+        yield Agreement(model, metric, len(common), tau, low, high)
 
 
 def kendall(a: np.ndarray, b: np.ndarray) -> float:
-    """Kendall's τ-b of two (Q,) float: pairs in the same order minus pairs in the other, over those not tied.
+    """Kendall's τ-b of two (Q,) float: concordant minus discordant pairs, over untied pairs.
 
-    Kendall, "The treatment of ties in ranking problems", Biometrika 33, 1945. NaN where all of either are equal.
+    Kendall, "The treatment of ties in ranking problems", Biometrika 33, 1945. NaN if all values of a or of b are equal.
     """
-    together = untied_a = untied_b = 0.0
+    concordance = untied_a = untied_b = 0.0
     size = max(1, CHUNK // max(1, len(a)))
     for start in range(0, len(a), size):
         rows = slice(start, start + size)
-        one, other = np.sign(a[rows, None] - a), np.sign(b[rows, None] - b)
-        together += float((one * other).sum())
-        untied_a += float(np.abs(one).sum())
-        untied_b += float(np.abs(other).sum())
-    return together / float(np.sqrt(untied_a * untied_b)) if untied_a and untied_b else float("nan")
+        signs_a, signs_b = np.sign(a[rows, None] - a), np.sign(b[rows, None] - b)
+        concordance += float((signs_a * signs_b).sum())
+        untied_a += float(np.abs(signs_a).sum())
+        untied_b += float(np.abs(signs_b).sum())
+    return concordance / float(np.sqrt(untied_a * untied_b)) if untied_a and untied_b else float("nan")

@@ -1,4 +1,4 @@
-"""Plots as inline SVG, drawn by matplotlib: in the colours of the page, with no script and no request."""
+"""Plots as inline SVG, drawn by matplotlib: in the colours of the page, without scripts and requests."""
 
 import io
 import math
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 # Narrow enough for a phone at full size; on a wider screen the page scales it up.
 WIDTH, ROW, TOP, AXIS = 340, 36, 6, 20  # pixels
-LABEL = 26  # characters of a label that fit beside its numbers
-# matplotlib takes no CSS variables, so each colour is drawn in one that nothing else has, and replaced.
+LABEL = 26  # characters of a label that fit in the line with the numbers
+# matplotlib knows no CSS variables: it draws in these unique colours, which are then replaced by variables.
 COLOURS = {
     "ink": "#010101",
     "soft": "#020202",
@@ -27,7 +27,7 @@ COLOURS = {
     "line": "#050505",
     "accent": "#060606",
 }
-# What goes: a description of the file, rules for all elements of the page, and the font that matplotlib measured with.
+# Removed: the description of the file, style rules that apply to the whole page, and matplotlib's font.
 UNWANTED = re.compile(r"<metadata>.*?</metadata>|<style.*?</style>|font-family: [^;\"]*;?", re.DOTALL)
 IDENTIFIER = re.compile(r'(\bid="|href="#|url\(#)')
 
@@ -39,9 +39,9 @@ class Estimate:
     """A line of a forest plot.
 
     Attributes:
-        label: What it is of.
+        label: Name of the line.
         value: The estimate.
-        low, high: Its interval; NaN where there is none.
+        low, high: Its interval; NaN for no interval.
         tone: Its colour, by meaning.
     """
 
@@ -53,12 +53,12 @@ class Estimate:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The interval, or the value alone."""
+        """The interval; without one, the value twice."""
         return (self.value, self.value) if math.isnan(self.low) else (self.low, self.high)
 
 
 def difference_tone(low: float, high: float) -> Tone:
-    """The colour of a difference: good above zero, bad below, soft where its interval holds zero or is missing."""
+    """The colour of a difference: good above zero, bad below, soft if its interval contains zero or is missing."""
     return "good" if low > 0 else "bad" if high < 0 else "soft"
 
 
@@ -69,13 +69,13 @@ def forest(
     signed: bool = True,
     limit: float | None = None,
 ) -> Markup:
-    """A forest plot: per line a label, the estimate with its interval in numbers, and both drawn below.
+    """A forest plot: each line has a label, the estimate and interval as numbers, and a drawing of both below.
 
     Args:
         estimates: From top to bottom; at least one.
         name: Unique on the page; letters, digits and hyphens.
-        summary: What a screen reader says of the plot.
-        signed: Whether the values are differences: they get a sign, and zero is marked.
+        summary: Description for screen readers.
+        signed: Whether the values are differences, which get a sign and a mark at zero.
         limit: A value to mark with a dashed line.
 
     Returns:
@@ -91,13 +91,13 @@ def forest(
 def paired_bars(
     labels: Sequence[str], before: np.ndarray, after: np.ndarray, name: str, summary: str
 ) -> Markup:
-    """Two bars per line, one below the other, with a label and both shares in numbers.
+    """Two bars per line, one below the other, with a label and both shares as numbers.
 
     Args:
         labels: From top to bottom; at least one.
         before, after: Shares, float (N,), in [0, 1].
         name: Unique on the page; letters, digits and hyphens.
-        summary: What a screen reader says of the plot.
+        summary: Description for screen readers.
 
     Returns:
         An `svg` element.
@@ -115,7 +115,7 @@ def paired_bars(
 
 @contextmanager
 def _plot(rows: int, name: str, summary: str, axis: int = AXIS) -> "Iterator[tuple[Axes, list[Markup]]]":
-    """Axes of `rows` lines, counted from the top; when they are drawn, the element is in the list."""
+    """Axes of `rows` lines, counted from the top. After the `with` block the list holds the `svg` element."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -133,7 +133,7 @@ def _plot(rows: int, name: str, summary: str, axis: int = AXIS) -> "Iterator[tup
         axes.set_yticks([])
         yield axes, result
         stream = io.StringIO()
-        # the page's font draws the text; that matplotlib's lacks some script is of no account
+        # the page draws the text in its own font, so a glyph missing from matplotlib's font does not matter
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(stream, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator")))
         result.append(_inline(stream.getvalue(), name, summary))
@@ -142,27 +142,31 @@ def _plot(rows: int, name: str, summary: str, axis: int = AXIS) -> "Iterator[tup
 def _scale(axes: "Axes", estimates: Sequence[Estimate], signed: bool, limit: float | None) -> None:
     ends = [end for estimate in estimates for end in estimate.ends]
     marks = [(0.0, "solid")] * signed + ([(limit, (0, (2, 2)))] if limit is not None else [])
-    low, high = (extreme([*ends, *(place for place, _ in marks)]) for extreme in (min, max))
+    low, high = (extreme([*ends, *(x for x, _ in marks)]) for extreme in (min, max))
     margin = 0.03 * (high - low) or 0.05
     axes.set_xlim(low - margin, high + margin)
     ticks = [0.0] if signed else [low]
-    # labels that stand closer would overlap
+    # closer labels would overlap
     ticks += [end for end in (low, high) if all(abs(end - tick) > 0.2 * (high - low) for tick in ticks)]
     axes.set_xticks(ticks, [_number(tick, signed) for tick in ticks])
     axes.tick_params(axis="x", length=0, labelsize=10, labelcolor=COLOURS["soft"], pad=2)
-    for row in range(len(estimates)):  # beside the intervals alone, not through the texts
-        for place, style in marks:
-            axes.plot(
-                [place] * 2, [row + 0.5, row + 0.86], color=COLOURS["ink"], linewidth=1, linestyle=style
-            )
+    for row in range(len(estimates)):  # next to the intervals only, not through the text
+        for x, style in marks:
+            axes.plot([x] * 2, [row + 0.5, row + 0.86], color=COLOURS["ink"], linewidth=1, linestyle=style)
 
 
 def _draw(axes: "Axes", row: int, estimate: Estimate, signed: bool) -> None:
     colour = COLOURS[estimate.tone]
     _write(axes, row, estimate.label, _in_numbers(estimate, signed), estimate.tone)
     if not math.isnan(estimate.low):
-        ends, places = estimate.ends, [row + 0.68] * 2
-        axes.plot(ends, places, color=colour, linewidth=2.5, solid_capstyle="round", clip_on=False)
+        axes.plot(
+            estimate.ends,
+            [row + 0.68] * 2,
+            color=colour,
+            linewidth=2.5,
+            solid_capstyle="round",
+            clip_on=False,
+        )
     axes.plot([estimate.value], [row + 0.68], "o", color=colour, markersize=6, clip_on=False)
 
 
@@ -185,12 +189,12 @@ def _number(value: float, signed: bool) -> str:
 
 
 def _printable(text: str) -> str:
-    """Without characters that no XML may hold."""
+    """The text without characters that XML forbids."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _inline(svg: str, name: str, summary: str) -> Markup:
-    """A file of matplotlib's as an element of a page: no header, no size, its identifiers its own."""
+    """An SVG file of matplotlib as an element of a page: no header, no size, and identifiers unique on the page."""
     svg = svg[svg.index("<svg") :]
     for title, colour in COLOURS.items():
         svg = svg.replace(colour, f"var(--{title})")

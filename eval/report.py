@@ -1,6 +1,6 @@
-"""The pages a reviewer reads: one self-contained HTML file each, nothing fetched, nothing executed.
+"""The report and the decision page: one self-contained HTML file each, without requests and scripts.
 
-Without a review a page reports on systems; with one it is the page to decide on a version by.
+A report with a review is the decision page of a version; one without compares systems.
 """
 
 import re
@@ -11,23 +11,23 @@ from dataclasses import dataclass, field
 import numpy as np
 from markupsafe import Markup
 
+from eval.errors import JudgeError
 from eval.metrics import Scores
-from eval.pages import Cell, Table, pages
+from eval.pages import Cell, Table, format_p_value, template_environment
 from eval.people import Agreement, Rating
 from eval.plots import Estimate, difference_tone, forest
-from eval.rankings import JudgeError
 from eval.review import Review
-from eval.segments import Segment, segments
+from eval.segments import Segment, segment_means
 from eval.significance import Contest, PairedResult, differences
 
-NOTABLE = 0.02  # of a score: a loss that is worth a word
-PLOTTED = 12  # groups in a plot; the table has all
-RIVALS = 3  # systems that segments are plotted against
+NOTABLE = 0.02  # smaller losses of a score are not mentioned
+PLOTTED = 12  # groups in a plot; the table shows all
+RIVALS = 3  # systems in the plots by segment
 
 
 @dataclass(frozen=True)
 class Result:
-    """One product in a ranking; `grade` is None where nobody judged it, `clip` an animated picture."""
+    """One product in a ranking; `grade` is None for an unjudged product, `clip` is an animated picture."""
 
     title: str
     score: float
@@ -37,15 +37,15 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Why:
-    """What the score of a query's first result loses without each part of it, or of the query.
+class ResultExplanation:
+    """Why a result is first: the loss of its score without each part of it, or each word.
 
     Attributes:
-        parts: Name of a part of the result → loss.
-        query: The query's words, each with its loss.
-        product: The result's words, likewise.
-        entities: Attribute → its value in the query, and in the result.
-        overlay: The result's picture, coloured by how much each place matters.
+        parts: Part of the result, such as "image" → loss without it.
+        query: The words of the query, each with its loss.
+        product: The words of the result, likewise.
+        entities: Attribute → its values in the query and in the result.
+        overlay: The picture of the result, coloured by the effect of each region.
     """
 
     parts: Mapping[str, float]
@@ -56,12 +56,12 @@ class Why:
 
     @property
     def sentences(self) -> list[str]:
-        """The same in sentences: the parts by weight, the words of the query that matter, attributes."""
+        """In sentences: the parts by loss, the most important words of the query, the attributes."""
         parts = [
             name for name, loss in sorted(self.parts.items(), key=lambda part: -part[1]) if loss > NOTABLE
         ]
         words = [word for word, loss in sorted(self.query, key=lambda pair: -pair[1]) if loss > NOTABLE][:3]
-        lines = [f"It matches mainly through its {parts[0]}{_then(parts[1:])}."] if parts else []
+        lines = [f"It matches mainly through its {parts[0]}{_list_further(parts[1:])}."] if parts else []
         lines += [f"The words that matter most: {', '.join(f'“{word}”' for word in words)}."] if words else []
         for name, (query, product) in self.entities.items():
             if query == product:
@@ -72,16 +72,21 @@ class Why:
         return lines
 
     @property
-    def reach(self) -> float:
+    def largest_effect(self) -> float:
         """The largest effect of a word."""
         return max((abs(loss) for _, loss in (*self.query, *self.product)), default=0.0) or 1.0
 
 
 @dataclass(frozen=True)
 class Example:
-    """One query and what the systems made of it: system → first results, and system → primary metric.
+    """One query and its results.
 
-    `why` is about the first result of the system under review.
+    Attributes:
+        query_id: Of the query.
+        lists: System → first results.
+        scores: System → primary metric.
+        text, picture, segment: Of the query.
+        explanation: Of the first result of the subject.
     """
 
     query_id: str
@@ -90,19 +95,19 @@ class Example:
     text: str | None = None
     picture: bytes | None = None
     segment: str | None = None
-    why: Why | None = None
+    explanation: ResultExplanation | None = None
 
 
 @dataclass(frozen=True)
 class Measure:
-    """How well a task besides search is done.
+    """The result of a task other than search.
 
     Attributes:
-        task: What is done.
-        view: From what, where that varies.
-        metric: How it is measured.
-        value: The result.
-        basis: Over what.
+        task: Name of the task.
+        view: Its input, such as "image".
+        metric: Name of the metric.
+        value: Of the metric.
+        basis: The items that the value is computed on.
     """
 
     task: str
@@ -114,7 +119,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class FrequentQuery:
-    """A query that is asked often, and the primary metric of the subject and of its first rival on it."""
+    """A frequent query, and the primary metric of the subject and of its first rival on it."""
 
     text: str
     frequency: int
@@ -124,24 +129,24 @@ class FrequentQuery:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """What the page shows.
+    """The content of a page.
 
     Attributes:
         title: Heading of a page without a review.
-        subject: The system judged, a name of `systems`.
-        primary: The metric that decides.
-        systems: Name → scores, all of the same Q queries, in the order shown.
+        subject: The system under review, a name of `systems`.
+        primary: The deciding metric.
+        systems: Name → scores, all of the same Q queries, in the order of the page.
         comparisons: Every other system → subject minus that system, on the primary metric.
-        segments: Ways to group the queries: name → (Q,) str, the group of each query.
-        grades: Grade → what it is called, such as 3 → "exact".
-        rivals: The systems that matter most, the first of which examples are shown against; by default the best others.
-        won, lost: The queries most won and most lost by the subject against the first rival; see `extremes`.
-        frequent: What changed for the most frequent queries, where frequencies are known.
-        tasks: What else was measured.
-        ratings, agreements: What people said, and whether `primary` agrees with them.
-        note: What a reader must know before all else.
-        judged_by: Where the judgements of `systems` come from, in a word.
-        apart: The same systems on queries that were judged otherwise: where from → system → scores.
+        segments: Name of a grouping → (Q,) str, the group of each query.
+        grades: Grade → name, such as 3 → "exact".
+        rivals: The most important other systems; examples compare with the first. By default the best others.
+        won, lost: The queries with the largest gain and loss against the first rival; see `most_changed_queries`.
+        frequent: The changes on the most frequent queries, where frequencies are known.
+        tasks: The results of other tasks.
+        ratings, agreements: Survey ratings, and their agreement with `primary`.
+        note: A remark at the top of the page.
+        judged_by: The source of the judgements of `systems`, such as "human".
+        scores_by_judge: Other source of judgements → system → scores on the queries judged by it.
         review: The version to decide on.
     """
 
@@ -161,13 +166,13 @@ class Report:
     agreements: Sequence[Agreement] = ()
     note: str = ""
     judged_by: str = ""
-    apart: Mapping[str, Mapping[str, Scores]] = field(default_factory=dict)
+    scores_by_judge: Mapping[str, Mapping[str, Scores]] = field(default_factory=dict)
     review: Review | None = None
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A figure of the first screen, in words, and the part of the page that has more."""
+    """A short fact on the first screen, and the anchor of the section with the details."""
 
     name: str
     value: str
@@ -178,57 +183,57 @@ class Tile:
 
 def best_other(systems: Mapping[str, Scores], subject: str, metric: str) -> str:
     """The system, other than `subject`, with the highest mean."""
-    return _best_others(systems, subject, metric)[0]
+    return _rank_others(systems, subject, metric)[0]
 
 
-def _best_others(systems: Mapping[str, Scores], subject: str, metric: str) -> list[str]:
+def _rank_others(systems: Mapping[str, Scores], subject: str, metric: str) -> list[str]:
     others = {name: scores.means()[metric] for name, scores in systems.items() if name != subject}
     return sorted(others, key=lambda name: -others[name])
 
 
-def extremes(
+def most_changed_queries(
     subject: Scores, other: Scores, metric: str, groups: np.ndarray, count: int
 ) -> tuple[list[str], list[str]]:
-    """Ids of up to `count` queries most won and most lost: the largest of each group in turn, so that kinds vary.
+    """Ids of the queries with the largest gain, and with the largest loss; groups take turns, so that examples vary.
 
-    Among equal differences comes first what differs most over all metrics, then the lower id. Draws are left out.
+    Equal differences are sorted by the difference over all metrics, then by id. Draws are left out.
 
     Args:
         subject, other: Scores of the same Q queries.
-        metric: By which queries are won and lost.
-        groups: (Q,) str, the kind of each query.
-        count: At most this many of each.
+        metric: The compared metric.
+        groups: (Q,) str, the group of each query.
+        count: At most this many ids per list.
     """
     gains = {name: differences(subject.values[name], other.values[name]) for name in subject.values}
     overall = sum(gain for name, gain in gains.items() if not name.startswith("judged"))
 
-    def most(sign: int) -> list[str]:
+    def largest_changes(sign: int) -> list[str]:
         gain = sign * gains[metric]
         order = np.lexsort((-sign * np.asarray(overall), -gain))
         order = order[gain[order] > 0]
         counts: Counter[str] = Counter()
-        turns = []  # of each query, how many of its group come before it
+        turns = []  # for each query, the number of earlier queries of its group
         for group in groups[order].tolist():
             turns.append(counts[group])
             counts[group] += 1
         return subject.query_ids[order[np.argsort(turns, kind="stable")][:count]].tolist()
 
-    return most(1), most(-1)
+    return largest_changes(1), largest_changes(-1)
 
 
 def render(report: Report) -> str:
     """The page as HTML.
 
     Raises:
-        JudgeError: systems judged on different queries, no comparison for a system, an unknown rival, or segments that
-            do not match the queries.
+        JudgeError: systems scored on different queries, a missing comparison, an unknown rival, or segments that do not
+            match the queries.
     """
     _check(report)
-    rivals = list(report.rivals) or _best_others(report.systems, report.subject, report.primary)[:RIVALS]
-    groups = {name: list(_groups(report, rivals, labels)) for name, labels in report.segments.items()}
-    totals = {name: _total(scores.values[report.primary]) for name, scores in report.systems.items()}
+    rivals = list(report.rivals) or _rank_others(report.systems, report.subject, report.primary)[:RIVALS]
+    groups = {name: list(_compare_groups(report, rivals, labels)) for name, labels in report.segments.items()}
+    totals = {name: _total_segment(scores.values[report.primary]) for name, scores in report.systems.items()}
     return (
-        pages()
+        template_environment()
         .get_template("report.html.jinja")
         .render(
             report=report,
@@ -241,8 +246,8 @@ def render(report: Report) -> str:
             segment_plots=list(_segment_plots(report, rivals, groups)),
             tables=list(_tables(report, totals, groups)),
             tasks=_tasks_table(report),
-            people=_people_table(report),
-            examples=[("most won", report.won), ("most lost", report.lost)],
+            ratings=_ratings_table(report),
+            examples=[("with the largest gain", report.won), ("with the largest loss", report.lost)],
             levels={grade: place for place, grade in enumerate(sorted(report.grades))},
         )
     )
@@ -255,19 +260,19 @@ def _check(report: Report) -> None:
         raise JudgeError(f"'{report.subject}' is not compared with '{min(missing)}'; add the comparison")
     if unknown := set(report.rivals) - set(report.comparisons):
         raise JudgeError(
-            f"the rival '{min(unknown)}' is not compared; known are {', '.join(report.comparisons)}"
+            f"the rival '{min(unknown)}' has no comparison; known are {', '.join(report.comparisons)}"
         )
     ids = report.systems[report.subject].query_ids
     for name, scores in report.systems.items():
         if not np.array_equal(scores.query_ids, ids):
             raise JudgeError(
-                f"'{name}' was judged on other queries than '{report.subject}'; use the same ones"
+                f"'{name}' and '{report.subject}' were scored on different queries; use the same ones"
             )
 
 
 @dataclass(frozen=True)
 class Group:
-    """Queries of one kind: the subject's mean, every system's, and the differences to the rivals."""
+    """A group of queries: the mean of the subject and of every system, and the differences to the rivals."""
 
     name: str
     subject: Segment
@@ -275,13 +280,14 @@ class Group:
     gains: Mapping[str, Segment]
 
 
-def _groups(report: Report, rivals: Sequence[str], labels: np.ndarray) -> Iterator[Group]:
-    """The largest first. Their names say that they are queries, so that none is taken for a system."""
-    ours = report.systems[report.subject].values[report.primary]
+def _compare_groups(report: Report, rivals: Sequence[str], labels: np.ndarray) -> Iterator[Group]:
+    """The groups of queries, the largest first. Their names end in "queries": nobody mistakes them for systems."""
+    subject_values = report.systems[report.subject].values[report.primary]
     gains = {
-        rival: {part.name: part for part in segments(_differences(report, rival), labels)} for rival in rivals
+        rival: {part.name: part for part in segment_means(_differences(report, rival), labels)}
+        for rival in rivals
     }
-    for part in segments(ours, labels):
+    for part in segment_means(subject_values, labels):
         members = labels == part.name
         means = {
             name: float(scores.values[report.primary][members].mean())
@@ -290,9 +296,9 @@ def _groups(report: Report, rivals: Sequence[str], labels: np.ndarray) -> Iterat
         yield Group(f"{part.name} queries", part, means, {rival: gains[rival][part.name] for rival in rivals})
 
 
-def _total(values: np.ndarray, name: str = "all") -> Segment:
+def _total_segment(values: np.ndarray, name: str = "all") -> Segment:
     """All queries as one group."""
-    (total,) = segments(values, np.full(len(values), name))
+    (total,) = segment_means(values, np.full(len(values), name))
     return total
 
 
@@ -302,10 +308,10 @@ def _tiles(
     interval = "" if np.isnan(total.low) else f"95 % interval {total.low:.3f} to {total.high:.3f}"
     yield Tile(f"{report.primary} of {report.subject}", f"{total.mean:.3f}", interval, "systems")
     if rivals:
-        contest = Contest.of(_differences(report, rivals[0]))
+        contest = Contest.from_differences(_differences(report, rivals[0]))
         changed = f"{contest.won:,} better, {contest.lost:,} worse"
         yield Tile(f"Queries that differ from {rivals[0]}", changed, f"{contest.drawn:,} equal", "examples")
-    if worst := _worst(rivals, groups):
+    if worst := _worst_group_tile(rivals, groups):
         yield worst
     if report.frequent:
         changes = [query.subject - query.rival for query in report.frequent]
@@ -313,19 +319,21 @@ def _tiles(
         name = f"The {len(changes)} most frequent queries"
         yield Tile(name, f"{better} better, {worse} worse", f"than {rivals[0]}", "frequent")
     if report.review:
-        for cost in report.review.costs:
-            if cost.candidate is not None:
-                value = f"{cost.candidate:.3g} {cost.unit}"
-                before = (
-                    ""
-                    if cost.champion is None
-                    else f"champion {cost.champion:.3g} {cost.unit}, {cost.change}"
-                )
-                yield Tile(cost.name, value, before, "cost")
+        yield from _cost_tiles(report.review)
 
 
-def _worst(rivals: Sequence[str], groups: Mapping[str, Sequence[Group]]) -> Tile | None:
-    """The group that loses most against the first rival or, without one, has the lowest mean."""
+def _cost_tiles(review: Review) -> Iterator[Tile]:
+    for cost in review.costs:
+        if cost.candidate is not None:
+            value = f"{cost.candidate:.3g} {cost.unit}"
+            comparison = ""
+            if cost.champion is not None:
+                comparison = f"champion {cost.champion:.3g} {cost.unit}, {cost.change}"
+            yield Tile(cost.name, value, comparison, "cost")
+
+
+def _worst_group_tile(rivals: Sequence[str], groups: Mapping[str, Sequence[Group]]) -> Tile | None:
+    """The group with the largest loss against the first rival; without rivals, with the lowest mean."""
     large = [group for part in groups.values() for group in part if not np.isnan(group.subject.low)]
     if not large or sum(map(len, groups.values())) < 2:
         return None
@@ -358,24 +366,24 @@ def _systems_plot(report: Report, totals: Mapping[str, Segment]) -> Markup:
         Estimate(name, total.mean, total.low, total.high, "accent" if name == report.subject else "soft")
         for name, total in totals.items()
     ]
-    summary = f"Mean {report.primary} of each system; the table has the numbers"
+    summary = f"Mean {report.primary} of each system; the table shows the numbers"
     return forest(estimates, "systems", summary, signed=False)
 
 
 def _segment_plots(
     report: Report, rivals: Sequence[str], groups: Mapping[str, Sequence[Group]]
 ) -> Iterator[tuple[str, Markup]]:
-    """A caption and a plot for each way to group queries and each rival."""
+    """A caption and a plot for each grouping of queries and each rival."""
     for grouping, parts in groups.items():
-        for place, rival in enumerate(rivals):
+        for number, rival in enumerate(rivals):
             estimates = [
                 Estimate(group.name, gain.mean, gain.low, gain.high, difference_tone(gain.low, gain.high))
                 for group in parts[:PLOTTED]
                 for gain in [group.gains[rival]]
             ]
-            name = f"{re.sub('[^a-zA-Z0-9]+', '-', grouping)}-{place}"
+            name = f"{re.sub('[^a-zA-Z0-9]+', '-', grouping)}-{number}"
             caption = f"{report.subject} minus {rival}, by {grouping}"
-            yield caption, forest(estimates, name, f"{caption}; the table has the numbers")
+            yield caption, forest(estimates, name, f"{caption}; the table shows the numbers")
 
 
 def _tables(
@@ -386,15 +394,15 @@ def _tables(
         yield _comparisons_table(report)
     for grouping, parts in groups.items():
         yield _groups_table(report, grouping, parts)
-    if report.apart:
-        yield _apart_table(report)
+    if report.scores_by_judge:
+        yield _judges_table(report)
 
 
 def _systems_table(report: Report, totals: Mapping[str, Segment]) -> Table:
     means = {name: scores.means() for name, scores in report.systems.items()}
-    kinds = list(means[report.subject])
-    metrics = [name for name in kinds if not name.startswith("judged")]
-    coverage = [name for name in kinds if name.startswith("judged")]
+    names = list(means[report.subject])
+    metrics = [name for name in names if not name.startswith("judged")]
+    coverage = [name for name in names if name.startswith("judged")]
     best = {metric: max(values[metric] for values in means.values()) for metric in metrics}
     rows = []
     for name, scores in report.systems.items():
@@ -412,11 +420,11 @@ def _systems_table(report: Report, totals: Mapping[str, Segment]) -> Table:
             ]
         )
     heads = ["System", *metrics, f"{report.primary}: 95 % from", "to", *coverage, "unanswered"]
-    note = "Means over all judged queries; a query without an answer scores 0. ★ marks the best of a column."
+    note = "Means over all judged queries; an unanswered query scores 0. ★ marks the best of a column."
     if coverage:
         note += (
-            f" {', '.join(coverage)}: share of the results that somebody judged. The others count as irrelevant, so "
-            "a low share makes a system look worse than it may be."
+            f" {', '.join(coverage)}: share of judged results. Unjudged results count as irrelevant, so a system with "
+            "a low share may be better than its numbers."
         )
     return Table("Every system and metric", heads, rows, note, report.subject)
 
@@ -424,23 +432,22 @@ def _systems_table(report: Report, totals: Mapping[str, Segment]) -> Table:
 def _comparisons_table(report: Report) -> Table:
     rows = []
     for name, test in report.comparisons.items():
-        contest = Contest.of(_differences(report, name))
-        p_value = "< 0.001" if test.p_value < 0.001 else f"{test.p_value:.3f}"
+        contest = Contest.from_differences(_differences(report, name))
         rows.append(
             [
                 Cell.of_text(name),
                 Cell.of_difference(test.difference, difference_tone(test.low, test.high)),
                 Cell.of_difference(test.low, "soft"),
                 Cell.of_difference(test.high, "soft"),
-                Cell(test.p_value, p_value),
+                Cell(test.p_value, format_p_value(test.p_value)),
                 *(Cell.of_count(count, "") for count in (contest.won, contest.drawn, contest.lost)),
             ]
         )
     confidence = next(iter(report.comparisons.values())).confidence
     heads = ["Against", "difference", f"{100 * confidence:g} % from", "to", "p", "won", "drawn", "lost"]
     note = (
-        f"Difference in {report.primary}, {report.subject} minus the other system, over the same queries. An interval "
-        "that holds zero: not significantly different. p: paired randomisation test."
+        f"Difference in {report.primary}, {report.subject} minus the other system, over the same queries. If the "
+        "interval contains zero, the systems are not significantly different. p: paired randomisation test."
     )
     return Table("Differences and their significance", heads, rows, note)
 
@@ -460,19 +467,19 @@ def _groups_table(report: Report, grouping: str, parts: Sequence[Group]) -> Tabl
         for group in parts
     ]
     heads = [grouping, "queries", f"{report.subject}: 95 % from", "to", *report.systems]
-    note = f"Mean {report.primary}, the largest group first. A group of few queries has no interval."
+    note = f"Mean {report.primary}, the largest group first. Small groups have no interval."
     return Table(f"{report.primary} by {grouping}", heads, rows, note)
 
 
-def _apart_table(report: Report) -> Table:
+def _judges_table(report: Report) -> Table:
     rows = []
-    for by, systems in report.apart.items():
-        ours = systems[report.subject]
-        total = _total(ours.values[report.primary], by)
+    for judge, systems in report.scores_by_judge.items():
+        subject_scores = systems[report.subject]
+        total = _total_segment(subject_scores.values[report.primary], judge)
         means = [systems[name].means()[report.primary] for name in report.systems]
         rows.append(
             [
-                Cell.of_text(by),
+                Cell.of_text(judge),
                 Cell.of_count(total.queries),
                 Cell.of_number(total.low, "soft"),
                 Cell.of_number(total.high, "soft"),
@@ -480,8 +487,8 @@ def _apart_table(report: Report) -> Table:
             ]
         )
     heads = ["judged by", "queries", f"{report.subject}: 95 % from", "to", *report.systems]
-    note = f"Mean {report.primary} on queries that were judged in another way. They count nowhere else on this page."
-    return Table(f"{report.primary} by who judged", heads, rows, note)
+    note = f"Mean {report.primary} on queries with judgements of another source. The rest of the page leaves them out."
+    return Table(f"{report.primary} by source of judgements", heads, rows, note)
 
 
 def _tasks_table(report: Report) -> Table:
@@ -495,11 +502,11 @@ def _tasks_table(report: Report) -> Table:
         ]
         for measure in report.tasks
     ]
-    note = "The same model on products that training did not see as answers."
+    note = "The same model on held-out products."
     return Table("Other tasks", ["Task", "by", "metric", "value", "over"], rows, note)
 
 
-def _people_table(report: Report) -> Table:
+def _ratings_table(report: Report) -> Table:
     rows = [
         [
             Cell.of_text(rating.model),
@@ -513,13 +520,13 @@ def _people_table(report: Report) -> Table:
         for rating in report.ratings
     ]
     heads = ["Model", "segment", "answers", "queries", "rating", "95 % from", "to"]
-    note = "Ratings of the survey, 1 to 5. Each query counts once, with the mean of its ratings."
-    return Table("What people say", heads, rows, note)
+    note = "Survey ratings, 1 to 5. Each query counts once, with the mean of its ratings."
+    return Table("Survey ratings", heads, rows, note)
 
 
 def _differences(report: Report, other: str) -> np.ndarray:
     return differences(*(report.systems[name].values[report.primary] for name in (report.subject, other)))
 
 
-def _then(parts: Sequence[str]) -> str:
+def _list_further(parts: Sequence[str]) -> str:
     return f", then its {' and '.join(parts)}" if parts else ""

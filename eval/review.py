@@ -1,11 +1,11 @@
-"""What a person needs to decide on a version: verdict and reasons, cost, data, and what to do next."""
+"""The data for the decision on a version: verdict and reasons, cost, data changes, and the next step."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from eval.gate import Decision, Finding
 
-# Fact → what a reader calls it, and its unit.
+# Fact → its name on the page, and its unit.
 FACTS = {
     "latency_ms_p95": ("Latency of a query, 95th percentile", "ms"),
     "model_mb": ("Size of the model", "MB"),
@@ -33,7 +33,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Cost:
-    """A fact of the candidate beside the champion's; None where it is unknown."""
+    """A fact of the candidate and of the champion; None where it is unknown."""
 
     name: str
     unit: str
@@ -42,7 +42,7 @@ class Cost:
 
     @property
     def change(self) -> str:
-        """How much it changes, in percent; empty where that is unknown."""
+        """The change in percent; empty where it is unknown."""
         if not self.candidate or not self.champion:
             return ""
         percent = round(100 * (self.candidate / self.champion - 1))
@@ -51,15 +51,15 @@ class Cost:
 
 @dataclass(frozen=True, eq=False)
 class Review:
-    """What the first screen of the decision page shows.
+    """The content of the decision page's first screen.
 
     Attributes:
         model: Name of the registered model.
-        candidate, champion: The versions compared; None for no champion.
+        candidate, champion: The compared versions; None for no champion.
         decision: Of the gate.
-        aliases: What the candidate was given.
-        costs: Facts beside the champion's.
-        data: What has changed in the data, in sentences.
+        aliases: The candidate's aliases in the registry.
+        costs: The facts of both versions.
+        data: The changes of the data, in sentences.
         link: Address of the version's page in MLflow.
     """
 
@@ -74,7 +74,7 @@ class Review:
 
     @property
     def promoted(self) -> bool:
-        """Whether the chain made it the champion."""
+        """Whether the pipeline made it the champion."""
         return "champion" in self.aliases
 
     @property
@@ -86,7 +86,7 @@ class Review:
 
     @property
     def problems(self) -> list[Finding]:
-        """What failed, then what is undecided."""
+        """The failed, then the undecided findings."""
         findings = self.decision.findings
         return [
             finding
@@ -97,7 +97,7 @@ class Review:
 
     @property
     def passes(self) -> list[Finding]:
-        """What passed."""
+        """The passed findings."""
         return [finding for finding in self.decision.findings if finding.verdict == "passed"]
 
     @property
@@ -107,10 +107,10 @@ class Review:
         return f"python -m registry promote {self.candidate.number}{override}"
 
 
-def costs(candidate: Mapping[str, float], champion: Mapping[str, float]) -> list[Cost]:
-    """The facts that serving costs, beside each other.
+def compare_costs(candidate: Mapping[str, float], champion: Mapping[str, float]) -> list[Cost]:
+    """The costs of serving, of both versions.
 
     Args:
-        candidate, champion: Fact → value; what is missing is unknown.
+        candidate, champion: Fact → value; a missing fact is unknown.
     """
     return [Cost(name, unit, candidate.get(fact), champion.get(fact)) for fact, (name, unit) in FACTS.items()]

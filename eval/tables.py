@@ -1,10 +1,10 @@
-"""Tables as text, for people at a terminal."""
+"""Tables as text, for a terminal."""
 
 from collections.abc import Sequence
 
 
-def table(rows: Sequence[Sequence[object]]) -> str:
-    """Columns as wide as they must be; all but the first aligned to the right."""
+def format_table(rows: Sequence[Sequence[object]]) -> str:
+    """Rows as aligned text: the first column to the left, the others to the right."""
     widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(

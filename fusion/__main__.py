@@ -1,4 +1,4 @@
-"""`python -m fusion`: a saved model's run over a data set, its view of products, and why one answers a query."""
+"""`python -m fusion`: rank, embed and explain products with a trained model."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from catalog.command import run
+from catalog.command import run_command
 from catalog.schema import SPLITS
 from fusion.search.catalogue_search import rank_data
 from fusion.search.explanations import explain_data
@@ -16,56 +16,65 @@ from fusion.search.rerank import RERANKERS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb; the exit code of `catalog.command.run`."""
-    top = argparse.ArgumentParser(prog="python -m fusion")
-    verbs = top.add_subparsers(dest="verb", required=True)
-    ranking = verbs.add_parser("rank", help="rank a data set's queries")
-    ranking.set_defaults(work=_rank)
-    seeing = verbs.add_parser("embed", help="products' vectors, and how well picture and text match")
-    seeing.set_defaults(work=_embed)
-    why = verbs.add_parser("explain", help="tell what a product's score for a query is made of")
-    why.set_defaults(work=_explain)
-    for verb in (ranking, seeing, why):
-        verb.add_argument("--model", type=Path, required=True, help="folder that the train stage wrote")
-        verb.add_argument("--data", type=Path, required=True)
-    ranking.add_argument("--split", choices=SPLITS, default="test")
-    ranking.add_argument("--depth", type=int, default=100)
-    ranking.add_argument(
-        "--rerank", choices=list(RERANKERS.entries), help="a second stage, over the first products"
+    """Run a command; returns the exit code of `catalog.command.run_command`."""
+    arguments = _build_parser().parse_args(argv)
+    return run_command(lambda: arguments.function(arguments))
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m fusion")
+    commands = parser.add_subparsers(dest="command", required=True)
+    rank = commands.add_parser("rank", help="rank products for the queries of a data set")
+    rank.set_defaults(function=_rank)
+    embed = commands.add_parser("embed", help="embed products, and score how well picture and text match")
+    embed.set_defaults(function=_embed)
+    explain = commands.add_parser("explain", help="explain the score of a product for a query")
+    explain.set_defaults(function=_explain)
+    for command in (rank, embed, explain):
+        command.add_argument("--model", type=Path, required=True, help="folder that the train stage wrote")
+        command.add_argument("--data", type=Path, required=True, help="data set")
+    rank.add_argument("--split", choices=SPLITS, default="test")
+    rank.add_argument("--depth", type=int, default=100, help="products per query")
+    rank.add_argument("--rerank", choices=list(RERANKERS.entries), help="reranker for the top products")
+    rank.add_argument(
+        "--rerank-weights",
+        metavar="PATH",
+        help="folder of the reranker, or its id on the hub; default: the published weights",
     )
-    ranking.add_argument(
-        "--rerank-weights", metavar="PATH", help="its folder, or id on the hub; else the published"
+    rank.add_argument("--top", type=int, default=50, help="products per query to rerank")
+    rank.add_argument("--run", type=Path, required=True, help="parquet file to write")
+    embed.add_argument("--products", type=Path, required=True, help="parquet file with a column product_id")
+    embed.add_argument("--vectors", type=Path, required=True, help="parquet file to write")
+    explain.add_argument("--query", required=True, metavar="ID")
+    explain.add_argument("--product", required=True, metavar="ID")
+    explain.add_argument(
+        "--overlay", type=Path, help="picture to write: red regions increase the product's score"
     )
-    ranking.add_argument("--top", type=int, default=50, help="products of each query that it puts in order")
-    ranking.add_argument("--run", type=Path, required=True, help="parquet file to write")
-    seeing.add_argument("--products", type=Path, required=True, help="parquet file with their product_id")
-    seeing.add_argument("--vectors", type=Path, required=True, help="parquet file to write")
-    why.add_argument("--query", required=True, metavar="ID")
-    why.add_argument("--product", required=True, metavar="ID")
-    why.add_argument("--overlay", type=Path, help="picture to write: red where it speaks for the product")
-    asked = top.parse_args(argv)
-    return run(lambda: asked.work(asked))
+    return parser
 
 
-def _rank(asked: argparse.Namespace) -> None:
-    second = RERANKERS[asked.rerank](asked.rerank_weights) if asked.rerank else None
-    found = rank_data(asked.model, asked.data, asked.split, asked.depth, second, asked.top)
-    pq.write_table(found, asked.run)
+def _rank(arguments: argparse.Namespace) -> None:
+    reranker = RERANKERS[arguments.rerank](arguments.rerank_weights) if arguments.rerank else None
+    run = rank_data(
+        arguments.model, arguments.data, arguments.split, arguments.depth, reranker, arguments.top
+    )
+    pq.write_table(run, arguments.run)
 
 
-def _embed(asked: argparse.Namespace) -> None:
-    wanted = pq.read_table(asked.products, columns=["product_id"])["product_id"].combine_chunks()
-    pq.write_table(embed_data(asked.model, asked.data, wanted), asked.vectors)
+def _embed(arguments: argparse.Namespace) -> None:
+    products = pq.read_table(arguments.products, columns=["product_id"])
+    product_ids = products["product_id"].combine_chunks()
+    pq.write_table(embed_data(arguments.model, arguments.data, product_ids), arguments.vectors)
 
 
-def _explain(asked: argparse.Namespace) -> None:
-    found = explain_data(asked.model, asked.data, asked.query, asked.product)
-    print("\n".join(found.lines()))
-    overlay = found.overlay()
-    if asked.overlay and overlay is None:
+def _explain(arguments: argparse.Namespace) -> None:
+    explanation = explain_data(arguments.model, arguments.data, arguments.query, arguments.product)
+    print("\n".join(explanation.lines()))
+    overlay = explanation.overlay()
+    if arguments.overlay and overlay is None:
         print("the product has no picture, so there is no overlay", file=sys.stderr)
-    elif asked.overlay and overlay:
-        overlay.save(asked.overlay)
+    elif arguments.overlay and overlay:
+        overlay.save(arguments.overlay)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Facets: what a shop's columns state about its products. Most products state only some of them."""
+"""Facets: the values of a catalogue's columns, such as colour and brand. Most products have only some of them."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ from fusion.encoders.vocabulary import PAD, UNKNOWN, Vocabulary
 COLUMNS = ("category", "brand", "color", "material")
 CATEGORY = COLUMNS.index("category")
 ATTRIBUTES = "attributes"
-PASSED_ON = (*COLUMNS, ATTRIBUTES)  # by featurize, beside the products' features
-WORDS = 6  # kept of a value's name
-VALUES = range(2, 1000)  # of an attribute; one with more of them names products, as a model number does
+FACET_COLUMNS = (*COLUMNS, ATTRIBUTES)  # that featurize copies to the products' features
+NAME_WORDS = 6  # the first words of a value's name
+ATTRIBUTE_VALUES = range(2, 1000)  # allowed counts; an attribute with more values identifies single products
 
 
 @dataclass(frozen=True)
 class Facets:
-    """Values as numbers, F of them to a product.
+    """The values of all products as numbers, F for each product.
 
     Attributes:
-        columns: What they are values of: `COLUMNS`, then the keys of the products' attributes, as "attributes.KEY".
-        labels: For each column the values themselves, in lower case; number n is at n - 1.
-        values: int32 (N, F): the number of the product's value within its column, 0 where it states none.
-        names: For each column, int32 (values + 1, WORDS): the tokens that a value is called by, then padding.
+        columns: The names of the F columns: `COLUMNS`, then the keys of the products' attributes, as "attributes.KEY".
+        labels: For each column its values, in lower case; number n is at n - 1.
+        values: int32 (N, F): the number of the product's value within its column, 0 for no value.
+        names: For each column, int32 (values + 1, NAME_WORDS): the tokens of each value's name, then padding.
     """
 
     columns: tuple[str, ...]
@@ -37,80 +37,81 @@ class Facets:
     names: tuple[np.ndarray, ...]
 
     @classmethod
-    def none(cls, products: int) -> Self:
-        """A shop without these columns."""
-        nothing, count = np.full((1, WORDS), PAD, np.int32), len(COLUMNS)
-        return cls(COLUMNS, ((),) * count, np.zeros((products, count), np.int32), (nothing,) * count)
+    def empty(cls, products: int) -> Self:
+        """Facets of a catalogue without these columns."""
+        no_names, count = np.full((1, NAME_WORDS), PAD, np.int32), len(COLUMNS)
+        return cls(COLUMNS, ((),) * count, np.zeros((products, count), np.int32), (no_names,) * count)
 
     @classmethod
     def load(cls, features: Path, vocabulary: Vocabulary) -> Self:
-        """Read the columns that `featurize` passed on beside the products' features.
+        """Read the columns that `featurize` copied to the products' features.
 
-        A value none of whose words is known counts as not stated. A category is called by the end of its path.
+        A value of only unknown words counts as no value. The name of a category is the end of its path.
         """
         files = [pq.ParquetFile(path) for path in sorted((features / "products").glob("*.parquet"))]
         table = pa.concat_tables(
-            file.read(["ids", *(c for c in PASSED_ON if c in file.schema_arrow.names)]) for file in files
+            file.read(["ids", *(c for c in FACET_COLUMNS if c in file.schema_arrow.names)]) for file in files
         )
-        nothing = pa.nulls(len(table), pa.string())
+        no_values = pa.nulls(len(table), pa.string())
         columns: dict[str, pa.ChunkedArray | pa.Array] = {
-            name: table[name] if name in table.column_names else nothing for name in COLUMNS
+            name: table[name] if name in table.column_names else no_values for name in COLUMNS
         }
         if ATTRIBUTES in table.column_names:
-            columns |= _attributes(table[ATTRIBUTES])
-        found = [_column(pc.cast(column, pa.string()), vocabulary) for column in columns.values()]
-        values, names, labels = zip(*found, strict=True)
+            columns |= _attribute_columns(table[ATTRIBUTES])
+        encoded = [_encode_column(pc.cast(column, pa.string()), vocabulary) for column in columns.values()]
+        values, names, labels = zip(*encoded, strict=True)
         return cls(tuple(columns), labels, np.stack(values, 1), names)
 
-    def fit(self, asked: np.ndarray, products: np.ndarray) -> np.ndarray:
-        """Which products state all that is asked.
+    def matches(self, queries: np.ndarray, products: np.ndarray) -> np.ndarray:
+        """Which products have all values of a query.
 
         Args:
-            asked: int32 (Q, F), values as in `values`; 0 asks for nothing.
+            queries: int32 (Q, F), values as in `values`; 0 accepts any value.
             products: int64 (P,), rows.
 
         Returns:
             bool (Q, P).
         """
-        wanted = asked[:, None]
-        return ((wanted == 0) | (wanted == self.values[products])).all(2)
+        query_values = queries[:, None]
+        return ((query_values == 0) | (query_values == self.values[products])).all(2)
 
-    def may_fit(self, asked: np.ndarray, products: np.ndarray) -> np.ndarray:
-        """Which products state nothing that contradicts what is asked; none for those who ask for nothing.
+    def may_match(self, queries: np.ndarray, products: np.ndarray) -> np.ndarray:
+        """Which products have no value that contradicts a query; none for a query without values.
 
-        Arguments and result as for `fit`.
+        Arguments and result as for `matches`.
         """
-        wanted, stated = asked[:, None], self.values[products]
-        return ((wanted == 0) | (stated == 0) | (wanted == stated)).all(2) & (wanted != 0).any(2)
+        query_values, product_values = queries[:, None], self.values[products]
+        compatible = (query_values == 0) | (product_values == 0) | (query_values == product_values)
+        return compatible.all(2) & (query_values != 0).any(2)
 
 
-def _attributes(maps: pa.ChunkedArray) -> dict[str, pa.Array]:
-    """A column for each key that has some, but not too many values; of a key given twice the last one counts."""
-    found: dict[str, dict[int, str]] = defaultdict(dict)
+def _attribute_columns(maps: pa.ChunkedArray) -> dict[str, pa.Array]:
+    """A column for each key whose number of values is allowed. Of a repeated key the last value counts."""
+    values_by_key: dict[str, dict[int, str]] = defaultdict(dict)
     for row, pairs in enumerate(maps.to_pylist()):
         for key, value in pairs or ():
-            found[key][row] = value
+            values_by_key[key][row] = value
     return {
         f"{ATTRIBUTES}.{key}": pa.array([rows.get(row) for row in range(len(maps))], pa.string())
-        for key, rows in found.items()
-        if len(set(rows.values())) in VALUES
+        for key, rows in values_by_key.items()
+        if len(set(rows.values())) in ATTRIBUTE_VALUES
     }
 
 
-def _column(
+def _encode_column(
     column: pa.ChunkedArray | pa.Array, vocabulary: Vocabulary
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Values, names and labels, as those of `Facets`."""
+    """Values, names and labels of a column, as in `Facets`."""
     coded = pc.utf8_lower(column)
     coded = (coded.combine_chunks() if isinstance(coded, pa.ChunkedArray) else coded).dictionary_encode()
     labels = tuple(coded.dictionary.to_pylist())
-    called = vocabulary.encode([label.split("/")[-1] for label in labels], WORDS)
-    called[called == UNKNOWN] = PAD
-    names = np.concatenate([np.full((1, WORDS), PAD, np.int32), together(called)])
+    name_tokens = vocabulary.encode([label.split("/")[-1] for label in labels], NAME_WORDS)
+    name_tokens[name_tokens == UNKNOWN] = PAD
+    names = np.concatenate([np.full((1, NAME_WORDS), PAD, np.int32), move_padding_last(name_tokens)])
     values = pc.add(coded.indices, 1).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int32)
     return np.where((names[values] == PAD).all(1), 0, values).astype(np.int32), names, labels
 
 
-def together(tokens: np.ndarray) -> np.ndarray:
-    """Each row's tokens in their order, then its padding."""
+def move_padding_last(tokens: np.ndarray) -> np.ndarray:
+    """Move each row's padding behind its tokens, which keep their order."""
     return np.take_along_axis(tokens, (tokens == PAD).argsort(1, kind="stable"), 1)

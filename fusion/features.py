@@ -15,11 +15,11 @@ from torch import Tensor
 from catalog.schema import DataError
 
 MODALITIES = ("text", "image", "video")
-_FIELDS = {
+_MODALITY_FIELDS = {  # the fields that hold each modality
     "text": ("tokens",),
     "image": ("images", "regions", "has_image", "pictures"),
     "video": ("videos",),
-}  # that hold each
+}
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Items:
 
     Attributes:
         ids: str, shape (N,).
-        splits: str, shape (N,). A product is on the side of the query that it answers exactly, else on "train".
+        splits: str, shape (N,). A product has the split of the query that it answers exactly, else "train".
         segments: str, shape (N,); empty for products.
         tokens: int32, shape (N, T); a row of zeros means no text.
         images: float16, shape (N, D); zeros where there is no picture.
         regions: float16, shape (N, R, C): features of R parts of the picture, row by row; (N, 0, 0) if not loaded.
         has_image: bool, shape (N,).
-        videos: object, shape (N,): clips of `fusion.encoders.video.Clips`, all of the same shape; None without a clip.
-        pictures: object, shape (N,): the fitted picture, uint8 (S, S, 3); None without one, or if not loaded.
+        videos: object, shape (N,): from `fusion.encoders.video.ClipReader`, all of one shape; None without a clip.
+        pictures: object, shape (N,): the fitted picture, uint8 (S, S, 3); None without a picture, or if not loaded.
     """
 
     ids: np.ndarray
@@ -53,43 +53,43 @@ class Items:
 
     @property
     def present(self) -> np.ndarray:
-        """Which of `MODALITIES` each has, bool (N, M)."""
+        """Which of `MODALITIES` each item has, bool (N, M)."""
         has_video = np.array([video is not None for video in self.videos], bool)
         return np.stack([self.tokens[:, 0] != 0, self.has_image, has_video], 1)
 
-    def seen(self, only: Collection[str]) -> np.ndarray:
-        """Which have one of the modalities named in `only`, bool (N,)."""
-        return np.any(self.present[:, [name in only for name in MODALITIES]], axis=1)
+    def has_any(self, modalities: Collection[str]) -> np.ndarray:
+        """Which items have at least one of these modalities, bool (N,)."""
+        return np.any(self.present[:, [name in modalities for name in MODALITIES]], axis=1)
 
     def take(self, index: np.ndarray | slice) -> Self:
         """The items at `index` (ints, a mask or a slice)."""
         return type(self)(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
 
     def without(self, modality: str, rows: np.ndarray | slice = slice(None)) -> Self:
-        """The same, but that the items at `rows` lack one of `MODALITIES`."""
-        changed = {name: getattr(self, name).copy() for name in _FIELDS[modality]}
-        for array in changed.values():
+        """The same items, without one of `MODALITIES` at `rows`."""
+        arrays = {name: getattr(self, name).copy() for name in _MODALITY_FIELDS[modality]}
+        for array in arrays.values():
             array[rows] = None if array.dtype == object else 0
-        return replace(self, **changed)
+        return replace(self, **arrays)
 
     @classmethod
-    def concatenate(cls, several: Sequence[Self]) -> Self:
+    def concatenate(cls, shards: Sequence[Self]) -> Self:
         """Items one after the other; shorter texts are padded."""
-        width = max(items.tokens.shape[1] for items in several)
-        tokens = [np.pad(items.tokens, ((0, 0), (0, width - items.tokens.shape[1]))) for items in several]
+        width = max(items.tokens.shape[1] for items in shards)
+        tokens = [np.pad(items.tokens, ((0, 0), (0, width - items.tokens.shape[1]))) for items in shards]
         columns = {
-            field.name: np.concatenate([getattr(items, field.name) for items in several])
+            field.name: np.concatenate([getattr(items, field.name) for items in shards])
             for field in fields(cls)
             if field.name != "tokens"
         }
         return cls(**columns, tokens=np.concatenate(tokens))
 
     def batch(self, index: np.ndarray | slice, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-        """As the model takes it.
+        """The items at `index` as input of the model.
 
         Returns:
-            tokens int64 (B, longest text), images float32 (B, D), regions float16 (B, R, C); videos, and pictures uint8
-            (P, S, S, 3), of the items that have some; present, bool (B, M).
+            tokens int64 (B, longest text), images float32 (B, D), regions float16 (B, R, C), present bool (B, M);
+            videos, and pictures uint8 (P, S, S, 3), only of the items that have them.
         """
         batch = {
             "tokens": torch.from_numpy(trim(self.tokens[index]).astype(np.int64)),
@@ -98,22 +98,22 @@ class Items:
             "present": torch.from_numpy(self.present[index]),
         }
         for name in ("videos", "pictures"):
-            some = [one for one in getattr(self, name)[index] if one is not None]
-            if some:
-                batch[name] = torch.from_numpy(np.stack(some))
-                if torch.device(device).type == "cuda":  # so that the copy runs beside what is computed
+            arrays = [array for array in getattr(self, name)[index] if array is not None]
+            if arrays:
+                batch[name] = torch.from_numpy(np.stack(arrays))
+                if torch.device(device).type == "cuda":  # so that the copy runs during computation
                     batch[name] = batch[name].pin_memory()
         return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
     def batches(self, device: torch.device | str = "cpu", size: int = 512) -> Iterator[dict[str, Tensor]]:
-        """All items in their order, `size` at a time, each time as `batch`."""
+        """All items in order, `size` at a time, as `batch` returns them."""
         for start in range(0, len(self), size):
             yield self.batch(slice(start, start + size), device)
 
     def to_table(self) -> pa.Table:
-        """One row an item, without the pictures, which `save_pictures` writes."""
+        """One row an item. `save_pictures` writes the pictures."""
 
-        def rows(array: np.ndarray) -> pa.Array:
+        def to_column(array: np.ndarray) -> pa.Array:
             column = pa.array(array.reshape(-1))
             for size in array.shape[:0:-1]:
                 column = pa.FixedSizeListArray.from_arrays(column, size)
@@ -123,17 +123,16 @@ class Items:
             "ids": pa.array(self.ids, pa.string()),
             "splits": pa.array(self.splits, pa.string()),
             "segments": pa.array(self.segments, pa.string()),
-            "tokens": rows(self.tokens),
-            "images": rows(self.images),
-            "regions": rows(self.regions),
+            "tokens": to_column(self.tokens),
+            "images": to_column(self.images),
+            "regions": to_column(self.regions),
             "has_image": pa.array(self.has_image),
         }
         table = pa.table(columns)
-        some = [video for video in self.videos if video is not None]
-        if some:  # as bytes: parquet reads no lists of fixed size that may be missing
-            field = pa.field(
-                "videos", pa.binary(), metadata={"dtype": some[0].dtype.str, "shape": str(some[0].shape)}
-            )
+        video = next((video for video in self.videos if video is not None), None)
+        if video is not None:  # as bytes: parquet cannot read nullable lists of fixed size
+            metadata = {"dtype": video.dtype.str, "shape": str(video.shape)}
+            field = pa.field("videos", pa.binary(), metadata=metadata)
             column = pa.array(
                 [video if video is None else video.tobytes() for video in self.videos], pa.binary()
             )
@@ -142,50 +141,52 @@ class Items:
 
     @classmethod
     def from_table(cls, table: pa.Table) -> Self:
-        """The inverse of `to_table`; columns that are not there are empty."""
+        """The inverse of `to_table`; missing columns are empty."""
 
-        def arrays(column: pa.Array) -> np.ndarray:
+        def to_array(column: pa.Array) -> np.ndarray:
             shape = [len(column)]
             while pa.types.is_fixed_size_list(column.type):
                 shape.append(column.type.list_size)
                 column = column.flatten()
             return column.to_numpy(zero_copy_only=False).reshape(shape)
 
-        found = {
-            field.name: arrays(table[field.name].combine_chunks())
+        columns = {
+            field.name: to_array(table[field.name].combine_chunks())
             for field in fields(cls)
             if field.name in table.column_names and field.name != "videos"
         }
-        found.setdefault("regions", np.zeros((len(table), 0, 0), np.float16))
+        columns.setdefault("regions", np.zeros((len(table), 0, 0), np.float16))
         videos = np.full(len(table), None, object)
         if "videos" in table.column_names:
-            told = table.schema.field("videos").metadata
-            dtype, shape = told[b"dtype"].decode(), literal_eval(told[b"shape"].decode())
+            metadata = table.schema.field("videos").metadata
+            dtype, shape = metadata[b"dtype"].decode(), literal_eval(metadata[b"shape"].decode())
             for row, data in enumerate(table["videos"].to_pylist()):
                 videos[row] = data and np.frombuffer(data, dtype).reshape(shape)
-        return cls(**found, videos=videos, pictures=np.full(len(table), None, object))
+        return cls(**columns, videos=videos, pictures=np.full(len(table), None, object))
 
     def save_pictures(self, path: Path) -> None:
-        """Write those that there are, in their order, uint8 (P, S, S, 3): raw pixels, to be mapped into memory."""
+        """Write the pictures in order, uint8 (P, S, S, 3): raw pixels, to be mapped into memory."""
         with path.open("wb") as stream:
-            np.save(stream, np.array([one for one in self.pictures if one is not None], np.uint8))
+            np.save(stream, np.array([picture for picture in self.pictures if picture is not None], np.uint8))
 
     def with_pictures(self, path: Path) -> Self:
-        """The same with the pictures that `save_pictures` left; they are read as they are looked at.
+        """The same items with the pictures that `save_pictures` wrote. Each is read from disk when it is used.
 
         Raises:
-            DataError: where there is no such file, or it is of other items.
+            DataError: if the file is missing, or its number of pictures differs from the items'.
         """
         if not path.exists():
             raise DataError(
-                f"{path}: featurize kept no pictures; set featurize.keep_pictures: true and run it again"
+                f"{path}: featurize kept no pictures; set featurize.keep_pictures: true and run featurize again"
             )
-        kept = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        stored = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
         pictures = np.full(len(self), None, object)
-        if len(kept) != self.has_image.sum():
-            raise DataError(f"{path}: {len(kept)} pictures of {self.has_image.sum()}; run featurize again")
-        for row, one in zip(np.flatnonzero(self.has_image), kept, strict=True):
-            pictures[row] = one
+        if len(stored) != self.has_image.sum():
+            raise DataError(
+                f"{path}: has {len(stored)} pictures, expected {self.has_image.sum()}; run featurize again"
+            )
+        for row, picture in zip(np.flatnonzero(self.has_image), stored, strict=True):
+            pictures[row] = picture
         return replace(self, pictures=pictures)
 
     @classmethod
@@ -195,27 +196,27 @@ class Items:
         Args:
             features: What `featurize` wrote.
             table: "products" or "queries".
-            regions: Whether the features of regions are wanted, which are large.
-            pictures: Whether the pictures are.
+            regions: Whether to load the features of regions, which are large.
+            pictures: Whether to load the pictures.
 
         Raises:
-            DataError: where there are none.
+            DataError: if there are no features or, where requested, no pictures.
         """
-        found = sorted((features / table).glob("*.parquet"))
-        if not found:
+        paths = sorted((features / table).glob("*.parquet"))
+        if not paths:
             raise DataError(f"{features / table}: no features here; run the featurize stage")
-        wanted = {field.name for field in fields(cls) if regions or field.name != "regions"}
-        files = (pq.ParquetFile(path) for path in found)
-        tables = (file.read([name for name in file.schema_arrow.names if name in wanted]) for file in files)
+        names = {field.name for field in fields(cls) if regions or field.name != "regions"}
+        files = (pq.ParquetFile(path) for path in paths)
+        tables = (file.read([name for name in file.schema_arrow.names if name in names]) for file in files)
         shards = [cls.from_table(table) for table in tables]
         if pictures:
             shards = [
                 shard.with_pictures(path.with_suffix(".npy"))
-                for shard, path in zip(shards, found, strict=True)
+                for shard, path in zip(shards, paths, strict=True)
             ]
         return cls.concatenate(shards)
 
 
 def trim(tokens: np.ndarray) -> np.ndarray:
-    """Texts (N, T), each followed by zeros, without the columns beyond the longest one; one column is left at least."""
+    """Cut texts (N, T), each followed by zeros, to the length of the longest; at least one column remains."""
     return tokens[:, : max(1, np.count_nonzero(tokens.any(0)))]

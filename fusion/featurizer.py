@@ -1,4 +1,4 @@
-"""From texts and encoded pictures to `Items`: the same code for a catalogue of millions and for one query."""
+"""From texts and encoded pictures to `Items`: the same code for a whole catalogue and for a single query."""
 
 import filecmp
 import json
@@ -17,11 +17,11 @@ from catalog import store
 from catalog.images import PictureError, decode, fit
 from catalog.schema import TEXT_COLUMNS, product_text
 from fusion.encoders.image import ImageEncoder
-from fusion.encoders.video import Clips
+from fusion.encoders.video import ClipReader
 from fusion.encoders.vocabulary import Vocabulary
 from fusion.features import Items
 
-BATCH = 32  # pictures per forward pass; larger batches fall out of a CPU's cache
+BATCH = 32  # pictures per forward pass; larger batches exceed the cache of a CPU
 _QUERY_TEXTS = ("query_id", "text", "split", "segment")
 COLUMNS = {
     "products": ("product_id", *TEXT_COLUMNS, "image", "video"),
@@ -33,24 +33,29 @@ FILES = ("vocabulary.json", ENCODER, "clips.safetensors", "featurizer.json")
 
 
 class Featurizer:
-    """A vocabulary, a frozen image encoder, and what reads clips.
+    """A vocabulary, a frozen image encoder, and a reader of clips.
 
     Args:
         vocabulary: Of the training texts.
-        encoder: Moved to the GPU where there is one.
+        encoder: Moved to the GPU if there is one.
         clips: Likewise.
-        image_size: Pixels; the square a picture is fitted into.
+        image_size: Pixels; the square that a picture is fitted into.
         max_tokens: Words kept of a text.
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, encoder: ImageEncoder, clips: Clips, image_size: int, max_tokens: int
+        self,
+        vocabulary: Vocabulary,
+        encoder: ImageEncoder,
+        clips: ClipReader,
+        image_size: int,
+        max_tokens: int,
     ) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.vocabulary = vocabulary
         self.encoder, self.clips = encoder.to(self.device), clips.to(self.device)
         self.image_size, self.max_tokens = image_size, max_tokens
-        self.pool = ThreadPoolExecutor(os.cpu_count())
+        self.thread_pool = ThreadPoolExecutor(os.cpu_count())
 
     def save(self, folder: Path) -> None:
         """Write `FILES`."""
@@ -71,36 +76,36 @@ class Featurizer:
         settings = json.loads((folder / "featurizer.json").read_text())
         encoder = ImageEncoder.load(folder / ENCODER, *settings.pop("encoder"))
         name, frames = settings.pop("clips")
-        clips = Clips.load(name, frames, folder / "clips.safetensors")
+        clips = ClipReader.load(name, frames, folder / "clips.safetensors")
         return cls(Vocabulary.load(folder / "vocabulary.json"), encoder, clips, **settings)
 
-    def rows(
+    def featurize_rows(
         self,
         table: str,
         rows: Sequence[Mapping[str, Any]],
         sides: Mapping[str, str] = NO_SIDES,
-        keep: bool = False,
+        keep_pictures: bool = False,
     ) -> tuple[Items, dict[int, str]]:
         """Featurize N rows of a table.
 
         Args:
             table: "products" or "queries".
             rows: With the columns of `COLUMNS`; a picture is a struct as in `catalog.schema.PICTURE`.
-            sides: Split by product id, "train" where absent; queries have one of their own.
-            keep: Whether the items keep their pictures.
+            sides: Split by product id, "train" where absent; queries have a split of their own.
+            keep_pictures: Whether the items hold their pictures.
 
         Returns:
-            The items, and why some pictures or clips are broken, by position; those count as missing.
+            The items, and by position the reason why a picture or clip is broken; broken ones count as missing.
         """
-        pictures = [row["image"] and row["image"]["bytes"] for row in rows]
-        images, regions, kept, broken = self._images(pictures, keep)
-        videos, broken_videos = self._videos([row.get("video") for row in rows])
+        encoded = [row["image"] and row["image"]["bytes"] for row in rows]
+        images, regions, pictures, broken = self._encode_images(encoded, keep_pictures)
+        videos, broken_videos = self._encode_videos([row.get("video") for row in rows])
         if table == "products":
             ids, texts = [row["product_id"] for row in rows], [product_text(row) for row in rows]
             splits, segments = [sides.get(i, "train") for i in ids], [""] * len(rows)
         else:
             ids, texts, splits, segments = ([row[name] or "" for row in rows] for name in _QUERY_TEXTS)
-        has_image = [picture is not None and i not in broken for i, picture in enumerate(pictures)]
+        has_image = [data is not None and row not in broken for row, data in enumerate(encoded)]
         items = Items(
             ids=np.array(ids, object),
             splits=np.array(splits, object),
@@ -110,96 +115,103 @@ class Featurizer:
             regions=regions,
             has_image=np.array(has_image, bool),
             videos=videos,
-            pictures=kept,
+            pictures=pictures,
         )
         return items, broken_videos | broken
 
-    def table(self, data: Path, table: str) -> Items:
+    def featurize_table(self, data: Path, table: str) -> Items:
         """Featurize a whole table of a data set."""
-        batches = tqdm(store.batches(data, table, COLUMNS[table]), f"featurize {table}", unit="batch")
-        none, _ = self.rows(table, [])  # a table may be empty
-        return Items.concatenate([none, *(self.rows(table, batch.to_pylist())[0] for batch in batches)])
+        batches = tqdm(store.read_batches(data, table, COLUMNS[table]), f"featurize {table}", unit="batch")
+        no_items, _ = self.featurize_rows(table, [])  # a table may be empty
+        shards = (self.featurize_rows(table, batch.to_pylist())[0] for batch in batches)
+        return Items.concatenate([no_items, *shards])
 
     @torch.inference_mode()
-    def encode(self, pictures: Sequence[np.ndarray], padded: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """One batch through the image encoder.
+    def encode_pictures(
+        self, pictures: Sequence[np.ndarray], padded: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Encode one batch of pictures.
 
         Args:
             pictures: P of them, uint8 (S, S, 3).
-            padded: What P is filled up to: a CPU's kernels are prepared anew, at length, for each shape.
+            padded: Smallest batch size; empty pictures fill it up. On a CPU, each new shape costs a slow preparation.
 
         Returns:
-            Features of each, float16 (P, D), and of its regions, float16 (P, R, C).
+            Features of each picture, float16 (P, D), and of its regions, float16 (P, R, C).
         """
         stacked = np.zeros((max(padded, len(pictures)), self.image_size, self.image_size, 3), np.uint8)
         stacked[: len(pictures)] = pictures
-        pooled, parts = self.encoder(torch.from_numpy(stacked).to(self.device))
-        return pooled[: len(pictures)].half().cpu().numpy(), parts[: len(pictures)].half().cpu().numpy()
+        pooled, regions = self.encoder(torch.from_numpy(stacked).to(self.device))
+        return pooled[: len(pictures)].half().cpu().numpy(), regions[: len(pictures)].half().cpu().numpy()
 
-    def encode_again(self, items: Items) -> Items:
-        """The same items with features of the pictures that were kept of them."""
+    def reencode_pictures(self, items: Items) -> Items:
+        """The same items with new features of the pictures that they hold."""
         images, regions = items.images.copy(), items.regions.copy()
         rows = np.flatnonzero(items.has_image)
         for start in tqdm(range(0, len(rows), BATCH), "encode pictures", unit="batch"):
-            some = rows[start : start + BATCH]
-            images[some], parts = self.encode(items.pictures[some].tolist(), BATCH)
-            if regions.size:  # they may not have been asked for
-                regions[some] = parts
+            batch = rows[start : start + BATCH]
+            images[batch], batch_regions = self.encode_pictures(items.pictures[batch].tolist(), BATCH)
+            if regions.size:  # regions may not be loaded
+                regions[batch] = batch_regions
         return replace(items, images=images, regions=regions)
 
-    def _images(
-        self, pictures: Sequence[bytes | None], keep: bool
+    def _encode_images(
+        self, encoded: Sequence[bytes | None], keep_pictures: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[int, str]]:
-        """Features, float16 (N, D) and (N, R, C), zero where there is no picture; `Items.pictures`; what is broken."""
-        given = [i for i, data in enumerate(pictures) if data is not None]
-        decoded = self.pool.map(self._decode, (pictures[i] for i in given))  # runs ahead of the encoder
+        """Features, float16 (N, D) and (N, R, C), zero without a picture; `Items.pictures`; why pictures are broken."""
+        rows = [row for row, data in enumerate(encoded) if data is not None]
+        decoded = self.thread_pool.map(self._decode_picture, (encoded[row] for row in rows))
         broken: dict[int, str] = {}
-        usable: list[tuple[int, np.ndarray]] = []
-        out = np.zeros((len(pictures), self.encoder.width), np.float16)
-        parts = np.zeros((len(pictures), self.encoder.grid**2, self.encoder.region_width), np.float16)
-        kept = np.full(len(pictures), None, object)
+        pending: list[tuple[int, np.ndarray]] = []
+        images = np.zeros((len(encoded), self.encoder.width), np.float16)
+        regions = np.zeros((len(encoded), self.encoder.grid**2, self.encoder.region_width), np.float16)
+        pictures = np.full(len(encoded), None, object)
 
-        def encode() -> None:
-            if usable:
-                rows, stack = zip(*usable, strict=True)
-                out[[*rows]], parts[[*rows]] = self.encode(stack, min(BATCH, len(given)))
-                usable.clear()
+        def encode_pending() -> None:
+            if pending:
+                batch, stack = zip(*pending, strict=True)
+                images[[*batch]], regions[[*batch]] = self.encode_pictures(stack, min(BATCH, len(rows)))
+                pending.clear()
 
-        for i, picture in zip(given, decoded, strict=True):
+        for row, picture in zip(rows, decoded, strict=True):  # threads decode while the encoder runs
             if isinstance(picture, PictureError):
-                broken[i] = str(picture)
+                broken[row] = str(picture)
                 continue
-            usable.append((i, picture))
-            if keep:
-                kept[i] = picture
-            if len(usable) == BATCH:
-                encode()
-        encode()
-        return out, parts, kept, broken
+            pending.append((row, picture))
+            if keep_pictures:
+                pictures[row] = picture
+            if len(pending) == BATCH:
+                encode_pending()
+        encode_pending()
+        return images, regions, pictures, broken
 
-    def _videos(self, clips: Sequence[list[dict[str, Any]] | None]) -> tuple[np.ndarray, dict[int, str]]:
-        """As `Items.videos`, and what is broken; a clip without frames is none."""
-        given = [i for i, frames in enumerate(clips) if frames]
-        read = self.pool.map(self._read, ([frame["bytes"] for frame in clips[i] or ()] for i in given))
-        out = np.full(len(clips), None, object)
+    def _encode_videos(
+        self, videos: Sequence[list[dict[str, Any]] | None]
+    ) -> tuple[np.ndarray, dict[int, str]]:
+        """`Items.videos`, and why clips are broken. A clip without frames counts as missing."""
+        rows = [row for row, frames in enumerate(videos) if frames]
+        clips = self.thread_pool.map(
+            self._read_clip, ([frame["bytes"] for frame in videos[row] or ()] for row in rows)
+        )
+        encoded = np.full(len(videos), None, object)
         usable, broken = [], {}
-        for i, clip in zip(given, read, strict=True):
+        for row, clip in zip(rows, clips, strict=True):
             if isinstance(clip, PictureError):
-                broken[i] = str(clip)
+                broken[row] = str(clip)
             else:
-                usable.append((i, clip))
+                usable.append((row, clip))
         for start in range(0, len(usable), BATCH):
-            rows, stack = zip(*usable[start : start + BATCH], strict=True)
-            out[list(rows)] = [*self.clips(np.stack(stack))]
-        return out, broken
+            batch, stack = zip(*usable[start : start + BATCH], strict=True)
+            encoded[list(batch)] = [*self.clips(np.stack(stack))]
+        return encoded, broken
 
-    def _read(self, frames: list[bytes]) -> np.ndarray | PictureError:
+    def _read_clip(self, frames: list[bytes]) -> np.ndarray | PictureError:
         try:
             return self.clips.read(frames)
         except PictureError as error:
             return error
 
-    def _decode(self, data: bytes) -> np.ndarray | PictureError:
+    def _decode_picture(self, data: bytes) -> np.ndarray | PictureError:
         try:
             return fit(decode(data), self.image_size)
         except PictureError as error:
@@ -207,18 +219,19 @@ class Featurizer:
 
 
 def load_items(features: Path, table: str, model: Path, regions: bool = False) -> Items:
-    """One table of a features folder as a model takes it: where training tuned its image encoder, with that one's
-    features, made of the pictures that were kept.
+    """One table of a features folder as input of a model.
+
+    If training tuned the image encoder, the tuned encoder encodes the stored pictures again.
 
     Args:
         features: What `featurize` wrote.
         table: "products" or "queries".
         model: What `train` wrote.
-        regions: Whether the features of regions are wanted.
+        regions: Whether to load the features of regions.
 
     Raises:
-        DataError: where there are none, or pictures are needed and were not kept.
+        DataError: if there are no features, or pictures are needed and featurize kept none.
     """
     tuned = not filecmp.cmp(features / ENCODER, model / ENCODER, shallow=False)
     items = Items.load(features, table, regions, pictures=tuned)
-    return Featurizer.load(model).encode_again(items) if tuned else items
+    return Featurizer.load(model).reencode_pictures(items) if tuned else items

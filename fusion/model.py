@@ -1,4 +1,4 @@
-"""The model: a query tower and a product tower in one space."""
+"""The model: a query tower and a product tower with one shared embedding space."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -19,28 +19,28 @@ from fusion.encoders.vocabulary import PAD
 from fusion.encoders.weights import freeze
 from fusion.entities import Labeller
 from fusion.features import MODALITIES, Items
-from fusion.fusions import FUSIONS, Parts
+from fusion.fusions import FUSIONS, ModalityFeatures
 
-AT_ONCE = 128  # pictures encoded where no gradient is wanted; more would take more memory than a step
+PICTURES_AT_ONCE = 128  # encoded without gradients; more would need more memory than a training step
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What is needed to build the model before its weights are read.
+    """What is needed to build the model before its weights are loaded.
 
     Attributes:
         vocabulary: Number of token ids.
         image_features: Width of the frozen image features, D.
-        region_features: Width of those of a region, C.
+        region_features: Width of the features of a region, C.
         fusion: A name of `FUSIONS`.
         dim: Width of the shared space.
-        hidden: Width inside the fusion, and between the image features and the shared space.
+        hidden: Width of the hidden layers of the fusion and of the image projection.
         dropout: Share dropped in training.
         text_encoder: A name of `fusion.encoders.text.ENCODERS`.
-        text_settings: What that one needs besides.
+        text_settings: Further arguments of the text encoder.
         video_encoder: A name of `fusion.encoders.video.ENCODERS`, or None where no product has a clip.
-        tags: What products are tagged with: for each kind of tag the values to choose from.
-        entities: What is recognised in texts, as `fusion.entities.Entities.types`.
+        tags: For each kind of tag that products get, the values to choose from.
+        entities: The types of entity recognised in texts, as `fusion.entities.Entities.types`.
     """
 
     vocabulary: int
@@ -58,20 +58,20 @@ class ModelConfig:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Those of `MODALITIES` that the model knows."""
+        """The `MODALITIES` that the model can encode."""
         return MODALITIES if self.video_encoder else MODALITIES[:2]
 
 
 class Standardise(nn.Module):
-    """Each feature minus its mean, over its standard deviation, as measured once before training.
+    """Subtracts each feature's mean and divides by its standard deviation, both measured once before training.
 
-    Features of a frozen encoder differ in scale by orders of magnitude, and which of them matter is not known.
+    Features of a frozen encoder differ in scale by orders of magnitude, which says nothing about their importance.
 
     Args:
         features: Their number, D.
     """
 
-    LIMIT = 5.0  # standard deviations; a picture unlike all others must not drown what is known besides
+    LIMIT = 5.0  # standard deviations; an outlier picture must not dominate the other modalities
     mean: Tensor
     std: Tensor
 
@@ -81,7 +81,7 @@ class Standardise(nn.Module):
         self.register_buffer("std", torch.ones(features))
 
     def measure(self, images: np.ndarray) -> None:
-        """Take mean and standard deviation from float (N, D), N > 0; features that never vary get no weight."""
+        """Take mean and standard deviation from float (N, D), N > 0; constant features become 0."""
         images = images.astype(np.float32)
         std = images.std(0)
         self.mean.copy_(torch.from_numpy(images.mean(0)))
@@ -92,25 +92,26 @@ class Standardise(nn.Module):
 
 
 class ProductSearchModel(nn.Module):
-    """Two towers that share their encoders; each has a fusion of its own.
+    """Two towers that share their encoders; each has its own fusion.
 
-    A batch is a dict as `fusion.features.Items.batch` makes it. Any modality may be missing.
+    A batch is a dict from `fusion.features.Items.batch`. Any modality may be missing.
 
     Attributes:
-        image_encoder: While training tunes it, reads the pictures themselves in place of their features, and all items
-            must come with theirs. Otherwise None; `save` leaves it out.
-        late: float (M,), the weights of `blend` for products; `fusion.search.late_fusion.weigh` chooses them.
+        image_encoder: While training tunes it, it reads the pictures in place of their features, and all items must
+            hold their pictures. Otherwise None; `save` leaves it out.
+        late_fusion_weights: float (M,), the weights of `blend` for products, chosen by
+            `fusion.search.late_fusion.tune_late_fusion`.
     """
 
-    late: Tensor
+    late_fusion_weights: Tensor
 
     def __init__(self, config: ModelConfig, temperature: float = 0.07) -> None:
         super().__init__()
         self.config = config
-        encoder, kinds = TEXT_ENCODERS[config.text_encoder], len(config.entities)
-        self.text = encoder(config.vocabulary, config.dim, kinds, **config.text_settings)
+        text_encoder, entity_types = TEXT_ENCODERS[config.text_encoder], len(config.entities)
+        self.text = text_encoder(config.vocabulary, config.dim, entity_types, **config.text_settings)
         if config.entities:
-            self.labeller = Labeller(config.vocabulary, kinds)
+            self.labeller = Labeller(config.vocabulary, entity_types)
         self.image_encoder: ImageEncoder | None = None
         self.standardise = Standardise(config.image_features)
         self.image = nn.Sequential(
@@ -122,31 +123,31 @@ class ProductSearchModel(nn.Module):
         )
         if config.video_encoder:
             self.video = VIDEO_ENCODERS[config.video_encoder](config.dim, config.dropout)
-        fusion, count = FUSIONS[config.fusion], len(config.modalities)
+        fusion, modality_count = FUSIONS[config.fusion], len(config.modalities)
         self.attends = fusion.attends
         if self.attends:
             self.standardise_regions = Standardise(config.region_features)
-            widths = [
-                self.text.width,
-                config.region_features,
-                *([self.video.width] if config.video_encoder else []),
-            ]
-            self.narrow = nn.ModuleList(nn.Linear(width, config.dim // 2) for width in widths)
-        self.query_fusion = fusion(count, config.dim, config.hidden, config.dropout)
-        self.product_fusion = fusion(count, config.dim, config.hidden, config.dropout)
+            self.narrow = nn.ModuleList(nn.Linear(width, config.dim // 2) for width in self._state_widths())
+        self.query_fusion = fusion(modality_count, config.dim, config.hidden, config.dropout)
+        self.product_fusion = fusion(modality_count, config.dim, config.hidden, config.dropout)
         self.tags = nn.ModuleList(nn.Linear(config.dim, len(values)) for values in config.tags.values())
-        self.register_buffer("late", torch.zeros(count))
+        self.register_buffer("late_fusion_weights", torch.zeros(modality_count))
         self.log_scale = nn.Parameter(torch.tensor(1 / temperature).log())
 
+    def _state_widths(self) -> list[int]:
+        """The width of the states of words, regions and, if the model reads clips, moments."""
+        widths = [self.text.width, self.config.region_features]
+        return [*widths, self.video.width] if self.config.video_encoder else widths
+
     def freeze(self, text: str = "all", image: str = "all") -> None:
-        """Say what training leaves as it is of the published encoders.
+        """Choose which layers of the published encoders training leaves unchanged.
 
         Args:
             text: See `fusion.encoders.weights.freeze`.
             image: Likewise.
 
         Raises:
-            DataError: where an encoder has fewer layers.
+            DataError: if an encoder has fewer layers.
         """
         for trunk in self.text.trunks:
             freeze(trunk, text, "train.freeze.text")
@@ -155,81 +156,85 @@ class ProductSearchModel(nn.Module):
 
     @property
     def trunks(self) -> list[nn.Module]:
-        """The published encoders that are part of it."""
+        """The published encoders that are part of the model."""
         return self.text.trunks + ([self.image_encoder] if self.image_encoder else [])
 
-    def measure(self, pictures: Items) -> None:
-        """Standardise the image features by those of some items, all with a picture."""
-        self.standardise.measure(pictures.images)
+    def measure(self, pictured: Items) -> None:
+        """Measure the mean and standard deviation of image features on items that all have a picture."""
+        self.standardise.measure(pictured.images)
         if self.attends:
-            self.standardise_regions.measure(pictures.regions.reshape(-1, pictures.regions.shape[2]))
+            self.standardise_regions.measure(pictured.regions.reshape(-1, pictured.regions.shape[2]))
 
     @property
     def scale(self) -> Tensor:
         """One over the learned temperature, at most 100 (as in CLIP, Radford et al., 2021)."""
         return self.log_scale.exp().clamp(max=100.0)
 
-    def parts(self, batch: dict[str, Tensor]) -> Parts:
-        """Each modality by itself, in the order of `ModelConfig.modalities`, before they meet."""
+    def encode_modalities(self, batch: dict[str, Tensor]) -> ModalityFeatures:
+        """Encode each modality separately, in the order of `ModelConfig.modalities`."""
         present = batch["present"][:, : len(self.config.modalities)]
-        text, words = self.text(batch["tokens"], self._kinds(batch["tokens"]))
-        picture, regions = self._pictures(batch)
-        pooled, states = [text, picture], [words, regions]
+        text, words = self.text(batch["tokens"], self._entity_probabilities(batch["tokens"]))
+        images, regions = self._encode_images(batch)
+        vectors, states = [text, images], [words, regions]
         if self.config.video_encoder:
-            clips, moments = self._clips(batch, present[:, 2])
-            pooled.append(clips)
+            clips, moments = self._encode_clips(batch, present[:, 2])
+            vectors.append(clips)
             states.append(moments)
-        level = _level(torch.stack(pooled, 1))
+        pooled = _rms_normalise(torch.stack(vectors, 1))
         if not self.attends:
-            return Parts(level, present)
-        inside = [has[:, None].expand(found.shape[:2]) for has, found in zip(present.T, states, strict=True)]
-        inside[0] = batch["tokens"][:, : words.shape[1]] != PAD
-        narrow = [layer(found) for layer, found in zip(self.narrow, states, strict=True)]
-        return Parts(level, present, tuple(narrow), tuple(inside))
+            return ModalityFeatures(pooled, present)
+        masks = [
+            has_modality[:, None].expand(modality_states.shape[:2])
+            for has_modality, modality_states in zip(present.T, states, strict=True)
+        ]
+        masks[0] = batch["tokens"][:, : words.shape[1]] != PAD
+        narrowed = [layer(wide) for layer, wide in zip(self.narrow, states, strict=True)]
+        return ModalityFeatures(pooled, present, tuple(narrowed), tuple(masks))
 
-    def _kinds(self, tokens: Tensor) -> Tensor:
-        """How likely each word is part of each of `ModelConfig.entities`, float (B, T, E).
+    def _entity_probabilities(self, tokens: Tensor) -> Tensor:
+        """The probability that each word is part of each of `ModelConfig.entities`, float (B, T, E).
 
-        The labeller learns from its own loss alone.
+        Detached: the labeller learns only from its own loss.
         """
         if not self.config.entities:
             return tokens.new_zeros(*tokens.shape, 0, dtype=torch.float32)
         return self.labeller(tokens).softmax(2)[..., 1:].detach()
 
     def recognise(self, tokens: Tensor) -> Tensor:
-        """Which entity each word is most likely part of.
+        """The most likely entity of each word.
 
         Args:
             tokens: int64 (B, T).
 
         Returns:
-            int64 (B, T): n for the n-th of `ModelConfig.entities`, counted from 1; 0 for none of them.
+            int64 (B, T): n for the n-th of `ModelConfig.entities`, counted from 1; 0 for no entity.
         """
         if not self.config.entities:
             return torch.zeros_like(tokens)
         return self.labeller(tokens).argmax(2) * (tokens != PAD)
 
-    def _pictures(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Encode pictures: float (B, dim), and the features of their regions, float (B, R, C)."""
-        images, regions = self._features(batch, batch["present"][:, 1])
+    def _encode_images(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Image vectors, float (B, dim), and the features of regions, float (B, R, C)."""
+        images, regions = self._image_features(batch, batch["present"][:, 1])
         regions = self.standardise_regions(regions.float()) if self.attends else regions
         return self.image(self.standardise(images)), regions
 
-    def _features(self, batch: dict[str, Tensor], has: Tensor) -> tuple[Tensor, Tensor]:
-        """The features of pictures and of their regions: float (B, D) and (B, R, C), zero for items without one."""
+    def _image_features(self, batch: dict[str, Tensor], has_image: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of pictures and of their regions: float (B, D) and (B, R, C), zero without a picture."""
         if self.image_encoder is None or "pictures" not in batch:
             return batch["images"], batch["regions"]
-        pictures = batch["pictures"].split(len(has) if torch.is_grad_enabled() else AT_ONCE)
-        images, regions = (torch.cat(found) for found in zip(*map(self.image_encoder, pictures), strict=True))
-        return _place(images, has), _place(regions, has)
+        pictures = batch["pictures"].split(len(has_image) if torch.is_grad_enabled() else PICTURES_AT_ONCE)
+        encoded = zip(*map(self.image_encoder, pictures), strict=True)
+        images, regions = (torch.cat(chunks) for chunks in encoded)
+        return _scatter_rows(images, has_image), _scatter_rows(regions, has_image)
 
-    def _clips(self, batch: dict[str, Tensor], has: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode the clips there are: float (B, dim) and (B, S, W), zero for items without one."""
+    def _encode_clips(self, batch: dict[str, Tensor], has_clip: Tensor) -> tuple[Tensor, Tensor]:
+        """Clip vectors, float (B, dim), and the states of moments, (B, S, W), zero without a clip."""
         if "videos" not in batch:
-            nothing = batch["images"].new_zeros(len(has), 1, max(self.config.dim, self.video.width))
-            return nothing[:, 0, : self.config.dim], nothing[..., : self.video.width]
+            zeros = batch["images"].new_zeros(len(has_clip), 1, max(self.config.dim, self.video.width))
+            return zeros[:, 0, : self.config.dim], zeros[..., : self.video.width]
         clips, moments = self.video(batch["videos"])
-        return _place(clips, has), _place(moments, has)
+        return _scatter_rows(clips, has_clip), _scatter_rows(moments, has_clip)
 
     @overload
     def encode_query(self, batch: dict[str, Tensor]) -> Tensor: ...
@@ -240,57 +245,68 @@ class ProductSearchModel(nn.Module):
     def encode_query(
         self, batch: dict[str, Tensor], *, entities: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Queries as unit vectors, float (B, dim); with `entities` also what `recognise` finds in their texts."""
-        vectors = _unit(self.query_fusion(self.parts(batch)))
+        """Queries as unit vectors, float (B, dim); with `entities` also the result of `recognise`."""
+        vectors = _unit_vectors(self.query_fusion(self.encode_modalities(batch)))
         return (vectors, self.recognise(batch["tokens"])) if entities else vectors
 
-    def encode_product(self, batch: dict[str, Tensor], only: Collection[str] = MODALITIES) -> Tensor:
-        """Products as unit vectors, float (B, dim), seen through the modalities named in `only`."""
-        parts = self._seen(batch, only)
-        whole = _unit(self.product_fusion(parts))
-        late = self.late * parts.present
-        return blend(whole, self._alone(parts), late) if late.any() else whole
+    def encode_product(self, batch: dict[str, Tensor], modalities: Collection[str] = MODALITIES) -> Tensor:
+        """Products as unit vectors, float (B, dim), from the named modalities only."""
+        features = self._encode_restricted(batch, modalities)
+        fused = _unit_vectors(self.product_fusion(features))
+        weights = self.late_fusion_weights * features.present
+        return blend(fused, self._unimodal_embeddings(features), weights) if weights.any() else fused
 
-    def views(
-        self, batch: dict[str, Tensor], lost: Tensor, swapped: tuple[Tensor, dict[str, Tensor]] | None = None
+    def encode_views(
+        self,
+        batch: dict[str, Tensor],
+        hidden: Tensor,
+        swapped: tuple[Tensor, dict[str, Tensor]] | None = None,
     ) -> Tensor:
-        """Products as training sees them: whole, and through each modality alone.
+        """The views of products that training uses: the fused view, then the view of each single modality.
 
         Args:
             batch: B products.
-            lost: bool (M,) or (B, M), the modalities that the whole view lacks.
-            swapped: Which products the whole view shows with others' pictures, int64 (S,), and a batch of S others.
+            hidden: bool (M,) or (B, M), the modalities that the fused view lacks.
+            swapped: The rows whose fused view uses other products' pictures, int64 (S,), and a batch of S others.
 
         Returns:
-            Unit vectors, float (B, 1 + M, dim); meaningless where a modality is not there.
+            Unit vectors, float (B, 1 + M, dim); meaningless where a modality is missing.
         """
-        parts = self.parts(batch)
-        shown = self._with_pictures(parts, *swapped) if swapped else parts
-        whole = _unit(self.product_fusion(shown.only(~lost)))
-        return torch.cat([whole[:, None], self._alone(parts)], 1)
+        features = self.encode_modalities(batch)
+        fused_features = self._swap_pictures(features, *swapped) if swapped else features
+        fused = _unit_vectors(self.product_fusion(fused_features.restrict(~hidden)))
+        return torch.cat([fused[:, None], self._unimodal_embeddings(features)], 1)
 
-    def _seen(self, batch: dict[str, Tensor], only: Collection[str]) -> Parts:
-        """What products show through the modalities named in `only`."""
-        seen = torch.tensor([name in only for name in self.config.modalities], device=batch["present"].device)
-        return self.parts(batch).only(seen)
+    def _encode_restricted(self, batch: dict[str, Tensor], modalities: Collection[str]) -> ModalityFeatures:
+        """Features of the named modalities only."""
+        visible = torch.tensor(
+            [name in modalities for name in self.config.modalities], device=batch["present"].device
+        )
+        return self.encode_modalities(batch).restrict(visible)
 
-    def _alone(self, parts: Parts) -> Tensor:
-        """Products through each modality alone, float (B, M, dim); meaningless where it is not there."""
-        alone = torch.eye(parts.present.shape[1], dtype=torch.bool, device=parts.present.device)
-        return torch.stack([_unit(self.product_fusion(parts.only(one))) for one in alone], 1)
+    def _unimodal_embeddings(self, features: ModalityFeatures) -> Tensor:
+        """Products by each single modality, float (B, M, dim); meaningless where it is missing."""
+        single = torch.eye(features.present.shape[1], dtype=torch.bool, device=features.present.device)
+        return torch.stack(
+            [_unit_vectors(self.product_fusion(features.restrict(visible))) for visible in single], 1
+        )
 
-    def _with_pictures(self, parts: Parts, rows: Tensor, others: dict[str, Tensor]) -> Parts:
-        """The items at `rows`, int64 (S,), with the pictures of S others."""
-        picture, regions = self._pictures(others)
-        pooled = parts.pooled.index_put((rows, torch.ones_like(rows)), _level(picture).to(parts.pooled.dtype))
+    def _swap_pictures(
+        self, features: ModalityFeatures, rows: Tensor, others: dict[str, Tensor]
+    ) -> ModalityFeatures:
+        """Replace the pictures of the items at `rows`, int64 (S,), with those of S others."""
+        images, other_regions = self._encode_images(others)
+        pooled = features.pooled.index_put(
+            (rows, torch.ones_like(rows)), _rms_normalise(images).to(features.pooled.dtype)
+        )
         if not self.attends:
-            return parts._replace(pooled=pooled)
-        words, own, *clips = parts.states
-        own = own.index_copy(0, rows, self.narrow[1](regions).to(own.dtype))
-        return parts._replace(pooled=pooled, states=(words, own, *clips))
+            return features._replace(pooled=pooled)
+        words, regions, *clips = features.states
+        regions = regions.index_copy(0, rows, self.narrow[1](other_regions).to(regions.dtype))
+        return features._replace(pooled=pooled, states=(words, regions, *clips))
 
-    def tag(self, products: Tensor) -> list[Tensor]:
-        """How well each tag fits, for each kind in the order of `ModelConfig.tags`.
+    def score_tags(self, products: Tensor) -> list[Tensor]:
+        """Score every tag, for each kind in the order of `ModelConfig.tags`.
 
         Args:
             products: Unit vectors, float (…, dim).
@@ -298,23 +314,26 @@ class ProductSearchModel(nn.Module):
         Returns:
             Logits, float (…, values) each.
         """
-        wide = products * self.config.dim**0.5  # each feature about as large as one that is normalised
-        return [head(wide) for head in self.tags]
+        scaled = products * self.config.dim**0.5  # so that features have about unit variance
+        return [head(scaled) for head in self.tags]
 
     @torch.inference_mode()
-    def best_tags(self, products: Items, only: Collection[str] = MODALITIES) -> list[np.ndarray]:
-        """The number of the best value of each kind of tag in `ModelConfig.tags`, int64 (N,) each.
+    def predict_tags(self, products: Items, modalities: Collection[str] = MODALITIES) -> list[np.ndarray]:
+        """The index of the best value of each kind of tag in `ModelConfig.tags`, int64 (N,) each.
 
-        Read off the view that training tagged: late fusion, chosen for search, would make words that only texts state
-        fainter.
+        Reads the fused view, without late fusion: training tagged that view. Late fusion is tuned for search and would
+        weaken words that occur only in texts.
         """
         device = self.log_scale.device
-        found = [_unit(self.product_fusion(self._seen(batch, only))) for batch in products.batches(device)]
-        vectors = torch.cat([torch.empty(0, self.config.dim, device=device), *found])
-        return [logits.argmax(-1).cpu().numpy() for logits in self.tag(vectors)]
+        embeddings = [
+            _unit_vectors(self.product_fusion(self._encode_restricted(batch, modalities)))
+            for batch in products.batches(device)
+        ]
+        vectors = torch.cat([torch.empty(0, self.config.dim, device=device), *embeddings])
+        return [logits.argmax(-1).cpu().numpy() for logits in self.score_tags(vectors)]
 
     def save(self, folder: Path) -> None:
-        """Write config.json and weights.safetensors: what reads features, without the image encoder."""
+        """Write config.json and weights.safetensors, without the image encoder."""
         (folder / "config.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
         state = {
             name: value.contiguous()
@@ -331,32 +350,32 @@ class ProductSearchModel(nn.Module):
         return model.eval()
 
 
-def _place(rows: Tensor, has: Tensor) -> Tensor:
-    """The V rows of those items that have something, (V, …), among all B, zero elsewhere."""
-    place = torch.zeros_like(has, dtype=torch.int64).masked_scatter(
-        has, torch.arange(len(rows), device=has.device)
+def _scatter_rows(rows: Tensor, has_row: Tensor) -> Tensor:
+    """Put V rows, (V, …), at the V of B positions where `has_row`, bool (B,), is True; the others are zero."""
+    source = torch.zeros_like(has_row, dtype=torch.int64).masked_scatter(
+        has_row, torch.arange(len(rows), device=has_row.device)
     )
-    return rows[place] * has.view(-1, *[1] * (rows.ndim - 1))
+    return rows[source] * has_row.view(-1, *[1] * (rows.ndim - 1))
 
 
-def _level(vectors: Tensor) -> Tensor:
-    """As loud as each other (RMSNorm of Zhang and Sennrich, 2019), or pictures drown what words alone tell."""
+def _rms_normalise(vectors: Tensor) -> Tensor:
+    """RMSNorm (Zhang and Sennrich, 2019), so that no modality dominates the others by its scale."""
     return nn.functional.rms_norm(vectors, vectors.shape[-1:])
 
 
-def _unit(vectors: Tensor) -> Tensor:
+def _unit_vectors(vectors: Tensor) -> Tensor:
     return nn.functional.normalize(vectors.float(), dim=-1)
 
 
-def blend(whole: Tensor, alone: Tensor, weights: Tensor) -> Tensor:
-    """Late fusion: the direction of the whole view plus the weighted views of single modalities.
+def blend(fused: Tensor, unimodal: Tensor, weights: Tensor) -> Tensor:
+    """Late fusion: the direction of the fused embedding plus the weighted embeddings of single modalities.
 
     Args:
-        whole: Unit vectors, float (B, dim).
-        alone: Likewise, float (B, M, dim); anything finite where the weight is 0.
-        weights: float (B, M), 0 where a modality is not there.
+        fused: Unit vectors, float (B, dim).
+        unimodal: Unit vectors, float (B, M, dim); any finite value where the weight is 0.
+        weights: float (B, M), 0 where a modality is missing.
     """
-    return _unit(whole + (weights[..., None] * alone).sum(1))
+    return _unit_vectors(fused + (weights[..., None] * unimodal).sum(1))
 
 
 @torch.inference_mode()
@@ -364,7 +383,7 @@ def embed(
     model: ProductSearchModel,
     items: Items,
     role: str,
-    only: Collection[str] = MODALITIES,
+    modalities: Collection[str] = MODALITIES,
     batch_size: int = 512,
 ) -> np.ndarray:
     """Encode many items.
@@ -373,14 +392,15 @@ def embed(
         model: In evaluation mode.
         items: Queries or products.
         role: "query" or "product".
-        only: Modalities a product is seen through.
+        modalities: The modalities of products to encode.
         batch_size: Items at a time.
 
     Returns:
         float32 of shape (N, dim); items that have none of the modalities are zero, so they score 0 with everything.
     """
     device = next(model.parameters()).device
-    seen = items.seen(set(only) & set(model.config.modalities))
-    encode = partial(model.encode_product, only=only) if role == "product" else model.encode_query
-    found = [encode(batch).cpu() for batch in items.batches(device, batch_size)]
-    return torch.cat([torch.empty(0, model.config.dim), *found]).numpy() * seen[:, None]
+    usable = items.has_any(set(modalities) & set(model.config.modalities))
+    encode_product = partial(model.encode_product, modalities=modalities)
+    encode = encode_product if role == "product" else model.encode_query
+    embeddings = [encode(batch).cpu() for batch in items.batches(device, batch_size)]
+    return torch.cat([torch.empty(0, model.config.dim), *embeddings]).numpy() * usable[:, None]

@@ -1,35 +1,43 @@
-"""Name → thing, filled by a decorator: what `ENCODERS` and `FUSIONS` are."""
+"""Name → implementation, filled by a decorator: what `ENCODERS`, `FUSIONS` and `LOSSES` are."""
 
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+import plugins
+
 T = TypeVar("T")
 
 
-class Registry(Generic[T]):
-    """What can be chosen by name in params.yaml.
+class PluginRegistry(Generic[T]):
+    """The implementations that params.yaml can name. Plugins are imported at the first lookup.
 
     Args:
         kind: What it holds, for the error message.
-        others: What can be chosen besides, likewise.
+        other_names: Names that are accepted besides the entries, for the error message.
     """
 
-    def __init__(self, kind: str, *others: str) -> None:
-        self.kind, self.others = kind, others
-        self.entries: dict[str, T] = {}
+    def __init__(self, kind: str, *other_names: str) -> None:
+        self.kind, self.other_names = kind, other_names
+        self._entries: dict[str, T] = {}
 
     def __call__(self, name: str) -> Callable[[T], T]:
         """Decorate a class or function to register it under `name`."""
 
         def add(entry: T) -> T:
-            self.entries[name] = entry
+            self._entries[name] = entry
             return entry
 
         return add
 
+    @property
+    def entries(self) -> dict[str, T]:
+        """All entries by name, including those of plugins."""
+        plugins.load()
+        return self._entries
+
     def __getitem__(self, name: str) -> T:
-        try:
-            return self.entries[name]
-        except KeyError:
-            known = ", ".join((*self.entries, *self.others))
-            raise ValueError(f"unknown {self.kind} '{name}'; known are {known}") from None
+        entries = self.entries
+        if name not in entries:
+            known = ", ".join((*entries, *self.other_names))
+            raise ValueError(f"unknown {self.kind} '{name}'; known are {known}")
+        return entries[name]

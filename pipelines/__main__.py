@@ -8,92 +8,128 @@ from typing import Any
 
 from catalog import command
 from catalog.schema import DataError
-from components.params import pipeline_params
+from components.params import load_pipeline_params
 from pipelines import check, ir, local, remote
-from pipelines.cluster import Cluster, checkout, load
+from pipelines.cluster import Cluster, current_commit, load_cluster
+
+Verb = Callable[[str, Callable[..., None], str], argparse.ArgumentParser]
+CLUSTER_FILE = Path("deploy/cluster.yaml")
 
 
-def compile_to(output: Path, params: Path, cluster: Path | None = None) -> None:
-    """Write the pipeline as IR YAML, with params.yaml as the defaults of its parameters.
+def compile_to(output: Path, params_file: Path, cluster_file: Path | None = None) -> None:
+    """Write the pipeline as IR YAML. Its parameters default to the values of params.yaml.
 
     The same pipeline, parameters, cluster file and commit give the same bytes.
 
     Raises:
-        DataError: where `output` is not named as YAML, or a file is not what it should be.
+        DataError: if `output` has no YAML suffix, or an input file is invalid.
     """
     if output.suffix not in {".yaml", ".yml"}:
-        raise DataError(f"--output {output}: name it .yaml")
-    output.write_text(
-        ir.compiled(load(cluster) if cluster else Cluster(), checkout(), pipeline_params(params))
-    )
+        raise DataError(f"--output {output}: the file name must end in .yaml")
+    cluster = load_cluster(cluster_file) if cluster_file else Cluster()
+    output.write_text(ir.compile_pipeline(cluster, current_commit(), load_pipeline_params(params_file)))
 
 
-def run(params: Path, **arguments: Any) -> None:
+def run(params_file: Path, **arguments: Any) -> None:
     """Run the pipeline on this machine."""
-    local.run(params=pipeline_params(params), **arguments)
+    local.run_pipeline(params=load_pipeline_params(params_file), **arguments)
+
+
+def schedule(name: str, cron: str, timezone: str, catch_up: bool, concurrency: int, **arguments: Any) -> None:
+    """Create or replace a schedule on a cluster."""
+    remote.save_schedule(remote.Schedule(name, cron, timezone, catch_up, concurrency), **arguments)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb; the exit code of `catalog.command.run`."""
-    top = argparse.ArgumentParser(prog="python -m pipelines")
-    verbs = top.add_subparsers(required=True, metavar="VERB")
+    """Run a verb; returns the exit code of `catalog.command.run_command`."""
+    arguments = vars(_build_parser().parse_args(argv))
+    function = arguments.pop("function")
+    return command.run_command(lambda: function(**arguments))
 
-    def verb(name: str, does: Callable[..., None], told: str) -> argparse.ArgumentParser:
-        parser = verbs.add_parser(name, help=told, description=told)
-        parser.set_defaults(verb=does)
-        return parser
 
-    compiling = verb("compile", compile_to, "write the pipeline as IR YAML")
-    compiling.add_argument("--output", type=Path, required=True, metavar="FILE")
-    running = verb("run", run, "run it here, with kfp's local runner")
-    running.add_argument("--root", type=Path, default=Path("artifacts/pipeline"), metavar="DIR")
-    running.add_argument("--image", help="run each step in a container of this image (default: a process)")
-    running.add_argument("--shards", type=int, default=1, help="that featurize is divided into (default: 1)")
-    running.add_argument(
-        "--cache", action="store_true", help="reuse steps whose code, parameters and data are the same"
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pipelines")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def add_verb(name: str, function: Callable[..., None], description: str) -> argparse.ArgumentParser:
+        verb = verbs.add_parser(name, help=description, description=description)
+        verb.set_defaults(function=function)
+        return verb
+
+    _add_local_verbs(add_verb)
+    _add_cluster_verbs(add_verb)
+    return parser
+
+
+def _add_local_verbs(add_verb: Verb) -> None:
+    compile_verb = add_verb("compile", compile_to, "write the pipeline as IR YAML")
+    compile_verb.add_argument("--output", type=Path, required=True, metavar="FILE")
+    run_verb = add_verb("run", run, "run the pipeline on this machine, with kfp's local runner")
+    run_verb.add_argument("--root", type=Path, default=Path("artifacts/pipeline"), metavar="DIR")
+    run_verb.add_argument("--image", help="run each step in a container of this image (default: a process)")
+    run_verb.add_argument("--shards", type=int, default=1, help="number of featurize shards (default: 1)")
+    run_verb.add_argument(
+        "--cache", action="store_true", help="reuse steps with the same code, parameters and data"
     )
-    checking = verb("check", check.report, "find what is wrong before anything is sent")
-    submitting = verb("submit", remote.submit, "run it on a cluster, once")
-    scheduling = verb(
-        "schedule", remote.schedule, "run it on a cluster, again and again; by the same name, changes that"
+    _add_data_options(run_verb, repo=".")
+    for verb in (compile_verb, run_verb):
+        _add_params_option(verb)
+    _add_cluster_option(compile_verb, default=None)
+
+
+def _add_cluster_verbs(add_verb: Verb) -> None:
+    check_verb = add_verb("check", check.check_pipeline, "check the pipeline and the cluster before a run")
+    submit_verb = add_verb("submit", remote.submit_run, "run the pipeline once on a cluster")
+    submit_verb.add_argument("--wait", action="store_true", help="wait until the run ends, show its state")
+    schedule_verb = add_verb("schedule", schedule, "create a schedule, or replace the one of the same name")
+    _add_schedule_options(schedule_verb)
+    schedules_verb = add_verb(
+        "schedules", remote.manage_schedules, "list schedules; or pause, resume or delete one"
     )
-    scheduling.add_argument("name")
-    scheduling.add_argument("--cron", required=True, help="5 fields, or 6 beginning with seconds, in quotes")
-    scheduling.add_argument("--timezone", default="UTC", help="of the cron (default: UTC)")
-    scheduling.add_argument(
+    schedules_verb.add_argument("action", nargs="?", choices=["list", *remote.ACTIONS], default="list")
+    schedules_verb.add_argument("name", nargs="?")
+    status_verb = add_verb("status", remote.print_status, "state of one run, or of the latest runs")
+    status_verb.add_argument("run_id", nargs="?", metavar="RUN")
+    for verb in (submit_verb, schedule_verb):
+        _add_data_options(verb, repo=None)
+        verb.add_argument("--dry-run", action="store_true", help="show what would be sent; send nothing")
+    for verb in (check_verb, submit_verb, schedule_verb):
+        _add_params_option(verb)
+    for verb in (check_verb, submit_verb, schedule_verb, schedules_verb, status_verb):
+        _add_cluster_option(verb, default=CLUSTER_FILE)
+    for verb in (submit_verb, schedule_verb, schedules_verb, status_verb):
+        verb.add_argument(
+            "--host", help="address of KFP's API (default: KF_PIPELINES_ENDPOINT, or kfp's own configuration)"
+        )
+
+
+def _add_schedule_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("name")
+    verb.add_argument("--cron", required=True, help="5 fields, or 6 with seconds first; in quotes")
+    verb.add_argument("--timezone", default="UTC", help="timezone of the cron (default: UTC)")
+    verb.add_argument(
         "--catch-up",
         action="store_true",
-        help="also run what was missed while paused (default: only the latest)",
+        help="run every time that was missed during a pause (default: only the latest)",
     )
-    scheduling.add_argument(
-        "--concurrency", type=int, default=1, help="runs at the same time; more wait (default: 1)"
+    verb.add_argument(
+        "--concurrency", type=int, default=1, help="maximum number of parallel runs; others wait (default: 1)"
     )
-    listing = verb("schedules", remote.schedules, "list schedules; or pause, resume or delete one")
-    listing.add_argument("action", nargs="?", choices=["list", *remote.ACTIONS], default="list")
-    listing.add_argument("name", nargs="?")
-    telling = verb("status", remote.status, "how a run is, or the latest ones are")
-    telling.add_argument("run_id", nargs="?", metavar="RUN")
-    for one in (running, submitting, scheduling):
-        where = "." if one is running else None
-        one.add_argument(
-            "--repo", default=where, help="git repository that versions the data (default: this one)"
-        )
-        one.add_argument("--rev", default="HEAD", help="commit, branch or tag of the data (default: HEAD)")
-    submitting.add_argument("--wait", action="store_true", help="until it is done, with its state")
-    for one in (submitting, scheduling):
-        one.add_argument("--dry-run", action="store_true", help="show what would be sent, and send nothing")
-    for one in (compiling, running, checking, submitting, scheduling):
-        one.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE")
-    for one in (compiling, checking, submitting, scheduling, listing, telling):
-        default = None if one is compiling else Path("deploy/cluster.yaml")
-        one.add_argument("--cluster", type=Path, default=default, metavar="FILE")
-    for one in (submitting, scheduling, listing, telling):
-        one.add_argument(
-            "--host", help="of KFP's API (default: KF_PIPELINES_ENDPOINT, or as kfp's own client finds it)"
-        )
-    arguments = vars(top.parse_args(argv))
-    does = arguments.pop("verb")
-    return command.run(lambda: does(**arguments))
+
+
+def _add_data_options(verb: argparse.ArgumentParser, repo: str | None) -> None:
+    verb.add_argument(
+        "--repo", default=repo, help="git repository that versions the data (default: this one)"
+    )
+    verb.add_argument("--rev", default="HEAD", help="commit, branch or tag of the data (default: HEAD)")
+
+
+def _add_params_option(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE", dest="params_file")
+
+
+def _add_cluster_option(verb: argparse.ArgumentParser, default: Path | None) -> None:
+    verb.add_argument("--cluster", type=Path, default=default, metavar="FILE", dest="cluster_file")
 
 
 if __name__ == "__main__":

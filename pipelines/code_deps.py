@@ -1,8 +1,8 @@
-"""The code that each stage runs, as deps in dvc.yaml: `python -m pipelines.code_deps`, or `make deps`.
+"""Writes the code that each stage depends on into dvc.yaml: `python -m pipelines.code_deps`, or `make deps`.
 
-DVC runs a stage again when one of its deps has changed. The code deps of a stage are the files that its module
-imports, directly or through others, and the templates that these files name. A folder stands for its files where the
-stage runs all of them.
+DVC runs a stage again if one of its deps has changed. The code deps of a stage are the files that its module imports,
+directly or indirectly, and the templates that these files name. If a stage uses all files of a folder, the folder is
+listed in their place.
 """
 
 import ast
@@ -10,38 +10,54 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from catalog.command import run
+from catalog.command import run_command
 from components.params import SECTIONS
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("catalog", "eval", "fusion", "scoring", "registry", "validation", "components", "serving")
-PLUGINS = "plugins"  # imported where a file looks up a name that a plugin may add
-# how params.yaml is read: a stage depends on its values there
-PARAMS = {"catalog/config.py", *(f"{package}/params.py" for package in PACKAGES)}
-# code that register logs with the model: no import leads there
-LOGGED = {"register": ("serving/pyfunc.py", "fusion/__main__.py")}
+PLUGINS = "plugins"  # a dep of every stage that looks up names that a plugin can register
+# read and check params.yaml; a stage depends on the values, not on this code
+PARAMS_FILES = {"catalog/config.py", *(f"{package}/params.py" for package in PACKAGES)}
+# register logs this code with the model but does not import it
+LOGGED_CODE = {"register": ("serving/pyfunc.py", "fusion/__main__.py")}
 TEMPLATES = ("*.jinja", "*.css")
 
 
 def stage_code(stage: str) -> set[str]:
     """The files that a stage runs, relative to the project."""
-    pending = {ROOT / "components" / f"{stage}.py", *(ROOT / path for path in LOGGED.get(stage, ()))}
-    files: set[Path] = set()
+    modules = (f"components/{stage}.py", *LOGGED_CODE.get(stage, ()))
+    code = import_closure(ROOT / module for module in modules)
+    files = {path.relative_to(ROOT).as_posix() for path in code | used_templates(code)} - PARAMS_FILES
+    uses_plugins = any(f"\nimport {PLUGINS}\n" in path.read_text() for path in code)
+    return files | {PLUGINS} if uses_plugins else files
+
+
+def import_closure(modules: Iterable[Path]) -> set[Path]:
+    """The modules and all project files that they import, directly or indirectly; not what params files import."""
+    pending, files = set(modules), set[Path]()
     while pending:
         file = pending.pop()
         files.add(file)
-        pending |= set(imported_files(file)) - files
+        if file.relative_to(ROOT).as_posix() not in PARAMS_FILES:
+            pending |= set(imported_files(file)) - files
+    return files
+
+
+def used_templates(files: set[Path]) -> set[Path]:
+    """The templates whose names occur in the files, or in templates that do."""
     templates = {
         path for package in PACKAGES for pattern in TEMPLATES for path in (ROOT / package).rglob(pattern)
     }
-    while new := {path for path in templates for file in files if path.name in file.read_text()} - files:
-        files |= new
-    plugins = {PLUGINS} if any(f"\nimport {PLUGINS}\n" in file.read_text() for file in files) else set()
-    return {file.relative_to(ROOT).as_posix() for file in files} - PARAMS | plugins
+    used: set[Path] = set()
+    while (
+        new := {path for path in templates for file in files | used if path.name in file.read_text()} - used
+    ):
+        used |= new
+    return used
 
 
 def imported_files(file: Path) -> Iterator[Path]:
-    """The project's files that a file imports, except for imports that only a type checker sees."""
+    """The project's files that a file imports; ignores imports under TYPE_CHECKING."""
     for node in _walk_code(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
@@ -63,7 +79,7 @@ def _walk_code(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def group_files(files: Iterable[str]) -> list[str]:
-    """The files, with folders in place of files where all files of the folder are listed; sorted."""
+    """The files, sorted; a folder replaces its files if all of them are listed."""
     paths = set(files)
     for package in PACKAGES:
         folders = [ROOT / package, *(path for path in (ROOT / package).rglob("*") if path.is_dir())]
@@ -78,18 +94,18 @@ def source_files(folder: Path) -> Iterator[Path]:
     """The code and templates below a folder that a stage can depend on."""
     for pattern in ("*.py", *TEMPLATES):
         for path in folder.rglob(pattern):
-            if path.name != "__init__.py" and path.relative_to(ROOT).as_posix() not in PARAMS:
+            if path.name != "__init__.py" and path.relative_to(ROOT).as_posix() not in PARAMS_FILES:
                 yield path
 
 
 def code_deps(stage: str) -> list[str]:
-    """The deps of a stage that are code: its own module first."""
+    """The code deps of a stage, its own module first."""
     module = f"components/{stage}.py"
     return [module, *group_files(stage_code(stage) - {module})]
 
 
 def write_deps(path: Path) -> None:
-    """Write the code deps of every stage into dvc.yaml; the deps on data, and all else, stay as they are."""
+    """Replace the code deps of every stage in dvc.yaml; everything else stays."""
     from ruamel.yaml import YAML
 
     yaml = YAML()
@@ -98,9 +114,9 @@ def write_deps(path: Path) -> None:
     content = yaml.load(path)
     for stage in SECTIONS:
         deps = content["stages"][stage]["deps"]
-        deps[:] = [dep for dep in deps if dep.split("/")[0] not in PACKAGES] + code_deps(stage)
+        deps[:] = [dep for dep in deps if dep.split("/")[0] not in (*PACKAGES, PLUGINS)] + code_deps(stage)
     yaml.dump(content, path)
 
 
 if __name__ == "__main__":
-    sys.exit(run(lambda: write_deps(ROOT / "dvc.yaml")))
+    sys.exit(run_command(lambda: write_deps(ROOT / "dvc.yaml")))

@@ -1,6 +1,6 @@
-"""What every step does around its work: its errors are one message each, and what it made has a digest.
+"""What every step does around its stage: report errors as one message, and record a digest of its output.
 
-The digest makes KFP reuse a step when, and only when, content is the same.
+KFP reuses a step if, and only if, the digests of its inputs are the same.
 """
 
 import shutil
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from catalog.command import run
+from catalog.command import run_command
 from catalog.store import fingerprint
 from eval.rankings import JudgeError
 
@@ -19,43 +19,42 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def work(verb: Callable[[], T]) -> T:
-    """Do a stage's work, and return what that returns; what the user can mend ends the step with one line rather than a
-    traceback.
+def run_step(stage: Callable[[], T]) -> T:
+    """Run a stage and return its result. An error that the user can fix ends the step with one line, not a traceback.
 
     Raises:
-        SystemExit: where it does not succeed.
+        SystemExit: if the stage fails.
     """
-    made: list[T] = []
-    if code := run(lambda: made.append(verb()), JudgeError, FloatingPointError):
+    results: list[T] = []
+    if code := run_command(lambda: results.append(stage()), JudgeError, FloatingPointError):
         sys.exit(code)
-    return made[0]
+    return results[0]
 
 
-def tell(artifact: "Artifact", digest: str, name: str = "") -> str:
-    """Write the digest of what a step made.
+def record_digest(artifact: "Artifact", digest_file: str, name: str = "") -> str:
+    """Write the digest of an artifact into the file of an output parameter.
 
-    KFP's back end knows an artifact by its name, and its local runner by its place. So on this machine the same content
-    is given the same place, ROOT/content/NAME/DIGEST, and a link is left where the run has it.
+    KFP's back end identifies an artifact by its name, its local runner by its path. So on this machine the same content
+    always gets the same path, ROOT/content/NAME/DIGEST, and the run's path becomes a link to it.
 
     Args:
-        artifact: What the step made.
-        digest: File of the output parameter.
-        name: The one file in it that counts, where others, such as pages, differ from run to run.
+        artifact: Output of the step.
+        digest_file: File of the output parameter.
+        name: The only file in it to hash, if others (such as pages) differ from run to run.
 
     Returns:
         The digest.
     """
-    made = Path(artifact.path)
-    found = fingerprint(made / name)
-    Path(digest).write_text(found)
+    output = Path(artifact.path)
+    digest = fingerprint(output / name)
+    Path(digest_file).write_text(digest)
     if "://" not in artifact.uri:
-        place = made.parents[2] / "content" / made.name / found
-        if place.exists():
-            shutil.rmtree(made)
+        stored = output.parents[2] / "content" / output.name / digest
+        if stored.exists():
+            shutil.rmtree(output)
         else:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            made.rename(place)
-        made.symlink_to(place)
-        artifact.uri = str(place)
-    return found
+            stored.parent.mkdir(parents=True, exist_ok=True)
+            output.rename(stored)
+        output.symlink_to(stored)
+        artifact.uri = str(stored)
+    return digest

@@ -1,4 +1,4 @@
-"""The pipeline on this machine, with kfp's local runner: every step in a process or a container of its own."""
+"""The pipeline on this machine, with kfp's local runner: each step runs in its own process or container."""
 
 import os
 import re
@@ -9,14 +9,22 @@ from typing import Any
 
 from catalog import store
 from catalog.schema import DataError
-from pipelines.cluster import USER, Cluster, checkout
-from pipelines.fetch import resolve
-from pipelines.training import pipeline
+from pipelines.cluster import USER_ID, Cluster, current_commit
+from pipelines.code_deps import PACKAGES, PLUGINS, ROOT
+from pipelines.fetch import resolve_commit
+from pipelines.training import build_pipeline
 
-PASSED = ("MLFLOW_", "AWS_", "GIT_", "VITRINE_", "OMP_")  # variables that containers are given
+CONTAINER_VARIABLES = (
+    "MLFLOW_",
+    "AWS_",
+    "GIT_",
+    "VITRINE_",
+    "OMP_",
+)  # prefixes of variables passed to containers
+CODE_SUFFIXES = {".py", ".jinja", ".css"}
 
 
-def run(
+def run_pipeline(
     repo: str,
     rev: str,
     params: Mapping[str, Any],
@@ -25,57 +33,50 @@ def run(
     shards: int = 1,
     cache: bool = False,
 ) -> None:
-    """Run the pipeline here.
+    """Run the pipeline on this machine.
 
     Args:
         repo: Git repository that versions the data set.
-        rev: Any name of a commit.
+        rev: Commit id, branch or tag.
         params: All sections of params.yaml.
         root: Folder for the steps' outputs.
-        image: That the steps run in, with no network but this machine's, a read-only root and without privileges;
-            None for processes of this environment.
-        shards: That featurize is divided into.
-        cache: Whether steps are reused whose code, parameters and data's content are those of an earlier run.
+        image: Image for the steps; containers get only this machine's network, a read-only root and no privileges. None
+            runs the steps as processes of this environment.
+        shards: Number of featurize shards.
+        cache: Whether to reuse steps of earlier runs that had the same code, parameters and data.
 
     Raises:
-        DataError: where the commit is unknown or a step fails.
+        DataError: if the commit is unknown or a step fails.
     """
     from kfp import local
 
     repo = repo if "://" in repo else str(Path(repo).resolve())
-    commit = resolve(repo, rev)
+    commit = resolve_commit(repo, rev)
     root = root.resolve()
-    # kfp's own look at the image's name says nothing here: this interpreter runs the steps
+    # kfp warns about the image's name, but this interpreter runs the steps
     warnings.filterwarnings("ignore", "You may be attemping to run a task", RuntimeWarning)
-    # nothing here counts devices, or keeps secrets
+    # the local runner has no accelerators and no secrets
     warnings.filterwarnings("ignore", "Task .* have no effect in the current local runner", UserWarning)
-    runner = _containers(image, repo, root) if image else local.SubprocessRunner(use_venv=False)
+    runner = _docker_runner(image, repo, root) if image else local.SubprocessRunner(use_venv=False)
     local.init(runner, pipeline_root=str(root), enable_caching=cache)
-    name = image or f"vitrine:python-{code()}"  # no image, but what the cache knows the code by
-    here = Cluster(images={"cpu": name, "cuda": name}, shards=shards)
+    name = image or f"vitrine:python-{hash_code()}"  # not a real image: identifies the code in KFP's cache
+    cluster = Cluster(images={"cpu": name, "cuda": name}, shards=shards)
     try:
-        pipeline(here, checkout())(repo=repo, rev=commit, **params)
+        build_pipeline(cluster, current_commit())(repo=repo, rev=commit, **params)
     except RuntimeError as error:
-        told = re.sub(r"\x1b\[\d+m", "", str(error))
-        raise DataError(f"{told}; the failing step's own message stands above") from error
+        message = re.sub(r"\x1b\[\d+m", "", str(error))
+        raise DataError(f"{message}; see the message of the failed step above") from error
 
 
-def code() -> str:
-    """A hash of the code that steps run here."""
-    import catalog
-    import components
-    import eval as judge
-    import fusion
-    import pipelines
-
-    places = (
-        place for package in (catalog, components, fusion, judge, pipelines) for place in package.__path__
+def hash_code() -> str:
+    """A hash of the code that the steps run."""
+    files = (
+        path for package in (*PACKAGES, PLUGINS, "pipelines") for path in sorted((ROOT / package).rglob("*"))
     )
-    files = (path for place in places for path in sorted(Path(place).rglob("*")))
-    return store.fingerprint(*(path for path in files if path.suffix in {".py", ".jinja"}))
+    return store.fingerprint(*(path for path in files if path.suffix in CODE_SUFFIXES))
 
 
-def _containers(image: str, repo: str, root: Path) -> Any:
+def _docker_runner(image: str, repo: str, root: Path) -> Any:
     import docker
     from docker.errors import DockerException, ImageNotFound
     from docker.types import Mount
@@ -90,20 +91,20 @@ def _containers(image: str, repo: str, root: Path) -> Any:
     except DockerException as error:
         raise DataError(f"--image {image}: no Docker engine answers here ({error})") from error
     root.mkdir(parents=True, exist_ok=True)
-    user = os.getuid() or USER
+    user = os.getuid() or USER_ID
     if user != os.getuid():
         os.chown(root, user, user)
     mounts = [] if "://" in repo else [Mount(repo, repo, "bind", read_only=True)]
-    given = {name: value for name, value in os.environ.items() if name.startswith(PASSED)}
+    environment = {name: value for name, value in os.environ.items() if name.startswith(CONTAINER_VARIABLES)}
     return local.DockerRunner(
         user=f"{user}:{user}",
         read_only=True,
-        tmpfs={"/tmp": "exec"},  # noqa: S108 - the container's own
+        tmpfs={"/tmp": "exec"},  # noqa: S108 - inside the container
         cap_drop=["ALL"],
         security_opt=["no-new-privileges"],
         network_mode="host",
         shm_size="1g",
-        working_dir=str(root),  # where a local MLflow store is
+        working_dir=str(root),  # holds the local MLflow store
         mounts=mounts,
-        environment=given,
+        environment=environment,
     )

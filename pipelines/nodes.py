@@ -1,8 +1,8 @@
 """Training on several nodes: one TrainJob of Kubeflow Trainer, on storage that its nodes and the step share.
 
-The job is described when the pipeline is compiled. At run time a small step starts it, shows what its leading node
-says, and takes the model; a run that is tried again takes up the job, or its last checkpoint. A cancelled step deletes
-the job; should it be killed before it can, the nodes see that nobody waits for them any more, and stop.
+The TrainJob is built when the pipeline is compiled. At run time a small step starts it, prints the log of its first
+node, and copies the model. A retried step resumes the job, or its last checkpoint. A cancelled step deletes the job. If
+the step is killed before it can, the nodes miss its heartbeat and stop.
 """
 
 import json
@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from catalog import store
 from catalog.schema import DataError
 from components.params import TrainParams
-from pipelines.cluster import USER, Cluster, seconds
-from pipelines.processes import torchrun, written
+from pipelines.cluster import USER_ID, Cluster, Placement, parse_duration
+from pipelines.processes import torchrun_command, write_params
 
 if TYPE_CHECKING:
     from kubeflow.trainer.backends.kubernetes.backend import KubernetesBackend
@@ -31,45 +31,84 @@ if TYPE_CHECKING:
 
 STORAGE = Path("/storage")
 API = "trainer.kubeflow.org", "v1alpha1"
-RUNTIME = "torch-distributed"  # Kubeflow Trainer's own
+RUNTIME = "torch-distributed"  # comes with Kubeflow Trainer
 MANAGER = "trainer.kubeflow.org/kubeflow-sdk"
 NODE = "node"
-WAITED_FOR = "waited_for"  # a file that is touched for as long as somebody waits
-BEAT, ALONE, POLL = 30, 300, 2  # seconds
-TAIL = 20  # lines
+HEARTBEAT_FILE = "heartbeat"  # the step touches it while it waits for the job
+HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT, POLL_INTERVAL = 30, 300, 2  # seconds
+TAIL_LINES = 20  # of the log of a failed node
+TERMINATED = 143  # exit code of a process that SIGTERM ended
 
 
-def describe(cluster: Cluster, commit: str) -> dict[str, Any]:
-    """The TrainJob of a cluster's training, but for its name, and its folder as the last argument.
+def build_trainjob(cluster: Cluster, commit: str) -> dict[str, Any]:
+    """The TrainJob for a cluster; at run time it gets a name, and its folder as the last argument.
 
     Args:
-        cluster: Where.
-        commit: Of the code, for images that are named by it.
+        cluster: Settings of the cluster.
+        commit: Commit of the code, for the name of the image.
 
     Returns:
-        As Kubernetes takes it; see `TrainJob` of https://www.kubeflow.org/docs/components/trainer/.
+        A manifest; see `TrainJob` of https://www.kubeflow.org/docs/components/trainer/.
     """
     from kubeflow_trainer_api import models
 
-    wanted = cluster.placement("train")
-    gpus = {wanted.accelerator.type: str(wanted.accelerator.count)} if wanted.accelerator else {}
-    resources = {"cpu": wanted.cpu, "memory": wanted.memory, **gpus}
-    env: list[dict[str, Any]] = [
-        {"name": name, "value": value} for name, value in {**cluster.env, **wanted.env}.items()
-    ]
-    env += [
+    placement = cluster.placement("train")
+    labels = {**cluster.labels, **placement.labels}
+    pod = {key: value for key, value in _build_pod(cluster, placement).items() if value}
+    template = {"metadata": {"labels": labels}, "spec": pod}
+    replicated_jobs = [{"name": NODE, "template": {"spec": {"template": template}}}]
+    patch = {
+        "manager": MANAGER,
+        "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": replicated_jobs}}},
+    }
+    spec: dict[str, Any] = {
+        "runtimeRef": {"name": RUNTIME},
+        "trainer": _build_trainer(cluster, placement, commit),
+        "runtimePatches": [patch],
+    }
+    if placement.timeout:
+        spec["activeDeadlineSeconds"] = parse_duration(placement.timeout)
+    job = {"apiVersion": "/".join(API), "kind": "TrainJob", "metadata": {"labels": labels}, "spec": spec}
+    manifest: dict[str, Any] = models.TrainerV1alpha1TrainJob.from_dict(job).to_dict()
+    return manifest
+
+
+def _build_trainer(cluster: Cluster, placement: Placement, commit: str) -> dict[str, Any]:
+    """Image, command, environment and resources of a node."""
+    accelerator = placement.accelerator
+    gpus = {accelerator.type: str(accelerator.count)} if accelerator else {}
+    resources = {"cpu": placement.cpu, "memory": placement.memory, **gpus}
+    return {
+        "image": cluster.image("train", commit),
+        "command": ["python", "-m", "pipelines.nodes"],
+        "env": _build_environment(cluster, placement),
+        "numNodes": cluster.nodes,
+        "numProcPerNode": accelerator.count if accelerator else 1,
+        "resourcesPerNode": {"requests": resources, "limits": resources},
+    }
+
+
+def _build_environment(cluster: Cluster, placement: Placement) -> list[dict[str, Any]]:
+    """Environment variables of a node: plain values, then keys of secrets."""
+    values = [{"name": name, "value": value} for name, value in {**cluster.env, **placement.env}.items()]
+    secrets = [
         {
             "name": variable,
-            "valueFrom": {"secretKeyRef": {"name": one.name, "key": key, "optional": one.optional}},
+            "valueFrom": {"secretKeyRef": {"name": secret.name, "key": key, "optional": secret.optional}},
         }
-        for one in wanted.secrets
-        for key, variable in one.keys.items()
+        for secret in placement.secrets
+        for key, variable in secret.keys.items()
     ]
-    memory = {"medium": "Memory"} | ({"sizeLimit": wanted.shm} if wanted.shm else {})
+    return [*values, *secrets]
+
+
+def _build_pod(cluster: Cluster, placement: Placement) -> dict[str, Any]:
+    """The pod of a node; its image and command come from the trainer."""
+    shm = {"medium": "Memory"} | ({"sizeLimit": placement.shm} if placement.shm else {})
     volumes: dict[str, tuple[str, dict[str, Any]]] = {
         "storage": (str(STORAGE), {"persistentVolumeClaim": {"claimName": cluster.storage}}),
-        "tmp": ("/tmp", {"emptyDir": {}}),  # noqa: S108 - the pod's own
-        "shm": ("/dev/shm", {"emptyDir": memory}),  # noqa: S108 - likewise
+        "tmp": ("/tmp", {"emptyDir": {}}),  # noqa: S108 - inside the pod
+        "shm": ("/dev/shm", {"emptyDir": shm}),  # noqa: S108 - inside the pod
     }
     container = {
         "name": NODE,
@@ -80,140 +119,114 @@ def describe(cluster: Cluster, commit: str) -> dict[str, Any]:
             "capabilities": {"drop": ["ALL"]},
         },
     }
-    pod = {
+    return {
         "containers": [container],
         "volumes": [{"name": name} | source for name, (_, source) in volumes.items()],
         "securityContext": {
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
+            "runAsUser": USER_ID,
+            "runAsGroup": USER_ID,
+            "fsGroup": USER_ID,
             "runAsNonRoot": True,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "imagePullSecrets": [{"name": name} for name in cluster.pull_secrets],
-        "nodeSelector": wanted.node_selector,
+        "nodeSelector": placement.node_selector,
         "tolerations": [
-            one.model_dump(exclude={"seconds"}, exclude_none=True)
-            | ({} if one.seconds is None else {"tolerationSeconds": one.seconds})
-            for one in wanted.tolerations
+            toleration.model_dump(exclude={"seconds"}, exclude_none=True)
+            | ({} if toleration.seconds is None else {"tolerationSeconds": toleration.seconds})
+            for toleration in placement.tolerations
         ],
     }
-    labels = {**cluster.labels, **wanted.labels}
-    template = {"metadata": {"labels": labels}, "spec": {key: value for key, value in pod.items() if value}}
-    job = {
-        "apiVersion": "/".join(API),
-        "kind": "TrainJob",
-        "metadata": {"labels": labels},
-        "spec": {
-            "runtimeRef": {"name": RUNTIME},
-            "trainer": {
-                "image": cluster.image("train", commit),
-                "command": ["python", "-m", "pipelines.nodes"],
-                "env": env,
-                "numNodes": cluster.nodes,
-                "numProcPerNode": wanted.accelerator.count if wanted.accelerator else 1,
-                "resourcesPerNode": {"requests": resources, "limits": resources},
-            },
-            "runtimePatches": [
-                {
-                    "manager": MANAGER,
-                    "trainingRuntimeSpec": {
-                        "template": {
-                            "spec": {
-                                "replicatedJobs": [
-                                    {"name": NODE, "template": {"spec": {"template": template}}}
-                                ]
-                            }
-                        }
-                    },
-                }
-            ],
-        }
-        | ({"activeDeadlineSeconds": seconds(wanted.timeout)} if wanted.timeout else {}),
-    }
-    told: dict[str, Any] = models.TrainerV1alpha1TrainJob.from_dict(job).to_dict()
-    return told
 
 
-def train(
+def train_on_nodes(
     features: Path,
     params: TrainParams,
     model: Path,
     job: Mapping[str, Any],
-    run: str,
+    run_id: str,
     storage: Path = STORAGE,
 ) -> None:
-    """As `components.train.train`, on several nodes.
+    """Run `components.train.train` on several nodes.
 
     Args:
-        features: What `featurize` wrote.
-        params: The model and its training.
+        features: Output of `featurize`.
+        params: Parameters of the model and its training.
         model: Folder to write.
-        job: What `describe` says.
-        run: Id of the pipeline's run; the job and its folder are named by it.
-        storage: What the nodes share with this machine.
+        job: Output of `build_trainjob`.
+        run_id: Id of the pipeline's run; names the job and its folder.
+        storage: Folder that the nodes share with this machine.
 
     Raises:
-        DataError: where the job cannot be started or fails; what its nodes said stands above.
-        SystemExit: where the step is cancelled; the job is deleted.
+        DataError: if the job cannot be started or fails; the logs of its nodes are above.
+        SystemExit: if the step is cancelled; the job is deleted.
     """
-    name, folder = f"train-{run}", storage / run
+    name, folder = f"train-{run_id}", storage / run_id
+    _prepare_folder(folder, features, params)
+    with _connect() as backend, _heartbeat(folder), _delete_on_cancel(backend, name, folder):
+        trainer = job["spec"]["trainer"] | {"args": [str(folder)]}
+        _start_job(backend, name, {**job, "spec": job["spec"] | {"trainer": trainer}})
+        if _follow_job(backend, name).status != "Complete":
+            raise DataError(
+                f"train: the TrainJob {name} failed; see the logs of its nodes above. It was not deleted: "
+                f"kubectl -n {backend.namespace} describe trainjob {name}"
+            )
+        with store.new_atomic_dir(model) as partial:
+            shutil.copytree(folder / "model", partial, dirs_exist_ok=True)
+        _delete_job(backend, name)
+    shutil.rmtree(folder)
+
+
+def _prepare_folder(folder: Path, features: Path, params: TrainParams) -> None:
+    """Write the features and the parameters to the shared storage; features of an earlier attempt stay.
+
+    Raises:
+        DataError: if the storage is not writable.
+    """
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise DataError(
-            f"train: the claim at {storage} cannot be written ({error.strerror}); it is to belong to user {os.getuid()}"
+            f"train: the claim at {folder.parent} is not writable ({error.strerror}); user {os.getuid()} must own it"
         ) from error
     if not (folder / "features").exists():
-        with store.fresh(folder / "features") as partial:
+        with store.new_atomic_dir(folder / "features") as partial:
             shutil.copytree(features, partial, dirs_exist_ok=True)
-    written(params, folder)
-    with _answering() as backend, _awaited(folder), _cancelling(backend, name, folder):
-        trainer = job["spec"]["trainer"] | {"args": [str(folder)]}
-        _start(backend, name, {**job, "spec": job["spec"] | {"trainer": trainer}})
-        ended = _follow(backend, name)
-        if ended.status != "Complete":
-            raise DataError(
-                f"train: the TrainJob {name} failed; what its nodes said stands above. It is kept to look at: "
-                f"kubectl -n {backend.namespace} describe trainjob {name}"
-            )
-        with store.fresh(model) as partial:
-            shutil.copytree(folder / "model", partial, dirs_exist_ok=True)
-        _delete(backend, name)
-    shutil.rmtree(folder)
+    write_params(params, folder)
 
 
-def node(folder: Path) -> int:
-    """One node's part, as long as somebody waits for it: torchrun, as Kubeflow Trainer's PET_ variables say.
+def run_node(folder: Path) -> int:
+    """Train on one node with torchrun, which reads Kubeflow Trainer's PET_ variables. Stops if the heartbeat stops.
 
     Args:
-        folder: That `train` made.
+        folder: The folder that `train_on_nodes` prepared.
 
     Returns:
         The exit code.
     """
-    awaited = folder / WAITED_FOR
-    command = torchrun(folder / "features", folder / "params.yaml", folder / "model")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the first process of a container has no default
+    heartbeat = folder / HEARTBEAT_FILE
+    command = torchrun_command(folder / "features", folder / "params.yaml", folder / "model")
+    # the first process of a container has no default handler
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     with subprocess.Popen(command) as process:
         try:
             while True:
                 try:
-                    return process.wait(BEAT)
+                    return process.wait(HEARTBEAT_INTERVAL)
                 except subprocess.TimeoutExpired:
-                    if time.time() - awaited.stat().st_mtime > ALONE:
-                        print("vitrine: train: nobody waits for this training any more", file=sys.stderr)
+                    if time.time() - heartbeat.stat().st_mtime > HEARTBEAT_TIMEOUT:
+                        print("vitrine: train: the launching step has stopped; stopping too", file=sys.stderr)
                         return 1
         finally:
             process.terminate()
 
 
 @contextmanager
-def _answering() -> Iterator["KubernetesBackend"]:
-    """Kubeflow Trainer, of this pod's cluster and namespace.
+def _connect() -> Iterator["KubernetesBackend"]:
+    """A client of Kubeflow Trainer, for this pod's cluster and namespace.
 
     Raises:
-        DataError: where Kubernetes refuses something, or does not answer for long.
+        DataError: if Kubernetes refuses a request, or does not answer for long.
     """
     from kubeflow.common.types import KubernetesBackendConfig
     from kubeflow.common.utils import is_running_in_k8s
@@ -222,7 +235,7 @@ def _answering() -> Iterator["KubernetesBackend"]:
     from urllib3 import Retry
     from urllib3.exceptions import HTTPError
 
-    logging.getLogger("kubeflow.trainer").setLevel(logging.ERROR)  # it wants to know its own version
+    logging.getLogger("kubeflow.trainer").setLevel(logging.ERROR)  # it warns that it cannot read a version
     settings = client.Configuration()
     settings.retries = Retry(
         6, backoff_factor=1, status_forcelist=(429, 500, 502, 503, 504), allowed_methods=None
@@ -234,15 +247,15 @@ def _answering() -> Iterator["KubernetesBackend"]:
     except config.ConfigException as error:
         raise DataError(f"train: no cluster is configured here ({error})") from error
     except client.ApiException as error:
-        raise DataError(f"train: Kubernetes refuses: {_said(error)}") from error
-    except (RuntimeError, TimeoutError, HTTPError) as error:  # the SDK wraps what it meets
+        raise DataError(f"train: Kubernetes refuses: {_error_message(error)}") from error
+    except (RuntimeError, TimeoutError, HTTPError) as error:  # the SDK wraps the errors of its client
         cause = error.__cause__ or error
-        told = _said(cause) if isinstance(cause, client.ApiException) else str(cause)
-        raise DataError(f"train: {error}: {told}") from error
+        message = _error_message(cause) if isinstance(cause, client.ApiException) else str(cause)
+        raise DataError(f"train: {error}: {message}") from error
 
 
-def _said(error: Any) -> str:
-    """What Kubernetes answers, in its own words."""
+def _error_message(error: Any) -> str:
+    """The message of an answer of Kubernetes; its status if it has none."""
     try:
         return str(json.loads(error.body)["message"])
     except (TypeError, ValueError, KeyError):
@@ -250,65 +263,65 @@ def _said(error: Any) -> str:
 
 
 @contextmanager
-def _awaited(folder: Path) -> Iterator[None]:
-    """Let the nodes see that somebody waits."""
-    done = threading.Event()
+def _heartbeat(folder: Path) -> Iterator[None]:
+    """Touch the heartbeat file from time to time."""
+    stopped = threading.Event()
 
     def beat() -> None:
-        while not done.wait(BEAT):
-            (folder / WAITED_FOR).touch()
+        while not stopped.wait(HEARTBEAT_INTERVAL):
+            (folder / HEARTBEAT_FILE).touch()
 
-    (folder / WAITED_FOR).touch()
+    (folder / HEARTBEAT_FILE).touch()
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
     try:
         yield
     finally:
-        done.set()
+        stopped.set()
         thread.join()
 
 
 @contextmanager
-def _cancelling(backend: "KubernetesBackend", name: str, folder: Path) -> Iterator[None]:
-    """Delete the job and its folder when this process is told to end."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+def _delete_on_cancel(backend: "KubernetesBackend", name: str, folder: Path) -> Iterator[None]:
+    """Delete the job and its folder if this process is terminated."""
+    handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         yield
     except (SystemExit, KeyboardInterrupt):
-        _delete(backend, name)
+        _delete_job(backend, name)
         shutil.rmtree(folder)
         raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, handler)
 
 
-def _start(backend: "KubernetesBackend", name: str, job: Mapping[str, Any]) -> None:
-    """Make the job, unless an earlier attempt of this run made it and it did not fail."""
+def _start_job(backend: "KubernetesBackend", name: str, job: Mapping[str, Any]) -> None:
+    """Create the job, unless an earlier attempt of this run created it and it has not failed."""
     from kubernetes.client import ApiException
 
-    where = *API, backend.namespace, "trainjobs"
-    body = {**job, "metadata": {**job["metadata"], "name": name, "ownerReferences": _owners(backend)}}
+    place = *API, backend.namespace, "trainjobs"
+    body = {**job, "metadata": {**job["metadata"], "name": name, "ownerReferences": _pod_owners(backend)}}
     while True:
         try:
-            backend.custom_api.create_namespaced_custom_object(*where, body)
+            backend.custom_api.create_namespaced_custom_object(*place, body)
             print(f"train: TrainJob {backend.namespace}/{name}, {job['spec']['trainer']['numNodes']} nodes")
             return
         except ApiException as error:
             if error.status == 404:
-                raise DataError("train: this cluster knows no TrainJob; install Kubeflow Trainer") from error
+                raise DataError("train: this cluster has no TrainJob; install Kubeflow Trainer") from error
             if error.status != 409:
                 raise
-        found = backend.custom_api.get_namespaced_custom_object(*where, name)
-        if "deletionTimestamp" in found["metadata"]:
-            time.sleep(POLL)
+        existing = backend.custom_api.get_namespaced_custom_object(*place, name)
+        if "deletionTimestamp" in existing["metadata"]:
+            time.sleep(POLL_INTERVAL)
         elif backend.get_job(name).status == "Failed":
-            _delete(backend, name)
+            _delete_job(backend, name)
         else:
-            print(f"train: TrainJob {backend.namespace}/{name} is there already; waiting for it")
+            print(f"train: TrainJob {backend.namespace}/{name} exists already; waiting for it")
             return
 
 
-def _delete(backend: "KubernetesBackend", name: str) -> None:
+def _delete_job(backend: "KubernetesBackend", name: str) -> None:
     try:
         backend.delete_job(name)
     except RuntimeError as error:
@@ -316,61 +329,73 @@ def _delete(backend: "KubernetesBackend", name: str) -> None:
             raise
 
 
-def _owners(backend: "KubernetesBackend") -> list[dict[str, str]]:
-    """What owns this pod, so that Kubernetes removes the job with the run."""
+def _pod_owners(backend: "KubernetesBackend") -> list[dict[str, str]]:
+    """The owners of this pod; as owners of the job they make Kubernetes delete it with the run."""
     if "KFP_POD_NAME" not in os.environ:
         return []
     pod = backend.core_api.read_namespaced_pod(os.environ["KFP_POD_NAME"], backend.namespace)
     return [
-        {"apiVersion": one.api_version, "kind": one.kind, "name": one.name, "uid": one.uid}
-        for one in pod.metadata.owner_references or []
+        {"apiVersion": owner.api_version, "kind": owner.kind, "name": owner.name, "uid": owner.uid}
+        for owner in pod.metadata.owner_references or []
     ]
 
 
-def _follow(backend: "KubernetesBackend", name: str) -> "TrainJob":
-    """Show what the leading node says until the job has ended; before it starts, what Kubernetes says of it."""
-    told: set[str] = set()
-    shown: dict[str, int] = {}
+def _follow_job(backend: "KubernetesBackend", name: str) -> "TrainJob":
+    """Print the log of the first node until the job ends; before the node starts, the job's events."""
+    printed_events: set[str] = set()
+    printed_bytes: dict[str, int] = {}
     while True:
         job = backend.get_job(name)
-        pod = next(
-            (one.pod_name for one in job.steps if one.name == f"{NODE}-0" and one.status != "Pending"), None
+        first_node = next(
+            (step for step in job.steps if step.name == f"{NODE}-0" and step.status != "Pending"), None
         )
-        if pod:
-            shown[pod] = _show(backend, pod, shown.get(pod, 0))
+        if first_node and (pod := first_node.pod_name):
+            printed_bytes[pod] = _print_log(backend, pod, printed_bytes.get(pod, 0))
         else:
-            for event in backend.get_job_events(name):
-                if (said := f"{event.involved_object_name}: {event.reason}: {event.message}") not in told:
-                    print(f"train: {said}", flush=True)
-                    told.add(said)
+            _print_events(backend, name, printed_events)
         if job.status in {"Complete", "Failed"}:
             break
-        time.sleep(POLL)
+        time.sleep(POLL_INTERVAL)
     if job.status == "Failed":
-        for one in (step for step in job.steps if step.name != f"{NODE}-0"):
-            try:
-                lines = list(backend.get_job_logs(name, step=one.name))[-TAIL:]
-            except RuntimeError as error:
-                lines = [str(error)]
-            print("\n".join([f"train: the last lines of {one.name} ({one.status}):", *lines]), flush=True)
+        _print_tails(backend, job)
     return job
 
 
-def _show(backend: "KubernetesBackend", pod: str, shown: int) -> int:
-    """Pass on what a node says as it says it.
+def _print_events(backend: "KubernetesBackend", name: str, printed: set[str]) -> None:
+    """Print events of the job that are not in `printed`, and add them to it."""
+    for event in backend.get_job_events(name):
+        line = f"{event.involved_object_name}: {event.reason}: {event.message}"
+        if line not in printed:
+            print(f"train: {line}", flush=True)
+            printed.add(line)
+
+
+def _print_tails(backend: "KubernetesBackend", job: "TrainJob") -> None:
+    """Print the last lines of all nodes but the first."""
+    for step in job.steps:
+        if step.name != f"{NODE}-0":
+            try:
+                lines = list(backend.get_job_logs(job.name, step=step.name))[-TAIL_LINES:]
+            except RuntimeError as error:
+                lines = [str(error)]
+            print("\n".join([f"train: the last lines of {step.name} ({step.status}):", *lines]), flush=True)
+
+
+def _print_log(backend: "KubernetesBackend", pod: str, printed: int) -> int:
+    """Print the log of a node while it grows.
 
     Args:
-        backend: Of the cluster.
-        pod: Name of the node's.
-        shown: Bytes that were passed on before.
+        backend: Client of the cluster.
+        pod: Name of the node's pod.
+        printed: Bytes printed so far.
 
     Returns:
-        Bytes that are passed on by now. The connection may have been cut: the node need not have ended.
+        Bytes printed in all. The node may still run: the connection may have been cut.
     """
     from kubernetes.client import ApiException
     from urllib3.exceptions import HTTPError
 
-    at = 0
+    position = 0
     try:
         answer = backend.core_api.read_namespaced_pod_log(
             pod,
@@ -380,14 +405,14 @@ def _show(backend: "KubernetesBackend", pod: str, shown: int) -> int:
             _preload_content=False,
             _request_timeout=(10, 60),
         )
-        for piece in answer.stream():
-            sys.stdout.buffer.write(piece[max(0, shown - at) :])
+        for chunk in answer.stream():
+            sys.stdout.buffer.write(chunk[max(0, printed - position) :])
             sys.stdout.flush()
-            at += len(piece)
+            position += len(chunk)
     except (ApiException, HTTPError) as error:
         print(f"train: the log of {pod} was cut ({type(error).__name__})", file=sys.stderr)
-    return max(shown, at)
+    return max(printed, position)
 
 
 if __name__ == "__main__":
-    sys.exit(node(Path(sys.argv[1])))
+    sys.exit(run_node(Path(sys.argv[1])))

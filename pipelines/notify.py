@@ -1,4 +1,4 @@
-"""Telling people how a run ended, through a webhook as Slack and Teams have them."""
+"""Messages about the end of a run, through a webhook like those of Slack and Teams."""
 
 import os
 import sys
@@ -6,46 +6,48 @@ import sys
 import requests
 
 from catalog.schema import DataError
-from registry import tracking
-from registry.model_registry import GATE, REASONS
+from registry.model_registry import GATE, REASONS, find_pipeline_version
 
-PATIENCE = 30  # seconds
+TIMEOUT = 30  # seconds
 
 
-def notify(state: str, error: str | None, run_id: str, ui: str) -> None:
-    """Post what became of a run to the address in VITRINE_WEBHOOK; without one, nothing happens.
+def send_notification(state: str, error: str | None, run_id: str, ui: str) -> None:
+    """Post the outcome of a run to the URL in VITRINE_WEBHOOK; does nothing if that is not set.
 
-    What cannot be told is said in the log, without the address, and fails nothing.
+    A failed post is logged, without the URL, and does not fail the step.
 
     Args:
-        state: "SUCCEEDED", "FAILED" or another of KFP's.
-        error: Its message of a failure.
-        run_id: KFP's.
-        ui: Address of its pages; "" if unknown.
+        state: "SUCCEEDED", "FAILED" or another state of KFP.
+        error: KFP's error message.
+        run_id: KFP's id of the run.
+        ui: URL of KFP's pages; "" if unknown.
     """
-    address = os.environ.get("VITRINE_WEBHOOK")
-    if not address:
+    webhook = os.environ.get("VITRINE_WEBHOOK")
+    if not webhook:
         return
     link = f"\n{ui}/#/runs/details/{run_id}" if ui else ""
+    message = compose_message(state, error, run_id) + link
     try:
-        answer = requests.post(address, json={"text": text(state, error, run_id) + link}, timeout=PATIENCE)
+        answer = requests.post(webhook, json={"text": message}, timeout=TIMEOUT)
         if not answer.ok:
-            print(f"notify: the webhook answered {answer.status_code}; nobody was told", file=sys.stderr)
-    except requests.RequestException as failure:  # its message would hold the address
+            print(f"notify: the webhook answered {answer.status_code}; no message was sent", file=sys.stderr)
+    except requests.RequestException as failure:  # its message would hold the URL
         print(f"notify: the webhook cannot be reached ({type(failure).__name__})", file=sys.stderr)
 
 
-def text(state: str, error: str | None, run_id: str) -> str:
-    """What happened, and why."""
+def compose_message(state: str, error: str | None, run_id: str) -> str:
+    """The outcome of a run and its reasons."""
     if state != "SUCCEEDED":
         return f"Vitrine: run {run_id} {state.lower()}: {error or 'no reason given'}"
     try:
-        found = tracking.of_pipeline(run_id)
+        version = find_pipeline_version(run_id)
     except DataError as failure:
-        return f"Vitrine: run {run_id} is done; MLflow could not be asked for the verdict: {failure}"
-    if found is None:
-        return f"Vitrine: run {run_id} is done, and made no new version"
-    verdict = found.tags.get(REASONS) or f"Gate: {found.tags.get(GATE, 'unknown')}."
+        return f"Vitrine: run {run_id} succeeded; its verdict is unknown, MLflow cannot be reached: {failure}"
+    if version is None:
+        return f"Vitrine: run {run_id} succeeded; it registered no new version"
+    verdict = version.tags.get(REASONS) or f"Gate: {version.tags.get(GATE, 'unknown')}."
     server = os.environ.get("MLFLOW_TRACKING_URI", "")
-    link = f"\n{server}/#/models/{found.name}/versions/{found.version}" if server.startswith("http") else ""
-    return f"Vitrine: {found.name} version {found.version}. {verdict}{link}"
+    link = (
+        f"\n{server}/#/models/{version.name}/versions/{version.version}" if server.startswith("http") else ""
+    )
+    return f"Vitrine: {version.name} version {version.version}. {verdict}{link}"

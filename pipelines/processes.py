@@ -1,4 +1,4 @@
-"""Training on all devices of a pod: one process each, as torchrun starts them."""
+"""Training on all GPUs of a pod: one process for each, started by torchrun."""
 
 import subprocess
 import sys
@@ -11,43 +11,43 @@ from catalog.schema import DataError
 from components.params import TrainParams
 
 
-def train(features: Path, params: TrainParams, model: Path, processes: int | None = None) -> None:
-    """As `components.train.train`, on every GPU that is here.
+def train_on_gpus(features: Path, params: TrainParams, model: Path, processes: int | None = None) -> None:
+    """Run `components.train.train` on every GPU of this machine.
 
     Args:
-        features: What `featurize` wrote.
-        params: The model and its training.
+        features: Output of `featurize`.
+        params: Parameters of the model and its training.
         model: Folder to write.
-        processes: That share the work; by default one a GPU, or one.
+        processes: Number of processes; by default one for each GPU, or one without GPUs.
 
     Raises:
-        DataError: where one of several processes fails; its own message stands above.
+        DataError: if one of several processes fails; see its message above.
     """
     import torch
 
-    from components.train import train as alone
+    from components.train import train
 
     count = processes or max(1, torch.cuda.device_count())
     if count == 1:
-        alone(features, params, model)
+        train(features, params, model)
         return
     with tempfile.TemporaryDirectory() as folder:
-        asked = written(params, Path(folder))
-        command = torchrun(features, asked, model, "--standalone", f"--nproc-per-node={count}")
+        params_file = write_params(params, Path(folder))
+        command = torchrun_command(features, params_file, model, "--standalone", f"--nproc-per-node={count}")
         if code := subprocess.run(command, check=False).returncode:
             raise DataError(
-                f"train: one of {count} processes failed (exit code {code}); what it said stands above"
+                f"train: one of {count} processes failed (exit code {code}); see its message above"
             )
 
 
-def written(params: TrainParams, folder: Path) -> Path:
-    """A file of parameters for `torchrun`."""
+def write_params(params: TrainParams, folder: Path) -> Path:
+    """Write the params.yaml for `torchrun_command` into a folder."""
     path = folder / "params.yaml"
     path.write_text(yaml.safe_dump({"train": params.model_dump(mode="json")}))
     return path
 
 
-def torchrun(features: Path, params: Path, model: Path, *options: str) -> list[str]:
-    """The command that trains in several processes; what `options` do not say, torchrun reads from PET_ variables."""
+def torchrun_command(features: Path, params_file: Path, model: Path, *options: str) -> list[str]:
+    """The command that trains in several processes; torchrun reads options that are missing from PET_ variables."""
     command = [sys.executable, "-m", "torch.distributed.run", *options, "--module", "components", "train"]
-    return [*command, "--params", str(params), "--features", str(features), "--model", str(model)]
+    return [*command, "--params", str(params_file), "--features", str(features), "--model", str(model)]

@@ -1,4 +1,4 @@
-"""Runs and schedules on a cluster, through Kubeflow Pipelines' own client, which also knows how to log in."""
+"""Runs and schedules on a cluster, through Kubeflow Pipelines' own client, which also handles logins."""
 
 import hashlib
 import logging
@@ -17,21 +17,21 @@ import yaml
 from tqdm import tqdm
 
 from catalog.schema import DataError
-from components.params import pipeline_params
+from components.params import load_pipeline_params
 from pipelines import ir
-from pipelines.check import faults, placement_faults
-from pipelines.cluster import Cluster, checkout, load
-from pipelines.cron import six_fields
-from pipelines.fetch import resolve
+from pipelines.check import find_faults, find_placement_faults
+from pipelines.cluster import Cluster, current_commit, load_cluster
+from pipelines.cron import normalize_cron
+from pipelines.fetch import resolve_commit
 
 if TYPE_CHECKING:
     from kfp import Client
     from kfp_server_api import V2beta1RecurringRun
 
 PIPELINE, EXPERIMENT = "vitrine-training", "vitrine"
-DONE = {"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED", "ERROR"}
-INTERVAL = 10  # seconds between two looks at a run
-PAGE = 100
+END_STATES = {"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED", "ERROR"}
+POLL_INTERVAL = 10  # seconds
+PAGE_SIZE = 100
 ACTIONS = {
     "pause": "disable_recurring_run",
     "resume": "enable_recurring_run",
@@ -39,37 +39,47 @@ ACTIONS = {
 }
 
 
-class Order(NamedTuple):
-    """What is sent."""
+class Submission(NamedTuple):
+    """What is sent to KFP for a run or a schedule."""
 
-    text: str  # the compiled pipeline
-    version: str  # its name as a version: commit, and what was compiled at it
+    ir_yaml: str  # the compiled pipeline
+    version: str  # name of the pipeline version: commit and a hash of `ir_yaml`
     parameters: dict[str, Any]
 
-    def show(self, **more: Any) -> None:
-        """Print all of it."""
-        said = {"pipeline": PIPELINE, "version": self.version, "experiment": EXPERIMENT, **more}
-        print(yaml.safe_dump({**said, "parameters": self.parameters}, sort_keys=False))
-        print(f"---\n{self.text}", end="")
+    def show(self, **settings: Any) -> None:
+        """Print everything, for `--dry-run`."""
+        header = {"pipeline": PIPELINE, "version": self.version, "experiment": EXPERIMENT, **settings}
+        print(yaml.safe_dump({**header, "parameters": self.parameters}, sort_keys=False))
+        print(f"---\n{self.ir_yaml}", end="")
 
 
-def order(cluster: Cluster, params: Path, repo: str, rev: str) -> Order:
-    """Compile and check.
+class Schedule(NamedTuple):
+    """When the pipeline runs."""
+
+    name: str
+    cron: str  # see `pipelines.cron.normalize_cron`
+    timezone: str = "UTC"  # of the cron; must be that of the scheduler
+    catch_up: bool = False  # run every time that was missed during a pause, not only the latest
+    concurrency: int = 1  # maximum number of parallel runs
+
+
+def prepare_submission(cluster: Cluster, params_file: Path, repo: str, rev: str) -> Submission:
+    """Compile and check the pipeline.
 
     Raises:
-        DataError: with all faults that can be found without a cluster.
+        DataError: with all faults that can be detected without a cluster.
     """
-    values = pipeline_params(params)
-    text = ir.compiled(cluster, commit := checkout(), values)
-    if found := [*faults(text), *placement_faults(cluster)]:
-        raise DataError("\n  ".join(["nothing was sent:", *found]))
-    version = f"{commit[:12]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    return Order(text, version, {"repo": repo, "rev": rev, **values})
+    params = load_pipeline_params(params_file)
+    ir_yaml = ir.compile_pipeline(cluster, commit := current_commit(), params)
+    if faults := [*find_faults(ir_yaml), *find_placement_faults(cluster)]:
+        raise DataError("\n  ".join(["nothing was sent:", *faults]))
+    version = f"{commit[:12]}-{hashlib.sha256(ir_yaml.encode()).hexdigest()[:8]}"
+    return Submission(ir_yaml, version, {"repo": repo, "rev": rev, **params})
 
 
-def submit(
-    cluster: Path,
-    params: Path,
+def submit_run(
+    cluster_file: Path,
+    params_file: Path,
     repo: str | None,
     rev: str,
     wait: bool = False,
@@ -79,182 +89,188 @@ def submit(
     """Run the pipeline once.
 
     Args:
-        cluster: The cluster file.
-        params: The params.yaml.
-        repo: URL of the git repository that versions the data, as the cluster sees it; by default `origin` of this one.
-        rev: Commit, branch or tag; the run gets the commit it stands for now.
-        wait: Until it is done.
-        dry_run: Show what would be sent, and send nothing.
-        host: Of KFP's API.
+        cluster_file: The cluster file.
+        params_file: The params.yaml.
+        repo: URL of the git repository that versions the data, for the cluster; by default `origin` of this checkout.
+        rev: Commit, branch or tag; the run gets its current commit.
+        wait: Wait until the run ends.
+        dry_run: Show what would be sent; send nothing.
+        host: Address of KFP's API.
 
     Raises:
-        DataError: where something is wrong or KFP refuses, and with `wait` where the run does not succeed.
+        DataError: if the input is invalid or KFP refuses; with `wait` also if the run does not succeed.
     """
-    where, repo = load(cluster), _address(repo)
-    one = order(where, params, repo, resolve(repo, rev))
+    cluster, repo = load_cluster(cluster_file), _reachable_repo(repo)
+    submission = prepare_submission(cluster, params_file, repo, resolve_commit(repo, rev))
     if dry_run:
-        one.show(service_account=where.service_account)
+        submission.show(service_account=cluster.service_account)
         return
-    with _asking(where, host) as client:
-        pipeline_id, version_id = _uploaded(client, one)
-        made = client.run_pipeline(
-            _experiment(client, where),
-            f"{EXPERIMENT} {one.parameters['rev'][:12]}",
-            params=one.parameters,
+    with _connect(cluster, host) as client:
+        pipeline_id, version_id = _upload(client, submission)
+        run = client.run_pipeline(
+            _experiment_id(client, cluster),
+            f"{EXPERIMENT} {submission.parameters['rev'][:12]}",
+            params=submission.parameters,
             pipeline_id=pipeline_id,
             version_id=version_id,
-            pipeline_root=where.pipeline_root,
-            service_account=where.service_account,
+            pipeline_root=cluster.pipeline_root,
+            service_account=cluster.service_account,
         )
-        print(f"run {made.run_id}")
+        print(f"run {run.run_id}")
         if wait:
-            _wait(client, made.run_id)
+            _wait_for_run(client, run.run_id)
 
 
-def schedule(
-    name: str,
-    cron: str,
-    timezone: str,
-    cluster: Path,
-    params: Path,
+def save_schedule(
+    schedule: Schedule,
+    cluster_file: Path,
+    params_file: Path,
     repo: str | None,
     rev: str,
-    catch_up: bool = False,
-    concurrency: int = 1,
     dry_run: bool = False,
     host: str | None = None,
 ) -> None:
-    """Run the pipeline again and again; a schedule of that name is replaced, and stays paused if it is.
+    """Run the pipeline at the times of a schedule. Replaces a schedule of the same name; if paused, it stays paused.
 
     Args:
-        name: Of the schedule.
-        cron: As for `pipelines.cron.six_fields`.
-        timezone: Of the cron; it must be the scheduler's.
-        cluster: The cluster file.
-        params: The params.yaml.
-        repo: As for `submit`.
-        rev: Branch, tag or commit; each run fetches what it stands for then.
-        catch_up: Whether all that was missed while paused is run, rather than the latest alone.
-        concurrency: Runs at the same time.
-        dry_run: Show what would be sent, and send nothing.
-        host: Of KFP's API.
+        schedule: Name and times.
+        cluster_file: The cluster file.
+        params_file: The params.yaml.
+        repo: As for `submit_run`.
+        rev: Branch, tag or commit; each run resolves it when it starts.
+        dry_run: Show what would be sent; send nothing.
+        host: Address of KFP's API.
 
     Raises:
-        DataError: where something is wrong or KFP refuses.
+        DataError: if the input is invalid or KFP refuses.
     """
-    where, repo, times = load(cluster), _address(repo), six_fields(cron)
-    if timezone != where.timezone:
-        raise DataError(
-            f"--timezone {timezone}: {cluster} says that this cluster's scheduler is at {where.timezone}, and KFP has "
-            "one timezone for all schedules; give the cron in that, or set CRON_SCHEDULE_TIMEZONE of its "
-            "ml-pipeline-scheduledworkflow and `timezone` here"
-        )
-    if not 1 <= concurrency <= 10:
-        raise DataError(f"--concurrency {concurrency}: KFP takes 1 to 10")
-    resolve(repo, rev)
-    one = order(where, params, repo, rev)
-    terms = {"cron": times, "timezone": timezone, "catch_up": catch_up, "concurrency": concurrency}
+    cluster, repo = load_cluster(cluster_file), _reachable_repo(repo)
+    schedule = schedule._replace(cron=normalize_cron(schedule.cron))
+    _check_schedule(schedule, cluster, cluster_file)
+    resolve_commit(repo, rev)
+    submission = prepare_submission(cluster, params_file, repo, rev)
     if dry_run:
-        one.show(schedule=name, **terms, service_account=where.service_account)
+        settings = schedule._asdict()
+        submission.show(schedule=settings.pop("name"), **settings, service_account=cluster.service_account)
         return
-    with _asking(where, host) as client:
-        pipeline_id, version_id = _uploaded(client, one)
-        old = [found for found in _schedules(client, where) if found.display_name == name]
-        paused = bool(old) and all(_paused(found) for found in old)
-        made = client.create_recurring_run(
-            _experiment(client, where),
-            name,
-            cron_expression=times,
-            max_concurrency=concurrency,
-            no_catchup=not catch_up,
-            params=one.parameters,
-            pipeline_id=pipeline_id,
-            version_id=version_id,
-            enabled=not paused,
-            pipeline_root=where.pipeline_root,
-            service_account=where.service_account,
-        )
-        # last: where this is cut off there are two for a while, and never none; the next call mends it
-        for found in old:
-            client.delete_recurring_run(found.recurring_run_id)
-        state = "replaced" if old else "made"
-        print(f"schedule {name} {state}: {times} ({timezone}){', paused' if paused else ''}")
-        print(
-            f"  missed runs: {'all of them' if catch_up else 'only the latest'}; at most {concurrency} at a time"
-        )
-        print(f"  {made.recurring_run_id}")
+    with _connect(cluster, host) as client:
+        _replace_schedule(client, cluster, schedule, submission)
 
 
-def schedules(action: str, name: str | None, cluster: Path, host: str | None = None) -> None:
-    """List schedules, or do something to one.
+def _check_schedule(schedule: Schedule, cluster: Cluster, cluster_file: Path) -> None:
+    if schedule.timezone != cluster.timezone:
+        raise DataError(
+            f"--timezone {schedule.timezone}: this cluster's scheduler uses {cluster.timezone} ({cluster_file}), and "
+            f"KFP has one timezone for all schedules; give the cron in {cluster.timezone}, or set "
+            "CRON_SCHEDULE_TIMEZONE of ml-pipeline-scheduledworkflow and `timezone` of the cluster file"
+        )
+    if not 1 <= schedule.concurrency <= 10:
+        raise DataError(f"--concurrency {schedule.concurrency}: KFP accepts 1 to 10")
+
+
+def _replace_schedule(client: "Client", cluster: Cluster, schedule: Schedule, submission: Submission) -> None:
+    """Create a schedule, then delete older ones of its name, and print the result."""
+    pipeline_id, version_id = _upload(client, submission)
+    replaced = [old for old in _list_schedules(client, cluster) if old.display_name == schedule.name]
+    paused = bool(replaced) and all(_is_paused(old) for old in replaced)
+    recurring_run = client.create_recurring_run(
+        _experiment_id(client, cluster),
+        schedule.name,
+        cron_expression=schedule.cron,
+        max_concurrency=schedule.concurrency,
+        no_catchup=not schedule.catch_up,
+        params=submission.parameters,
+        pipeline_id=pipeline_id,
+        version_id=version_id,
+        enabled=not paused,
+        pipeline_root=cluster.pipeline_root,
+        service_account=cluster.service_account,
+    )
+    # last: if this is interrupted, there are two schedules rather than none, and the next call deletes the old one
+    for old in replaced:
+        client.delete_recurring_run(old.recurring_run_id)
+    action, state = "replaced" if replaced else "created", ", paused" if paused else ""
+    print(f"schedule {schedule.name} {action}: {schedule.cron} ({schedule.timezone}){state}")
+    missed_runs = "all" if schedule.catch_up else "only the latest"
+    print(f"  missed runs: {missed_runs}; at most {schedule.concurrency} at a time")
+    print(f"  {recurring_run.recurring_run_id}")
+
+
+def manage_schedules(action: str, name: str | None, cluster_file: Path, host: str | None = None) -> None:
+    """List schedules, or apply one of `ACTIONS` to the schedule of a name.
 
     Raises:
-        DataError: where there is none of that name, or KFP refuses.
+        DataError: if there is no schedule of that name, or KFP refuses.
     """
-    where = load(cluster)
+    cluster = load_cluster(cluster_file)
     if (action == "list") != (name is None):
         raise DataError(f"schedules {action}: {'takes no' if name else 'give the'} name of a schedule")
-    with _asking(where, host) as client:
-        found = _schedules(client, where)
+    with _connect(cluster, host) as client:
+        schedules = _list_schedules(client, cluster)
         if action == "list":
-            for one in found:
-                times = one.trigger.cron_schedule.cron if one.trigger and one.trigger.cron_schedule else ""
-                print(f"{one.display_name}\t{times}\t{'paused' if _paused(one) else 'active'}")
+            _print_schedules(schedules)
             return
-        own = [one for one in found if one.display_name == name]
-        if not own:
-            raise DataError(
-                f"no schedule '{name}'; there are: {', '.join(one.display_name for one in found) or 'none'}"
-            )
-        for one in own:
-            getattr(client, ACTIONS[action])(one.recurring_run_id)
+        selected = [schedule for schedule in schedules if schedule.display_name == name]
+        if not selected:
+            names = ", ".join(schedule.display_name for schedule in schedules)
+            raise DataError(f"no schedule '{name}'; existing schedules: {names or 'none'}")
+        for schedule in selected:
+            getattr(client, ACTIONS[action])(schedule.recurring_run_id)
         print(f"schedule {name}: {action}d")
 
 
-def status(run_id: str | None, cluster: Path, host: str | None = None) -> None:
-    """The state of a run, or of the latest ten.
+def _print_schedules(schedules: "list[V2beta1RecurringRun]") -> None:
+    for schedule in schedules:
+        trigger = schedule.trigger and schedule.trigger.cron_schedule
+        state = "paused" if _is_paused(schedule) else "active"
+        print(f"{schedule.display_name}\t{trigger.cron if trigger else ''}\t{state}")
+
+
+def print_status(run_id: str | None, cluster_file: Path, host: str | None = None) -> None:
+    """Print the state of a run, or of the latest ten.
 
     Raises:
-        DataError: where there is no such run, or KFP refuses.
+        DataError: if there is no such run, or KFP refuses.
     """
-    where = load(cluster)
-    with _asking(where, host) as client:
+    cluster = load_cluster(cluster_file)
+    with _connect(cluster, host) as client:
         if run_id:
-            found = [client.get_run(run_id)]
+            runs = [client.get_run(run_id)]
         else:
-            experiment, newest = _experiment(client, where), "created_at desc"
-            found = client.list_runs(page_size=10, sort_by=newest, experiment_id=experiment).runs or []
-        for one in found:
-            print(f"{one.run_id}\t{one.state}\t{one.created_at}\t{one.display_name}")
-            if one.error:
-                print(f"  {one.error.message}")
+            experiment_id = _experiment_id(client, cluster)
+            page = client.list_runs(page_size=10, sort_by="created_at desc", experiment_id=experiment_id)
+            runs = page.runs or []
+        for run in runs:
+            print(f"{run.run_id}\t{run.state}\t{run.created_at}\t{run.display_name}")
+            if run.error:
+                print(f"  {run.error.message}")
 
 
-def _wait(client: "Client", run_id: str) -> None:
-    """Until a run is done.
+def _wait_for_run(client: "Client", run_id: str) -> None:
+    """Wait until a run ends.
 
     Raises:
-        DataError: where it does not succeed.
+        DataError: if it does not succeed.
     """
     with tqdm(desc="pending", bar_format="{desc} {elapsed}") as bar:
         while True:
             run = client.get_run(run_id)
             bar.set_description_str(str(run.state or "PENDING").lower())
-            if run.state in DONE:
+            if run.state in END_STATES:
                 break
-            time.sleep(INTERVAL)
+            time.sleep(POLL_INTERVAL)
     if run.state != "SUCCEEDED":
-        told = f": {run.error.message}" if run.error else ""
-        raise DataError(f"run {run_id} {run.state.lower()}{told}")
+        reason = f": {run.error.message}" if run.error else ""
+        raise DataError(f"run {run_id} {run.state.lower()}{reason}")
     print(f"run {run_id} succeeded")
 
 
 @contextmanager
-def _asking(cluster: Cluster, host: str | None) -> "Iterator[Client]":
+def _connect(cluster: Cluster, host: str | None) -> "Iterator[Client]":
     """KFP's client.
 
     Raises:
-        DataError: where KFP cannot be reached, or refuses.
+        DataError: if KFP cannot be reached, or refuses a request.
     """
     from kfp_server_api import ApiException
     from urllib3.exceptions import HTTPError
@@ -262,10 +278,10 @@ def _asking(cluster: Cluster, host: str | None) -> "Iterator[Client]":
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         try:
-            yield _client(host, cluster)
+            yield _create_client(host, cluster)
         except ApiException as error:
-            told = " ".join(str(error.body or error.reason).split())
-            raise DataError(f"Kubeflow Pipelines refuses ({error.status}): {told[:500]}") from error
+            message = " ".join(str(error.body or error.reason).split())
+            raise DataError(f"Kubeflow Pipelines refuses ({error.status}): {message[:500]}") from error
         except HTTPError as error:
             raise DataError(
                 f"Kubeflow Pipelines cannot be reached ({type(error).__name__}); give --host, or set "
@@ -273,7 +289,7 @@ def _asking(cluster: Cluster, host: str | None) -> "Iterator[Client]":
             ) from error
 
 
-def _client(host: str | None, cluster: Cluster) -> "Client":
+def _create_client(host: str | None, cluster: Cluster) -> "Client":
     import kfp
 
     logging.disable(logging.ERROR)  # it logs each of five attempts at length
@@ -281,77 +297,83 @@ def _client(host: str | None, cluster: Cluster) -> "Client":
         return kfp.Client(host, ui_host=cluster.ui)
     except TimeoutError as error:
         raise DataError(
-            "Kubeflow Pipelines does not answer, or refuses to say how it is; are you logged in?"
+            "Kubeflow Pipelines does not answer, or refuses its health check; are you logged in?"
         ) from error
     finally:
         logging.disable(logging.NOTSET)
 
 
-def _uploaded(client: "Client", one: Order) -> tuple[str, str]:
-    """Ids of the pipeline and of this version of it, which is uploaded where it is new."""
+def _upload(client: "Client", submission: Submission) -> tuple[str, str]:
+    """Upload the pipeline and its version unless they exist; returns their ids."""
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
         path = Path(folder) / "pipeline.yaml"
-        path.write_text(one.text)
+        path.write_text(submission.ir_yaml)
         pipeline_id = client.get_pipeline_id(PIPELINE)
         if pipeline_id is None:
             pipeline_id = client.upload_pipeline(str(path), PIPELINE).pipeline_id
-        versions = _all(
-            lambda token: client.list_pipeline_versions(pipeline_id, token, PAGE), "pipeline_versions"
+        versions = _read_pages(
+            lambda token: client.list_pipeline_versions(pipeline_id, token, PAGE_SIZE), "pipeline_versions"
         )
-        known = {version.display_name: version.pipeline_version_id for version in versions}
-        if one.version not in known:
-            made = client.upload_pipeline_version(str(path), one.version, pipeline_id=pipeline_id)
-            return pipeline_id, made.pipeline_version_id
-        return pipeline_id, known[one.version]
+        version_ids = {version.display_name: version.pipeline_version_id for version in versions}
+        if submission.version not in version_ids:
+            version = client.upload_pipeline_version(str(path), submission.version, pipeline_id=pipeline_id)
+            return pipeline_id, version.pipeline_version_id
+        return pipeline_id, version_ids[submission.version]
 
 
-def _experiment(client: "Client", cluster: Cluster) -> str:
-    """Its id; a KFP of one user refuses namespaces."""
+def _experiment_id(client: "Client", cluster: Cluster) -> str:
+    """The id of the experiment, which is created if needed. A single-user KFP refuses namespaces."""
     namespace = cluster.namespace if client.get_kfp_healthz().multi_user else None
     with redirect_stdout(sys.stderr):  # links
         return str(client.create_experiment(EXPERIMENT, namespace=namespace).experiment_id)
 
 
-def _schedules(client: "Client", cluster: Cluster) -> "list[V2beta1RecurringRun]":
-    experiment = _experiment(client, cluster)
+def _list_schedules(client: "Client", cluster: Cluster) -> "list[V2beta1RecurringRun]":
+    experiment_id = _experiment_id(client, cluster)
     return [
-        *_all(
-            lambda token: client.list_recurring_runs(token, PAGE, experiment_id=experiment), "recurring_runs"
+        *_read_pages(
+            lambda token: client.list_recurring_runs(token, PAGE_SIZE, experiment_id=experiment_id),
+            "recurring_runs",
         )
     ]
 
 
-def _all(ask: Callable[[str], Any], rows: str) -> Iterator[Any]:
-    """The rows of every page, each asked for by a token."""
+def _read_pages(read: Callable[[str], Any], field: str) -> Iterator[Any]:
+    """The rows of all pages.
+
+    Args:
+        read: Returns the page of a token.
+        field: The field of a page that holds its rows.
+    """
     token = ""
     while True:
-        page = ask(token)
-        yield from getattr(page, rows) or []
+        page = read(token)
+        yield from getattr(page, field) or []
         if not (token := page.next_page_token):
             return
 
 
-def _paused(one: "V2beta1RecurringRun") -> bool:
-    return one.status == "DISABLED" or one.mode == "DISABLE"
+def _is_paused(schedule: "V2beta1RecurringRun") -> bool:
+    return schedule.status == "DISABLED" or schedule.mode == "DISABLE"
 
 
-def _address(repo: str | None) -> str:
-    """A repository as the cluster can reach it.
+def _reachable_repo(repo: str | None) -> str:
+    """The URL of a repository, by default `origin` of this checkout.
 
     Raises:
-        DataError: where it is a place on this machine, or holds a password.
+        DataError: if the cluster cannot reach it because it is a path of this machine, or if it holds a password.
     """
     if repo is None:
-        asked = ["git", "remote", "get-url", "origin"]
-        repo = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+        command = ["git", "remote", "get-url", "origin"]
+        repo = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
         if not repo:
             raise DataError("this checkout has no remote 'origin'; give --repo URL")
     parts = urlsplit(repo)
     if parts.password or (parts.username and parts.scheme.startswith("http")):
         raise DataError(
-            f"--repo {parts.hostname}{parts.path}: the address holds a password, which KFP would show to everybody; "
+            f"--repo {parts.hostname}{parts.path}: the URL holds a password, which KFP would show to everybody; "
             "put GIT_USERNAME and GIT_PASSWORD in a Kubernetes secret, and name that in steps.fetch.secrets"
         )
     if parts.scheme == "file" or ":" not in repo.partition("/")[0]:
-        raise DataError(f"--repo {repo}: a place on this machine, which no pod can reach; give --repo URL")
+        raise DataError(f"--repo {repo}: is a path of this machine; pods cannot reach it; give --repo URL")
     return repo

@@ -1,7 +1,7 @@
-"""One thin KFP component per stage, plus what only a pipeline needs. The work is done in components/, as under DVC.
+"""One thin KFP component per stage, plus the steps that only a pipeline needs. The stages are those of components/.
 
-A step takes the digest of each artifact beside it, and tells those of its own: KFP knows artifacts by their names, so
-that the digest is what makes it reuse a step when, and only when, content is the same.
+A step also takes the digest of each input artifact, and returns that of its outputs. KFP identifies artifacts by name;
+the digests make it reuse a step if, and only if, the content is the same.
 """
 
 from functools import partial
@@ -9,7 +9,7 @@ from functools import partial
 from kfp import dsl
 from kfp.dsl import Artifact, Dataset, Input, Model, Output, OutputPath, PipelineTaskFinalStatus
 
-# The image has everything; nothing is installed at run time. Which image, the cluster file says.
+# The image has everything; nothing is installed at run time. The cluster file replaces the name of the image.
 step = partial(dsl.component, base_image="vitrine:python", install_kfp_package=False)
 
 
@@ -19,12 +19,12 @@ def fetch(
 ):
     from pathlib import Path
 
-    from pipelines.content import tell, work
-    from pipelines.fetch import fetch
+    from pipelines.content import record_digest, run_step
+    from pipelines.fetch import fetch_data
 
-    found = work(lambda: fetch(repo, rev, Path(data.path)))
-    data.metadata |= {"dvc": found.dvc, "fingerprint": tell(data, data_digest)}
-    Path(revision).write_text(found.revision)
+    version = run_step(lambda: fetch_data(repo, rev, Path(data.path)))
+    data.metadata |= {"dvc": version.dvc, "fingerprint": record_digest(data, data_digest)}
+    Path(revision).write_text(version.revision)
 
 
 @step
@@ -39,10 +39,10 @@ def validate(
 
     from components.params import ValidateParams
     from components.validate import validate
-    from pipelines.content import tell, work
+    from pipelines.content import record_digest, run_step
 
-    work(lambda: validate(Path(data.path), ValidateParams(**params), Path(report.path)))
-    tell(report, report_digest, "report.json")
+    run_step(lambda: validate(Path(data.path), ValidateParams(**params), Path(report.path)))
+    record_digest(report, report_digest, "report.json")
 
 
 @step
@@ -59,11 +59,11 @@ def featurize(
 
     from components.featurize import featurize
     from components.params import FeaturizeParams
-    from pipelines.content import tell, work
+    from pipelines.content import record_digest, run_step
 
     paths = Path(data.path), Path(report.path)
-    work(lambda: featurize(*paths, FeaturizeParams(**params), Path(features.path)))
-    tell(features, features_digest)
+    run_step(lambda: featurize(*paths, FeaturizeParams(**params), Path(features.path)))
+    record_digest(features, features_digest)
 
 
 @step
@@ -81,10 +81,10 @@ def featurize_shard(
 
     from components.featurize import featurize_shard
     from components.params import FeaturizeParams
-    from pipelines.content import work
+    from pipelines.content import run_step
 
     paths = Path(data.path), Path(report.path)
-    work(lambda: featurize_shard(*paths, FeaturizeParams(**params), Path(part.path), shard, shards))
+    run_step(lambda: featurize_shard(*paths, FeaturizeParams(**params), Path(part.path), shard, shards))
 
 
 @step
@@ -97,13 +97,13 @@ def gather(
 ):
     from pathlib import Path
 
-    from components.featurize import gather
+    from components.featurize import merge_shards
     from components.params import FeaturizeParams
-    from pipelines.content import tell, work
+    from pipelines.content import record_digest, run_step
 
     paths = [Path(part.path) for part in parts]
-    work(lambda: gather(paths, FeaturizeParams(**params), Path(features.path)))
-    tell(features, features_digest)
+    run_step(lambda: merge_shards(paths, FeaturizeParams(**params), Path(features.path)))
+    record_digest(features, features_digest)
 
 
 @step
@@ -117,11 +117,11 @@ def train(
     from pathlib import Path
 
     from components.params import TrainParams
-    from pipelines.content import tell, work
-    from pipelines.processes import train
+    from pipelines.content import record_digest, run_step
+    from pipelines.processes import train_on_gpus
 
-    work(lambda: train(Path(features.path), TrainParams(**params), Path(model.path)))
-    tell(model, model_digest)
+    run_step(lambda: train_on_gpus(Path(features.path), TrainParams(**params), Path(model.path)))
+    record_digest(model, model_digest)
 
 
 @step
@@ -137,12 +137,12 @@ def train_on_nodes(
     from pathlib import Path
 
     from components.params import TrainParams
-    from pipelines.content import tell, work
-    from pipelines.nodes import train
+    from pipelines.content import record_digest, run_step
+    from pipelines.nodes import train_on_nodes
 
     paths = Path(features.path), TrainParams(**params), Path(model.path)
-    work(lambda: train(*paths, job, os.environ["KFP_RUN_ID"]))
-    tell(model, model_digest)
+    run_step(lambda: train_on_nodes(*paths, job, os.environ["KFP_RUN_ID"]))
+    record_digest(model, model_digest)
 
 
 @step
@@ -161,11 +161,11 @@ def evaluate(
 
     from components.evaluate import evaluate
     from components.params import EvaluateParams
-    from pipelines.content import tell, work
+    from pipelines.content import record_digest, run_step
 
     paths = Path(data.path), Path(features.path), Path(model.path)
-    work(lambda: evaluate(*paths, EvaluateParams(**params), Path(evaluation.path)))
-    tell(evaluation, evaluation_digest)
+    run_step(lambda: evaluate(*paths, EvaluateParams(**params), Path(evaluation.path)))
+    record_digest(evaluation, evaluation_digest)
 
 
 @step
@@ -184,16 +184,16 @@ def register(
 
     from components.params import RegisterParams
     from components.register import register
-    from pipelines.content import work
+    from pipelines.content import run_step
 
     os.environ |= {"KFP_RUN_ID": run_id, "VITRINE_DATA_REVISION": revision}
     os.environ["VITRINE_DATA_DVC"] = data.metadata["dvc"]
     paths = Path(data.path), Path(report.path), Path(model.path), Path(evaluation.path)
-    work(lambda: register(*paths, RegisterParams(**params), Path(registration.path)))
+    run_step(lambda: register(*paths, RegisterParams(**params), Path(registration.path)))
 
 
 @step
 def notify(status: PipelineTaskFinalStatus, run_id: str, ui: str):
-    from pipelines.notify import notify
+    from pipelines.notify import send_notification
 
-    notify(status.state, status.error_message, run_id, ui)
+    send_notification(status.state, status.error_message, run_id, ui)

@@ -1,42 +1,102 @@
-"""The pipeline: a catalogue and its judged queries go in, a judged and registered model comes out."""
+"""The training pipeline: reads a catalogue with judged queries, trains a model, evaluates and registers it."""
 
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from kfp import dsl
 from kfp.dsl import Artifact, Dataset, Input
 
 from pipelines import steps
 from pipelines.cluster import Cluster
-from pipelines.nodes import describe
-from pipelines.placement import place, share
+from pipelines.nodes import build_trainjob
+from pipelines.placement import apply_placement, mount_shared_storage
 
 WEBHOOK = "VITRINE_WEBHOOK"
 
+Place = Callable[
+    [dsl.PipelineTask, str], dsl.PipelineTask
+]  # applies the cluster's settings to a task of a step
+Outputs = Mapping[str, Any]  # outputs of a step, by name
+
 
 class Features(NamedTuple):
-    """What featurize tells, whole or in shards."""
+    """Outputs of featurize, with or without shards."""
 
     features: Dataset
     features_digest: str
 
 
-def pipeline(cluster: Cluster, commit: str) -> dsl.base_component.BaseComponent:
-    """The pipeline as a cluster runs it.
+def build_pipeline(cluster: Cluster, commit: str) -> dsl.base_component.BaseComponent:
+    """The pipeline for a cluster.
 
     Args:
-        cluster: Where.
-        commit: Of the code, for images that are named by it.
+        cluster: Settings of the cluster.
+        commit: Commit of the code, for the names of the images.
     """
+    place: Place = partial(apply_placement, cluster=cluster, commit=commit)
+    add_featurize = _featurize_builder(cluster.shards, place)
 
-    def placed(task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
-        return place(task, name, cluster, commit)
+    @dsl.pipeline(name="vitrine-training", description="validate → featurize → train → evaluate → register")
+    def training(
+        repo: str, rev: str, validate: dict, featurize: dict, train: dict, evaluate: dict, register: dict
+    ):
+        """Train, evaluate and register one model; the data flow alone defines the order of the steps.
+
+        Args:
+            repo: Git repository that versions the data set, a path or URL.
+            rev: Commit, branch or tag; resolved when the pipeline runs.
+            validate: See `components.params.ValidateParams`.
+            featurize: See `components.params.FeaturizeParams`.
+            train: See `components.params.TrainParams`.
+            evaluate: See `components.params.EvaluateParams`.
+            register: See `components.params.RegisterParams`.
+        """
+        with _notification(cluster, place):
+            fetched = place(steps.fetch(repo=repo, rev=rev), "fetch").set_caching_options(False).outputs
+            data = {name: fetched[name] for name in ("data", "data_digest")}
+            report = place(steps.validate(**data, params=validate), "validate").outputs
+            features = add_featurize(**data, **report, params=featurize)
+            model = _add_train(cluster, commit, place, {**features, "params": train})
+            evaluate_task = steps.evaluate(**data, **features, **model, params=evaluate)
+            evaluation = place(evaluate_task, "evaluate").outputs
+            register_task = steps.register(
+                data=data["data"],
+                report=report["report"],
+                model=model["model"],
+                evaluation=evaluation["evaluation"],
+                params=register,
+                revision=fetched["revision"],
+                run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+            )
+            place(register_task, "register").set_caching_options(False)
+
+    return training
+
+
+def _notification(cluster: Cluster, place: Place) -> AbstractContextManager[object]:
+    """Adds a step that reports the end of the run, if the cluster has a webhook; wraps all other steps."""
+    secrets = cluster.placement("notify").secrets
+    if not any(WEBHOOK in secret.keys.values() for secret in secrets):
+        return nullcontext()
+    task = steps.notify(run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, ui=cluster.ui or "")
+    return dsl.ExitHandler(place(task, "notify").set_caching_options(False), name="all-steps")
+
+
+def _featurize_builder(shards: int, place: Place) -> Callable[..., Outputs]:
+    """A function that adds featurize to the pipeline, as one step or in shards, and returns its outputs.
+
+    kfp does not allow to define a pipeline inside another, so the shards are defined here.
+    """
+    if shards == 1:
+        return lambda **inputs: place(steps.featurize(**inputs), "featurize").outputs
 
     @dsl.pipeline(name="featurize-in-shards")
-    def sharded(
+    def featurize_in_shards(
         data: Input[Dataset], report: Input[Artifact], data_digest: str, report_digest: str, params: dict
     ) -> Features:
-        with dsl.ParallelFor(list(range(cluster.shards))) as shard:
+        with dsl.ParallelFor(list(range(shards))) as shard:
             part = steps.featurize_shard(
                 data=data,
                 report=report,
@@ -44,62 +104,20 @@ def pipeline(cluster: Cluster, commit: str) -> dsl.base_component.BaseComponent:
                 report_digest=report_digest,
                 params=params,
                 shard=shard,
-                shards=cluster.shards,
+                shards=shards,
             )
-            placed(part, "featurize")
-        whole = steps.gather(
-            parts=dsl.Collected(part.outputs["part"]), data_digest=data_digest, params=params
-        )
-        placed(whole, "gather")
-        return Features(whole.outputs["features"], whole.outputs["features_digest"])
+            place(part, "featurize")
+        parts = dsl.Collected(part.outputs["part"])
+        gather_task = steps.gather(parts=parts, data_digest=data_digest, params=params)
+        outputs = place(gather_task, "gather").outputs
+        return Features(outputs["features"], outputs["features_digest"])
 
-    def told() -> AbstractContextManager[object]:
-        """What tells people how a run ended, if somebody is to be told."""
-        wanted = cluster.placement("notify")
-        if not any(WEBHOOK in one.keys.values() for one in wanted.secrets):
-            return nullcontext()
-        task = steps.notify(run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, ui=cluster.ui or "")
-        return dsl.ExitHandler(placed(task, "notify").set_caching_options(False), name="told")
+    return lambda **inputs: featurize_in_shards(**inputs).outputs
 
-    @dsl.pipeline(name="vitrine-training", description="validate → featurize → train → evaluate → register")
-    def training(
-        repo: str, rev: str, validate: dict, featurize: dict, train: dict, evaluate: dict, register: dict
-    ):
-        """Train, judge and register one model; the order of the steps comes from their data alone.
 
-        Args:
-            repo: Git repository that versions the data set, a path or URL.
-            rev: Commit, branch or tag; what it stands for is found when the pipeline runs.
-            validate: The section of params.yaml, as are all that follow.
-            featurize: See `components.params.FeaturizeParams`.
-            train: See `components.params.TrainParams`.
-            evaluate: See `components.params.EvaluateParams`.
-            register: See `components.params.RegisterParams`.
-        """
-        with told():
-            fetched = placed(steps.fetch(repo=repo, rev=rev), "fetch").set_caching_options(False)
-            data = {name: fetched.outputs[name] for name in ("data", "data_digest")}
-            report = placed(steps.validate(**data, params=validate), "validate").outputs
-            if cluster.shards > 1:
-                features = sharded(**data, **report, params=featurize).outputs
-            else:
-                features = placed(steps.featurize(**data, **report, params=featurize), "featurize").outputs
-            if cluster.nodes > 1:
-                launching = steps.train_on_nodes(**features, params=train, job=describe(cluster, commit))
-                model = share(placed(launching, "launch"), cluster).outputs
-            else:
-                model = placed(steps.train(**features, params=train), "train").outputs
-            judging = steps.evaluate(**data, **features, **model, params=evaluate)
-            evaluation = placed(judging, "evaluate").outputs
-            registering = steps.register(
-                data=data["data"],
-                report=report["report"],
-                model=model["model"],
-                evaluation=evaluation["evaluation"],
-                params=register,
-                revision=fetched.outputs["revision"],
-                run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
-            )
-            placed(registering, "register").set_caching_options(False)
-
-    return training
+def _add_train(cluster: Cluster, commit: str, place: Place, inputs: Mapping[str, Any]) -> Outputs:
+    """Train in one pod, or launch several nodes."""
+    if cluster.nodes == 1:
+        return place(steps.train(**inputs), "train").outputs
+    task = steps.train_on_nodes(**inputs, job=build_trainjob(cluster, commit))
+    return mount_shared_storage(place(task, "launch"), cluster).outputs

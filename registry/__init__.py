@@ -1,6 +1,6 @@
-"""Everything MLflow: runs, versions and aliases, model card and packaging, the champion in a process of its own."""
+"""MLflow: runs, versions, aliases, verdicts, model cards, packaging, and running the champion."""
 
 import os
 
-# MLflow reports usage to its makers by default; an air-gapped run must not wait for that.
+# By default MLflow reports usage to its authors; a machine without network would wait for that.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -1,5 +1,7 @@
-"""A registered model, run by the code that was registered with it: in a process of its own, as modules of two
-versions have the same names."""
+"""Runs a registered model with the code it was registered with.
+
+That needs a process of its own: modules of two versions have the same names.
+"""
 
 import os
 import subprocess
@@ -12,16 +14,17 @@ from typing import TYPE_CHECKING
 import yaml
 
 from catalog.schema import DataError
-from registry import tracking
+from registry import mlflow_store
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 CHAMPION = "champion"  # alias
+COMPLETE = "whole"  # empty file in a cached environment whose installation succeeded
 
 
-def of(name: str) -> "ModelVersion | None":
-    """A model's champion, if there is one; nothing is made or written down.
+def find_champion(name: str) -> "ModelVersion | None":
+    """A model's champion, if there is one; creates and records nothing.
 
     Args:
         name: Of the model.
@@ -29,96 +32,106 @@ def of(name: str) -> "ModelVersion | None":
     Raises:
         DataError: where MLflow cannot be reached.
     """
-    if not tracking.exists():
+    if not mlflow_store.store_exists():
         return None
-    client = tracking.connect()
-    with tracking.reached():
-        found = client.search_registered_models(f"name = '{name}'")
-        number = found[0].aliases.get(CHAMPION) if found else None
+    client = mlflow_store.connect()
+    with mlflow_store.translate_errors():
+        models = client.search_registered_models(f"name = '{name}'")
+        number = models[0].aliases.get(CHAMPION) if models else None
         return client.get_model_version(name, number) if number else None
 
 
-def fetch(version: "ModelVersion", folder: Path) -> Path:
-    """What was registered, as a folder below `folder`."""
+def download_model(version: "ModelVersion", folder: Path) -> Path:
+    """Download a registered model's package; its path below `folder`."""
     import mlflow
 
     uri = f"models:/{version.name}/{version.version}"
     return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))
 
 
-def artifact(package: Path, name: str) -> Path:
-    """A part of what was registered: "model", "index" or "profile".
+def find_artifact(package: Path, name: str) -> Path:
+    """The path of a package's artifact: "model", "index" or "profile".
 
     Raises:
         DataError: where it has none, as it was not registered by this chain.
     """
     flavour = yaml.safe_load((package / "MLmodel").read_text())["flavors"].get("python_function", {})
     try:
-        return package / flavour["artifacts"][name]["path"]  # MLflow keeps the name that the folder had
+        return package / flavour["artifacts"][name]["path"]  # MLflow keeps the folder's original name
     except KeyError as error:
         raise DataError(
-            f"the champion holds no {name}; move the alias 'champion' to a version that this chain registered"
+            f"the champion has no {name}; move the alias 'champion' to a version that this chain registered"
         ) from error
 
 
-def run(package: Path, verb: str, **flags: object) -> None:
-    """`python -m fusion VERB --model … --FLAG …`, of a registered model; what it says goes to stderr.
+def run_in_own_environment(package: Path, verb: str, **flags: object) -> None:
+    """Run `python -m fusion VERB --model … --FLAG …` of a registered model; its messages go to stderr.
 
     Args:
-        package: Of `fetch`.
+        package: Of `download_model`.
         verb: Of `fusion`.
         flags: Paths must be absolute.
 
     Raises:
-        DataError: where it fails, or its environment cannot be made.
+        DataError: where it fails, or its environment cannot be created.
     """
     words = [f"--{name}={value}" for name, value in flags.items()]
-    command = [python_for(package), "-m", "fusion", verb, f"--model={artifact(package, 'model')}", *words]
+    model = find_artifact(package, "model")
+    command = [prepare_interpreter(package), "-m", "fusion", verb, f"--model={model}", *words]
     environment = os.environ | {"PYTHONPATH": str(package / "code"), "PYTHONSAFEPATH": "1"}
-    done = subprocess.run(command, env=environment, cwd=package, check=False)
-    if done.returncode:
+    process = subprocess.run(command, env=environment, cwd=package, check=False)
+    if process.returncode:
         raise DataError(
-            f"the champion's own code failed to {verb} ({done.returncode}); what it said stands above"
+            f"the champion's own code failed to {verb} (exit code {process.returncode}); its messages are above"
         )
 
 
-def python_for(package: Path) -> str:
-    """An interpreter with what a registered model needs: this one where that is installed, else one made for it.
+def prepare_interpreter(package: Path) -> str:
+    """A Python with the model's requirements: this one if they are installed here, else one of a new environment.
 
-    What is made is kept in the user's cache, for other models that need the same.
+    The new environment stays in the user's cache, for other models with the same requirements.
 
     Raises:
-        DataError: where it cannot be made.
+        DataError: where it cannot be created.
     """
-    needed = [line for line in (package / "requirements.txt").read_text().splitlines() if line.strip()]
-    version = yaml.safe_load((package / "python_env.yaml").read_text())["python"]
-    here = ".".join(map(str, sys.version_info[:2]))
-    if version.startswith(f"{here}.") and all(_installed(line) for line in needed):
+    lines = (package / "requirements.txt").read_text().splitlines()
+    requirements = [line for line in lines if line.strip()]
+    python_version = yaml.safe_load((package / "python_env.yaml").read_text())["python"]
+    current = ".".join(map(str, sys.version_info[:2]))
+    if python_version.startswith(f"{current}.") and all(map(_is_installed, requirements)):
         return sys.executable
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitrine"
-    key = blake2b("\n".join([version, *sorted(needed)]).encode(), digest_size=8).hexdigest()
-    made = cache / key
-    if not (made / "whole").exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        print(f"the champion needs other libraries than are installed here; making {made}", file=sys.stderr)
-        major = ".".join(version.split(".")[:2])
-        uv = [sys.executable, "-m", "uv"]
-        for command in (
-            [*uv, "venv", "--quiet", "--clear", "--python", major, str(made)],
-            [*uv, "pip", "install", "--quiet", "--python", str(made), *needed],
-        ):
-            done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-            if done.returncode:
-                raise DataError(f"the champion's environment could not be made: {done.stderr.strip()[-500:]}")
-        (made / "whole").touch()
-    return str(made / "bin" / "python")
+    text = "\n".join([python_version, *sorted(requirements)])
+    environment = cache / blake2b(text.encode(), digest_size=8).hexdigest()
+    if not (environment / COMPLETE).exists():
+        print(
+            f"the champion needs libraries that are not installed here; creating {environment}",
+            file=sys.stderr,
+        )
+        _create_environment(environment, python_version, requirements)
+    return str(environment / "bin" / "python")
 
 
-def _installed(line: str) -> bool:
+def _create_environment(environment: Path, python_version: str, requirements: list[str]) -> None:
+    environment.parent.mkdir(parents=True, exist_ok=True)
+    minor_version = ".".join(python_version.split(".")[:2])
+    uv = [sys.executable, "-m", "uv"]
+    for command in (
+        [*uv, "venv", "--quiet", "--clear", "--python", minor_version, str(environment)],
+        [*uv, "pip", "install", "--quiet", "--python", str(environment), *requirements],
+    ):
+        process = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+        if process.returncode:
+            error = process.stderr.strip()[-500:]
+            raise DataError(f"the champion's environment could not be created: {error}")
+    (environment / COMPLETE).touch()
+
+
+def _is_installed(line: str) -> bool:
     from packaging.requirements import Requirement
 
-    wanted = Requirement(line)
+    requirement = Requirement(line)
     try:
-        return wanted.specifier.contains(metadata.version(wanted.name), prereleases=True)
+        return requirement.specifier.contains(metadata.version(requirement.name), prereleases=True)
     except metadata.PackageNotFoundError:
         return False

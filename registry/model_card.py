@@ -1,4 +1,4 @@
-"""The model card: what a reviewer must know about a version, from facts alone."""
+"""The model card of a version: metrics, findings, weaknesses and lineage, for a reviewer."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,68 +9,68 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from eval.gate import Decision, Evidence, Verdict
 from eval.metrics import Scores
-from eval.segments import Segment, segments
+from eval.segments import Segment, segment_means
 from eval.significance import bootstrap_interval
 from scoring.systems import CANDIDATE
 
 BASELINES = ("bm25", "hybrid")
-LENGTH = 5000  # of a description, in MLflow's database
+DESCRIPTION_LENGTH = 5000  # MLflow's limit
 HEADLINES = 2  # findings that the first sentence names
-ORDER: dict[Verdict, int] = {"failed": 0, "undecided": 1, "passed": 2}
-MARKDOWN = re.compile(r"[\\`*\[\]<>|]")
+VERDICT_ORDER: dict[Verdict, int] = {"failed": 0, "undecided": 1, "passed": 2}
+MARKDOWN_CHARACTERS = re.compile(r"[\\`*\[\]<>|]")
 
 
-def card(
+def render_model_card(
     name: str,
     version: str,
     decision: Decision,
     candidate: Evidence,
     champion: Evidence | None,
     systems: Mapping[str, Scores],
-    source: Mapping[str, Any],
+    provenance: Mapping[str, Any],
     validation: Mapping[str, Any],
     lineage: Mapping[str, str],
     primary: str,
-    again: str = "",
+    rescored: str = "",
 ) -> str:
-    """A version's card, as Markdown.
+    """Render a version's card as Markdown.
 
     Args:
         name: Of the registered model.
         version: Its number.
         decision: Of the gate.
-        candidate, champion: What the gate was given.
+        candidate, champion: The gate's input; None for no champion.
         systems: Scores of the candidate and its baselines.
-        source: How it was made, as `evaluate` writes it to made_from.json.
+        provenance: Of the evaluation, as `evaluate` writes it to made_from.json.
         validation: The report of `validate`.
         lineage: Tags of the version.
-        primary: The metric that counts most.
-        again: How the champion was scored again, if it was.
+        primary: The primary metric.
+        rescored: A sentence on how the champion was rescored; empty if it was not.
     """
     baselines = [system for system in BASELINES if system in systems]
-    own = candidate.scores.values
-    parts = list(segments(own[primary], candidate.segments))
-    return _template().render(
+    values = candidate.scores.values[primary]
+    segments = list(segment_means(values, candidate.segments))
+    return _load_template().render(
         name=name,
         version=version,
-        verdict=verdict_sentence(decision, version),
-        findings=sorted(decision.findings, key=lambda finding: ORDER[finding.verdict]),
+        verdict=summarize_verdict(decision, version),
+        findings=sorted(decision.findings, key=lambda finding: VERDICT_ORDER[finding.verdict]),
         queries=len(candidate.segments),
         champion=champion,
         baselines=baselines,
-        metrics=list(_metric_rows(candidate.scores, champion, [systems[system] for system in baselines])),
-        segments=parts,
+        metrics=list(_list_metrics(candidate.scores, champion, [systems[system] for system in baselines])),
+        segments=segments,
         primary=primary,
-        weaknesses=list(weaknesses(parts, float(own[primary].mean()), primary, systems, validation)),
-        counts=_counts(validation["counts"]),
-        beside=validation["champion"],
-        model=_model(source["params"]),
+        weaknesses=list(list_weaknesses(segments, float(values.mean()), primary, systems, validation)),
+        counts=_describe_counts(validation["counts"]),
+        champion_data=validation["champion"],
+        model=_describe_model(provenance["params"]),
         lineage=lineage,
-        again=again,
+        rescored=rescored,
     )
 
 
-def _template() -> Template:
+def _load_template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
@@ -82,7 +82,7 @@ def _template() -> Template:
     return environment.get_template("model_card.md.jinja")
 
 
-def _metric_rows(
+def _list_metrics(
     scores: Scores, champion: Evidence | None, baselines: Sequence[Scores]
 ) -> Iterator[dict[str, Any]]:
     for metric, values in scores.values.items():
@@ -97,40 +97,40 @@ def _metric_rows(
         }
 
 
-def weaknesses(
-    parts: list[Segment],
+def list_weaknesses(
+    segments: list[Segment],
     mean: float,
     primary: str,
     systems: Mapping[str, Scores],
     validation: Mapping[str, Any],
 ) -> Iterator[str]:
-    """What the numbers say against the model, in sentences."""
-    for part in parts:
-        if part.high < mean:
+    """The model's known weaknesses, in sentences."""
+    for segment in segments:
+        if segment.high < mean:
             yield (
-                f"Queries of segment '{part.name}' are answered worse than others: {primary} is {part.mean:.3f} "
-                f"({part.low:.3f}–{part.high:.3f}), over all {mean:.3f}."
+                f"Segment '{segment.name}' is below average: {primary} {segment.mean:.3f} "
+                f"({segment.low:.3f}–{segment.high:.3f}); all queries {mean:.3f}."
             )
     for system, scores in systems.items():
-        other = scores.means()[primary]
-        if system != CANDIDATE and other >= mean:
-            yield f"System '{system}' is no worse: {primary} {other:.3f}."
+        system_mean = scores.means()[primary]
+        if system != CANDIDATE and system_mean >= mean:
+            yield f"System '{system}' is as good or better: {primary} {system_mean:.3f}."
     for name, values in systems[CANDIDATE].values.items():
         if name.startswith("judged"):
             yield (
-                f"Of the results, {100 * (1 - values.mean()):.0f} % were not judged ({name}) and count as irrelevant: "
+                f"{100 * (1 - values.mean()):.0f} % of the results are not judged ({name}) and count as irrelevant: "
                 "the true quality may be higher."
             )
     unanswered = systems[CANDIDATE].unanswered
     if unanswered:
-        yield f"{unanswered:,} judged queries have no answer, and score 0."
+        yield f"{unanswered:,} judged queries have no results and score 0."
     for rule in validation["rules"]:
         if not rule["passed"]:
-            yield f"The data breaks a rule that only warns: {rule['says']} ({rule['count']:,} of {rule['total']:,})."
+            yield f"The data fails a rule that only warns: {rule['says']} ({rule['count']:,} of {rule['total']:,})."
 
 
-def verdict_sentence(decision: Decision, version: str) -> str:
-    """What the gate's verdict asks a person to do, and why, in one sentence.
+def summarize_verdict(decision: Decision, version: str) -> str:
+    """The gate's verdict in one sentence: what to do, and why.
 
     Args:
         decision: Of the gate.
@@ -138,53 +138,54 @@ def verdict_sentence(decision: Decision, version: str) -> str:
     """
     if decision.passed:
         return f"Gate passed: version {version} may be promoted with python -m registry promote {version}."
-    against = sorted(
+    objections = sorted(
         (finding for finding in decision.findings if finding.verdict != "passed"),
-        key=lambda finding: ORDER[finding.verdict],
+        key=lambda finding: VERDICT_ORDER[finding.verdict],
     )
-    why = [finding.headline or finding.text.rstrip(".") for finding in against[:HEADLINES]]
-    if more := len(against) - len(why):
-        why.append(f"and {more} more")
+    reasons = [finding.headline or finding.text.rstrip(".") for finding in objections[:HEADLINES]]
+    if more := len(objections) - len(reasons):
+        reasons.append(f"and {more} more")
     yet, advice = ("", "see the decision page")
     if decision.verdict == "undecided":
-        yet, advice = (" yet", "judge more queries, the decision page says how many")
-    return f"Gate {decision.verdict}: do not promote version {version}{yet}; {', '.join(why)}; {advice}."
+        yet, advice = (" yet", "judge more queries (number: see the decision page)")
+    return f"Gate {decision.verdict}: do not promote version {version}{yet}; {', '.join(reasons)}; {advice}."
 
 
 def escape_markdown(text: str) -> str:
-    """A text that Markdown shows as it is, in one line: names of segments are data."""
-    return MARKDOWN.sub(r"\\\g<0>", " ".join(text.split()))
+    """The text with Markdown's characters escaped, in one line: names of segments are data, not markup."""
+    return MARKDOWN_CHARACTERS.sub(r"\\\g<0>", " ".join(text.split()))
 
 
-def description(text: str, page: str) -> str:
-    """A card as MLflow's description of a version or run: the verdict, a link, and whole sections, as many as fit.
+def render_description(card: str, page: str) -> str:
+    """Render MLflow's description of a version or run: the verdict, a link, and the card's sections that fit.
 
     Args:
-        text: Of `card`.
-        page: Where the decision page is: of `tracking.artifact_link`.
+        card: Of `render_model_card`.
+        page: Link to the decision page, of `registry.mlflow_urls.artifact_link`.
     """
-    _, verdict, sections = text.split("\n\n", 2)
-    # plain: lists of versions show the beginning of a description without reading its Markdown
-    return _whole_sections(f"{verdict.strip('*')}\n\n[Open the decision page]({page})\n\n{sections}")
+    _, verdict, sections = card.split("\n\n", 2)
+    # without Markdown: lists of versions show the first words of a description as plain text
+    return _cut_sections(f"{verdict.strip('*')}\n\n[Open the decision page]({page})\n\n{sections}")
 
 
-def _whole_sections(text: str) -> str:
-    kept = ""
+def _cut_sections(text: str) -> str:
+    """The first complete sections that fit into MLflow's limit."""
+    short_text = ""
     for number, section in enumerate(text.split("\n## ")):
         part = f"\n## {section}" if number else section
-        if len(kept) + len(part) > LENGTH:
+        if len(short_text) + len(part) > DESCRIPTION_LENGTH:
             break
-        kept += part
-    return kept or text[:LENGTH]
+        short_text += part
+    return short_text or text[:DESCRIPTION_LENGTH]
 
 
-def _counts(counts: Mapping[str, Mapping[str, int]]) -> str:
+def _describe_counts(counts: Mapping[str, Mapping[str, int]]) -> str:
     tables = ", ".join(f"{count:,} {table}" for table, count in counts["tables"].items())
     splits = ", ".join(f"{count:,} {split}" for split, count in counts["splits"].items())
     return f"{tables}; queries: {splits}"
 
 
-def _model(params: Mapping[str, Mapping[str, Any]]) -> str:
+def _describe_model(params: Mapping[str, Mapping[str, Any]]) -> str:
     featurize, train = params["featurize"], params["train"]
     return (
         f"Text encoder `{featurize['text_encoder']}`, image encoder `{featurize['image_encoder']}`, video encoder "

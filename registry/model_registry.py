@@ -1,353 +1,219 @@
-"""Who is champion, who was, and why.
+"""Aliases of a registered model: `champion` and `challenger`.
 
-Every move of the alias `champion` is a parameter of one MLflow run, the model's history. MLflow lets no parameter
-change once it is set, and its database lets one of two writers set it: so the history only grows, and of two
-promotions at once one wins and the other is told. A move is first written down and then made, so that what a kill
-interrupts, the next command finishes. A move made by hand in MLflow's UI is found by the next command, and written
-down as such; so is a copy that MLflow's "Promote model" made of a version whose gate did not pass. As long as such a
-champion or copy stands, each command warns of it.
+A move of the alias `champion` is first added to the history, then made. So the next command can complete a move that
+a kill interrupted. It also detects changes that bypassed these commands, and adds them to the history: a champion
+that was set by hand in MLflow's UI, and a copy that "Promote model" made of a version whose gate did not pass. As
+long as such a champion or copy exists, each command prints a warning.
 """
 
-import getpass
-import json
-import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from hashlib import blake2b
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from catalog.schema import DataError
-from registry import tracking
+from registry.champion_history import ChampionHistory, Copy, How, Move, current_user, previous_champion
 from registry.champion_process import CHAMPION
+from registry.mlflow_store import connect, translate_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-CHALLENGER = "challenger"
-HISTORY = "vitrine.history"  # tag of the model: the run that holds its history
+CHALLENGER = "challenger"  # alias
 GATE, REASONS, COMPARED_WITH = "vitrine.gate", "vitrine.reasons", "vitrine.compared_with"  # tags of a version
-DONE = " done"
-REASON = 1000  # characters
 UNKNOWN = "unknown"
-COPY = re.compile(r"models:/([^/]+)/(\d+)")  # source of a version that MLflow's "Promote model" made
-COPIED = "copy "  # how the parameters of the history begin that hold copies
-
-How = Literal["promoted", "promoted by the chain", "rolled back", "by hand"]
+COPY_SOURCE = re.compile(r"models:/([^/]+)/(\d+)")  # source of a version that MLflow's "Promote model" made
 
 
-@dataclass(frozen=True)
-class Move:
-    """One change of champion.
-
-    Attributes:
-        at: When, ISO 8601 in UTC; of a move by hand, when it was noticed.
-        by: Who.
-        how: By what.
-        old, new: Versions; None for no champion.
-        verdict: The gate's on `new`, at that time.
-        reason: Of a promotion against the verdict.
-    """
-
-    at: str
-    by: str
-    how: How
-    old: str | None
-    new: str | None
-    verdict: str
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Copy:
-    """A copy that MLflow's "Promote model" made of a version whose gate did not pass.
-
-    Attributes:
-        at: When it was made, ISO 8601 in UTC.
-        by: Who, where MLflow knows.
-        version: The version that was copied.
-        model, number: The model and version that the copy is.
-        verdict: The gate's on `version`, when the copy was noticed.
-    """
-
-    at: str
-    by: str
-    version: str
-    model: str
-    number: str
-    verdict: str
-
-    @property
-    def key(self) -> str:
-        """The parameter of the history that holds it; a model's name may have characters that none may have."""
-        return COPIED + blake2b(f"{self.model}/{self.number}/{self.at}".encode(), digest_size=8).hexdigest()
-
-
-class Registry:
-    """One registered model, its aliases, and the history of its champion.
+class ModelRegistry:
+    """One registered model, its versions and aliases, and the history of its champion.
 
     Args:
-        client: Of `registry.tracking.connect`.
-        name: Of the model, which is made where it is missing.
+        client: Of `registry.mlflow_store.connect`.
+        name: Of the model, which is created if missing.
     """
 
     def __init__(self, client: "MlflowClient", name: str) -> None:
         self.client, self.name = client, name
-        self._run = self._history_run()
-        self._shown: set[str] = set()
+        self.history = ChampionHistory(client, name)
+        self._printed_warnings: set[str] = set()
 
-    def alias(self, alias: str) -> str | None:
-        """The version that has it."""
+    def find_by_alias(self, alias: str) -> str | None:
+        """The number of the version that has the alias."""
         number = self.client.get_registered_model(self.name).aliases.get(alias)
         return str(number) if number else None
 
-    def version(self, number: str) -> "ModelVersion":
-        """One version.
+    def get_version(self, number: str) -> "ModelVersion":
+        """The version of that number.
 
         Raises:
-            DataError: where there is none of that number.
+            DataError: where there is none.
         """
-        versions = {str(one.version): one for one in self.versions()}
+        versions = {str(version.version): version for version in self.list_versions()}
         if number not in versions:
             known = ", ".join(sorted(versions, key=int)) or "none"
             raise DataError(f"{self.name} has no version {number}; there are {known}")
         return versions[number]
 
-    def moves(self) -> list[Move]:
-        """The history, oldest first."""
-        return [move for move, _ in self._written()]
+    def list_versions(self) -> "list[ModelVersion]":
+        """All versions."""
+        return list(self.client.search_model_versions(f"name = '{self.name}'", max_results=10_000))
 
-    def copies(self) -> list[Copy]:
-        """The copies that the history holds, oldest first."""
-        params = self.client.get_run(self._run).data.params
-        copies = [Copy(**json.loads(value)) for key, value in params.items() if key.startswith(COPIED)]
-        return sorted(copies, key=lambda copy: copy.at)
-
-    def finish(self) -> str | None:
-        """Finish a move that was interrupted, write down what was done by hand; the champion."""
-        champion, _ = self._settled()
-        new = {copy.key: copy for copy in self._standing_copies()}
-        for key in new.keys() - {copy.key for copy in self.copies()}:
-            self._write_copy(new[key])
+    def reconcile(self) -> str | None:
+        """Complete an interrupted move, and add changes that were made by hand to the history; the champion."""
+        champion, _ = self._reconcile_moves()
+        copies = {copy.key: copy for copy in self._find_failed_copies()}
+        for key in copies.keys() - {copy.key for copy in self.history.list_copies()}:
+            self.history.add_copy(copies[key])
         return champion
 
-    def settle(self) -> str | None:
-        """`finish`, and warn on stderr of what was done by hand against the gate, once in a process; the champion."""
-        champion = self.finish()
-        for line in [*self._champion_warning(champion), *map(self._copy_warning, self._standing_copies())]:
-            if line not in self._shown:
-                print(f"{self.name}: warning: {line}", file=sys.stderr)
-                self._shown.add(line)
+    def reconcile_and_warn(self) -> str | None:
+        """`reconcile`, then warn on stderr of changes that bypassed the gate, once per process; the champion."""
+        champion = self.reconcile()
+        warnings = [*self._warn_of_champion(champion), *map(self._warn_of_copy, self._find_failed_copies())]
+        for warning in warnings:
+            if warning not in self._printed_warnings:
+                print(f"{self.name}: warning: {warning}", file=sys.stderr)
+                self._printed_warnings.add(warning)
         return champion
 
-    def move(self, new: str, how: How, seen: str | None, reason: str = "") -> None:
+    def set_champion(self, number: str, how: How, expected: str | None, reason: str = "") -> None:
         """Make a version the champion.
 
         Args:
-            new: Its number.
-            how: By what.
-            seen: The champion on which the decision was made.
-            reason: Of a move against the verdict.
+            number: Of the version.
+            how: By which command.
+            expected: The champion on which the decision was based.
+            reason: For a move against the verdict.
 
         Raises:
-            DataError: where another one has become champion since.
+            DataError: where the champion is no longer the expected one.
         """
-        champion, moves = self._settled()
-        if champion != seen or not self._write(self._noted(how, champion, new, reason=reason), moves + 1):
-            other = self.moves()[-1]
+        champion, moves = self._reconcile_moves()
+        move = self._create_move(how, champion, number, reason=reason)
+        if champion != expected or not self.history.add_move(move, moves + 1):
+            newest = self.history.list_moves()[-1]
             raise DataError(
-                f"{self.name}: version {new} is not champion: {other.by} was faster, and version {other.new} was "
-                f"{other.how}; look at the history and decide again"
+                f"{self.name}: version {number} is not promoted: the champion has changed (version {newest.new}, "
+                f"{newest.how}, user {newest.by}); look at python -m registry history and decide again"
             )
-        self.settle()
+        self.reconcile_and_warn()
 
-    def challenge(self, number: str, earned: bool) -> None:
-        """Give a version the alias `challenger`, or take it away where it no longer earns it."""
-        before = self.alias(CHALLENGER)
+    def update_challenger(self, number: str, earned: bool) -> None:
+        """Give a version the alias `challenger`, or remove it from this version."""
+        challenger = self.find_by_alias(CHALLENGER)
         if earned:
             self.client.set_registered_model_alias(self.name, CHALLENGER, number)
-        elif before == number:
+        elif challenger == number:
             self.client.delete_registered_model_alias(self.name, CHALLENGER)
-        self._name_runs(before, number)
+        self._update_run_names(challenger, number)
 
-    def versions(self) -> "list[ModelVersion]":
-        """All of them."""
-        return list(self.client.search_model_versions(f"name = '{self.name}'", max_results=10_000))
-
-    def _settled(self) -> tuple[str | None, int]:
-        """The champion, and how many moves the history has."""
+    def _reconcile_moves(self) -> tuple[str | None, int]:
+        """The champion, and the number of moves in the history."""
         while True:
-            written = self._written()
-            last, done = written[-1] if written else (None, True)
-            champion, known = self.alias(CHAMPION), last.new if last else None
-            if last and not done:
-                self._point(last.new)
-                self._name_runs(last.old, last.new)
-                self.client.log_param(self._run, f"{len(written):04d}{DONE}", "true")
-                if (newest := self.moves()[-1]) != last:  # somebody else finished it, and went on
-                    self._point(newest.new)
-            elif champion != known:
-                self._write(self._noted("by hand", known, champion, by=UNKNOWN), len(written) + 1)
-                self._name_runs(known, champion)
+            moves = self.history.list_moves_with_state()
+            last, complete = moves[-1] if moves else (None, True)
+            champion, recorded = self.find_by_alias(CHAMPION), last.new if last else None
+            if last and not complete:
+                self._set_champion_alias(last.new)
+                self._update_run_names(last.old, last.new)
+                self.history.complete_move(len(moves))
+                if (
+                    newest := self.history.list_moves()[-1]
+                ) != last:  # another process completed it and went on
+                    self._set_champion_alias(newest.new)
+            elif champion != recorded:
+                move = self._create_move("by hand", recorded, champion, user=UNKNOWN)
+                self.history.add_move(move, len(moves) + 1)
+                self._update_run_names(recorded, champion)
             else:
-                return champion, len(written)
+                return champion, len(moves)
 
-    def _champion_warning(self, champion: str | None) -> Iterator[str]:
-        moves = self.moves()
-        if champion is None or moves[-1].how != "by hand":
-            return
-        verdict = self.version(champion).tags.get(GATE)
-        if verdict != "passed":
-            undo = "rollback" if previous_champion(moves, champion) else "promote VERSION"
-            yield (
-                f"version {champion} was made champion by hand, and {_gate_words(verdict)}; to undo: python -m "
-                f"registry.model_registry {undo}"
-            )
-
-    def _copy_warning(self, copy: Copy) -> str:
-        return (
-            f"version {copy.version} was copied as {copy.model} version {copy.number} in MLflow, and "
-            f"{_gate_words(copy.verdict)}; to undo: delete version {copy.number} of {copy.model} in MLflow"
-        )
-
-    def _standing_copies(self) -> list[Copy]:
-        """The copies there are of versions whose gate did not pass, by today's verdict."""
-        verdicts = {str(version.version): version.tags.get(GATE, UNKNOWN) for version in self.versions()}
-        copies = []
-        for copy in self.client.search_model_versions(f"source_path LIKE 'models:/{self.name}/%'"):
-            source = COPY.fullmatch(copy.source or "")
-            if not source or source[1] != self.name:
-                continue
-            verdict = verdicts.get(
-                source[2], copy.tags.get(GATE, UNKNOWN)
-            )  # what was copied may be deleted by now
-            if verdict != "passed":
-                at = datetime.fromtimestamp(copy.creation_timestamp / 1000, UTC).isoformat(
-                    timespec="microseconds"
-                )
-                by = copy.user_id or UNKNOWN
-                copies.append(Copy(at, by, source[2], copy.name, str(copy.version), verdict))
-        return copies
-
-    def _write_copy(self, copy: Copy) -> None:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self.client.log_param(self._run, copy.key, json.dumps(asdict(copy)))
-        except MlflowException:
-            if copy.key not in {other.key for other in self.copies()}:  # nobody else wrote it down
-                raise
-
-    def _history_run(self) -> str:
-        """The run of the history: whoever makes the model makes it, and the model's tag names it."""
-        from mlflow.exceptions import MlflowException
-
-        found = self.client.search_registered_models(f"name = '{self.name}'")
-        if found and HISTORY in found[0].tags:
-            return str(found[0].tags[HISTORY])
-        experiment, named = (
-            tracking.experiment(self.client, f"{tracking.EXPERIMENT}-registry"),
-            f"history of {self.name}",
-        )
-        oldest = ["attributes.start_time"]  # of attempts that were killed before they made the model
-        left = self.client.search_runs([experiment], f"attributes.run_name = '{named}'", order_by=oldest)
-        own = (left or [self.client.create_run(experiment, run_name=named)])[0].info.run_id
-        self.client.set_terminated(own)
-        if found:  # made by hand
-            self.client.set_registered_model_tag(self.name, HISTORY, own)
-            return own
-        try:
-            self.client.create_registered_model(self.name, tags={HISTORY: own})
-        except MlflowException:
-            found = self.client.search_registered_models(f"name = '{self.name}'")
-            if not found or HISTORY not in found[0].tags:
-                raise
-            theirs = str(found[0].tags[HISTORY])
-            if theirs != own:
-                self.client.delete_run(own)
-            return theirs
-        return own
-
-    def _written(self) -> list[tuple[Move, bool]]:
-        """Every move, and whether it was finished."""
-        params = self.client.get_run(self._run).data.params
-        keys = sorted(key for key in params if key.isdigit())
-        moves = [(key, Move(**json.loads(params[key]))) for key in keys]
-        return [(move, move.how == "by hand" or f"{key}{DONE}" in params) for key, move in moves]
-
-    def _write(self, move: Move, number: int) -> bool:
-        """Write down a move as the one of that number; whether nobody else did."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self.client.log_param(self._run, f"{number:04d}", json.dumps(asdict(move)))
-        except MlflowException:
-            if self.moves()[number - 1 : number] in ([], [move]):
-                raise
-            return False
-        return True
-
-    def _noted(self, how: How, old: str | None, new: str | None, by: str = "", reason: str = "") -> Move:
-        verdict = self.version(new).tags.get(GATE, UNKNOWN) if new else ""
+    def _create_move(
+        self, how: How, old: str | None, new: str | None, user: str = "", reason: str = ""
+    ) -> Move:
+        verdict = self.get_version(new).tags.get(GATE, UNKNOWN) if new else ""
         now = datetime.now(UTC).isoformat(timespec="microseconds")
-        return Move(now, by or user(), how, old, new, verdict, reason)
+        return Move(now, user or current_user(), how, old, new, verdict, reason)
 
-    def _point(self, number: str | None) -> None:
-        """Let the alias `champion` be that version's, which no longer challenges."""
+    def _set_champion_alias(self, number: str | None) -> None:
+        """Move the alias `champion`; a challenger that becomes champion loses its other alias."""
         if number is None:
             self.client.delete_registered_model_alias(self.name, CHAMPION)
             return
         self.client.set_registered_model_alias(self.name, CHAMPION, number)
-        if self.alias(CHALLENGER) == number:
+        if self.find_by_alias(CHALLENGER) == number:
             self.client.delete_registered_model_alias(self.name, CHALLENGER)
 
-    def _name_runs(self, *numbers: str | None) -> None:
-        """Name runs after their version and its aliases: MLflow's comparisons show no more than the name of a run."""
+    def _update_run_names(self, *numbers: str | None) -> None:
+        """Name runs after their version and its aliases: MLflow's comparisons show only the name of a run."""
         aliases = self.client.get_registered_model(self.name).aliases
-        for one in self.versions():
-            if str(one.version) in numbers and one.run_id:
-                roles = [
-                    alias for alias, number in sorted(aliases.items()) if str(number) == str(one.version)
-                ]
-                self.client.update_run(one.run_id, name=" · ".join([f"version {one.version}", *roles]))
+        for version in self.list_versions():
+            number = str(version.version)
+            if number in numbers and version.run_id:
+                roles = [alias for alias, target in sorted(aliases.items()) if str(target) == number]
+                self.client.update_run(version.run_id, name=" · ".join([f"version {number}", *roles]))
+
+    def _warn_of_champion(self, champion: str | None) -> Iterator[str]:
+        moves = self.history.list_moves()
+        if champion is None or moves[-1].how != "by hand":
+            return
+        verdict = self.get_version(champion).tags.get(GATE)
+        if verdict != "passed":
+            undo = "rollback" if previous_champion(moves, champion) else "promote VERSION"
+            yield (
+                f"version {champion} was made champion by hand, but {_describe_verdict(verdict)}; "
+                f"to undo: python -m registry {undo}"
+            )
+
+    def _warn_of_copy(self, copy: Copy) -> str:
+        return (
+            f"version {copy.version} was copied in MLflow as {copy.model} version {copy.number}, but "
+            f"{_describe_verdict(copy.verdict)}; to undo: delete version {copy.number} of {copy.model} in MLflow"
+        )
+
+    def _find_failed_copies(self) -> list[Copy]:
+        """The existing copies of versions whose gate did not pass, by the current verdict."""
+        verdicts = {str(version.version): version.tags.get(GATE, UNKNOWN) for version in self.list_versions()}
+        copies = []
+        for version in self.client.search_model_versions(f"source_path LIKE 'models:/{self.name}/%'"):
+            source = COPY_SOURCE.fullmatch(version.source or "")
+            if not source or source[1] != self.name:
+                continue
+            number = source[2]
+            # the original may be deleted by now
+            verdict = verdicts.get(number, version.tags.get(GATE, UNKNOWN))
+            if verdict != "passed":
+                created = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
+                time, user = created.isoformat(timespec="microseconds"), version.user_id or UNKNOWN
+                copies.append(Copy(time, user, number, version.name, str(version.version), verdict))
+        return copies
 
 
 def copied_from(version: "ModelVersion") -> str | None:
     """The address of the version that MLflow copied, such as "models:/product-search/4"; None for an original."""
     source = str(version.source or "")
-    return source if COPY.fullmatch(source) else None
+    return source if COPY_SOURCE.fullmatch(source) else None
 
 
-def _gate_words(verdict: str | None) -> str:
+def find_pipeline_version(run_id: str) -> "ModelVersion | None":
+    """The model version that a pipeline's run registered, if any.
+
+    Args:
+        run_id: Kubeflow's.
+
+    Raises:
+        DataError: where the store cannot be reached.
+    """
+    client = connect()
+    with translate_errors():
+        versions = client.search_model_versions(f"tags.`vitrine.pipeline.run` = '{run_id}'")
+    return versions[0] if versions else None
+
+
+def _describe_verdict(verdict: str | None) -> str:
     if verdict in (None, UNKNOWN):
         return "no gate has judged it"
     return "its gate failed" if verdict == "failed" else f"its gate is {verdict}"
-
-
-def user() -> str:
-    """Who is at work: MLflow's user, else the system's."""
-    with suppress(OSError, KeyError):  # a container's user may have no name
-        return os.environ.get("MLFLOW_TRACKING_USERNAME") or getpass.getuser()
-    return f"user {os.getuid()}"
-
-
-def previous_champion(moves: Sequence[Move], champion: str | None) -> str | None:
-    """The version that a rollback makes champion; None where there is none.
-
-    Args:
-        moves: The history, oldest first.
-        champion: Today's.
-    """
-    reigns: list[str] = []
-    for move in moves:
-        if move.how == "rolled back":
-            while reigns and reigns[-1] != move.new:
-                reigns.pop()
-        elif move.new:
-            reigns.append(move.new)
-    before = reigns[:-1] if champion else reigns
-    return before[-1] if before else None

@@ -1,72 +1,93 @@
 """Promotion and rollback of versions, and the history as a table."""
 
 from catalog.schema import DataError
-from eval.tables import table
-from registry.model_registry import COMPARED_WITH, GATE, REASON, REASONS, Registry, previous_champion
+from eval.tables import format_table
+from registry.champion_history import previous_champion
+from registry.model_registry import COMPARED_WITH, GATE, REASONS, ModelRegistry
+
+REASON_LENGTH = 1000  # characters
 
 
-def promote(registry: Registry, number: str, force: bool = False, reason: str = "") -> str:
-    """Make a version the champion, if its gate passed against the one there is.
+def promote(registry: ModelRegistry, number: str, force: bool = False, reason: str = "") -> str:
+    """Make a version the champion, if its gate passed against the current champion.
 
     Args:
-        registry: Where.
+        registry: The model's.
         number: Of the version.
-        force: Whatever the gate says.
-        reason: Why, if forced.
+        force: Override the gate.
+        reason: Required with force.
 
     Returns:
-        What was done, in one sentence.
+        A sentence on what was done.
 
     Raises:
-        DataError: an unknown version, a verdict that does not allow it, force without a reason, or somebody was faster.
+        DataError: an unknown version, a verdict that does not allow it, force without a reason, or a simultaneous
+            change of champion.
     """
-    if force != bool(reason.strip()) or len(reason) > REASON:
-        raise DataError(f"--force and --reason go together; give a reason of 1 to {REASON:,} characters")
-    champion, version = registry.settle(), registry.version(number)
+    if force != bool(reason.strip()) or len(reason) > REASON_LENGTH:
+        raise DataError(
+            f"--force and --reason go together; give a reason of 1 to {REASON_LENGTH:,} characters"
+        )
+    champion, version = registry.reconcile_and_warn(), registry.get_version(number)
     if champion == number:
         return f"version {number} is the champion already"
-    verdict, compared = (version.tags.get(tag) for tag in (GATE, COMPARED_WITH))
-    standing = f"version {champion}" if champion else "no champion"
-    wrong = ""
-    if verdict is None:
-        wrong = "no gate has judged it; register it with the chain"
-    elif verdict != "passed":
-        wrong = version.tags.get(REASONS) or f"its gate {verdict}"
-    elif compared != (champion or ""):
-        against = f"version {compared}" if compared else "no champion"
-        wrong = f"it was judged against {against}, and now there is {standing}; register it again"
-    if wrong and not force:
+    objection = find_objection(number, version.tags, champion)
+    if objection and not force:
         raise DataError(
-            f"version {number} is not promoted: {wrong}\n  (--force --reason TEXT does it all the same, and is "
-            "written down)"
+            f"version {number} is not promoted: {objection}\n  (--force --reason TEXT overrides the gate; logged)"
         )
-    registry.move(number, "promoted", champion, reason)
-    return f"version {number} is the champion; before, there was {standing}"
+    registry.set_champion(number, "promoted", champion, reason)
+    before = f"version {champion}" if champion else "no champion"
+    return f"version {number} is the champion; before, there was {before}"
 
 
-def rollback(registry: Registry) -> str:
-    """Make the previous champion the champion again; a second time, the one before it.
+def find_objection(number: str, tags: dict[str, str], champion: str | None) -> str:
+    """Why the gate does not allow the promotion of a version; empty if it does.
+
+    Args:
+        number: Of the version.
+        tags: Of the version.
+        champion: The current champion's number.
+    """
+    verdict, compared = tags.get(GATE), tags.get(COMPARED_WITH)
+    command = f"python -m registry judge {number}"
+    if verdict is None:
+        return f"no gate has judged it; judge it: {command}"
+    if verdict != "passed":
+        return tags.get(REASONS) or f"its gate {verdict}"
+    if compared != (champion or ""):
+        opponent = f"version {compared}" if compared else "no champion"
+        current = f"the champion is version {champion} now" if champion else "there is no champion now"
+        return f"judged against {opponent}, but {current}; judge it again: {command}"
+    return ""
+
+
+def rollback(registry: ModelRegistry) -> str:
+    """Make the previous champion the champion; a second call makes the one before it the champion.
 
     Raises:
-        DataError: where there is none, or somebody was faster.
+        DataError: where there is none, or the champion changes at the same time.
     """
-    champion = registry.finish()
-    before = previous_champion(registry.moves(), champion)
-    if not before:
-        raise DataError(f"{registry.name} has no previous champion to go back to; see the history")
-    registry.version(before)
-    registry.move(before, "rolled back", champion)
-    return f"version {before} is the champion again; before, it was {f'version {champion}' if champion else 'none'}"
+    champion = registry.reconcile()
+    previous = previous_champion(registry.history.list_moves(), champion)
+    if not previous:
+        raise DataError(
+            f"{registry.name} has no previous champion to go back to; see python -m registry history"
+        )
+    registry.get_version(previous)
+    registry.set_champion(previous, "rolled back", champion)
+    before = f"version {champion}" if champion else "no champion"
+    return f"version {previous} is the champion again; before, there was {before}"
 
 
-def history(registry: Registry) -> str:
-    """Every change of champion, and every copy against the gate, as a table; oldest first."""
-    registry.settle()
-    rows = [
+def history(registry: ModelRegistry) -> str:
+    """Every change of champion, and every copy that bypassed the gate, as a table; oldest first."""
+    registry.reconcile_and_warn()
+    moves = [
         [move.at, move.old or "–", move.new or "–", move.how, move.by, move.verdict, move.reason]
-        for move in registry.moves()
+        for move in registry.history.list_moves()
     ]
-    rows += [
+    copies = [
         [
             copy.at,
             copy.version,
@@ -76,9 +97,9 @@ def history(registry: Registry) -> str:
             copy.verdict,
             "",
         ]
-        for copy in registry.copies()
+        for copy in registry.history.list_copies()
     ]
-    if not rows:
+    if not moves and not copies:
         return "no champion yet"
-    lines = [[f"{at[:19]}Z", *cells] for at, *cells in sorted(rows, key=lambda row: row[0])]
-    return table([["when", "from", "to", "how", "by", "gate", "reason"], *lines])
+    lines = [[f"{time[:19]}Z", *cells] for time, *cells in sorted(moves + copies, key=lambda row: row[0])]
+    return format_table([["when", "from", "to", "how", "by", "gate", "reason"], *lines])

@@ -1,1 +1,1 @@
-"""Models scored on a data set: systems and baselines, auxiliary tasks, serving costs, the content of pages."""
+"""Evaluation of models on a data set: systems and baselines, auxiliary tasks, runtime statistics, report content."""

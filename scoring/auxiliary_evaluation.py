@@ -1,4 +1,4 @@
-"""What else the model is good for: from titles to pictures and back, similar products, tags. Each with its measure."""
+"""Auxiliary tasks of the model, each with its metrics: title-picture retrieval, similar products, tags, entities."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,123 +19,148 @@ from fusion.entities import Entities, f1, spans
 from fusion.facets import Facets
 from fusion.features import Items
 from fusion.model import ProductSearchModel, embed
-from fusion.search.catalogue_search import run_table
+from fusion.search.catalogue_search import build_run_table
 from fusion.search.vector_index import top_k
 
-CANDIDATES = 1000  # held-out products that titles and pictures are told apart among, at most
-FOUND = ("recall@1", "recall@5", "recall@10", "mrr@100")
-ALIKE = ("ndcg@10", "recall@10", "mrr@10")
+MAX_RETRIEVAL_PRODUCTS = 1000  # held-out products to retrieve titles and pictures from
+RETRIEVAL_METRICS = ("recall@1", "recall@5", "recall@10", "mrr@100")
+SIMILARITY_METRICS = ("ndcg@10", "recall@10", "mrr@10")
 SEED = 0
 
 
-def tasks(
+def evaluate_auxiliary_tasks(
     data: Path, features: Path, network: ProductSearchModel, products: Items, vectors: np.ndarray
 ) -> list[Measure]:
-    """Measure each task on the products that answer test queries, which training did not see as answers.
+    """Evaluate each task on held-out products: those that answer test queries.
 
     Args:
         data: The data set.
         features: What `featurize` made of it.
         network: The model, in evaluation mode.
         products: The catalogue.
-        vectors: The same, encoded: float32 (P, dim).
+        vectors: The catalogue, encoded: float32 (P, dim).
     """
     held_out = products.take(products.splits == "test")
-    titles = store.read(data, "products", ["product_id", "title"])
-    written = dict(zip(*titles.to_pydict().values(), strict=True))
+    titles = store.read_table(data, "products", ["product_id", "title"])
+    title_of = dict(zip(*titles.to_pydict().values(), strict=True))
     vocabulary = Vocabulary.load(features / "vocabulary.json")
-    tokens = vocabulary.encode([written[key] for key in held_out.ids], held_out.tokens.shape[1])
+    tokens = vocabulary.encode([title_of[product] for product in held_out.ids], held_out.tokens.shape[1])
     facets = Facets.load(features, vocabulary)
     return [
-        *_retrieval(network, replace(held_out, tokens=tokens)),
-        *_similar(data, products, vectors),
-        *_tagging(network, products, facets),
-        *_entities(network, tokens, facets.values[products.splits == "test"], Entities(facets)),
+        *_evaluate_retrieval(network, replace(held_out, tokens=tokens)),
+        *_evaluate_similarity(data, products, vectors),
+        *_evaluate_tags(network, products, facets),
+        *_evaluate_entities(network, tokens, facets.values[products.splits == "test"], Entities(facets)),
     ]
 
 
-def _retrieval(network: ProductSearchModel, titled: Items) -> Iterator[Measure]:
-    """Which picture belongs to a title, which title to a picture, among products that have both."""
+def _evaluate_retrieval(network: ProductSearchModel, titled: Items) -> Iterator[Measure]:
+    """Retrieve the picture of a title and the title of a picture, among products that have both.
+
+    Args:
+        network: The model.
+        titled: Held-out products, with the title as their only text.
+    """
     titled = titled.without("video")
-    both = np.flatnonzero(titled.present[:, :2].all(1))
-    chosen = titled.take(np.sort(np.random.default_rng(SEED).permutation(both)[:CANDIDATES]))
-    if not len(chosen):
+    rows = np.flatnonzero(titled.present[:, :2].all(1))
+    products = titled.take(np.sort(np.random.default_rng(SEED).permutation(rows)[:MAX_RETRIEVAL_PRODUCTS]))
+    if not len(products):
         return
-    same = _qrels(chosen.ids, chosen.ids)
-    texts, pictures = (embed(network, chosen, "product", [seen]) for seen in ("text", "image"))
-    for name, queries, candidates in (
-        ("title → picture", texts, pictures),
-        ("picture → title", pictures, texts),
+    qrels = _exact_qrels(products.ids, products.ids)
+    title_embeddings, picture_embeddings = (
+        embed(network, products, "product", [modality]) for modality in ("text", "image")
+    )
+    for task, queries, answers in (
+        ("title → picture", title_embeddings, picture_embeddings),
+        ("picture → title", picture_embeddings, title_embeddings),
     ):
-        run = run_table(chosen.ids, chosen.ids, *top_k(queries, candidates, 100))
-        yield from _measures(name, run, same, FOUND, f"{len(chosen):,} held-out products")
+        rankings = build_run_table(products.ids, products.ids, *top_k(queries, answers, 100))
+        yield from _score_task(
+            task, rankings, qrels, RETRIEVAL_METRICS, f"{len(products):,} held-out products"
+        )
 
 
-def _similar(data: Path, products: Items, vectors: np.ndarray) -> Iterator[Measure]:
-    """Products that answer a query exactly, sought by one of the others that do."""
-    queries = store.read(data, "queries", ["query_id", "split"])
-    test = queries.filter(pc.equal(queries["split"], "test"))["query_id"]
-    judged = store.read(data, "judgements")
-    exact = judged.filter(
-        pc.and_(pc.is_in(judged["query_id"], test), pc.equal(judged["grade"], EXACT))
-    ).select(["query_id", "product_id"])
+def _evaluate_similarity(data: Path, products: Items, vectors: np.ndarray) -> Iterator[Measure]:
+    """Retrieve the other exact matches of a query, with one exact match as the query."""
+    pairs = _read_similar_pairs(data)
+    if not len(pairs):
+        return
+    rows = np.flatnonzero(np.isin(products.ids, pairs["product_id"].to_numpy()))
+    rankings = build_run_table(products.ids[rows], products.ids, *top_k(vectors[rows], vectors, 101))
+    rankings = rankings.filter(pc.not_equal(rankings["query_id"], rankings["product_id"]))
+    qrels = _exact_qrels(pairs["product_id"].to_numpy(), pairs["product_id_other"].to_numpy())
+    basis = f"{len(rows):,} products as queries"
+    yield from _score_task("similar products", rankings, qrels, SIMILARITY_METRICS, basis)
+
+
+def _read_similar_pairs(data: Path) -> pa.Table:
+    """Read pairs of products that are exact matches of the same test query: product_id, product_id_other."""
+    queries = store.read_table(data, "queries", ["query_id", "split"])
+    test_ids = queries.filter(pc.equal(queries["split"], "test"))["query_id"]
+    judgements = store.read_table(data, "judgements")
+    is_exact_test = pc.and_(pc.is_in(judgements["query_id"], test_ids), pc.equal(judgements["grade"], EXACT))
+    exact = judgements.filter(is_exact_test).select(["query_id", "product_id"])
     pairs = exact.join(exact, "query_id", right_suffix="_other", join_type="inner")
     pairs = pairs.filter(pc.not_equal(pairs["product_id"], pairs["product_id_other"]))
-    pairs = pairs.select(["product_id", "product_id_other"]).group_by(["product_id", "product_id_other"])
-    alike = pairs.aggregate([])
-    if not len(alike):
-        return
-    rows = np.flatnonzero(np.isin(products.ids, alike["product_id"].to_numpy()))
-    found, scores = top_k(vectors[rows], vectors, 101)
-    run = run_table(products.ids[rows], products.ids, found, scores)
-    run = run.filter(pc.not_equal(run["query_id"], run["product_id"]))
-    qrels = _qrels(alike["product_id"].to_numpy(), alike["product_id_other"].to_numpy())
-    yield from _measures("similar products", run, qrels, ALIKE, f"{len(rows):,} products as queries")
+    names = ["product_id", "product_id_other"]
+    return pairs.select(names).group_by(names).aggregate([])
 
 
-def _tagging(network: ProductSearchModel, products: Items, facets: Facets) -> Iterator[Measure]:
-    """Macro-averaged F1 of each kind of tag over held-out products that state it, by what the model sees of them."""
+def _evaluate_tags(network: ProductSearchModel, products: Items, facets: Facets) -> Iterator[Measure]:
+    """Macro-averaged F1 of each kind of tag over held-out products that state it, by the modalities that are read."""
     from sklearn.metrics import f1_score
 
     held_out = products.take(products.splits == "test")
-    stated = facets.values[products.splits == "test"]
-    views = {"all": network.config.modalities} | {name: [name] for name in network.config.modalities}
-    found = {view: (held_out.seen(only), network.best_tags(held_out, only)) for view, only in views.items()}
-    for kind, (name, values) in enumerate(network.config.tags.items()):
-        place = facets.columns.index(name)
-        labels = np.array([*facets.labels[place]])
-        for view, (seen, best) in found.items():
-            rows = seen & (stated[:, place] > 0)
+    held_out_values = facets.values[products.splits == "test"]
+    modalities = {"all": network.config.modalities} | {name: [name] for name in network.config.modalities}
+    predictions = {
+        view: (held_out.has_any(names), network.predict_tags(held_out, names))
+        for view, names in modalities.items()
+    }
+    for kind, (name, tags) in enumerate(network.config.tags.items()):
+        column = facets.columns.index(name)
+        labels = np.array([*facets.labels[column]])
+        for view, (readable, predicted_tags) in predictions.items():
+            rows = readable & (held_out_values[:, column] > 0)
             if rows.any():
-                truth, said = labels[stated[rows, place] - 1], np.array([*values])[best[kind][rows]]
-                value = f1_score(truth, said, average="macro")
+                truth = labels[held_out_values[rows, column] - 1]
+                predicted = np.array([*tags])[predicted_tags[kind][rows]]
+                value = f1_score(truth, predicted, average="macro")
                 basis = f"{rows.sum():,} held-out products that state it"
                 yield Measure(f"tags: {name}", f"from {view}", "macro-F1", float(value), basis)
 
 
-def _entities(
-    network: ProductSearchModel, titles: np.ndarray, stated: np.ndarray, entities: Entities
+def _evaluate_entities(
+    network: ProductSearchModel, titles: np.ndarray, values: np.ndarray, entities: Entities
 ) -> Iterator[Measure]:
-    """F1 of each type of entity in the titles of held-out products, by what their columns state."""
+    """F1 of each type of entity in the titles of held-out products; their columns are the ground truth.
+
+    Args:
+        network: The model.
+        titles: Tokens of N titles, int32 (N, T).
+        values: What their columns state, as `Facets.values`.
+        entities: Labels titles from columns.
+    """
     if not len(titles) or not entities.types:
         return
-    truth = entities.label(titles, stated)
+    truth = entities.label(titles, values)
     with torch.inference_mode():
-        found = network.recognise(torch.from_numpy(titles.astype(np.int64))).numpy()
+        predicted = network.recognise(torch.from_numpy(titles.astype(np.int64))).numpy()
     for kind, name in enumerate(entities.types, start=1):
-        there = sum(any(what == kind for what, *_ in spans(row)) for row in truth.tolist())
-        if there:
-            basis = f"{there:,} held-out titles that name it"
-            yield Measure(f"entities: {name}", "in titles", "F1", f1(truth, found, kind), basis)
+        title_count = sum(any(label == kind for label, *_ in spans(row)) for row in truth.tolist())
+        if title_count:
+            basis = f"{title_count:,} held-out titles that name it"
+            yield Measure(f"entities: {name}", "in titles", "F1", f1(truth, predicted, kind), basis)
 
 
-def _qrels(queries: np.ndarray, products: np.ndarray) -> Qrels:
+def _exact_qrels(queries: np.ndarray, products: np.ndarray) -> Qrels:
+    """Judge each product an exact match of the query at the same position."""
     columns = {"query_id": pa.array(queries, pa.string()), "product_id": pa.array(products, pa.string())}
     return Qrels.from_table(pa.table(columns | {"grade": np.full(len(queries), EXACT)}))
 
 
-def _measures(
-    task: str, run: pa.Table, qrels: Qrels, metrics: Sequence[str], basis: str
+def _score_task(
+    task: str, rankings: pa.Table, qrels: Qrels, metrics: Sequence[str], basis: str
 ) -> Iterator[Measure]:
-    means = score(Run.from_table(run), qrels, metrics, relevant=EXACT).means()
+    means = score(Run.from_table(rankings), qrels, metrics, relevant=EXACT).means()
     yield from (Measure(task, "", metric, value, basis) for metric, value in means.items())

@@ -22,8 +22,8 @@ class EvaluateParams(Params):
     )
     gains: dict[int, float] = Field(GAINS, description="NDCG gain of each grade; the default is ESCI's")
     relevant: int = Field(
-        EXACT, ge=1, description="grade from which recall, MRR, hit and precision count a product"
+        EXACT, ge=1, description="lowest grade that counts as relevant for recall, MRR, hit and precision"
     )
-    depth: int = Field(100, ge=1, description="products kept per query and system")
+    depth: int = Field(100, ge=1, description="products ranked per query and system")
     resamples: int = Field(10_000, ge=100, description="for paired tests and intervals")
     seed: int = 0

@@ -1,4 +1,4 @@
-"""What the pages show beside the figures: examples and their explanations, frequent queries, the survey."""
+"""The content of report pages: examples with explanations, frequent queries, the survey."""
 
 import io
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,29 +14,29 @@ from catalog import store
 from catalog.clips import animate
 from catalog.schema import GRADE_NAMES
 from eval.metrics import Scores
-from eval.people import Agreement, Answers, Rating, agreement, ratings
+from eval.people import Agreement, Answers, Rating, mean_ratings, measure_agreement
 from eval.rankings import Qrels, Run
-from eval.report import Example, FrequentQuery, Report, Result, Why, extremes
+from eval.report import Example, FrequentQuery, Report, Result, ResultExplanation, most_changed_queries
 from eval.significance import PairedResult, paired_test
 from fusion.featurizer import Featurizer
 from fusion.model import ProductSearchModel
-from fusion.search.explanations import explain, rows
+from fusion.search.explanations import explain, load_rows
 
-EXAMPLES = 5  # queries most won, and most lost
-SHOWN = 8  # products of each
-FREQUENT = 10  # queries
-CLIP_SIDE, CLIP_FRAMES = 132, 8  # pixels and frames of a clip that is shown
-Explainer = Callable[[Mapping[str, Any], Mapping[str, Any]], Why]
+EXAMPLES = 5  # of the queries most won, and as many of those most lost
+RESULTS_PER_EXAMPLE = 8  # products
+FREQUENT_QUERIES = 10
+CLIP_SIDE, CLIP_FRAMES = 132, 8  # pixels and frames of a clip on the page
+Explainer = Callable[[Mapping[str, Any], Mapping[str, Any]], ResultExplanation]
 
 
 def compare_systems(
     scores: Mapping[str, Scores], subject: str, metric: str, resamples: int, seed: int
 ) -> dict[str, PairedResult]:
-    """The subject minus every other system, by name."""
+    """Compare the subject with every other system: system → paired test of the subject minus this system."""
     values = scores[subject].values[metric]
     return {
-        system: paired_test(values, other.values[metric], resamples, seed)
-        for system, other in scores.items()
+        system: paired_test(values, system_scores.values[metric], resamples, seed)
+        for system, system_scores in scores.items()
         if system != subject
     }
 
@@ -54,37 +54,28 @@ def build_report(
     primary: str,
     explainer: Explainer | None = None,
 ) -> Report:
-    """The content of a page: figures, the queries most won and lost against the first rival, and what people say.
+    """Build the content of a page: figures, the queries most won and lost against the first rival, and the survey.
 
     Args:
-        title: Of a page without a review.
+        title: The heading, for a page without a review.
         data: The data set.
         subject: The system under review.
-        rivals: The systems it is shown against.
-        runs: Of the subject and the first rival, at least.
+        rivals: The systems that the page compares it with.
+        runs: By system; of the subject and the first rival, at least.
         scores: By system.
-        comparisons: Of `compare_systems`.
+        comparisons: Result of `compare_systems`.
         qrels: The judgements.
         segments: Ways to group queries, one of them "segment": each str (Q,), in the order of the scores.
-        primary: The deciding metric.
+        primary: The primary metric.
         explainer: Explains the subject's first product of an example, from the rows of the query and the product.
     """
     rival = rivals[0]
-    won, lost = extremes(scores[subject], scores[rival], primary, segments["segment"], EXAMPLES)
-    examples = _Examples(data, subject, rival, runs, qrels, won + lost, explainer)
-    survey = read_answers(data)
-
-    def make_examples(query_ids: Sequence[str]) -> list[Example]:
-        places = np.searchsorted(scores[subject].query_ids, query_ids)
-        return [
-            examples.make(
-                query,
-                str(segments["segment"][place]),
-                {name: float(scores[name].values[primary][place]) for name in (subject, rival)},
-            )
-            for query, place in zip(query_ids, places.tolist(), strict=True)
-        ]
-
+    won, lost = most_changed_queries(scores[subject], scores[rival], primary, segments["segment"], EXAMPLES)
+    system_scores = {system: scores[system] for system in (subject, rival)}
+    examples = _ExampleBuilder(
+        data, won + lost, runs, qrels, system_scores, primary, segments["segment"], explainer
+    )
+    survey = read_survey(data)
     return Report(
         title=title,
         subject=subject,
@@ -94,102 +85,120 @@ def build_report(
         segments=segments,
         grades=GRADE_NAMES,
         rivals=rivals,
-        won=make_examples(won),
-        lost=make_examples(lost),
-        frequent=frequent_queries(data, scores[subject], scores[rival], primary),
-        ratings=rate_models(data, survey) if survey else (),
-        agreements=list(agreement(survey, scores[subject], primary)) if survey else (),
+        won=[examples.build(query) for query in won],
+        lost=[examples.build(query) for query in lost],
+        frequent=list_frequent_queries(data, scores[subject], scores[rival], primary),
+        ratings=summarise_ratings(data, survey) if survey else (),
+        agreements=list(measure_agreement(survey, scores[subject], primary)) if survey else (),
     )
 
 
-class _Examples:
-    """Makes the examples of a page: queries, and what two systems answer.
+class _ExampleBuilder:
+    """Builds the examples of a page: queries, and the results of two systems.
 
     Args:
         data: The data set.
-        subject, rival: The systems, in the order shown.
-        runs: Of both.
+        query_ids: Of all examples to build.
+        runs: By system.
         qrels: The judgements.
-        query_ids: Of all examples that will be made.
+        scores: Of both systems, the subject first.
+        primary: The primary metric.
+        segments: Segment of each query, in the order of the scores.
         explainer: As for `build_report`.
     """
 
     def __init__(
         self,
         data: Path,
-        subject: str,
-        rival: str,
+        query_ids: Sequence[str],
         runs: Mapping[str, Run],
         qrels: Qrels,
-        query_ids: Sequence[str],
+        scores: Mapping[str, Scores],
+        primary: str,
+        segments: np.ndarray,
         explainer: Explainer | None,
     ) -> None:
-        self.subject, self.explainer = subject, explainer
-        self.lists = {
-            query: {name: first_products(runs[name], query) for name in (subject, rival)}
+        self.scores, self.primary, self.segments, self.explainer = scores, primary, segments, explainer
+        self.top_products = {
+            query: {system: select_top_products(runs[system], query) for system in scores}
             for query in query_ids
         }
-        shown = {product for lists in self.lists.values() for first in lists.values() for product, _ in first}
-        self.products, self.queries = rows(data, "products", shown), rows(data, "queries", set(query_ids))
-        self.grades = qrels.to_dict()
-        self.clip = cache(lambda product: clip_of(self.products[product]))
-
-    def make(self, query: str, segment: str, values: Mapping[str, float]) -> Example:
-        """The example of a query; `values` are the primary metric of both systems."""
-        row = self.queries[query]
-        lists = {
-            name: [self._result(query, *product) for product in first]
-            for name, first in self.lists[query].items()
+        product_ids = {
+            product
+            for by_system in self.top_products.values()
+            for products in by_system.values()
+            for product, _ in products
         }
-        first = self.lists[query][self.subject]
-        why = self.explainer(row, self.products[first[0][0]]) if self.explainer and first else None
-        return Example(query, lists, values, row["text"], picture_of(row), segment, why)
+        self.products = load_rows(data, "products", product_ids)
+        self.queries = load_rows(data, "queries", set(query_ids))
+        self.grades = qrels.to_dict()
+        self.clip = cache(lambda product: animate_clip(self.products[product]))
 
-    def _result(self, query: str, product: str, score: float) -> Result:
+    def build(self, query: str) -> Example:
+        """Build the example of a query."""
+        subject = next(iter(self.scores))
+        position = np.searchsorted(self.scores[subject].query_ids, query)
+        values = {
+            system: float(scores.values[self.primary][position]) for system, scores in self.scores.items()
+        }
+        row, top_products = self.queries[query], self.top_products[query]
+        lists = {
+            system: [self._build_result(query, product, score) for product, score in products]
+            for system, products in top_products.items()
+        }
+        explanation = None
+        if self.explainer and top_products[subject]:
+            best, _ = top_products[subject][0]
+            explanation = self.explainer(row, self.products[best])
+        segment = str(self.segments[position])
+        return Example(query, lists, values, row["text"], read_picture_bytes(row), segment, explanation)
+
+    def _build_result(self, query: str, product: str, score: float) -> Result:
         row = self.products[product]
         grade = self.grades[query].get(product)
-        return Result(row["title"], score, grade, picture_of(row), self.clip(product))
+        return Result(row["title"], score, grade, read_picture_bytes(row), self.clip(product))
 
 
-def frequent_queries(data: Path, subject: Scores, rival: Scores, metric: str) -> list[FrequentQuery]:
-    """The most frequent of the judged queries, and a metric of both systems; none where no frequency is known."""
+def list_frequent_queries(data: Path, subject: Scores, rival: Scores, metric: str) -> list[FrequentQuery]:
+    """List the most frequent judged queries with a metric of both systems; none where no frequency is known."""
     frequencies = read_frequencies(data, subject.query_ids)
-    places = np.argsort(-frequencies, kind="stable")[:FREQUENT]
-    places = places[frequencies[places] > 0]
-    query_ids = subject.query_ids[places].tolist()
-    queries = rows(data, "queries", query_ids)
+    positions = np.argsort(-frequencies, kind="stable")[:FREQUENT_QUERIES]
+    positions = positions[frequencies[positions] > 0]
+    query_ids = subject.query_ids[positions].tolist()
+    queries = load_rows(data, "queries", query_ids)
     return [
         FrequentQuery(
             queries[query]["text"] or "a picture",
-            int(frequencies[place]),
-            float(subject.values[metric][place]),
-            float(rival.values[metric][place]),
+            int(frequencies[position]),
+            float(subject.values[metric][position]),
+            float(rival.values[metric][position]),
         )
-        for query, place in zip(query_ids, places.tolist(), strict=True)
+        for query, position in zip(query_ids, positions.tolist(), strict=True)
     ]
 
 
 def read_frequencies(data: Path, query_ids: np.ndarray) -> np.ndarray:
-    """How often each query was asked, int64 (Q,); 0 where that is unknown."""
-    table = store.read(data, "queries", ["query_id", "frequency"])
-    places = pc.index_in(pa.array(query_ids, pa.string()), table["query_id"].combine_chunks())
-    return pc.fill_null(table["frequency"].take(places), 0).to_numpy()
+    """Read the frequency of each query: int64 (Q,), 0 where it is unknown."""
+    table = store.read_table(data, "queries", ["query_id", "frequency"])
+    rows = pc.index_in(pa.array(query_ids, pa.string()), table["query_id"].combine_chunks())
+    return pc.fill_null(table["frequency"].take(rows), 0).to_numpy()
 
 
-def read_answers(data: Path) -> Answers | None:
-    """The survey, where the data set has one."""
-    table = store.read(data, "satisfaction", ["query_id", "model_version", "rating"])
+def read_survey(data: Path) -> Answers | None:
+    """Read the survey, if the data set has one."""
+    table = store.read_table(data, "satisfaction", ["query_id", "model_version", "rating"])
     return Answers(*(table[name].to_numpy() for name in table.column_names)) if len(table) else None
 
 
-def rate_models(data: Path, survey: Answers) -> list[Rating]:
-    """How people rated each model, over all queries and by segment."""
-    named = zip(*store.read(data, "queries", ["query_id", "segment"]).to_pydict().values(), strict=True)
-    return list(ratings(survey, {query: segment for query, segment in named if segment}))
+def summarise_ratings(data: Path, survey: Answers) -> list[Rating]:
+    """Average the ratings of each model, over all queries and by segment."""
+    queries = store.read_table(data, "queries", ["query_id", "segment"]).to_pydict()
+    segments = dict(zip(queries["query_id"], queries["segment"], strict=True))
+    return list(mean_ratings(survey, {query: segment for query, segment in segments.items() if segment}))
 
 
-def survey_facts(page_ratings: Sequence[Rating], agreements: Sequence[Agreement]) -> dict[str, float]:
-    """What people say, as facts for the gate: rating/MODEL over all queries; agreement/MODEL where it is defined."""
+def summarise_survey(page_ratings: Sequence[Rating], agreements: Sequence[Agreement]) -> dict[str, float]:
+    """Collect survey metrics for the gate: rating/MODEL over all queries; agreement/MODEL where it is defined."""
     rated = {
         f"rating/{rating.model}": rating.segment.mean
         for rating in page_ratings
@@ -199,16 +208,16 @@ def survey_facts(page_ratings: Sequence[Rating], agreements: Sequence[Agreement]
     return rated | {f"agreement/{agreement.model}": agreement.tau for agreement in defined}
 
 
-def first_products(run: Run, query: str) -> list[tuple[str, float]]:
-    """The first products of a query and their scores; none where the run does not answer it."""
-    place = run.of(query)
-    items, values = run.item_ids[place].tolist(), run.values[place].tolist()
-    return list(zip(items, values, strict=True))[:SHOWN]
+def select_top_products(run: Run, query: str) -> list[tuple[str, float]]:
+    """Select the first products of a query and their scores; none where the run does not answer it."""
+    rows = run.pairs_of(query)
+    product_ids, scores = run.product_ids[rows].tolist(), run.values[rows].tolist()
+    return list(zip(product_ids, scores, strict=True))[:RESULTS_PER_EXAMPLE]
 
 
 def read_attribute_values(data: Path) -> set[str]:
-    """Every value of brand, colour, material, category and other attributes that a product has, in lower case."""
-    table = store.read(data, "products", ["brand", "color", "material", "category", "attributes"])
+    """Read every value of brand, colour, material, category and other attributes of the products, in lower case."""
+    table = store.read_table(data, "products", ["brand", "color", "material", "category", "attributes"])
     values: set[str] = set()
     for name in ("brand", "color", "material", "category"):
         values |= {value for value in pc.unique(table[name]).to_pylist() if value}
@@ -219,33 +228,37 @@ def read_attribute_values(data: Path) -> set[str]:
 
 def explain_result(
     network: ProductSearchModel,
-    reader: Featurizer,
+    featurizer: Featurizer,
     known_values: Collection[str],
     query: Mapping[str, Any],
     product: Mapping[str, Any],
-) -> Why:
-    """What `fusion.search.explanations.explain` says of a result, for the page.
+) -> ResultExplanation:
+    """Explain a result for the page, with `fusion.search.explanations.explain`.
 
-    Attributes whose value in the query is none of `known_values` are left out: the model took another word for one.
+    Leaves out attributes whose value in the query is not in `known_values`: the model took another word for one.
     """
-    explanation, png = explain(network, reader, query, product), io.BytesIO()
+    explanation, png = explain(network, featurizer, query, product), io.BytesIO()
     overlay = explanation.overlay()
     if overlay:
         overlay.save(png, "PNG")
     entities = {
         name: values for name, values in explanation.entities.items() if values[0].casefold() in known_values
     }
-    return Why(
-        explanation.modalities, explanation.query, explanation.product, entities, png.getvalue() or None
+    return ResultExplanation(
+        explanation.modality_losses,
+        explanation.query_losses,
+        explanation.product_losses,
+        entities,
+        png.getvalue() or None,
     )
 
 
-def picture_of(row: Mapping[str, Any]) -> bytes | None:
-    """The picture of a row, as it is stored."""
+def read_picture_bytes(row: Mapping[str, Any]) -> bytes | None:
+    """The picture of a row, as stored."""
     return row["image"] and row["image"]["bytes"]
 
 
-def clip_of(row: Mapping[str, Any]) -> bytes | None:
-    """The clip of a row as a small animated picture; None for no clip."""
+def animate_clip(row: Mapping[str, Any]) -> bytes | None:
+    """Turn the clip of a row into a small animated picture; None for no clip."""
     frames = [frame["bytes"] for frame in row["video"] or [] if frame["bytes"]]
     return animate(frames, CLIP_SIDE, CLIP_FRAMES) if len(frames) > 1 else None

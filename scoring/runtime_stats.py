@@ -1,34 +1,49 @@
-"""What serving costs: latency, sizes, and the recall of the index."""
+"""Runtime statistics of a model in service: latency, sizes, and the recall of the index."""
 
 import time
 from pathlib import Path
 
 import numpy as np
 
-from fusion.features import Items
-from fusion.model import ProductSearchModel, embed
+from fusion.model import embed
 from fusion.search.catalogue_search import SearchIndex
 from fusion.search.vector_index import recall, top_k
+from scoring.systems import Candidate
 
 LATENCY_QUERIES = 100
 
 
-def facts(
-    network: ProductSearchModel, queries: Items, wanted: np.ndarray, index: SearchIndex, model: Path
-) -> dict[str, float]:
-    """What serving costs: 95th percentile of a single query's latency (encode, search) in ms; sizes in MB; and how much
-    of the true best 10 its search finds. `wanted` are the queries, encoded.
+def measure_runtime(candidate: Candidate, index: SearchIndex, model: Path) -> dict[str, float]:
+    """Measure what serving costs.
+
+    Args:
+        candidate: The model and the test queries.
+        index: Its products, encoded.
+        model: Folder of the model.
+
+    Returns:
+        latency_ms_p95, the 95th percentile of a single query's latency (encode, search) in ms; model_mb and index_mb,
+        sizes in MB; index_recall@10, the share of the true best 10 that the index returns.
     """
-    seconds = []
-    for i in range(min(LATENCY_QUERIES, len(queries))):
-        start = time.perf_counter()
-        index.search(embed(network, queries.take(np.array([i])), "query"), 10)
-        seconds.append(time.perf_counter() - start)
-    (_, served), (_, exact) = index.search(wanted, 10), top_k(wanted, index.vectors, 10)
-    size = sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
+    (_, index_scores), (_, exact_scores) = (
+        index.search(candidate.test_embeddings, 10),
+        top_k(candidate.test_embeddings, index.vectors, 10),
+    )
+    model_bytes = sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
     return {
-        "latency_ms_p95": float(1000 * np.percentile(seconds, 95)),
-        "model_mb": size / 1e6,
+        "latency_ms_p95": float(1000 * np.percentile(_time_queries(candidate, index), 95)),
+        "model_mb": model_bytes / 1e6,
         "index_mb": index.nbytes / 1e6,
-        "index_recall@10": float(recall(served, exact).mean()),
+        "index_recall@10": float(recall(index_scores, exact_scores).mean()),
     }
+
+
+def _time_queries(candidate: Candidate, index: SearchIndex) -> list[float]:
+    """Seconds to encode and search each of the first queries, one at a time."""
+    seconds = []
+    for row in range(min(LATENCY_QUERIES, len(candidate.test_queries))):
+        start = time.perf_counter()
+        query = candidate.test_queries.take(np.array([row]))
+        index.search(embed(candidate.network, query, "query"), 10)
+        seconds.append(time.perf_counter() - start)
+    return seconds

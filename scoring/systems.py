@@ -1,128 +1,177 @@
-"""The systems of an evaluation: how they are ranked, scored and grouped."""
+"""The systems of an evaluation: the candidate, its ablations and baselines, ranked on the test queries."""
 
 from collections.abc import Mapping
-from itertools import compress
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from catalog import store
-from catalog.schema import HUMAN, JUDGED_BY, DataError
-from eval.arrays import alphabetical, locate
-from eval.metrics import Scores, score
-from eval.rankings import Qrels, Run
+from eval.combine import best_weight, weighted
+from eval.metrics import Scores
+from eval.rankings import Run
 from eval.report import best_other
-from fusion.features import MODALITIES, Items
-from fusion.model import ProductSearchModel
-from fusion.search.catalogue_search import run_table
+from fusion.features import Items
+from fusion.featurizer import load_items
+from fusion.model import ProductSearchModel, embed
+from fusion.search.bm25 import rank_bm25
+from fusion.search.catalogue_search import SearchIndex, build_run_table
 from fusion.search.vector_index import top_k
-from fusion.search.zero_shot import dual, zero_shot
+from fusion.search.zero_shot import embed_zero_shot, load_text_tower
+from scoring.judgements import read_judgements
 from scoring.params import EvaluateParams
 
 CANDIDATE = "fused"
-HYBRID = "hybrid"  # the candidate's scores and BM25's, added up
-LACKING = "missing modality of relevant products"  # a way to group queries
+BM25 = "bm25"
+ZERO_SHOT = "zero-shot"
+HYBRID = "hybrid"  # weighted sum of the candidate's and BM25's scores
 
 
-def choose_rivals(scores: Mapping[str, Scores], metric: str) -> list[str]:
-    """The best system that is not made of the candidate, then BM25: what the report shows the candidate against."""
-    others = {name: one for name, one in scores.items() if name != HYBRID and not name.startswith("no ")}
-    best = best_other(others, CANDIDATE, metric)
-    return [best, "bm25"] if best != "bm25" and "bm25" in others else [best]
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A trained model, with the catalogue and the queries as it reads them."""
+
+    network: ProductSearchModel
+    products: Items
+    test_queries: Items
+    validation_queries: Items
+
+    @cached_property
+    def test_embeddings(self) -> np.ndarray:
+        """The test queries, encoded: float32 (Q, dim)."""
+        return embed(self.network, self.test_queries, "query")
+
+    @cached_property
+    def validation_embeddings(self) -> np.ndarray:
+        """The validation queries, encoded: float32 (V, dim)."""
+        return embed(self.network, self.validation_queries, "query")
 
 
-def published(features: Path, asked: np.ndarray, depth: int) -> dict[str, pa.Table]:
-    """What CLIP finds without our training, if the features are of one; both towers as published."""
-    tower = dual(features)
+def load_candidate(features: Path, model: Path) -> Candidate:
+    """Load what `train` wrote, and the products and queries that `featurize` wrote.
+
+    Raises:
+        DataError: where the model tuned its image encoder and no pictures were kept.
+    """
+    network = ProductSearchModel.load(model)
+    products, queries = (
+        load_items(features, table, model, network.attends) for table in ("products", "queries")
+    )
+    test_queries, validation_queries = (queries.take(queries.splits == split) for split in ("test", "valid"))
+    return Candidate(network, products, test_queries, validation_queries)
+
+
+def build_index(candidate: Candidate, data: Path) -> SearchIndex:
+    """Build the index that is served; tuned on validation queries, or on test queries where there are none."""
+    has_validation = len(candidate.validation_queries)
+    tuning_embeddings = candidate.validation_embeddings if has_validation else candidate.test_embeddings
+    return SearchIndex.build(candidate.network, candidate.products, data, tuning_embeddings)
+
+
+def rank_systems(
+    candidate: Candidate, index: SearchIndex, data: Path, features: Path, params: EvaluateParams
+) -> tuple[dict[str, Run], float | None]:
+    """Rank the catalogue for the test queries by every system.
+
+    Args:
+        candidate: The model.
+        index: Its products, encoded.
+        data: The data set.
+        features: What `featurize` made of it.
+        params: How many products to rank, and how to tune the hybrid.
+
+    Returns:
+        System → run, without systems that answer no query; and the candidate's weight in the hybrid, None where there
+        is no hybrid.
+    """
+    test_ids, validation_ids = candidate.test_queries.ids, candidate.validation_queries.ids
+    bm25_rankings = rank_bm25(data, np.concatenate([test_ids, validation_ids]), params.depth)
+    rankings = {BM25: _select_queries(bm25_rankings, test_ids)}
+    for system, modalities in list_ablations(candidate.network, candidate.products).items():
+        product_embeddings = embed(candidate.network, candidate.products, "product", modalities)
+        rankings[system] = rank_products(candidate, product_embeddings, params.depth)
+    rankings[CANDIDATE] = rank_products(candidate, index.vectors, params.depth)
+    rankings |= rank_zero_shot(features, test_ids, params.depth)
+    runs = {system: Run.from_table(ranking) for system, ranking in rankings.items() if len(ranking)}
+    validation_rankings = _select_queries(bm25_rankings, validation_ids)
+    if BM25 not in runs or not len(validation_rankings):
+        return runs, None
+    weight = tune_hybrid(candidate, index, validation_rankings, data, params)
+    runs[HYBRID] = weighted([runs[CANDIDATE], runs[BM25]], [weight, 1 - weight])
+    return runs, weight
+
+
+def list_ablations(network: ProductSearchModel, products: Items) -> dict[str, list[str]]:
+    """List system → modalities that it reads of products: each modality alone, and all but one of three or more.
+
+    A modality that no product has is left out.
+    """
+    modalities = [name for name in network.config.modalities if products.has_any({name}).any()]
+    single = {f"{name}-only": [name] for name in modalities}
+    if len(modalities) <= 2:  # all but one of two is a single modality
+        return single
+    return single | {f"no {name}": [other for other in modalities if other != name] for name in modalities}
+
+
+def rank_products(candidate: Candidate, product_embeddings: np.ndarray, depth: int) -> pa.Table:
+    """Rank products for the test queries by their embeddings, float32 (P, dim)."""
+    best = top_k(candidate.test_embeddings, product_embeddings, depth)
+    return build_run_table(candidate.test_queries.ids, candidate.products.ids, *best)
+
+
+def rank_zero_shot(features: Path, test_ids: np.ndarray, depth: int) -> dict[str, pa.Table]:
+    """Rank by CLIP as published, without our training; nothing where the features are not of a CLIP."""
+    tower = load_text_tower(features)
     if tower is None:
         return {}
     products, queries = Items.load(features, "products"), Items.load(features, "queries")
-    shown, wished = (zero_shot(tower, items) for items in (products, queries.take(queries.splits == "test")))
-    return {"zero-shot": run_table(asked, products.ids, *top_k(wished, shown, depth))}
+    test_queries = queries.take(queries.splits == "test")
+    product_embeddings, query_embeddings = (
+        embed_zero_shot(tower, items) for items in (products, test_queries)
+    )
+    best = top_k(query_embeddings, product_embeddings, depth)
+    return {ZERO_SHOT: build_run_table(test_ids, products.ids, *best)}
 
 
-def scored(runs: Mapping[str, Run], qrels: Qrels, params: EvaluateParams) -> dict[str, Scores]:
-    """System → scores."""
-    more: dict[str, Any] = {"gains": params.gains, "relevant": params.relevant}
-    return {system: score(run, qrels, params.metrics, **more) for system, run in runs.items()}
-
-
-def views(network: ProductSearchModel, products: Items) -> dict[str, list[str]]:
-    """Through what products are seen: each modality alone, and all but each, where that is something else.
-
-    Of the model's modalities, those that some product has.
-    """
-    every = [name for name in network.config.modalities if products.seen({name}).any()]
-    alone = {f"{name}-only": [name] for name in every}
-    without = {f"no {name}": [other for other in every if other != name] for name in every}
-    return alone | (without if len(every) > 2 else {})
-
-
-def by_judges(data: Path, split: str) -> dict[str, tuple[Qrels, np.ndarray]]:
-    """Who judged queries of a split → the judgements, and the segments of the queries.
-
-    Of `catalog.schema.JUDGED_BY` and in its order, the most to be trusted first; apart, for means over several would
-    say nothing. The segments are str (Q,), in the order of the queries' ids.
-
-    Raises:
-        DataError: where nobody judged any.
-    """
-    queries = store.read(data, "queries", ["query_id", "split", "segment", "judged_by"])
-    queries = queries.filter(pc.equal(queries["split"], split))
-    judgements = store.read(data, "judgements")
-    named = dict(zip(queries["query_id"].to_pylist(), queries["segment"].to_pylist(), strict=True))
-    found = {}
-    for by in JUDGED_BY:
-        own = queries.filter(pc.equal(pc.fill_null(queries["judged_by"], HUMAN), by))
-        said = judgements.filter(pc.is_in(judgements["query_id"], own["query_id"]))
-        if len(said):
-            qrels = Qrels.from_table(said)
-            found[by] = qrels, np.array([named[i] or "all" for i in np.sort(qrels.query_ids)])
-    if not found:
-        raise DataError(f"{data}: no judged query has the split '{split}'; nothing to evaluate on")
-    return found
-
-
-def judged(data: Path, split: str) -> tuple[Qrels, np.ndarray]:
-    """The first of `by_judges`."""
-    return next(iter(by_judges(data, split).values()))
-
-
-def lacking(products: Items, qrels: Qrels, relevant: int) -> np.ndarray:
-    """What some relevant product of each query lacks, such as "image, video": str (Q,), in the order of the ids."""
-    place = locate(qrels.products, pa.array(products.ids))[qrels.items]
-    absent = ~products.present[place] & ((qrels.values >= relevant) & (place >= 0))[:, None]
-    lacks = np.logical_or.reduceat(absent, qrels.offsets[:-1])
-    names = [", ".join(compress(MODALITIES, row)) or "none" for row in lacks]
-    return np.array(names)[alphabetical(qrels.queries)]
-
-
-def by_segment(scores: Mapping[str, Scores], segments: np.ndarray) -> pa.Table:
-    """A row per segment and system, with the number of queries and the mean of every metric.
+def tune_hybrid(
+    candidate: Candidate, index: SearchIndex, bm25_rankings: pa.Table, data: Path, params: EvaluateParams
+) -> float:
+    """Find the candidate's weight in the hybrid that is best on the validation queries, by the first metric.
 
     Args:
-        scores: By system.
-        segments: str (Q,), aligned with the scores.
+        candidate: The model.
+        index: Its products, encoded.
+        bm25_rankings: BM25's rankings for the validation queries.
+        data: The data set.
+        params: How rankings are judged.
     """
-    return pa.Table.from_pylist(
-        [
-            {"segment": str(name), "queries": int((segments == name).sum()), "system": system}
-            | one.restrict(segments == name).means()
-            for name in np.unique(segments)
-            for system, one in scores.items()
-        ]
+    best = top_k(candidate.validation_embeddings, index.vectors, params.depth)
+    rankings = build_run_table(candidate.validation_queries.ids, candidate.products.ids, *best)
+    return best_weight(
+        Run.from_table(rankings),
+        Run.from_table(bm25_rankings),
+        read_judgements(data, "valid").qrels,
+        params.metrics[0],
+        gains=params.gains,
+        relevant=params.relevant,
     )
 
 
-def by_judge(scores: Mapping[str, Mapping[str, Scores]]) -> pa.Table:
-    """As `by_segment`, a row per kind of judgement and system."""
-    return pa.Table.from_pylist(
-        [
-            {"judged_by": by, "queries": len(one.query_ids), "system": system} | one.means()
-            for by, systems in scores.items()
-            for system, one in systems.items()
-        ]
-    )
+def choose_rivals(scores: Mapping[str, Scores], metric: str) -> list[str]:
+    """Choose what the report compares the candidate with: the best other system, then BM25.
+
+    The hybrid and the ablations "no …" contain most of the candidate, so they are no rivals.
+    """
+    others = {
+        system: system_scores
+        for system, system_scores in scores.items()
+        if system != HYBRID and not system.startswith("no ")
+    }
+    best = best_other(others, CANDIDATE, metric)
+    return [best, BM25] if best != BM25 and BM25 in others else [best]
+
+
+def _select_queries(rankings: pa.Table, query_ids: np.ndarray) -> pa.Table:
+    return rankings.filter(pc.is_in(rankings["query_id"], pa.array(query_ids)))

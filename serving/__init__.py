@@ -1,1 +1,1 @@
-"""What people and shops talk to: the MLflow model, the demo page, MLflow's UI on this machine."""
+"""User-facing parts: the MLflow model, the demo page, MLflow's UI on this machine."""

@@ -1,4 +1,4 @@
-"""MLflow's UI on this machine, over the project's own store: `make ui`."""
+"""MLflow's UI on this machine, for the project's local store: `make ui`."""
 
 import os
 import sys
@@ -8,40 +8,40 @@ from urllib.parse import urlsplit
 
 import mlflow
 
-from catalog.command import run
-from components.params import RegisterParams, load
-from registry import local_stack, tracking
+from catalog.command import run_command
+from components.params import RegisterParams, load_section
+from registry import local_stack, mlflow_store, mlflow_urls
 
 
-def links(model_name: str) -> str:
-    """Where runs and versions are; MLflow's first page shows neither.
+def build_links(model_name: str) -> str:
+    """Build links to runs and versions; MLflow's first page shows neither.
 
     Args:
-        model_name: Of the registered model.
+        model_name: Name of the registered model.
 
     Raises:
-        DataError: where the store cannot be reached.
+        DataError: the store cannot be reached.
     """
-    client = tracking.connect()
-    with tracking.reached():
-        experiment = tracking.experiment(client, tracking.EXPERIMENT)
-    return f"  runs:     {tracking.experiment_url(experiment)}\n  versions: {tracking.model_url(model_name)}"
+    client = mlflow_store.connect()
+    with mlflow_store.translate_errors():
+        experiment = mlflow_store.ensure_experiment(client, mlflow_store.EXPERIMENT)
+    return f"  runs:     {mlflow_urls.experiment_url(experiment)}\n  versions: {mlflow_urls.model_url(model_name)}"
 
 
 def main() -> None:
-    """Print the links, and become MLflow's server, where the store is not a server already."""
-    params = cast(RegisterParams, load(Path("params.yaml"), "register"))
-    print(f"Open in a browser:\n{links(params.model_name)}", flush=True)
-    if tracking.has_server():
+    """Print the links; start MLflow's server unless the store is a server already."""
+    params = cast(RegisterParams, load_section(Path("params.yaml"), "register"))
+    print(f"Open in a browser:\n{build_links(params.model_name)}", flush=True)
+    if mlflow_store.has_server():
         return
-    address = urlsplit(tracking.UI_ADDRESS)
-    # SQLite has one writer at a time: more workers gain nothing, and on a loaded machine they end each other
-    words = ["-m", "mlflow", "server", "--workers", "1", "--backend-store-uri", mlflow.get_tracking_uri()]
-    words += ["--default-artifact-root", str(tracking.home() / "mlartifacts")]
-    words += ["--host", str(address.hostname), "--port", str(address.port)]
+    address = urlsplit(mlflow_urls.UI_ADDRESS)
+    # SQLite allows one writer at a time: more workers gain nothing, and fail on a loaded machine
+    command = ["-m", "mlflow", "server", "--workers", "1", "--backend-store-uri", mlflow.get_tracking_uri()]
+    command += ["--default-artifact-root", str(mlflow_store.project_folder() / "mlartifacts")]
+    command += ["--host", str(address.hostname), "--port", str(address.port)]
     os.environ.update(local_stack.NO_JOBS)
-    os.execv(sys.executable, [sys.executable, *words])  # noqa: S606 - a program and arguments of our own
+    os.execv(sys.executable, [sys.executable, *command])  # noqa: S606 - fixed program and arguments
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_command(main))

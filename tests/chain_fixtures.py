@@ -1,4 +1,4 @@
-"""A small chain, made stage by stage and only as far as a test asks for it."""
+"""A small chain; each stage runs only if a test needs it."""
 
 import io
 import json
@@ -14,23 +14,23 @@ import pytest
 from PIL import Image
 
 from catalog import store
-from catalog.sample import sample
+from catalog.sample import write_sample
 from components.evaluate import evaluate
 from components.featurize import featurize
 from components.params import EvaluateParams, FeaturizeParams, RegisterParams, TrainParams
 from components.register import register
 from components.train import train
-from registry import tracking
-from registry.model_registry import Registry
+from registry import mlflow_store
+from registry.model_registry import ModelRegistry
 from validation.champion_comparison import PROFILE
-from validation.drift import profile
+from validation.drift import profile_products
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from selenium.webdriver import Chrome
 
 ROOT = Path(__file__).parents[1]
-OWN = ("data", "artifacts/validate", "artifacts/train", "artifacts/evaluate")
+PROJECT_PATHS = ("data", "artifacts/validate", "artifacts/train", "artifacts/evaluate")
 SMALL = TrainParams(epochs=2, dim=16, hidden=16, batch_size=64)
 QUICK = EvaluateParams(resamples=200)
 
@@ -38,21 +38,21 @@ QUICK = EvaluateParams(resamples=200)
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("small") / "data"
-    sample(out, products=60, seed=3, queries=60, workers=1)
-    asked = store.read(out, "queries", ["query_id", "split"]).to_pylist()
+    write_sample(out, products=60, seed=3, queries=60, workers=1)
+    queries = store.read_table(out, "queries", ["query_id", "split"]).to_pylist()
     with store.TableWriter(out, "satisfaction") as table:
-        for number, query in enumerate(row["query_id"] for row in asked if row["split"] == "test"):
+        for number, query in enumerate(row["query_id"] for row in queries if row["split"] == "test"):
             table.write({"query_id": query, "model_version": "1", "rating": 1 + number % 5})
     return out
 
 
 @pytest.fixture(scope="session")
 def report(data: Path) -> Path:
-    """Says that the data is valid, which test_validate looks into."""
+    """A report that says the data is valid; tests of `validate` check real ones."""
     out = data.parent / "validate"
     out.mkdir()
     tables = {"products": 60, "queries": 60, "judgements": 600}
-    said = {
+    content = {
         "data": store.fingerprint(data),
         "counts": {"tables": tables, "splits": {"train": 36, "valid": 12, "test": 12}},
         "champion": None,
@@ -62,8 +62,8 @@ def report(data: Path) -> Path:
         "warnings": 2,
         "passed": True,
     }
-    (out / "report.json").write_text(json.dumps(said))
-    pq.write_table(profile(data, 100), out / PROFILE)
+    (out / "report.json").write_text(json.dumps(content))
+    pq.write_table(profile_products(data, 100), out / PROFILE)
     return out
 
 
@@ -89,7 +89,7 @@ def evaluation(data: Path, features: Path, model: Path) -> Path:
 
 
 def copied(model: Path, folder: Path) -> Path:
-    """The same model as another training would leave it; every copy counts as one of its own."""
+    """A copy of the model, as if trained again; each copy counts as a new model."""
     shutil.copytree(model, folder)
     made_from = folder / "made_from.json"
     made_from.write_text(made_from.read_text() + "\n" * (1 + time.time_ns() % 1000))
@@ -104,7 +104,7 @@ def twin(model: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store in which MLflow has made its tables, to be copied: they take it seconds."""
+    """An MLflow store with empty tables, to copy: creating them takes seconds."""
     import mlflow
 
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
@@ -114,7 +114,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def client(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[MlflowClient]":
-    """Of an empty store in a folder of its own."""
+    """The client of an empty store in a new folder."""
     import mlflow
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
@@ -123,13 +123,13 @@ def client(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     shutil.copy(empty_store, tmp_path / "mlflow.db")
-    yield tracking.connect()
+    yield mlflow_store.connect()
     mlflow.set_tracking_uri(None)
 
 
 @pytest.fixture(scope="session")
 def local_store(empty_store: Path) -> "Callable[[Path], AbstractContextManager[None]]":
-    """Work in a folder with an empty store of its own, in which child processes work, too."""
+    """Work in a folder with an empty store; child processes use it, too."""
 
     @contextmanager
     def enter(root: Path) -> Iterator[None]:
@@ -149,10 +149,10 @@ def local_store(empty_store: Path) -> "Callable[[Path], AbstractContextManager[N
 
 @pytest.fixture(scope="session")
 def two_versions(request: pytest.FixtureRequest, screenshots: Path | None) -> Callable[[Path], None]:
-    """Register a champion and a challenger, in the store that is tracked, with what is written below a folder."""
+    """Register a champion and a challenger in the current MLflow store; their files are below a folder."""
     names = ("data", "report", "model", "evaluation")
     if screenshots:
-        data, report, model, evaluation = (ROOT / path for path in OWN)
+        data, report, model, evaluation = (ROOT / path for path in PROJECT_PATHS)
     else:
         data, report, model, evaluation = (request.getfixturevalue(name) for name in names)
     params = RegisterParams(floors={"ndcg@10": 0.0}, budgets={})
@@ -161,15 +161,15 @@ def two_versions(request: pytest.FixtureRequest, screenshots: Path | None) -> Ca
         auto = params.model_copy(update={"promote": "auto"})
         register(data, report, model, evaluation, auto, root / "one")
         register(data, report, copied(model, root / "twin"), evaluation, params, root / "two")
-        # as a person may, though its gate failed: it is no better
-        Registry(tracking.connect(), params.model_name).challenge("2", earned=True)
+        # as a person may do although its gate failed: it is not better
+        ModelRegistry(mlflow_store.connect(), params.model_name).update_challenger("2", earned=True)
 
     return make
 
 
 @pytest.fixture
 def keep(browser: "Chrome", screenshots: Path | None, tmp_path: Path) -> Callable[..., None]:
-    """Write a small picture of what the browser shows, under a name."""
+    """Save a small screenshot of the browser under a name."""
 
     def write(name: str, colors: int = 32) -> None:
         shot = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")

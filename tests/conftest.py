@@ -20,7 +20,7 @@ from catalog.store import TableWriter
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
-pytest_plugins = ["chain_fixtures"]
+pytest_plugins = ["chain_fixtures", "model_fixtures"]
 
 # How long an example takes depends on the machine, and is measured in bench/.
 settings.register_profile("vitrine", deadline=None)
@@ -40,31 +40,31 @@ SMALL: dict[str, Any] = {
     "num_attention_heads": 2,
     "intermediate_size": 32,
     "max_position_embeddings": 14,
-    "initializer_range": 0.5,  # far from the usual 0.02, so that texts are told apart
+    "initializer_range": 0.5,  # far from the usual 0.02, so that texts get different vectors
 }
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--screenshots", metavar="DIR", help="keep pictures of pages, of the project's own chain"
+        "--screenshots", metavar="DIR", help="save screenshots of pages of the project's own chain"
     )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole chains first: they take longest, and at the end no worker should be left alone with one."""
+    """Complete chains first: they take longest, so no worker should start one last."""
     items.sort(key=lambda item: len(item.path.parts))
 
 
 @pytest.fixture(scope="session")
 def screenshots(request: pytest.FixtureRequest) -> Path | None:
-    """Where pictures of pages are to be kept; they then show the project's own chain."""
-    asked = request.config.getoption("--screenshots")
-    return ROOT / asked if asked else None
+    """The folder for screenshots, which then show the project's own chain; None without the option."""
+    folder = request.config.getoption("--screenshots")
+    return ROOT / folder if folder else None
 
 
 @pytest.fixture
 def real_data() -> Path:
-    """The folder of real data beside the checkout; the test is skipped where it is absent."""
+    """The folder of real data next to the checkout; the test is skipped if it is missing."""
     if not REAL.is_dir():
         pytest.skip(f"no real data in {REAL}")
     return REAL
@@ -72,7 +72,7 @@ def real_data() -> Path:
 
 @pytest.fixture
 def png() -> Callable[..., bytes]:
-    """Encode a picture of seeded noise, each seed another: png(seed, width, height)."""
+    """Encode a picture of random noise: png(seed, width, height)."""
 
     def draw(seed: int, width: int = 48, height: int = 40) -> bytes:
         stream = io.BytesIO()
@@ -114,10 +114,10 @@ def tiny_tables(png: Callable[..., bytes]) -> dict[str, list[dict[str, Any]]]:
     queries, judgements = [], []
     for n, split in enumerate(split for split in SPLITS for _ in range(2)):
         photo = {"bytes": png(100 + n), "path": None}
-        asked = {"image": photo} if n % 2 else {"text": f"{words[2 * n]} or {words[2 * n + 1]} shirt"}
+        content = {"image": photo} if n % 2 else {"text": f"{words[2 * n]} or {words[2 * n + 1]} shirt"}
         segment = "image" if n % 2 else "text"
-        own = {"query_id": f"q{n}", "split": split, "segment": segment, "judged_by": DERIVED}
-        queries.append(own | asked)
+        query = {"query_id": f"q{n}", "split": split, "segment": segment, "judged_by": DERIVED}
+        queries.append(query | content)
         grades = {2 * n: EXACT, 2 * n + 1: EXACT, (2 * n + 2) % 12: SUBSTITUTE, (2 * n + 5) % 12: IRRELEVANT}
         judgements += [
             {"query_id": f"q{n}", "product_id": f"p{product}", "grade": grade}
@@ -152,21 +152,23 @@ def tiny_data(
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
-    """Of a published text encoder that knows `PIECES`."""
+    """The tokenizer of a published text encoder; its vocabulary is `PIECES`."""
     import transformers
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-    made = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(PIECES)}, unk_token=PIECES[1]))
-    made.normalizer = normalizers.Lowercase()
-    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    made.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, [("[CLS]", 2), ("[SEP]", 3)])
+    wordpiece = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(PIECES)}, unk_token=PIECES[1]))
+    wordpiece.normalizer = normalizers.Lowercase()
+    wordpiece.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    wordpiece.post_processor = processors.TemplateProcessing(
+        "[CLS] $A [SEP]", None, [("[CLS]", 2), ("[SEP]", 3)]
+    )
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, **special)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=wordpiece, **special)
 
 
 @pytest.fixture(scope="session")
 def bert(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a text encoder, tiny and with random weights; nobody may change it."""
+    """A checkpoint of a text encoder, tiny, with random weights; tests must not change it."""
     import torch
     import transformers
 
@@ -179,7 +181,7 @@ def bert(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def clip(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same of both towers of a CLIP."""
+    """A checkpoint of a CLIP with both towers, tiny, with random weights; tests must not change it."""
     import torch
     import transformers
 
@@ -202,7 +204,7 @@ def clip(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Chrome]":
-    """Headless Chromium that writes down what a page asks for and says."""
+    """Headless Chromium that logs the requests and the console of pages."""
     from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
     binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
@@ -245,7 +247,7 @@ def axe(browser: "Chrome") -> Callable[[], list[str]]:
 
 @pytest.fixture(scope="session")
 def sent_requests(browser: "Chrome") -> Callable[[], list[dict[str, Any]]]:
-    """Read what pages have asked for since the last call: events of Chromium, each with a `request` and its `url`."""
+    """Read the requests since the last call: events of Chromium, each with a `request` and its `url`."""
 
     def read() -> list[dict[str, Any]]:
         messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
@@ -258,13 +260,13 @@ def sent_requests(browser: "Chrome") -> Callable[[], list[dict[str, Any]]]:
 def requested(
     browser: "Chrome", sent_requests: Callable[[], list[dict[str, Any]]]
 ) -> Callable[[], list[str]]:
-    """Read the addresses that the page has asked for, beside itself and what stands in it as data."""
-    sent_requests()  # of pages before
+    """Read the URLs that the page has requested, except its own and data URLs."""
+    sent_requests()  # drop those of earlier pages
 
     def read() -> list[str]:
         page = browser.current_url
         urls = {event["request"]["url"] for event in sent_requests() if event["documentURL"] == page}
-        assert page in urls, "the log holds the page itself"
+        assert page in urls, "the log must hold the page itself"
         return [url for url in urls - {page} if not url.startswith("data:")]
 
     return read

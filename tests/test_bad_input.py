@@ -1,4 +1,4 @@
-"""Bad input at the command line: one clear message, exit code 1, nothing lost and nothing half-written."""
+"""Bad input at the command line: one clear message, exit code 1, no file lost or half-written."""
 
 import inspect
 import json
@@ -19,8 +19,8 @@ import pytest
 import yaml
 
 from catalog import store
-from components import validate as _  # noqa: F401 - with what it needs, before a test gives up its rights
-from components.__main__ import main, stage
+from components import validate as _  # noqa: F401 - imported before a test drops its rights
+from components.__main__ import load_stage, main
 from components.params import SECTIONS
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +33,7 @@ Refused = Callable[..., str]
 
 @pytest.fixture
 def params(tmp_path: Path) -> Params:
-    """Write a params.yaml: ours, with changes by section."""
+    """Write a copy of the project's params.yaml with changes by section."""
 
     def write(**changes: dict[str, Any]) -> Path:
         content = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -48,16 +48,16 @@ def params(tmp_path: Path) -> Params:
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Refused:
-    """Run a command that must fail, with no trace of it left beside `kept`; the message."""
+    """Run a command that must fail and leave no files but `leaves`; returns the message."""
 
     def run(*words: str | Path, leaves: tuple[str, ...] = ()) -> str:
         before = {path.name for path in tmp_path.iterdir()}
         assert main([str(word) for word in words]) == 1
-        said = capsys.readouterr()
-        assert said.err.count("vitrine: ") == 1 and "Traceback" not in said.err + said.out
+        output = capsys.readouterr()
+        assert output.err.count("vitrine: ") == 1 and "Traceback" not in output.err + output.out
         appeared = {path.name for path in tmp_path.iterdir()} - before
         assert {name for name in appeared if not name.startswith(".")} == set(leaves)
-        return said.err[said.err.index("vitrine: ") :].strip()
+        return output.err[output.err.index("vitrine: ") :].strip()
 
     return run
 
@@ -86,13 +86,13 @@ ROWS: dict[str, tuple[str, int, dict[str, Any], str]] = {
 def test_broken_rows(
     tiny_tables: Tables, write_data: Write, params: Params, refused: Refused, breach: str
 ) -> None:
-    table, row, change, told = ROWS[breach]
+    table, row, change, message = ROWS[breach]
     tiny_tables[table][row] |= change
     data = write_data(tiny_tables)
     before = store.fingerprint(data)
-    said = refused(*validate(data, params()), leaves=("report-failed",))
-    assert re.search(told, said)
-    assert str(data.parent / "report-failed" / "data.html") in said
+    error = refused(*validate(data, params()), leaves=("report-failed",))
+    assert re.search(message, error)
+    assert str(data.parent / "report-failed" / "data.html") in error
     assert store.fingerprint(data) == before
 
 
@@ -112,9 +112,9 @@ FILES: dict[str, tuple[Callable[[Path], Any], str, tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("breach", FILES)
 def test_broken_files(tiny_data: Path, params: Params, refused: Refused, breach: str) -> None:
-    damage, told, leaves = FILES[breach]
+    damage, message, leaves = FILES[breach]
     damage(tiny_data / "products" / "00000.parquet")
-    assert re.search(told, refused(*validate(tiny_data, params()), leaves=leaves))
+    assert re.search(message, refused(*validate(tiny_data, params()), leaves=leaves))
 
 
 def test_an_earlier_report_outlives_a_failure(tiny_data: Path, params: Params, refused: Refused) -> None:
@@ -128,7 +128,7 @@ def test_an_earlier_report_outlives_a_failure(tiny_data: Path, params: Params, r
 
 @pytest.fixture
 def corrupt_data(tiny_tables: Tables, write_data: Write, png: Callable[..., bytes]) -> Path:
-    """As tiny_data, and 188 products more, the last 40 of them with half a picture."""
+    """Like tiny_data with 188 more products; the last 40 have truncated pictures."""
     for n in range(188):
         picture = png(200 + n, 32, 32)
         picture = picture[: len(picture) // 2] if n >= 148 else picture
@@ -141,16 +141,16 @@ def corrupt_data(tiny_tables: Tables, write_data: Write, png: Callable[..., byte
 def test_forty_corrupt_pictures(
     corrupt_data: Path, params: Params, refused: Refused, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = refused(*validate(corrupt_data, params()), leaves=("report-failed",))
-    assert re.search(r"broken_images .*40 of 202 .*products/x148: broken", said)
+    error = refused(*validate(corrupt_data, params()), leaves=("report-failed",))
+    assert re.search(r"broken_images .*40 of 202 .*products/x148: broken", error)
 
     # within the allowed share they are a warning, here and in featurize
     allowing = params(validate={"max_broken_images": 0.2})
     assert main([str(word) for word in validate(corrupt_data, allowing)]) == 0
     assert "warning: broken_images" in capsys.readouterr().err
-    said = refused(*featurize(corrupt_data, allowing))
+    error = refused(*featurize(corrupt_data, allowing))
     assert re.search(
-        r"40 of 202 pictures are broken \(19\.8%\), featurize.max_broken_images allows 1\.0%; x148", said
+        r"40 of 202 pictures are broken \(19\.8%\), featurize.max_broken_images allows 1\.0%; x148", error
     )
 
     assert (
@@ -165,22 +165,24 @@ def test_forty_corrupt_pictures(
 def test_a_picture_of_900_million_pixels(
     tiny_tables: Tables, write_data: Write, params: Params, refused: Refused
 ) -> None:
-    """It is refused by its header; to decode it would take 2.7 GB."""
+    """It is refused by its header; decoding it would take 2.7 GB."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
-    pixels = zlib.compress(bytes(1_000_000))  # the first rows; nobody may come as far as to miss the others
-    whole = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-    tiny_tables["products"][4]["image"]["bytes"] = whole
-    said = refused(*validate(write_data(tiny_tables), params()), leaves=("report-failed",))
-    assert "products/p4: too many pixels (Image size (900000000 pixels) exceeds limit" in said
+    pixels = zlib.compress(
+        bytes(1_000_000)
+    )  # the first rows only; the decoder must stop before it needs more
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    tiny_tables["products"][4]["image"]["bytes"] = bomb
+    error = refused(*validate(write_data(tiny_tables), params()), leaves=("report-failed",))
+    assert "products/p4: too many pixels (Image size (900000000 pixels) exceeds limit" in error
 
 
 # --- the parameters --------------------------------------------------------------------------------------------------
 
-KNOBS: dict[str, tuple[str, dict[str, Any], str]] = {
+PARAMETERS: dict[str, tuple[str, dict[str, Any], str]] = {
     "unknown key": ("train", {"epohcs": 3}, r"train\.epohcs: unknown key; known are fusion, dim, .*epochs"),
     "out of range": ("train", {"epochs": 0}, r"train\.epochs: .*greater than or equal to 1, got 0"),
     "another type": ("train", {"dim": "wide"}, r"train\.dim: .*valid integer.*got 'wide'"),
@@ -192,27 +194,29 @@ KNOBS: dict[str, tuple[str, dict[str, Any], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("breach", KNOBS)
+@pytest.mark.parametrize("breach", PARAMETERS)
 def test_broken_parameters(params: Params, refused: Refused, tmp_path: Path, breach: str) -> None:
-    section, values, told = KNOBS[breach]
+    section, values, message = PARAMETERS[breach]
     file = params(**{section: values})
     name = section if section in SECTIONS else "train"
-    flags = [f"--{flag}" for flag in inspect.signature(stage(name)).parameters if flag != "params"]
-    said = refused(name, "--params", file, *(word for flag in flags for word in (flag, tmp_path / "nowhere")))
-    assert said.startswith(f"vitrine: {file}") and re.search(told, said)
+    flags = [f"--{flag}" for flag in inspect.signature(load_stage(name)).parameters if flag != "params"]
+    error = refused(
+        name, "--params", file, *(word for flag in flags for word in (flag, tmp_path / "nowhere"))
+    )
+    assert error.startswith(f"vitrine: {file}") and re.search(message, error)
 
 
 def test_an_unknown_encoder(tiny_data: Path, params: Params, refused: Refused) -> None:
     assert main([str(word) for word in validate(tiny_data, params())]) == 0
-    said = refused(*featurize(tiny_data, params(featurize={"image_encoder": "resnet5"})))
+    error = refused(*featurize(tiny_data, params(featurize={"image_encoder": "resnet5"})))
     assert (
         "image encoder 'resnet5'; known are efficientnet_lite0, clip, any classification model of torchvision"
-        in said
+        in error
     )
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("train: {epochs: 3", r"params\.yaml: not YAML .*line 1"),
         ("- train", r"params\.yaml: expected keys and values, found a list"),
@@ -221,12 +225,12 @@ def test_an_unknown_encoder(tiny_data: Path, params: Params, refused: Refused) -
         (None, r"params\.yaml: No such file or directory"),
     ],
 )
-def test_a_broken_params_file(tmp_path: Path, refused: Refused, text: str | None, told: str) -> None:
+def test_a_broken_params_file(tmp_path: Path, refused: Refused, text: str | None, message: str) -> None:
     path = tmp_path / "params.yaml"
     if text is not None:
         path.write_text(text)
-    said = refused("train", "--params", path, "--features", tmp_path / "f", "--model", tmp_path / "m")
-    assert re.search(told, said, re.DOTALL)
+    error = refused("train", "--params", path, "--features", tmp_path / "f", "--model", tmp_path / "m")
+    assert re.search(message, error, re.DOTALL)
 
 
 # --- the machine -----------------------------------------------------------------------------------------------------
@@ -275,17 +279,17 @@ def test_inputs_that_are_not_there(
 
 @pytest.fixture
 def shelf() -> Iterator[Path]:
-    """A folder that everyone can enter, which pytest's own cannot."""
+    """A folder that every user can enter, unlike those of pytest."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
 
 
-def as_nobody(words: list[str], said: Path) -> int | None:
-    """Run a command in a fork of this process without root's rights, to which no permission applies; the exit code."""
+def as_nobody(words: list[str], log: Path) -> int | None:
+    """Run a command in a fork of this process that is not root, as root ignores permissions; returns the exit code."""
 
     def child() -> None:
-        with said.open("w") as stream:
+        with log.open("w") as stream:
             if os.getuid() == 0:
                 os.setgroups([])
                 os.setgid(NOBODY)
@@ -309,12 +313,12 @@ def test_no_permission(tiny_data: Path, shelf: Path, sealed: str) -> None:
     hidden = shelf / "data" / "products" / "00000.parquet"
     hidden.chmod(0 if sealed == "data" else 0o644)
     words = ["validate", "--params", f"{shelf}/params.yaml", "--data", f"{shelf}/data"]
-    code = as_nobody([*words, "--report", f"{shelf}/reports/validate"], shelf / "said")
-    said = (shelf / "said").read_text()
-    assert code == 1, said
-    assert said.count("vitrine: ") == 1 and "Traceback" not in said
+    code = as_nobody([*words, "--report", f"{shelf}/reports/validate"], shelf / "log")
+    error = (shelf / "log").read_text()
+    assert code == 1, error
+    assert error.count("vitrine: ") == 1 and "Traceback" not in error
     if sealed == "report":
-        assert f"vitrine: {shelf}/reports/validate: cannot write here (Permission denied)" in said
+        assert f"vitrine: {shelf}/reports/validate: cannot write here (Permission denied)" in error
     else:
-        assert f"vitrine: {hidden}" in said and "Permission denied" in said
+        assert f"vitrine: {hidden}" in error and "Permission denied" in error
     assert list((shelf / "reports").iterdir()) == []

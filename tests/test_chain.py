@@ -1,4 +1,4 @@
-"""The chain as a user runs it: one small repository of git and DVC, made once for this file, and no network."""
+"""The chain as a user runs it, without a network, in a small git and DVC repository that all tests here share."""
 
 import base64
 import io
@@ -23,12 +23,13 @@ import yaml
 from PIL import Image
 
 from catalog import store
-from catalog.sample import sample
+from catalog.sample import write_sample
 from components.__main__ import main
 from components.evaluate import evaluate
 from components.featurize import featurize
-from components.params import SECTIONS, load
+from components.params import SECTIONS, load_section
 from components.train import train
+from pipelines.code_deps import PACKAGES, PLUGINS
 from registry import local_stack
 
 if TYPE_CHECKING:
@@ -37,28 +38,26 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("catalog", "components", "eval", "fusion", "pipelines")
+CODE = (*PACKAGES, PLUGINS, "pipelines")
 FILES = ("dvc.yaml", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore")
 SMALL = {
     "train": {"epochs": 2, "dim": 16, "hidden": 16},
     "evaluate": {"resamples": 200},
-    "register": {
-        "floors": {"ndcg@10": 0.0},
-        "budgets": {"model_mb": 500},
-    },  # how fast a busy machine is, nobody knows
+    # no budget for latency: it depends on the load of the machine
+    "register": {"floors": {"ndcg@10": 0.0}, "budgets": {"model_mb": 500}},
 }
 STAGES = tuple(SECTIONS)
 
-# Loaded by every Python process of the chain: an attempt to leave this machine is written down, and fails.
+# Loaded by every Python process of the chain: a connection to another machine is logged, and fails.
 OFFLINE = """
 import os, socket
 
-def leaves(address):
+def is_remote(address):
     return isinstance(address, tuple) and address[0] not in ("localhost", "127.0.0.1", "::1", None, "")
 
 def guarded(function, pick):
     def call(*arguments, **named):
-        if leaves(pick(arguments)):
+        if is_remote(pick(arguments)):
             with open(os.environ["VITRINE_TEST_CALLS"], "a") as log:
                 log.write(repr(pick(arguments)) + chr(10))
             raise OSError("no network in this test")
@@ -72,14 +71,14 @@ socket.getaddrinfo = guarded(socket.getaddrinfo, lambda arguments: arguments[:2]
 
 @dataclass(frozen=True)
 class Shop:
-    """A project of its own, in which the chain has run."""
+    """A separate project in which the chain has run."""
 
     root: Path
     environment: dict[str, str]
-    calls: Path  # where attempts to reach the network are written
+    calls: Path  # log of attempts to reach the network
 
     def run(self, *command: str, cwd: Path | None = None) -> str:
-        """What a command says, on both streams; it must succeed."""
+        """Run a command that must succeed; returns its stdout and stderr."""
         done = subprocess.run(
             command,
             cwd=cwd or self.root,
@@ -106,22 +105,22 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     base = tmp_path_factory.mktemp("chain")
     (base / "offline").mkdir()
     (base / "offline" / "sitecustomize.py").write_text(OFFLINE)
-    # without the last, each of the many processes would compile its libraries anew
-    unwanted = ("MLFLOW_", "GIT_", "DVC_", "VITRINE_", "PYTHONDONTWRITEBYTECODE")
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(unwanted)}
+    # with the last, every process would compile its libraries
+    excluded = ("MLFLOW_", "GIT_", "DVC_", "VITRINE_", "PYTHONDONTWRITEBYTECODE")
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(excluded)}
     environment = inherited | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(base / "offline"),
         "VITRINE_TEST_CALLS": str(base / "calls"),
         "GIT_CONFIG_GLOBAL": os.devnull,
         **{
-            f"GIT_{role}_{what}": f"shop@{what}"
+            f"GIT_{role}_{field}": f"shop@{field}"
             for role in ("AUTHOR", "COMMITTER")
-            for what in ("NAME", "EMAIL")
+            for field in ("NAME", "EMAIL")
         },
     }
     shop = Shop(base / "shop", environment, base / "calls")
-    for package in PACKAGES:
+    for package in CODE:
         shutil.copytree(ROOT / package, shop.root / package, ignore=shutil.ignore_patterns("__pycache__"))
     for name in FILES:
         (shop.root / name).parent.mkdir(exist_ok=True)
@@ -130,7 +129,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     for section, changes in SMALL.items():
         params[section] |= changes
     (shop.root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-    sample(shop.root / "data", products=120, seed=5, queries=80, workers=1)
+    write_sample(shop.root / "data", products=120, seed=5, queries=80, workers=1)
 
     shop.run("git", "init", "--quiet")
     shop.run("dvc", "add", "--quiet", "data")
@@ -143,7 +142,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 
 @pytest.fixture
 def client(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Iterator["MlflowClient"]:
-    """Of the shop's own store, as the stages find it when they run in this process."""
+    """The client of the shop's store; stages that run in this process use the same store."""
     import mlflow
 
     monkeypatch.chdir(shop.root)
@@ -162,39 +161,39 @@ def runs(client: "MlflowClient") -> list[Any]:
 
 def aliases(client: "MlflowClient") -> dict[str, str]:
     """Alias → version."""
-    found = client.get_registered_model("product-search").aliases
-    return {alias: str(version) for alias, version in found.items()}
+    model = client.get_registered_model("product-search")
+    return {alias: str(version) for alias, version in model.aliases.items()}
 
 
 def versions(client: "MlflowClient") -> list[Any]:
-    found = client.search_model_versions("name = 'product-search'")
-    return sorted(found, key=lambda version: int(version.version))
+    rows = client.search_model_versions("name = 'product-search'")
+    return sorted(rows, key=lambda version: int(version.version))
 
 
 # --- dvc repro -------------------------------------------------------------------------------------------------------
 
 
-def test_the_chain_leaves_what_each_stage_promises(shop: Shop) -> None:
+def test_the_chain_writes_the_outputs_of_each_stage(shop: Shop) -> None:
     metrics = shop.read("artifacts/evaluate/metrics.json")
-    alone = {"text-only", "image-only", "video-only"}
-    assert set(metrics) == {"bm25", "fused", "hybrid"} | alone | {"no text", "no image", "no video"}
+    towers = {"text-only", "image-only", "video-only"}
+    assert set(metrics) == {"bm25", "fused", "hybrid"} | towers | {"no text", "no image", "no video"}
     assert shop.read("artifacts/validate/report.json")["passed"]
-    left = {path.name for path in (shop.root / "artifacts").iterdir()}
-    assert left == set(STAGES)
+    folders = {path.name for path in (shop.root / "artifacts").iterdir()}
+    assert folders == set(STAGES)
 
 
 def test_a_second_repro_runs_nothing(shop: Shop) -> None:
     before = (shop.root / "dvc.lock").read_bytes()
-    said = shop.run("dvc", "repro")
+    log = shop.run("dvc", "repro")
     for stage in STAGES:
-        assert f"Stage '{stage}' didn't change, skipping" in said
-    assert "Running stage" not in said
+        assert f"Stage '{stage}' didn't change, skipping" in log
+    assert "Running stage" not in log
     assert (shop.root / "dvc.lock").read_bytes() == before
 
 
 def test_dvc_knows_the_metrics(shop: Shop) -> None:
-    shown = json.loads(shop.run("dvc", "metrics", "show", "--json"))
-    assert shown[""]["data"]["artifacts/evaluate/metrics.json"]["data"] == shop.read(
+    table = json.loads(shop.run("dvc", "metrics", "show", "--json"))
+    assert table[""]["data"]["artifacts/evaluate/metrics.json"]["data"] == shop.read(
         "artifacts/evaluate/metrics.json"
     )
 
@@ -213,12 +212,14 @@ def test_a_fresh_clone_pulls_its_data(shop: Shop, tmp_path: Path) -> None:
 def test_the_run_says_what_was_done(shop: Shop, client: "MlflowClient") -> None:
     (run,) = runs(client)
     assert run.info.status == "FINISHED"
-    ours = shop.read("artifacts/evaluate/metrics.json")
-    assert run.data.metrics["ndcg_at_10"] == ours["fused"]["ndcg@10"]
-    assert not [name for name in run.data.metrics if name.startswith("bm25")], "MLflow would draw bars"
+    metrics = shop.read("artifacts/evaluate/metrics.json")
+    assert run.data.metrics["ndcg_at_10"] == metrics["fused"]["ndcg@10"]
+    assert not [name for name in run.data.metrics if name.startswith("bm25")], (
+        "MLflow would plot each as a bar"
+    )
     systems = client.load_table(run.info.experiment_id, "systems.json", [run.info.run_id])
     means = dict(zip(systems["system"], systems["ndcg@10"], strict=True))
-    assert means == {name: round(values["ndcg@10"], 4) for name, values in ours.items()}
+    assert means == {name: round(values["ndcg@10"], 4) for name, values in metrics.items()}
     assert run.data.params["train.fusion"] == "concat"
     assert run.data.params["train.epochs"] == "2"
     curve = client.get_metric_history(run.info.run_id, "train/loss")
@@ -229,9 +230,9 @@ def test_the_run_says_what_was_done(shop: Shop, client: "MlflowClient") -> None:
 
 def test_the_version_says_where_it_comes_from(shop: Shop, client: "MlflowClient") -> None:
     (version,) = versions(client)
-    made = shop.run("git", "rev-parse", "HEAD^").strip()
+    commit = shop.run("git", "rev-parse", "HEAD^").strip()
     pointer = yaml.safe_load((shop.root / "data.dvc").read_text())
-    assert version.tags["vitrine.git.commit"] == made
+    assert version.tags["vitrine.git.commit"] == commit
     assert version.tags["vitrine.git.dirty"] == "false"
     assert version.tags["vitrine.data"] == store.fingerprint(shop.root / "data")
     assert version.tags["vitrine.data.dvc"] == pointer["outs"][0]["md5"]
@@ -243,7 +244,7 @@ def test_the_version_says_where_it_comes_from(shop: Shop, client: "MlflowClient"
 
 
 def _register(shop: Shop, tmp_path: Path, **changes: Any) -> tuple[int, Any]:
-    """The stage, in this process, with other parameters; its exit code and what it wrote."""
+    """Run `register` in this process with other parameters; returns its exit code and its registration."""
     params = yaml.safe_load((shop.root / "params.yaml").read_text())
     params["register"] |= changes
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
@@ -273,31 +274,33 @@ def test_registering_again_adds_nothing(shop: Shop, client: "MlflowClient", tmp_
     assert state() == before
 
 
-def test_another_way_to_judge_is_another_run(shop: Shop, client: "MlflowClient", tmp_path: Path) -> None:
-    """Its metrics may be the same; MLflow would refuse its parameters as a change of the first run's."""
-    from components.register import _chain
-
-    model, judged = shop.root / "artifacts" / "train", shop.root / "artifacts" / "evaluate"
-    shutil.copytree(judged, tmp_path / "evaluate")
-    assert _chain(model, tmp_path / "evaluate") == _chain(model, judged)
-    made = json.loads((judged / "made_from.json").read_text())
-    made["params"]["evaluate"]["seed"] += 1
-    (tmp_path / "evaluate" / "made_from.json").write_text(json.dumps(made))
-    assert _chain(model, tmp_path / "evaluate") != _chain(model, judged)
-
-
-def test_a_floor_that_is_not_met_takes_the_alias_away(
+def test_other_evaluate_parameters_make_another_run(
     shop: Shop, client: "MlflowClient", tmp_path: Path
 ) -> None:
-    code, said = _register(shop, tmp_path, floors={"ndcg@10": 0.999})
-    assert (code, said["verdict"], said["aliases"]) == (0, "failed", [])
+    """The metrics may be the same, but MLflow refuses to change the parameters of a run."""
+    from components.register import hash_chain
+
+    model, evaluation = shop.root / "artifacts" / "train", shop.root / "artifacts" / "evaluate"
+    shutil.copytree(evaluation, tmp_path / "evaluate")
+    assert hash_chain(model, tmp_path / "evaluate") == hash_chain(model, evaluation)
+    made_from = json.loads((evaluation / "made_from.json").read_text())
+    made_from["params"]["evaluate"]["seed"] += 1
+    (tmp_path / "evaluate" / "made_from.json").write_text(json.dumps(made_from))
+    assert hash_chain(model, tmp_path / "evaluate") != hash_chain(model, evaluation)
+
+
+def test_a_score_below_the_floor_removes_the_alias(
+    shop: Shop, client: "MlflowClient", tmp_path: Path
+) -> None:
+    code, registration = _register(shop, tmp_path, floors={"ndcg@10": 0.999})
+    assert (code, registration["verdict"], registration["aliases"]) == (0, "failed", [])
     assert aliases(client) == {}
     (version,) = versions(client)
     assert version.tags["vitrine.gate"] == "failed"
     assert "too low: at least 0.999" in version.tags["vitrine.reasons"]
 
-    code, said = _register(shop, tmp_path)
-    assert (code, said["verdict"], aliases(client)) == (0, "passed", {"challenger": "1"})
+    code, registration = _register(shop, tmp_path)
+    assert (code, registration["verdict"], aliases(client)) == (0, "passed", {"challenger": "1"})
 
 
 def test_the_registered_model_answers_anywhere(shop: Shop, tmp_path: Path) -> None:
@@ -311,11 +314,11 @@ def test_the_registered_model_answers_anywhere(shop: Shop, tmp_path: Path) -> No
         mlflow.set_tracking_uri(sys.argv[1])
         model = mlflow.pyfunc.load_model("models:/product-search@challenger")
         import fusion.model
-        asked = pandas.DataFrame([{"text": "red shirt", "image": None}, {"text": None, "image": sys.argv[2]}])
-        found = model.predict(asked, params={"k": 3})
-        print(json.dumps({"rows": found.to_dict("records"), "code": fusion.model.__file__}))
+        queries = pandas.DataFrame([{"text": "red shirt", "image": None}, {"text": None, "image": sys.argv[2]}])
+        results = model.predict(queries, params={"k": 3})
+        print(json.dumps({"rows": results.to_dict("records"), "code": fusion.model.__file__}))
     """
-    said = shop.run(
+    log = shop.run(
         sys.executable,
         "-c",
         textwrap.dedent(script),
@@ -323,12 +326,12 @@ def test_the_registered_model_answers_anywhere(shop: Shop, tmp_path: Path) -> No
         picture,
         cwd=tmp_path,
     )
-    answer = json.loads(said.splitlines()[-1])
+    answer = json.loads(log.splitlines()[-1])
     assert not Path(answer["code"]).is_relative_to(ROOT) and "code/fusion" in answer["code"]
     assert [(row["query"], row["rank"]) for row in answer["rows"]] == [
         (q, r) for q in (0, 1) for r in (1, 2, 3)
     ]
-    products = store.read(shop.root / "data", "products", ["product_id", "title"]).to_pylist()
+    products = store.read_table(shop.root / "data", "products", ["product_id", "title"]).to_pylist()
     titles = {row["product_id"]: row["title"] for row in products}
     assert all(titles[row["product_id"]] == row["title"] for row in answer["rows"])
     scores = [row["score"] for row in answer["rows"]]
@@ -349,13 +352,13 @@ def test_the_served_model_says_what_was_wrong_with_a_request(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", "")
     mlflow.set_tracking_uri(f"sqlite:///{shop.root / 'mlflow.db'}")
-    with local_stack.model("models:/product-search@challenger", tmp_path / "log") as address:
+    with local_stack.serve_model("models:/product-search@challenger", tmp_path / "log") as address:
         answer = ask({"text": "red shirt"}, k=3, filters={"color": ["red"]}, max_price=10_000)
         assert answer.status_code == 200, answer.text
-        found = answer.json()["predictions"]
-        assert [row["rank"] for row in found] == [1, 2, 3][: len(found)] and found
-        assert {row["color"] for row in found} == {"red"}
-        assert all(0 <= row[f"share_{name}"] <= 1 for row in found for name in ("text", "image", "video"))
+        rows = answer.json()["predictions"]
+        assert [row["rank"] for row in rows] == [1, 2, 3][: len(rows)] and rows
+        assert {row["color"] for row in rows} == {"red"}
+        assert all(0 <= row[f"share_{name}"] <= 1 for row in rows for name in ("text", "image", "video"))
         for query, params, reason in [
             ({"image": "no base64!"}, {}, "query 0: `image` is not base64"),
             ({"image": base64.b64encode(b"<svg/>").decode()}, {}, "query 0: picture not a JPEG"),
@@ -379,16 +382,16 @@ def test_the_pipeline_gives_the_same_metrics(shop: Shop, client: "MlflowClient",
     assert json.loads(path.read_text()) == shop.read("artifacts/evaluate/metrics.json")
     (path,) = tmp_path.glob("*/register/registration/registration.json")
     assert json.loads(path.read_text())["run_id"] == runs(client)[0].info.run_id
-    assert len(runs(client)) == len(versions(client)) == 1  # the same chain, found again
+    assert len(runs(client)) == len(versions(client)) == 1  # the same chain is the same run
 
 
 # --- experiments -----------------------------------------------------------------------------------------------------
 
 
-def test_an_experiment_is_told_apart_and_kept_in_the_same_store(shop: Shop, client: "MlflowClient") -> None:
+def test_an_experiment_is_another_run_in_the_same_store(shop: Shop, client: "MlflowClient") -> None:
     before = shop.run("git", "status", "--porcelain")
-    said = shop.run("dvc", "exp", "run", "--temp", "--name", "gated", "--set-param", "train.fusion=gated")
-    assert "Running stage 'featurize'" not in said
+    log = shop.run("dvc", "exp", "run", "--temp", "--name", "gated", "--set-param", "train.fusion=gated")
+    assert "Running stage 'featurize'" not in log
     assert shop.run("git", "status", "--porcelain") == before
 
     fusions = {run.data.params["train.fusion"]: run for run in runs(client)}
@@ -397,19 +400,21 @@ def test_an_experiment_is_told_apart_and_kept_in_the_same_store(shop: Shop, clie
     assert version.run_id == fusions["gated"].info.run_id
 
     rows = json.loads(shop.run("dvc", "exp", "show", "--json"))
-    found = {row["name"]: row["data"] for row in _flat(rows) if row.get("name") and row.get("data")}
-    experiment, base = found["gated"], next(row["data"] for row in rows if row["rev"] == "workspace")
-    settings = [one["params"]["params.yaml"]["data"]["train"]["fusion"] for one in (base, experiment)]
+    experiments = {row["name"]: row["data"] for row in _flatten(rows) if row.get("name") and row.get("data")}
+    experiment, base = experiments["gated"], next(row["data"] for row in rows if row["rev"] == "workspace")
+    settings = [row["params"]["params.yaml"]["data"]["train"]["fusion"] for row in (base, experiment)]
     assert settings == ["concat", "gated"]
-    ours, theirs = (one["metrics"]["artifacts/evaluate/metrics.json"]["data"] for one in (base, experiment))
-    assert ours["bm25"] == theirs["bm25"] and ours["fused"] != theirs["fused"]
+    base_metrics, metrics = (
+        row["metrics"]["artifacts/evaluate/metrics.json"]["data"] for row in (base, experiment)
+    )
+    assert base_metrics["bm25"] == metrics["bm25"] and base_metrics["fused"] != metrics["fused"]
 
 
-def _flat(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _flatten(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for row in rows:
         yield row
-        for one in row.get("experiments") or []:
-            yield from one["revs"]
+        for experiment in row.get("experiments") or []:
+            yield from experiment["revs"]
 
 
 # --- the champion ----------------------------------------------------------------------------------------------------
@@ -421,12 +426,12 @@ def paths(**flags: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def other(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shop's catalogue a season later: other data, and a candidate made of it."""
+    """The shop one season later: other data, and a candidate trained on it."""
     root = tmp_path_factory.mktemp("later")
     params = shop.root / "params.yaml"
-    sample(root / "data", products=80, seed=6, queries=60, workers=1)
+    write_sample(root / "data", products=80, seed=6, queries=60, workers=1)
     shop.run("python", "-m", "components", "validate", *paths(data=root / "data", report=root / "validate"))
-    settings: dict[str, Any] = {name: load(params, name) for name in STAGES}
+    settings: dict[str, Any] = {name: load_section(params, name) for name in STAGES}
     featurize(root / "data", root / "validate", settings["featurize"], root / "featurize")
     train(root / "featurize", settings["train"], root / "train")
     evaluate(root / "data", root / "featurize", root / "train", settings["evaluate"], root / "evaluate")
@@ -436,12 +441,12 @@ def other(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_promote_auto_makes_a_champion_and_its_verdict_stands(
     shop: Shop, client: "MlflowClient", tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, said = _register(shop, tmp_path, promote="auto")
-    assert (code, said["aliases"]) == (0, ["champion"])
+    code, registration = _register(shop, tmp_path, promote="auto")
+    assert (code, registration["aliases"]) == (0, ["champion"])
     assert aliases(client)["champion"] == "1" != aliases(client).get("challenger")
     capsys.readouterr()
 
-    assert _register(shop, tmp_path, floors={"ndcg@10": 0.999}) == (0, said)
+    assert _register(shop, tmp_path, floors={"ndcg@10": 0.999}) == (0, registration)
     assert "is the champion already" in capsys.readouterr().out
     assert aliases(client)["champion"] == "1"
 
@@ -452,23 +457,25 @@ def test_a_champion_of_the_same_data_is_not_scored_again(
     from registry import champion_scoring
 
     def never(*_: object) -> None:
-        raise AssertionError("scored again")
+        raise AssertionError("rescored")
 
     source = shop.read("artifacts/evaluate/made_from.json")
     champion = client.get_model_version_by_alias("product-search", "champion")
     stored = pq.read_table(shop.root / "artifacts" / "evaluate" / "scores" / "fused.parquet")
     with monkeypatch.context() as patch:
-        patch.setattr(champion_scoring, "_scored_again", never)
-        found = champion_scoring.of_champion(champion, shop.root / "data", source, "ndcg@10").evidence
-    assert found.scores.query_ids.tolist() == stored["query_id"].to_pylist()
-    assert found.scores.values["ndcg@10"].tolist() == stored["ndcg@10"].to_pylist()
+        patch.setattr(champion_scoring, "_rescore", never)
+        stored_evidence = champion_scoring.evaluate_champion(
+            champion, shop.root / "data", source, "ndcg@10"
+        ).evidence
+    assert stored_evidence.scores.query_ids.tolist() == stored["query_id"].to_pylist()
+    assert stored_evidence.scores.values["ndcg@10"].tolist() == stored["ndcg@10"].to_pylist()
 
-    # judged in another way, it is scored again: by its own code, from texts and pictures, to the same result
+    # with other evaluate parameters it is scored again: by its own code, from texts and pictures, with the same result
     source["params"]["evaluate"]["resamples"] += 1
-    again = champion_scoring.of_champion(champion, shop.root / "data", source, "ndcg@10").evidence
-    assert again.scores.query_ids.tolist() == found.scores.query_ids.tolist()
-    for metric, values in found.scores.values.items():
-        np.testing.assert_allclose(again.scores.values[metric], values, atol=1e-9, err_msg=metric)
+    evidence = champion_scoring.evaluate_champion(champion, shop.root / "data", source, "ndcg@10").evidence
+    assert evidence.scores.query_ids.tolist() == stored_evidence.scores.query_ids.tolist()
+    for metric, values in stored_evidence.scores.values.items():
+        np.testing.assert_allclose(evidence.scores.values[metric], values, atol=1e-9, err_msg=metric)
 
 
 def test_a_champion_of_other_data_is_scored_on_the_new(
@@ -480,36 +487,38 @@ def test_a_champion_of_other_data_is_scored_on_the_new(
     assert main([*words, "--evaluation", str(other / "evaluate")]) == 0
     page = (tmp_path / "out" / "decision.html").read_text()
     assert "<bdi>champion (version 1)</bdi>" in page and "<bdi>bm25</bdi>" in page
-    said = json.loads((tmp_path / "out" / "registration.json").read_text())
+    registration = json.loads((tmp_path / "out" / "registration.json").read_text())
     before = shop.read("artifacts/evaluate/metrics.json")["fused"]["ndcg@10"]
-    told = re.fullmatch(
-        r"The champion, version 1, was judged on other data or in another way, with ndcg@10 at ([\d.]+)\. "
-        r"Scored again on this data, in (\d+) s, it is at ([\d.]+)\.",
-        said["scored_again"],
+    match = re.fullmatch(
+        r"The champion, version 1, was evaluated on other data or with other settings: ndcg@10 ([\d.]+)\. "
+        r"It was rescored on this data in (\d+) s: ndcg@10 ([\d.]+)\.",
+        registration["scored_again"],
     )
-    assert told and told[1] == f"{before:.4f}" != told[3]
-    assert said["scored_again"] in page
-    assert said["scored_again"] in (tmp_path / "out" / "model_card.md").read_text()
-    assert said["compared_with"] == "1"
-    asked = store.read(other / "data", "queries", ["split"])["split"].to_pylist().count("test")
-    assert f"{asked} queries" in next(f["text"] for f in said["findings"] if f["rule"] == "gain ndcg@10")
+    assert match and match[1] == f"{before:.4f}" != match[3]
+    assert registration["scored_again"] in page
+    assert registration["scored_again"] in (tmp_path / "out" / "model_card.md").read_text()
+    assert registration["compared_with"] == "1"
+    query_count = store.read_table(other / "data", "queries", ["split"])["split"].to_pylist().count("test")
+    assert f"{query_count} queries" in next(
+        f["text"] for f in registration["findings"] if f["rule"] == "gain ndcg@10"
+    )
 
 
-def test_data_are_set_beside_the_champions(
+def test_data_are_compared_with_the_champions(
     shop: Shop, other: Path, client: "MlflowClient", tmp_path: Path
 ) -> None:
-    """Of the same kind, its own, and dearer ones: the numbers, the page, and the rules."""
-    told = json.loads((other / "validate" / "report.json").read_text())["champion"]
-    assert told["version"] == "1"
-    assert 0 < told["drift"] == max(one["index"] for one in told["drifts"].values())
+    """Similar data, the champion's own data, and data with higher prices: the numbers, the page, and the rules."""
+    champion = json.loads((other / "validate" / "report.json").read_text())["champion"]
+    assert champion["version"] == "1"
+    assert 0 < champion["drift"] == max(drift["index"] for drift in champion["drifts"].values())
     (logged,) = (run for run in runs(client) if "drift" in run.data.metrics)
-    assert logged.data.metrics["drift"] == told["drift"]
+    assert logged.data.metrics["drift"] == champion["drift"]
     assert client.list_artifacts(logged.info.run_id, "validation")[0].path == "validation/champion.html"
 
     flags = paths(data=shop.root / "data", report=tmp_path / "own")
     shop.run("python", "-m", "components", "validate", *flags)
-    told = json.loads((tmp_path / "own" / "report.json").read_text())["champion"]
-    assert {(one["index"], one["p"]) for one in told["drifts"].values()} == {(0, 1)}
+    champion = json.loads((tmp_path / "own" / "report.json").read_text())["champion"]
+    assert {(drift["index"], drift["p"]) for drift in champion["drifts"].values()} == {(0, 1)}
     page = (tmp_path / "own" / "champion.html").read_text()
     shares = [float(share) for share in re.findall(r"<strong class=\"\w+\">([\d.]+) %</strong>", page)]
     assert shares == sorted(shares) and len(shares) == page.count('src="data:image/jpeg;base64,') == 60
@@ -524,7 +533,7 @@ def test_data_are_set_beside_the_champions(
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     flags = paths(params=tmp_path / "params.yaml", data=dear, report=tmp_path / "new")
     with pytest.raises(
-        AssertionError, match=r"drift \(drift\): products must be like .*; 1 of \d .*: prices: \d"
+        AssertionError, match=r"drift \(drift\): products must not drift from .*; 1 of \d .*: prices: \d"
     ):
         shop.run("python", "-m", "components", "validate", *flags)
     assert not (tmp_path / "new").exists() and (tmp_path / "new-failed" / "champion.html").exists()
@@ -537,7 +546,7 @@ def test_a_champion_is_scored_by_the_code_it_was_registered_with(
     (code,) = (shop.root / "mlartifacts").glob(
         f"models/{champion.source.rpartition('/')[2]}/artifacts/code/fusion/search/catalogue_search.py"
     )
-    kept = code.read_text()
+    original = code.read_text()
     code.write_text("raise SystemExit('not as it was')")
     try:
         words = ["--params", str(shop.root / "params.yaml"), "--registration", str(tmp_path / "out")]
@@ -545,16 +554,16 @@ def test_a_champion_is_scored_by_the_code_it_was_registered_with(
         words += ["--model", str(other / "train")]
         assert main(["register", *words, "--evaluation", str(other / "evaluate")]) == 1
     finally:
-        code.write_text(kept)
-    said = capfd.readouterr().err  # its process's, too
-    assert "not as it was" in said and "the champion's own code failed to rank (1)" in said
-    assert "Traceback" not in said
+        code.write_text(original)
+    stderr = capfd.readouterr().err  # includes that of child processes
+    assert "not as it was" in stderr and "the champion's own code failed to rank (exit code 1)" in stderr
+    assert "Traceback" not in stderr
     assert not (tmp_path / "out").exists()
 
 
-# --- all of it -------------------------------------------------------------------------------------------------------
+# --- the network -----------------------------------------------------------------------------------------------------
 
 
-def test_nothing_asked_for_the_network(shop: Shop) -> None:
+def test_nothing_used_the_network(shop: Shop) -> None:
     """Runs last, after all processes of this file."""
     assert not shop.calls.exists(), shop.calls.read_text()

@@ -1,4 +1,4 @@
-"""Written once, run three ways: the stages' signatures, dvc.yaml and the compiled pipeline say the same."""
+"""The signatures of the stages, dvc.yaml and the compiled pipeline describe the same chain."""
 
 import inspect
 import re
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, get_args
 import pytest
 import yaml
 
-from components.__main__ import stage
+from components.__main__ import load_stage
 from components.params import SECTIONS, Params
 from pipelines.__main__ import compile_to
 from pipelines.code_deps import PACKAGES, code_deps
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class Shape(NamedTuple):
-    """What a stage reads and writes, by the names of its parameters."""
+    """Inputs and outputs of a stage: the names of its parameters."""
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -44,7 +44,7 @@ def ir(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def signatures() -> dict[str, Shape]:
     shapes = {}
     for name in SECTIONS:
-        parameters = list(inspect.signature(stage(name)).parameters)
+        parameters = list(inspect.signature(load_stage(name)).parameters)
         at = parameters.index("params")
         shapes[name] = Shape(tuple(parameters[:at]), tuple(parameters[at + 1 :]))
     return shapes
@@ -52,7 +52,7 @@ def signatures() -> dict[str, Shape]:
 
 @pytest.mark.parametrize("name", SECTIONS)
 def test_a_stage_takes_paths_then_its_params_then_paths(name: str) -> None:
-    signature = inspect.signature(stage(name), eval_str=True)
+    signature = inspect.signature(load_stage(name), eval_str=True)
     kinds = [parameter.annotation for parameter in signature.parameters.values()]
     at = kinds.index(SECTIONS[name])
     assert set(kinds[:at]) == set(kinds[at + 1 :]) == {Path}
@@ -73,7 +73,7 @@ def outs(entry: dict[str, Any]) -> list[str]:
 
 
 def check_dvc(dvc: dict[str, Any]) -> None:
-    """Each command has the flags of its stage; deps and outs are those flags' paths, and the code it runs."""
+    """Each command has the flags of its stage. Its deps are the inputs and its code, its outs are the outputs."""
     assert list(dvc) == list(SECTIONS)
     for name, shape in signatures().items():
         entry = dvc[name]
@@ -85,70 +85,70 @@ def check_dvc(dvc: dict[str, Any]) -> None:
         assert outs(entry) == [paths[output] for output in shape.outputs], name
         for path in outs(entry):
             assert path.split("/")[0] not in {"data", "tests", "docs", "pipelines", *PACKAGES}, (
-                f"{name} would empty {path}"
+                f"{name} would delete {path}"
             )
 
-        inputs = [paths[one] for one in shape.inputs]
+        inputs = [paths[name] for name in shape.inputs]
         assert entry["deps"][: len(inputs)] == inputs, name
         code = entry["deps"][len(inputs) :]
         assert code == code_deps(name), f"{name}: other deps on code than `make deps` writes"
 
 
 def dvc_edges(dvc: dict[str, Any]) -> Edges:
-    """Who makes what each stage reads. `data` is nobody's: `dvc pull` brings it, as `fetch` does in the pipeline."""
-    makers = {"data": ("fetch", "data")}
+    """The producer of each input. `dvc pull` brings `data`; in the pipeline `fetch` does."""
+    producers = {"data": ("fetch", "data")}
     for name, entry in dvc.items():
-        makers |= {path: (name, flag) for flag, path in flags(entry).items() if path in outs(entry)}
+        producers |= {path: (name, flag) for flag, path in flags(entry).items() if path in outs(entry)}
     return {
-        (name, flag): makers[path]
+        (name, flag): producers[path]
         for name, entry in dvc.items()
         for flag, path in flags(entry).items()
         if path in entry["deps"]
     }
 
 
-FOUND_WHEN_RUN = {"register": {"revision": "STRING", "run_id": "STRING"}}  # beside what the chain passes on
-NOT_REUSED = {"fetch", "register"}  # a branch moves, and so does the registry
+RUNTIME_PARAMETERS = {"register": {"revision": "STRING", "run_id": "STRING"}}  # besides params and digests
+NOT_REUSED = {"fetch", "register"}  # a branch can move, the registry can change
 
 
 def check_ir(ir: dict[str, Any], expected: Edges) -> None:
-    """Every stage is a task of that name, with its inputs, params and outputs; order comes from data alone. A digest
-    comes with each input from where that was made, or KFP would reuse steps whose data changed."""
+    """Every stage is a task of its name with its inputs, params and outputs; the data flow alone defines the order.
+    Each input comes with its digest, or KFP would reuse steps although their data changed."""
     tasks = ir["root"]["dag"]["tasks"]
     shapes = signatures() | {"fetch": Shape((), ("data",))}
     assert set(tasks) == set(shapes)
-    found: Edges = {}
+    edges: Edges = {}
     for name, task in tasks.items():
         component = ir["components"][task["componentRef"]["name"]]
-        wanted = component.get("inputDefinitions", {})
-        parameters = {key: value["parameterType"] for key, value in wanted.get("parameters", {}).items()}
-        made_here = component["outputDefinitions"]
-        assert set(wanted.get("artifacts", {})) == set(shapes[name].inputs), name
-        assert set(made_here["artifacts"]) == set(shapes[name].outputs), name
+        inputs = component.get("inputDefinitions", {})
+        parameters = {key: value["parameterType"] for key, value in inputs.get("parameters", {}).items()}
+        outputs = component["outputDefinitions"]
+        assert set(inputs.get("artifacts", {})) == set(shapes[name].inputs), name
+        assert set(outputs["artifacts"]) == set(shapes[name].outputs), name
         reused = name not in NOT_REUSED
         assert task["cachingOptions"].get("enableCache", False) == reused, name
         if name != "register":
-            told = {f"{output}_digest" for output in shapes[name].outputs} | (
+            names = {f"{output}_digest" for output in shapes[name].outputs} | (
                 {"revision"} if name == "fetch" else set()
             )
-            assert set(made_here["parameters"]) == told
+            assert set(outputs["parameters"]) == names
         if name == "fetch":
             assert parameters == {"repo": "STRING", "rev": "STRING"}
             continue
-        digests = {f"{one}_digest": "STRING" for one in shapes[name].inputs if reused}
-        assert parameters == {"params": "STRUCT", **digests, **FOUND_WHEN_RUN.get(name, {})}, name
-        given = task["inputs"]["parameters"]
-        assert given["params"] == {"componentInputParameter": name}, name
+        digests = {f"{key}_digest": "STRING" for key in shapes[name].inputs if reused}
+        assert parameters == {"params": "STRUCT", **digests, **RUNTIME_PARAMETERS.get(name, {})}, name
+        sources = task["inputs"]["parameters"]
+        assert sources["params"] == {"componentInputParameter": name}, name
         before = set()
         for key, source in task["inputs"]["artifacts"].items():
-            made = source["taskOutputArtifact"]
-            found[name, key] = made["producerTask"], made["outputArtifactKey"]
-            before.add(made["producerTask"])
+            output = source["taskOutputArtifact"]
+            edges[name, key] = output["producerTask"], output["outputArtifactKey"]
+            before.add(output["producerTask"])
             if reused:
-                digest = {"producerTask": made["producerTask"], "outputParameterKey": f"{key}_digest"}
-                assert given[f"{key}_digest"] == {"taskOutputParameter": digest}, name
+                digest = {"producerTask": output["producerTask"], "outputParameterKey": f"{key}_digest"}
+                assert sources[f"{key}_digest"] == {"taskOutputParameter": digest}, name
         assert set(task["dependentTasks"]) == before, f"{name} waits for more than its data"
-    assert found == expected
+    assert edges == expected
     check_containers(ir["deploymentSpec"]["executors"])
 
 
@@ -157,7 +157,7 @@ URL_WITH_PASSWORD = re.compile(r"://[^/\s]*:[^/\s]*@")
 
 
 def check_containers(executors: dict[str, Any]) -> None:
-    """Images are named by a version of ours, and no secret stands in the file for all to read."""
+    """Images are local and have a version; the file holds no secret."""
     for name, executor in executors.items():
         container = executor["container"]
         _, _, tag = container["image"].rpartition(":")
@@ -186,7 +186,7 @@ def test_the_pipeline_takes_params_yaml_as_it_is(ir: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", SECTIONS)
-def test_params_yaml_has_every_knob_and_no_other(name: str) -> None:
+def test_params_yaml_has_every_parameter_and_no_other(name: str) -> None:
     sections = yaml.safe_load((ROOT / "params.yaml").read_text())
     assert list(sections) == list(SECTIONS)
     assert list(sections[name]) == list(SECTIONS[name].model_fields)

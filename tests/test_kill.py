@@ -1,4 +1,4 @@
-"""Each stage is killed in the middle, again and again; then the same command ends as if nothing had happened."""
+"""Each stage is killed several times during its work; then the same command gives the same result as without kills."""
 
 import inspect
 import json
@@ -19,8 +19,8 @@ import pytest
 import torch
 import yaml
 
-from catalog.sample import sample
-from components.__main__ import stage
+from catalog.sample import write_sample
+from components.__main__ import load_stage
 from components.params import SECTIONS
 
 pytestmark = pytest.mark.slow
@@ -31,11 +31,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "evaluate": {"resamples": 200},
     "register": {"floors": {"ndcg@10": 0.0}, "budgets": {"model_mb": 500}, "promote": "auto"},
 }
-SHARD = 16  # rows, in place of components.featurize.ROWS
+SHARD = 16  # rows, in place of components.featurize.FILE_ROWS
 LIMIT = 120  # seconds
 KILLS = 20
 
-# What appears while a stage is at work, as patterns below its folder: the moments at which it is killed.
+# Files that appear while a stage runs, as patterns below its folder: when they appear, the stage is killed.
 MOMENTS = {
     "validate": [".validate.partial", ".validate.partial/expectations.json"],
     "featurize": [
@@ -57,12 +57,12 @@ MOMENTS = {
         ".register.partial/registration.json",
     ],
 }
-MEASURED = {"facts.json"}  # of evaluate: how long it took, so never twice the same
+MEASURED = {"facts.json"}  # of evaluate: holds times, which differ from run to run
 
 
 @pytest.fixture(scope="module", autouse=True)
 def server() -> Iterator[None]:
-    """A process that has imported the libraries, and from which the stages' processes are forked at once."""
+    """A process that has imported the libraries; the stages' processes are forked from it."""
     patch = pytest.MonkeyPatch()
     patch.chdir(ROOT)
     modules = [f"components.{name}" for name in SECTIONS]
@@ -73,9 +73,9 @@ def server() -> Iterator[None]:
 
 
 def start(name: str, paths: dict[str, Path]) -> BaseProcess:
-    """`python -m components NAME …`, in a process of its own."""
+    """Start `python -m components NAME …` in a separate process."""
     words = [name, "--params", str(paths["params"])]
-    for parameter in inspect.signature(stage(name)).parameters:
+    for parameter in inspect.signature(load_stage(name)).parameters:
         if parameter != "params":
             words += [f"--{parameter}", str(paths[parameter])]
     script = f"""
@@ -84,7 +84,7 @@ import components.featurize
 from components.__main__ import main
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.chdir({str(paths["work"])!r})
-components.featurize.ROWS = {SHARD}
+components.featurize.FILE_ROWS = {SHARD}
 sys.exit(main({words!r}))
 """
     process = multiprocessing.get_context("forkserver").Process(target=exec, args=(script, {}))
@@ -99,18 +99,18 @@ def run(name: str, paths: dict[str, Path]) -> None:
 
 
 def kill_when(appears: Callable[[], bool], process: BaseProcess) -> None:
-    """Kill -9 at that moment."""
+    """Kill the process with SIGKILL at that moment."""
     end = time.monotonic() + LIMIT
     while not appears():
-        assert process.is_alive() and time.monotonic() < end, "it ended before that moment"
+        assert process.is_alive() and time.monotonic() < end, "the process ended before that moment"
         time.sleep(0.001)
     process.kill()
     process.join()
-    assert process.exitcode == -signal.SIGKILL, "it ended before it was killed"
+    assert process.exitcode == -signal.SIGKILL, "the process ended before it was killed"
 
 
 def output_of(name: str) -> str:
-    return list(inspect.signature(stage(name)).parameters)[-1]
+    return list(inspect.signature(load_stage(name)).parameters)[-1]
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -123,14 +123,14 @@ def content(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def undisturbed(server: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Where each thing is, after a chain that nobody killed."""
+    """Paths of a chain that was not killed."""
     root = tmp_path_factory.mktemp("undisturbed")
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     for section, changes in SMALL.items():
         params[section] |= changes
     paths = {"work": root, "params": root / "params.yaml", "data": root / "data"}
     paths["params"].write_text(yaml.safe_dump(params))
-    sample(paths["data"], products=80, seed=3, queries=60, workers=1)
+    write_sample(paths["data"], products=80, seed=3, queries=60, workers=1)
     for name in SECTIONS:
         paths[output_of(name)] = root / name
         run(name, paths)
@@ -152,10 +152,10 @@ def test_a_killed_stage_ends_as_if_nothing_had_happened(
 
         kill_when(appears, start(name, paths))
         assert not output.exists()
-    if name == "train":  # each attempt went on from the last one's epoch
+    if name == "train":  # each attempt resumed from the last epoch
         checkpoint = torch.load(tmp_path / ".train.partial" / "checkpoint.pt", weights_only=True)
         assert len(checkpoint["history"]) >= MOMENTS["train"].count(".train.partial/checkpoint.pt")
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob(".featurize.partial/*/*.parquet")}
+    finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob(".featurize.partial/*/*.parquet")}
     run(name, paths)
 
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".partial")] == []
@@ -166,7 +166,7 @@ def test_a_killed_stage_ends_as_if_nothing_had_happened(
         assert before == after
     else:
         assert content(output) == content(undisturbed[output_of(name)])
-    for path, modified in kept.items():  # what was finished was not done again
+    for path, modified in finished.items():  # finished files were not written again
         assert (output / path.relative_to(tmp_path / ".featurize.partial")).stat().st_mtime_ns == modified
 
 
@@ -189,8 +189,8 @@ def one_run_and_one_version(work: Path) -> None:
 
 
 def test_register_may_be_killed_at_any_time(undisturbed: dict[str, Path], tmp_path: Path) -> None:
-    """At twenty times drawn over its whole length, once with every one of them; each time, all is well afterwards."""
-    paths = undisturbed | {"work": tmp_path / "whole", "registration": tmp_path / "whole" / "out"}
+    """Killed at twenty random times over its duration; each time, the next call completes it."""
+    paths = undisturbed | {"work": tmp_path / "undisturbed", "registration": tmp_path / "undisturbed" / "out"}
     paths["work"].mkdir()
     began = time.monotonic()
     run("register", paths)
@@ -205,11 +205,11 @@ def test_register_may_be_killed_at_any_time(undisturbed: dict[str, Path], tmp_pa
         process.join()
         run("register", paths | {"work": work, "registration": work / "out"})
         one_run_and_one_version(work)
-        said = [
+        registrations = [
             json.loads((folder / "registration.json").read_text())
             for folder in (paths["registration"], work / "out")
         ]
-        assert said[0] | {"run_id": ""} == said[1] | {"run_id": ""}
+        assert registrations[0] | {"run_id": ""} == registrations[1] | {"run_id": ""}
 
 
 def test_the_last_result_stays_until_the_next_is_whole(undisturbed: dict[str, Path], tmp_path: Path) -> None:

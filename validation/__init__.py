@@ -1,6 +1,6 @@
-"""Checks of a data set: rules, drift, near duplicates, and the champion's view of it."""
+"""Checks of a data set: rules, data drift, near duplicates, and the comparison with the champion's data."""
 
 import os
 
-# Great Expectations reports usage to its makers by default; an air-gapped run must not wait for that.
+# By default Great Expectations reports usage to its makers; a run without a network must not wait for that.
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")

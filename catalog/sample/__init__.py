@@ -1,8 +1,8 @@
-"""The sample catalogue: drawn from a seed at any size, and its truth is known.
+"""Generator of the sample catalogue: any size, reproducible by a seed, with known ground truth.
 
-Every product has a type, colour, pattern, brand and material. The picture shows the first three, the text carries the
-type and the last two; a query asks for both kinds, so neither pictures nor words alone can answer it. A quarter of the
-products have a clip, and a motion that only the clip shows; queries of the segment "video" ask for it.
+Every product has a type, colour, pattern, brand and material. The picture shows the first three; the text names the
+type and the last two. Queries ask for both kinds, so that neither pictures nor text alone are sufficient. A quarter of
+the products have a clip with a motion that only the clip shows; queries of the segment "video" ask for it.
 """
 
 import os
@@ -17,76 +17,95 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from catalog.sample.merchant import CODES, listing
-from catalog.sample.shopper import ask, judge
+from catalog.sample.listings import CODE_COUNT, make_listing
+from catalog.sample.queries import draw_judgements, draw_queries
+from catalog.sample.truth import Need
 from catalog.schema import DataError
-from catalog.store import TableWriter, fresh
+from catalog.store import TableWriter, new_atomic_dir
 
 A = TypeVar("A")
 B = TypeVar("B")
 
-TASK = 250  # products drawn by a process at a time
+TASK_PRODUCTS = 250  # products per task of a process
 
 
-def sample(out: Path, products: int, seed: int, queries: int = 720, workers: int | None = None) -> None:
-    """Draw a data set into a new folder.
+def write_sample(out: Path, products: int, seed: int, queries: int = 720, workers: int | None = None) -> None:
+    """Write a sample data set to a new folder.
 
-    The same arguments give the same bytes, whatever `workers`; memory does not grow with the number of products.
+    The same arguments give the same bytes with any number of workers. Memory does not grow with the number of products.
 
     Args:
-        workers: Processes that draw; by default one per core.
+        out: The new data set.
+        products: Number of products.
+        seed: Random seed.
+        queries: Number of queries.
+        workers: Number of processes; by default one per core.
 
     Raises:
-        DataError: for numbers that no catalogue can have, or a folder that cannot be written.
+        DataError: if a number is out of range, or the folder cannot be written.
     """
-    if not 1 <= products <= CODES:
-        raise DataError(f"--products {products}: give a number from 1 to {CODES:,}")
+    if not 1 <= products <= CODE_COUNT:
+        raise DataError(f"--products {products}: give a number from 1 to {CODE_COUNT:,}")
     if queries < 1 or seed < 0:
         raise DataError(
             f"--queries {queries} --seed {seed}: give at least one query, and a seed of 0 or more"
         )
-    with fresh(out) as folder:
-        needs = []
-        with TableWriter(
-            folder, "queries", without=["frequency"]
-        ) as table:  # nobody searches for what is drawn
-            for query in tqdm(ask(seed, products, queries), "queries", queries, unit="query", disable=None):
-                table.write(query.row)
-                needs.append(query.need)
-        with TableWriter(folder, "judgements", rows_per_file=1_000_000) as table:
-            for number, index, grade in judge(seed, products, needs):
-                table.write({"query_id": f"q{number:06d}", "product_id": f"p{index:08d}", "grade": grade})
-        tasks = (range(start, min(start + TASK, products)) for start in range(0, products, TASK))
-        with (
-            TableWriter(folder, "products") as table,
-            tqdm(desc="products", total=products, unit="product", disable=None) as progress,
-        ):
-            for rows in _in_order(partial(_listings, seed), tasks, workers or os.cpu_count() or 1):
-                for row in rows:
-                    table.write(row)
-                progress.update(len(rows))
+    with new_atomic_dir(out) as folder:
+        needs = _write_queries(folder, seed, products, queries)
+        _write_judgements(folder, seed, products, needs)
+        _write_products(folder, seed, products, workers or os.cpu_count() or 1)
 
 
-def _listings(seed: int, indices: range) -> list[dict[str, Any]]:
-    return [listing(seed, index) for index in indices]
+def _write_queries(folder: Path, seed: int, products: int, count: int) -> list[Need]:
+    """Write the queries; returns what each asks for."""
+    needs = []
+    queries = tqdm(draw_queries(seed, products, count), "queries", count, unit="query", disable=None)
+    with TableWriter(folder, "queries", without=["frequency"]) as table:  # no searches, no frequencies
+        for query in queries:
+            table.write(query.row)
+            needs.append(query.need)
+    return needs
 
 
-def _in_order(work: Callable[[A], B], tasks: Iterable[A], workers: int) -> Iterator[B]:
-    """`map` over processes: in order, with no more than a few results waiting."""
+def _write_judgements(folder: Path, seed: int, products: int, needs: list[Need]) -> None:
+    with TableWriter(folder, "judgements", rows_per_file=1_000_000) as table:
+        for number, index, grade in draw_judgements(seed, products, needs):
+            table.write({"query_id": f"q{number:06d}", "product_id": f"p{index:08d}", "grade": grade})
+
+
+def _write_products(folder: Path, seed: int, products: int, workers: int) -> None:
+    starts = range(0, products, TASK_PRODUCTS)
+    tasks = (range(start, min(start + TASK_PRODUCTS, products)) for start in starts)
+    with (
+        TableWriter(folder, "products") as table,
+        tqdm(desc="products", total=products, unit="product", disable=None) as progress,
+    ):
+        for rows in _map_in_order(partial(_make_listings, seed), tasks, workers):
+            for row in rows:
+                table.write(row)
+            progress.update(len(rows))
+
+
+def _make_listings(seed: int, indices: range) -> list[dict[str, Any]]:
+    return [make_listing(seed, index) for index in indices]
+
+
+def _map_in_order(work: Callable[[A], B], tasks: Iterable[A], workers: int) -> Iterator[B]:
+    """`map` over processes, in order and with only a few pending results."""
     if workers == 1:
         yield from map(work, tasks)
         return
-    # Spawned, as a fork would copy the caller's threads half-way; an interrupt is for the parent to handle.
+    # "spawn", because a fork would copy the caller's threads in any state. Only the parent handles an interrupt.
     pool = ProcessPoolExecutor(
         workers, get_context("spawn"), initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
     )
     try:
-        waiting: deque[Future[B]] = deque()
+        pending: deque[Future[B]] = deque()
         for task in tasks:
-            waiting.append(pool.submit(work, task))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            pending.append(pool.submit(work, task))
+            if len(pending) > 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -18,7 +18,7 @@ def arc(x: float, y: float, rx: float, ry: float, start: float = 0, stop: float 
     return list(zip(x + rx * np.cos(angles), y + ry * np.sin(angles), strict=True))
 
 
-def soft(points: Outline, rounds: int = 3) -> list[Point]:
+def smooth(points: Outline, rounds: int = 3) -> list[Point]:
     """A closed outline with its corners cut (Chaikin 1974): the limit is a quadratic B-spline."""
     path = np.array(points)
     for _ in range(rounds):
@@ -39,13 +39,13 @@ def box(left: float, top: float, right: float, bottom: float, radius: float = 0.
     ]
 
 
-def mirrored(half: Outline) -> list[Point]:
-    """Close the right half of an outline, given from top to bottom, with its reflection."""
+def mirror(half: Outline) -> list[Point]:
+    """Close the right half of an outline, ordered from top to bottom, with its reflection."""
     return [*half, *((-x, y) for x, y in reversed(half))]
 
 
 class Canvas:
-    """A picture being drawn: maps outlines to pixels, and knows the product's cloth.
+    """Draws outlines of a product, filled with its cloth, on a background.
 
     Args:
         ground: The background, at the oversampled size.
@@ -73,7 +73,7 @@ class Canvas:
         )
 
     def vary(self, low: float, high: float) -> float:
-        """A proportion for this product."""
+        """Draw a proportion of this product."""
         return float(self.rng.uniform(low, high))
 
     def pixels(self, points: Outline) -> list[Point]:
@@ -92,7 +92,7 @@ class Canvas:
         self.line([*points, points[0]], 0.022)
 
     def paint(self, points: Outline, colour: RGB, edge: bool = True) -> None:
-        """Cover an area with one colour, whatever the cloth."""
+        """Cover an area with one colour instead of the cloth."""
         self.brush.polygon(self.pixels(points), fill=colour)
         if edge:
             self.line([*points, points[0]], 0.016, blend(colour, (0, 0, 0), 0.4))

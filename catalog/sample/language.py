@@ -1,4 +1,4 @@
-"""Say things from vocabulary: pick words, join them to phrases, misspell them."""
+"""Text generation: pick words, join them to phrases, misspell them."""
 
 from collections.abc import Mapping, Sequence
 from string import Formatter
@@ -11,7 +11,7 @@ from catalog.sample.words import BRANDS, COLOURS, MATERIALS, MOTIONS, PATTERNS, 
 
 T = TypeVar("T")
 
-# How each attribute may be called, by its column of the truth and then by its value.
+# Words for each attribute: column of the truth → value → name and synonyms.
 NAMES: dict[int, Sequence[Sequence[str]]] = {
     KIND: [kind.words for kind in TYPES],
     COLOUR: [colour.words for colour in COLOURS],
@@ -23,34 +23,40 @@ NAMES: dict[int, Sequence[Sequence[str]]] = {
 
 
 def pick(rng: np.random.Generator, choices: Sequence[T]) -> T:
-    """One of them, each as likely."""
+    """Draw one of the choices with equal probabilities."""
     return choices[int(rng.integers(len(choices)))]
 
 
-def word(rng: np.random.Generator, attribute: int, value: int) -> str:
-    """A word for an attribute's value: its name as often as all its synonyms together."""
+def pick_word(rng: np.random.Generator, attribute: int, value: int) -> str:
+    """Draw a word for an attribute's value: the name with probability 0.5, else a synonym."""
     name, *synonyms = NAMES[attribute][value]
     return name if not synonyms or rng.random() < 0.5 else pick(rng, synonyms)
 
 
-def phrase(pieces: Sequence[str], words: Mapping[str, str]) -> str:
-    """Join pieces such as "made of {material}" with spaces, leaving out those whose word is not given.
+def join_phrase(pieces: Sequence[str], words: Mapping[str, str]) -> str:
+    """Join pieces such as "made of {material}" with spaces; skips pieces whose word is missing.
 
     >>> phrase(("{colour}", "mug", "by {brand}"), {"colour": "red"})
     'red mug'
     """
-    said = (p for p in pieces if all(words.get(slot) for _, slot, _, _ in Formatter().parse(p) if slot))
-    return " ".join(piece.format_map(words) for piece in said)
+    usable = (
+        piece
+        for piece in pieces
+        if all(words.get(slot) for _, slot, _, _ in Formatter().parse(piece) if slot)
+    )
+    return " ".join(piece.format_map(words) for piece in usable)
 
 
 def misspell(text: str, rng: np.random.Generator) -> str:
-    """Swap, drop or double one letter inside one longer word; a text of short words, or of codes, stays as it is."""
+    """Swap, drop or double one letter inside a word of five or more letters; unchanged if there is none."""
     words = text.split(" ")
-    longer = [place for place, word in enumerate(words) if len(word) >= 5 and word.isalpha()]
-    if not longer:
+    long_words = [index for index, word in enumerate(words) if len(word) >= 5 and word.isalpha()]
+    if not long_words:
         return text
-    place = pick(rng, longer)
-    at = int(rng.integers(1, len(words[place]) - 2))
-    before, a, b, after = words[place][:at], words[place][at], words[place][at + 1], words[place][at + 2 :]
-    words[place] = before + pick(rng, (b + a, a, a + a + b)) + after
+    index = pick(rng, long_words)
+    word = words[index]
+    at = int(rng.integers(1, len(word) - 2))
+    first, second = word[at], word[at + 1]
+    typo = pick(rng, (second + first, first, first + first + second))
+    words[index] = word[:at] + typo + word[at + 2 :]
     return " ".join(words)

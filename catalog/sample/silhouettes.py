@@ -1,11 +1,11 @@
-"""What each type of product looks like: one drawing each, registered by the type's name."""
+"""Drawings of the product types, registered by the type's name."""
 
 from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
 
-from catalog.sample.canvas import Canvas, arc, blend, box, mirrored, soft
+from catalog.sample.canvas import Canvas, arc, blend, box, mirror, smooth
 
 WOOD, METAL, GOLD, DARK, LIGHT = (142, 98, 58), (152, 155, 162), (204, 164, 72), (58, 56, 60), (238, 236, 230)
 GLOW = (255, 240, 190)
@@ -29,7 +29,7 @@ def shirt(c: Canvas) -> None:
     cuff = c.vary(0.0, 0.62)
     sleeve = [(0.98 - 0.12 * cuff, -0.1 + cuff), (0.72 - 0.08 * cuff, 0.0 + cuff)]
     half = [(0.2, -0.84), (0.58, -0.7), *sleeve, (0.52, -0.3), (0.54, 0.82), (0.25, 0.9), (0, 0.86)]
-    c.fill(mirrored(half))
+    c.fill(mirror(half))
     c.line([(0.52, -0.3), (0.5, -0.5)])
     c.line([(-0.52, -0.3), (-0.5, -0.5)])
     c.line([(0.07, -0.6), (0.07, 0.86)], 0.018)
@@ -45,7 +45,7 @@ def shirt(c: Canvas) -> None:
 def trousers(c: Canvas) -> None:
     flare = c.vary(-0.06, 0.1)
     half = [(0.4, -0.92), (0.5, -0.4), (0.5 + flare, 0.93), (0.14, 0.93), (0.03, -0.2)]
-    c.fill(mirrored(half))
+    c.fill(mirror(half))
     c.fill(box(-0.41, -0.93, 0.41, -0.78), tone=-0.2)
     c.line([(0, -0.78), (0, -0.2)])
     c.line([(0.09, -0.76), (0.09, -0.46), (0.0, -0.36)], 0.016)
@@ -63,10 +63,10 @@ def dress(c: Canvas) -> None:
     for side in (-1, 1):
         c.line([(side * 0.2, -0.6), (side * 0.17, -0.95)], 0.06)
     skirt = [(0.2, -0.1), (0.34, 0.25), (hem, 0.84), (hem * 0.6, 0.92), (hem * 0.25, 0.86), (0, 0.92)]
-    c.fill(mirrored(skirt))
+    c.fill(mirror(skirt))
     for x in (-0.5, -0.18, 0.18, 0.5):
         c.line([(x * 0.4, 0.02), (x * hem, 0.86)], 0.016)
-    c.fill(mirrored([(0, -0.52), (0.13, -0.62), (0.27, -0.68), (0.3, -0.45), (0.21, -0.08)]))
+    c.fill(mirror([(0, -0.52), (0.13, -0.62), (0.27, -0.68), (0.3, -0.45), (0.21, -0.08)]))
     c.fill(box(-0.225, -0.14, 0.225, 0.0), tone=-0.35)
 
 
@@ -100,9 +100,9 @@ def umbrella(c: Canvas) -> None:
 def sneakers(c: Canvas) -> None:
     upper = [(-0.86, 0.3), (-0.9, -0.42), (-0.62, -0.48), (-0.5, -0.24), (-0.2, -0.44), (0.02, -0.4), (0.34, 0.02),
              (0.8, 0.08), (0.98, 0.3), (0.95, 0.46), (-0.86, 0.46)]  # fmt: skip
-    c.fill(soft(upper, 2))
-    c.paint(soft([(0.56, 0.42), (0.5, 0.08), (0.8, 0.06), (1.0, 0.26), (0.98, 0.42)], 2), LIGHT)
-    c.fill(soft([(-0.9, 0.4), (-0.92, -0.3), (-0.66, -0.3), (-0.6, 0.4)], 2), tone=-0.25)
+    c.fill(smooth(upper, 2))
+    c.paint(smooth([(0.56, 0.42), (0.5, 0.08), (0.8, 0.06), (1.0, 0.26), (0.98, 0.42)], 2), LIGHT)
+    c.fill(smooth([(-0.9, 0.4), (-0.92, -0.3), (-0.66, -0.3), (-0.6, 0.4)], 2), tone=-0.25)
     sole = box(-0.95, 0.36, 1.0, 0.6, 0.1)
     c.paint(sole, LIGHT)
     c.line([(-0.9, 0.5), (0.96, 0.5)], 0.025, METAL)
@@ -116,7 +116,7 @@ def boots(c: Canvas) -> None:
     top = c.vary(-0.92, -0.74)
     boot = [(-0.5, top), (-0.5, top), (0.16, top), (0.16, top), (0.14, 0.1), (0.34, 0.26), (0.8, 0.32), (0.88, 0.62),
             (0.88, 0.7), (-0.52, 0.7), (-0.58, 0.66), (-0.46, 0.0)]  # fmt: skip
-    c.fill(soft(boot, 2))
+    c.fill(smooth(boot, 2))
     c.fill(box(-0.53, top - 0.04, 0.19, top + 0.16, 0.03), tone=-0.25)
     c.paint(box(-0.58, 0.66, 0.9, 0.76), DARK)
     c.paint([(-0.58, 0.74), (-0.14, 0.74), (-0.18, 0.95), (-0.56, 0.95)], DARK)
@@ -132,7 +132,7 @@ def heels(c: Canvas) -> None:
     c.paint([(-0.88, -0.3), (-0.6, -0.05), (tip + 0.04, 0.76), (tip - 0.04, 0.76)], DARK)
     shoe = [(-0.88, -0.66), (-0.76, -0.62), (-0.5, -0.2), (-0.1, 0.06), (0.24, 0.1), (0.5, 0.18), (1.04, 0.64),
             (0.98, 0.74), (0.16, 0.74), (-0.24, 0.42), (-0.6, 0.02), (-0.9, -0.1)]  # fmt: skip
-    c.fill(soft(shoe, 2))
+    c.fill(smooth(shoe, 2))
     c.line([(-0.2, 0.46), (0.12, 0.74), (0.96, 0.75)], 0.05, DARK)
     c.line([(-0.8, -0.56), (-0.48, -0.1), (-0.08, 0.16), (0.26, 0.2)], 0.03)
 
@@ -142,13 +142,13 @@ def backpack(c: Canvas) -> None:
     wide = c.vary(0.54, 0.64)
     for side in (-1, 1):
         c.line(
-            soft([(side * 0.3, -0.5), (side * 0.86, -0.3), (side * 0.86, 0.5), (side * 0.4, 0.7)], 2)[:12],
+            smooth([(side * 0.3, -0.5), (side * 0.86, -0.3), (side * 0.86, 0.5), (side * 0.4, 0.7)], 2)[:12],
             0.1,
         )
         c.fill(box(side * (wide + 0.04) - 0.13, 0.22, side * (wide + 0.04) + 0.13, 0.74, 0.1), tone=-0.25)
     c.line(arc(0, -0.78, 0.16, 0.16, 180, 360), 0.07)
     c.fill(
-        soft(
+        smooth(
             [
                 (-wide, 0.86),
                 (-wide, 0.86),
@@ -173,7 +173,7 @@ def handbag(c: Canvas) -> None:
     rise = c.vary(0.62, 0.86)
     c.line(arc(0, -0.12, 0.42, rise, 180, 360), 0.085)
     c.fill(
-        soft(
+        smooth(
             [
                 (-0.62, -0.2),
                 (-0.62, -0.2),
@@ -188,7 +188,7 @@ def handbag(c: Canvas) -> None:
         )
     )
     c.fill(
-        soft(
+        smooth(
             [
                 (-0.64, -0.2),
                 (-0.64, -0.2),
@@ -248,7 +248,7 @@ def teapot(c: Canvas) -> None:
     c.line(arc(-0.5, 0.08, 0.42, 0.38, 100, 285), 0.14)
     c.line(arc(-0.5, 0.08, 0.42, 0.38, 100, 285), 0.09, c.colour)
     c.fill(
-        soft(
+        smooth(
             [
                 (0.36, 0.42),
                 (0.36, 0.0),
@@ -263,7 +263,7 @@ def teapot(c: Canvas) -> None:
         tone=-0.08,
     )
     c.fill(arc(0, 0.18, 0.62, 0.56))
-    c.fill(soft([(-0.3, 0.66), (0.3, 0.66), (0.36, 0.8), (-0.36, 0.8)], 1), tone=-0.25)
+    c.fill(smooth([(-0.3, 0.66), (0.3, 0.66), (0.36, 0.8), (-0.36, 0.8)], 1), tone=-0.25)
     c.fill(arc(0, -0.3, 0.38, 0.24, 180, 360), tone=0.15)
     c.line([(-0.4, -0.3), (0.4, -0.3)], 0.05)
     c.dot(0, -0.6, 0.11, c.colour)
@@ -279,7 +279,7 @@ def plate(c: Canvas) -> None:
         c.line([(x, -0.62), (x, -0.3)], 0.035, METAL)
     c.line([(-0.97, -0.3), (-0.81, -0.3)], 0.06, METAL)
     c.line([(-0.89, -0.3), (-0.89, 0.66)], 0.06, METAL)
-    c.paint(soft([(0.82, -0.66), (0.98, -0.4), (0.95, 0.08), (0.82, 0.08)], 2), METAL)
+    c.paint(smooth([(0.82, -0.66), (0.98, -0.4), (0.95, 0.08), (0.82, 0.08)], 2), METAL)
     c.line([(0.88, 0.05), (0.88, 0.66)], 0.08, METAL)
 
 
@@ -292,7 +292,7 @@ def chair(c: Canvas) -> None:
     c.line([(0.34, back), (0.36, 0.1)], 0.09, WOOD)
     c.fill(box(-0.5, back, 0.4, back + 0.62, 0.1))
     c.fill(
-        soft(
+        smooth(
             [
                 (-0.56, 0.02),
                 (-0.56, 0.02),
@@ -344,7 +344,7 @@ def table_lamp(c: Canvas) -> None:
     belly = c.vary(0.24, 0.34)
     c.line([(0, -0.1), (0, 0.4)], 0.07, GOLD)
     c.paint(
-        soft([(-0.08, 0.12), (0.08, 0.12), (belly, 0.5), (0.12, 0.82), (-0.12, 0.82), (-belly, 0.5)]), GOLD
+        smooth([(-0.08, 0.12), (0.08, 0.12), (belly, 0.5), (0.12, 0.82), (-0.12, 0.82), (-belly, 0.5)]), GOLD
     )
     c.paint(box(-0.32, 0.78, 0.32, 0.9, 0.04), DARK)
     c.line(

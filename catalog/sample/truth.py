@@ -1,7 +1,7 @@
-"""What is true of the products of the sample catalogue, and which of them answer a need.
+"""Ground truth of the sample catalogue: the attributes of products, and their grades for a query.
 
-The truth of any product is drawn from the seed and its index alone, in chunks: it is never stored, so a catalogue of
-a million products needs no more memory than one of a thousand.
+The attributes depend only on the seed and the product's index. They are drawn in chunks and never stored, so memory
+does not grow with the number of products.
 """
 
 from functools import lru_cache
@@ -12,15 +12,15 @@ import numpy as np
 from catalog.sample.words import BRAND_SHARES, COLOURS, MATERIALS, MOTIONS, PATTERN_SHARES, TYPES
 from catalog.schema import COMPLEMENT, EXACT, IRRELEVANT, SUBSTITUTE
 
-CHUNK = 4096  # products drawn together; another value draws another catalogue
+CHUNK_PRODUCTS = 4096  # drawn together; another value gives another catalogue
 
-# Columns of a truth: each holds an index into TYPES, COLOURS, PATTERNS, BRANDS, MATERIALS, MOTIONS.
+# Columns of a truth; values are indices into TYPES, COLOURS, PATTERNS, BRANDS, MATERIALS, MOTIONS.
 KIND, COLOUR, PATTERN, BRAND, MATERIAL, MOTION = range(6)
 
-STILL = -1  # the motion of a product that has no clip
-CLIPPED = 0.25  # share of products that have one
+STILL = -1  # motion of a product without a clip
+CLIP_SHARE = 0.25  # share of products with a clip
 
-# One stream of random numbers per purpose.
+# Numbers of the random streams.
 TRUTHS, PRODUCTS, QUERIES, JUDGEMENTS, SPLITTING, MOVEMENTS, CLIPS = range(7)
 
 _KINDS = [kind.name for kind in TYPES]
@@ -38,7 +38,7 @@ _MATERIALS = np.array(
 class Need(NamedTuple):
     """What a query asks for: the values of `truth` (int array of six) in the columns `pinned`.
 
-    Type and colour are always pinned, so a split by (type, colour) keeps the exact matches of its queries to itself.
+    Type and colour are always pinned, so splits by (type, colour) share no exact match.
     """
 
     truth: np.ndarray
@@ -46,53 +46,59 @@ class Need(NamedTuple):
 
 
 @lru_cache(maxsize=4)
-def truths(seed: int, chunk: int) -> np.ndarray:
-    """The truths of products chunk × CHUNK and following: int8 array of shape (CHUNK, 6)."""
+def draw_truths(seed: int, chunk: int) -> np.ndarray:
+    """Draw the truths of one chunk of products: int8 array of shape (CHUNK_PRODUCTS, 6)."""
     rng = np.random.default_rng([seed, TRUTHS, chunk])
-    kind = rng.integers(len(TYPES), size=CHUNK)
-    colour = rng.integers(len(COLOURS), size=CHUNK)
-    pattern = rng.choice(len(PATTERN_SHARES), size=CHUNK, p=PATTERN_SHARES)
-    brand = rng.choice(len(BRAND_SHARES), size=CHUNK, p=BRAND_SHARES)
-    material = _MATERIALS[kind, (rng.random(CHUNK) * _MATERIAL_COUNTS[kind]).astype(int)]
+    kind = rng.integers(len(TYPES), size=CHUNK_PRODUCTS)
+    colour = rng.integers(len(COLOURS), size=CHUNK_PRODUCTS)
+    pattern = rng.choice(len(PATTERN_SHARES), size=CHUNK_PRODUCTS, p=PATTERN_SHARES)
+    brand = rng.choice(len(BRAND_SHARES), size=CHUNK_PRODUCTS, p=BRAND_SHARES)
+    material = _MATERIALS[kind, (rng.random(CHUNK_PRODUCTS) * _MATERIAL_COUNTS[kind]).astype(int)]
     rng = np.random.default_rng([seed, MOVEMENTS, chunk])
-    motion = np.where(rng.random(CHUNK) < CLIPPED, rng.integers(len(MOTIONS), size=CHUNK), STILL)
+    motion = np.where(
+        rng.random(CHUNK_PRODUCTS) < CLIP_SHARE, rng.integers(len(MOTIONS), size=CHUNK_PRODUCTS), STILL
+    )
     return np.stack([kind, colour, pattern, brand, material, motion], axis=1).astype(np.int8)
 
 
-def truth(seed: int, index: int) -> np.ndarray:
-    """The truth of one product: int8 array of six."""
-    return truths(seed, index // CHUNK)[index % CHUNK]
+def draw_truth(seed: int, index: int) -> np.ndarray:
+    """Draw the truth of one product: int8 array of six."""
+    return draw_truths(seed, index // CHUNK_PRODUCTS)[index % CHUNK_PRODUCTS]
 
 
-def grades(candidates: np.ndarray, need: Need) -> np.ndarray:
-    """How well products answer a need.
+def grade_products(candidates: np.ndarray, need: Need) -> np.ndarray:
+    """Grade products for a query.
 
-    Exact: the type and all that is pinned. Substitute: the type, and all but one. Complement: a type used together
-    with the wanted one, in the wanted colour. All else is irrelevant.
+    Exact: all pinned attributes match. Substitute: the type matches, and all other pinned attributes but one.
+    Complement: the type is used together with the query's type, and the colour matches. Others are irrelevant.
 
     Args:
         candidates: Truths, shape (N, 6).
+        need: What the query asks for.
 
     Returns:
         int8 array of shape (N,).
     """
-    wanted, others = need.truth, [column for column in need.pinned if column != KIND]
-    misses = (candidates[:, others] != wanted[others]).sum(axis=1)
-    fits = candidates[:, KIND] == wanted[KIND]
-    goes_with = (candidates[:, KIND] == _COMPLEMENTS[wanted[KIND]]) & (
-        candidates[:, COLOUR] == wanted[COLOUR]
+    truth, others = need.truth, [column for column in need.pinned if column != KIND]
+    mismatches = (candidates[:, others] != truth[others]).sum(axis=1)
+    same_kind = candidates[:, KIND] == truth[KIND]
+    complements = (candidates[:, KIND] == _COMPLEMENTS[truth[KIND]]) & (
+        candidates[:, COLOUR] == truth[COLOUR]
     )
     return np.select(
-        [fits & (misses == 0), fits & (misses == 1), goes_with], [EXACT, SUBSTITUTE, COMPLEMENT], IRRELEVANT
+        [same_kind & (mismatches == 0), same_kind & (mismatches == 1), complements],
+        [EXACT, SUBSTITUTE, COMPLEMENT],
+        IRRELEVANT,
     ).astype(np.int8)
 
 
-def resembles(candidates: np.ndarray, need: Need) -> np.ndarray:
-    """Which products look like an answer at first glance: the type, or the colour in another department.
+def find_look_alikes(candidates: np.ndarray, need: Need) -> np.ndarray:
+    """Find products that look similar: the same type, or the same colour in another department.
 
     Returns:
         Boolean array of shape (N,).
     """
     kind = need.truth[KIND]
-    elsewhere = _DEPARTMENTS[candidates[:, KIND]] != _DEPARTMENTS[kind]
-    return (candidates[:, KIND] == kind) | (elsewhere & (candidates[:, COLOUR] == need.truth[COLOUR]))
+    other_department = _DEPARTMENTS[candidates[:, KIND]] != _DEPARTMENTS[kind]
+    same_colour = candidates[:, COLOUR] == need.truth[COLOUR]
+    return (candidates[:, KIND] == kind) | (other_department & same_colour)

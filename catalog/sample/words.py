@@ -1,7 +1,6 @@
-"""What the sample catalogue sells and how people say it: data only.
+"""Vocabulary of the sample catalogue: product types, colours, patterns, motions, brands and materials.
 
-A word or phrase names one type, colour, pattern, motion, material or brand and no other, so that a text has one
-meaning.
+Every word or phrase has only one meaning.
 """
 
 from typing import NamedTuple
@@ -25,7 +24,7 @@ class ProductType(NamedTuple):
 
 
 class Colour(NamedTuple):
-    """One colour: how it is called, how it looks, and what a pattern upon it is printed in."""
+    """One colour: its words, its RGB value, and the RGB value of patterns on it."""
 
     words: tuple[str, ...]
     rgb: RGB
@@ -139,7 +138,7 @@ PATTERNS = (
 )
 PATTERN_SHARES = (0.32, 0.17, 0.17, 0.17, 0.17)
 
-# Of a product that has a clip; nothing else tells them.
+# Motions of products with a clip; no other column depends on them.
 MOTIONS = (
     ("swinging", "swaying", "rocking"),
     ("spinning", "twirling", "rotating"),
@@ -149,14 +148,14 @@ MOTIONS = (
 
 BRANDS = ("Nordvik", "Almera", "Tessolo", "Kestrane", "Velmont", "Ossaby", "Brunelle", "Quintara")
 BRAND_SHARES = (0.22, 0.18, 0.14, 0.12, 0.1, 0.09, 0.08, 0.07)
-BRAND_PRICE = (1.0, 0.9, 1.2, 0.8, 1.6, 1.1, 1.4, 0.7)  # dearer and cheaper makers
+BRAND_PRICE = (1.0, 0.9, 1.2, 0.8, 1.6, 1.1, 1.4, 0.7)  # factor of the price
 
 MATERIALS = tuple(sorted({material for kind in TYPES for material in kind.materials}))
 
 LINES = ("Alba", "Birk", "Cala", "Dova", "Elmo", "Fjell", "Gala", "Hilde", "Isla", "Juno", "Kira", "Lumo", "Mira",
          "Nola", "Orla", "Pila", "Runa", "Sol", "Tova", "Una", "Vala", "Wren", "Yara", "Zeno")  # fmt: skip
 
-SIZES = {  # of a department: what is measured, and the values
+SIZES = {  # department → measure and its values
     "clothing": ("size", ("XS", "S", "M", "L", "XL")),
     "accessories": ("size", ("small", "medium", "large")),
     "shoes": ("EU size", ("36", "37", "38", "39", "40", "41", "42", "43", "44", "45")),
@@ -166,7 +165,7 @@ SIZES = {  # of a department: what is measured, and the values
     "lighting": ("height", ("30 cm", "45 cm", "90 cm", "150 cm")),
 }
 
-CARE = {  # of a department
+CARE = {  # department → sentences
     "clothing": ("Wash at 30 °C.", "Dry clean only.", "Wash inside out, do not tumble dry."),
     "accessories": ("Wipe or hand wash.", "Dry flat, away from heat."),
     "shoes": ("Brush off dirt when dry.", "Treat with a protecting spray before first use."),

@@ -1,4 +1,7 @@
-"""Published formats, and tables of your own, as Vitrine data sets: one file per format, found by name in `SOURCES`."""
+"""Importers of published formats and of your own tables: one file per format, registered by name.
+
+Formats outside of this package are files in `plugins/`.
+"""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -7,16 +10,17 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, TypeVar
 
+import plugins
 from catalog.conversion import Row, convert
-from catalog.download import Web
-from catalog.reading import Files
+from catalog.download import Downloader
+from catalog.files import Files
 from catalog.schema import HUMAN
-from catalog.splits import split
+from catalog.splits import assign_splits
 
 Importer = TypeVar("Importer", bound=Callable[..., Iterator[Row]])
 
-# name → function(files: Files, *, …), which gives products, then queries, then judgements; its keyword arguments are
-# the format's options, with their defaults, and the first line of its docstring says what it reads
+# Name → function(files: Files, *, option=default, …) that yields products, then queries, then judgements. The first
+# line of its docstring is the help of the format, "Args:" is that of the options. Look names up with `load_sources`.
 SOURCES: dict[str, Callable[..., Iterator[Row]]] = {}
 
 
@@ -30,55 +34,64 @@ def source(name: str) -> Callable[[Importer], Importer]:
     return register
 
 
-def options(name: str) -> Mapping[str, inspect.Parameter]:
-    """The options of a format, by name."""
+def load_sources() -> Mapping[str, Callable[..., Iterator[Row]]]:
+    """Load the plugins, and return all importers by the name of their format."""
+    plugins.load()
+    return SOURCES
+
+
+def importer_options(name: str) -> Mapping[str, inspect.Parameter]:
+    """The options of a format by name: the keyword-only arguments of its importer."""
     return {
-        key: one
-        for key, one in inspect.signature(SOURCES[name]).parameters.items()
-        if one.kind is inspect.Parameter.KEYWORD_ONLY
+        key: parameter
+        for key, parameter in inspect.signature(load_sources()[name]).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
 
 
-def own_queries(where: str, asked: Mapping[str, str], judged_by: str = HUMAN) -> Iterator[Row]:
-    """The queries of a source that nobody split.
+def query_rows(where: str, query_ids: Mapping[str, str], judged_by: str = HUMAN) -> Iterator[Row]:
+    """Yield the queries of a source that has no splits; assigns the splits.
 
     Args:
-        where: The file they are in.
-        asked: Normalised text → id.
-        judged_by: Of `catalog.schema.JUDGED_BY`.
+        where: The file of the queries.
+        query_ids: Normalised text → id.
+        judged_by: One of `catalog.schema.JUDGED_BY`.
     """
-    splits = split(asked)
-    for text, identity in asked.items():
-        own = {"query_id": identity, "text": text, "split": splits[text], "judged_by": judged_by}
-        yield Row("queries", where, own)
+    splits = assign_splits(query_ids)
+    for text, query_id in query_ids.items():
+        values = {"query_id": query_id, "text": text, "split": splits[text], "judged_by": judged_by}
+        yield Row("queries", where, values)
 
 
-def import_from(name: str, source: Path, out: Path, private: bool = False, **chosen: Any) -> dict[str, int]:
+def import_data(name: str, source: Path, out: Path, private: bool = False, **options: Any) -> dict[str, int]:
     """Import a data set; the same source and options give the same bytes.
 
     Args:
-        name: Of the format; see `SOURCES`.
+        name: Name of the format; see `load_sources`.
         source: The file, zip or folder as published.
-        out: Gets the data set.
-        private: Whether pictures may be downloaded from addresses that only this network knows.
-        chosen: Options of the format.
+        out: The new data set.
+        private: Whether pictures may be downloaded from servers with private addresses.
+        options: Options of the format.
 
     Returns:
-        Rows by table, and how many were left out; see `catalog.conversion.convert`.
+        Number of rows by table, and of rejections; see `catalog.conversion.convert`.
 
     Raises:
-        DataError: where the source is not what the format says.
+        DataError: if the source does not have the layout of the format.
     """
-    looked = [source, *(sorted(source.iterdir()) if source.is_dir() else [])]
-    made_from = {
+    importer = load_sources()[name]
+    paths = [source, *(sorted(source.iterdir()) if source.is_dir() else [])]
+    provenance = {
         "format": name,
-        "options": {key: str(value) for key, value in chosen.items()},
-        "files": [[str(one), one.stat().st_size, one.stat().st_mtime_ns] for one in looked if one.exists()],
+        "options": {key: str(value) for key, value in options.items()},
+        "files": [
+            [str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths if path.exists()
+        ],
     }
-    with Web(out.with_name(f".{out.name}.downloads"), private) as web:
-        with Files(source, web) as files:
-            counts = convert(name, SOURCES[name](files, **chosen), files.faults, out, made_from)
-        web.forget()
+    with Downloader(out.with_name(f".{out.name}.downloads"), private) as downloader:
+        with Files(source, downloader) as files:
+            counts = convert(name, importer(files, **options), files.faults, out, provenance)
+        downloader.clear()
     return counts
 
 

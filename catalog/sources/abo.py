@@ -3,12 +3,13 @@
 https://amazon-berkeley-objects.s3.amazonaws.com/index.html (Collins et al., CVPR 2022)
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
 from catalog.conversion import Row
-from catalog.reading import Files, rows
+from catalog.files import Files
+from catalog.reading import read_rows
 from catalog.schema import DataError
 from catalog.sources import source
 
@@ -19,42 +20,51 @@ def abo(files: Files, *, language: str = "en") -> Iterator[Row]:
 
     Args:
         files: The unpacked archives.
-        language: Of the texts, as in "en" or "en_US"; a product that has none of it keeps the first that it has.
+        language: Language of the texts, such as "en" or "en_US"; without it, a product keeps its first language.
     """
-    listings = files.all("listings/metadata/listings_*.json*") or files.all("listings_*.json*")
+    listings = files.find_all("listings/metadata/listings_*.json*") or files.find_all("listings_*.json*")
     if not listings:
         raise DataError(f"{files.source}: no listings/metadata/listings_*.json.gz")
-    pictures: dict[str, str] = {}
-    if table := files.find("images/metadata/images.csv*"):
-        folder = PurePosixPath(table).parents[1] / "small"
-        for one in rows(files, table, ["image_id", "path"]):
-            pictures[one.values["image_id"]] = str(folder / one.values["path"])
+    pictures = _read_picture_names(files)
     for name in listings:
-        for one in rows(files, name, ["item_id"]):
-            values = one.values
-            nodes = [node.get("node_name") or "" for node in values.get("node") or []]
-            main = pictures.get(str(values.get("main_image_id")))
-            own = {
-                "product_id": values["item_id"],
-                "title": _first(values.get("item_name"), language),
-                "description": "\n".join(_all(values.get("bullet_point"), language)),
-                "category": (nodes[0].strip("/") if nodes else "")
-                or _first(values.get("product_type"), language),
-                "brand": _first(values.get("brand"), language),
-                "color": _first(values.get("color"), language),
-                "material": _first(values.get("material"), language),
-                "image": files.picture(main) if main and files.has(main) else None,
-            }
-            yield Row("products", one.where, own)
+        for record in read_rows(files, name, ["item_id"]):
+            picture = pictures.get(str(record.values.get("main_image_id")))
+            image = files.get_media(picture) if picture and files.has(picture) else None
+            yield Row("products", record.where, _product_values(record.values, language) | {"image": image})
 
 
-def _all(values: Any, language: str) -> list[str]:
-    """The texts of a language, or of the first there is."""
-    told = [one for one in values or [] if one.get("value")]
-    own = [one["value"] for one in told if str(one.get("language_tag", "")).startswith(language)]
-    first = told[0].get("language_tag") if told else None
-    return own or [one["value"] for one in told if one.get("language_tag") == first]
+def _read_picture_names(files: Files) -> dict[str, str]:
+    """Read the list of pictures: image id → file name."""
+    table = files.find("images/metadata/images.csv*")
+    if not table:
+        return {}
+    folder = PurePosixPath(table).parents[1] / "small"
+    return {
+        record.values["image_id"]: str(folder / record.values["path"])
+        for record in read_rows(files, table, ["image_id", "path"])
+    }
 
 
-def _first(values: Any, language: str) -> str | None:
-    return next(iter(_all(values, language)), None)
+def _product_values(item: Mapping[str, Any], language: str) -> dict[str, Any]:
+    nodes = [node.get("node_name") or "" for node in item.get("node") or []]
+    return {
+        "product_id": item["item_id"],
+        "title": _first_text(item.get("item_name"), language),
+        "description": "\n".join(_select_texts(item.get("bullet_point"), language)),
+        "category": (nodes[0].strip("/") if nodes else "") or _first_text(item.get("product_type"), language),
+        "brand": _first_text(item.get("brand"), language),
+        "color": _first_text(item.get("color"), language),
+        "material": _first_text(item.get("material"), language),
+    }
+
+
+def _select_texts(entries: Any, language: str) -> list[str]:
+    """Select the texts in a language; if there are none, those in the language of the first text."""
+    entries = [entry for entry in entries or [] if entry.get("value")]
+    texts = [entry["value"] for entry in entries if str(entry.get("language_tag", "")).startswith(language)]
+    first = entries[0].get("language_tag") if entries else None
+    return texts or [entry["value"] for entry in entries if entry.get("language_tag") == first]
+
+
+def _first_text(entries: Any, language: str) -> str | None:
+    return next(iter(_select_texts(entries, language)), None)

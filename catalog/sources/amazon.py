@@ -4,8 +4,8 @@
 (https://cseweb.ucsd.edu/~jmcauley/datasets/amazon_v2/, Ni et al., 2019); 2023: `meta_CATEGORY.jsonl`, `CATEGORY.jsonl`,
 both with or without .gz (https://amazon-reviews-2023.github.io/, Hou et al., 2024).
 
-They hold no queries. As is usual with this data (Van Gysel et al., 2016; Ai et al., 2017), a query is the words of a
-category, here also with a brand, and what shoppers of it reviewed is what they were after: `implicit`.
+They hold no queries. As usual with this data (Van Gysel et al., 2016; Ai et al., 2017), a query consists of the words
+of a category, here also with a brand. Products with reviews are relevant: the judgements are `implicit`.
 """
 
 import html
@@ -15,31 +15,32 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from catalog.conversion import Row
-from catalog.reading import Files, rows
+from catalog.files import Files
+from catalog.reading import read_rows
 from catalog.schema import EXACT, IMPLICIT, IRRELEVANT, SUBSTITUTE, DataError
-from catalog.sources import own_queries, source
+from catalog.sources import query_rows, source
 from catalog.text import normalise
 
-LIKED = 4.0  # stars, on the mean, from which a product is what its buyers wanted
-FEWEST = 2  # products with reviews that a query needs
-UNRELATED = 10  # products of no shared category that each query is given as irrelevant
-DEPTH = 3  # levels of categories that a query's words are taken from, from the last up
+MIN_STARS = 4.0  # mean rating from which a product is exact
+MIN_REVIEWED = 2  # reviewed products that a query needs
+IRRELEVANT_PRODUCTS = 10  # per query, from other categories
+CATEGORY_LEVELS = 3  # last levels of a category path that become queries
 
 
 def _image_2018(values: Mapping[str, Any]) -> str | None:
-    found = values.get("imageURLHighRes") or values.get("imageURL")
-    return str(found[0]) if found else None
+    addresses = values.get("imageURLHighRes") or values.get("imageURL")
+    return str(addresses[0]) if addresses else None
 
 
 def _image_2023(values: Mapping[str, Any]) -> str | None:
     main: dict[str, str] = next(
-        (one for one in values.get("images") or [] if one.get("variant") == "MAIN"), {}
+        (image for image in values.get("images") or [] if image.get("variant") == "MAIN"), {}
     )
     return main.get("hi_res") or main.get("large")
 
 
 class Layout(NamedTuple):
-    """Where a release keeps what."""
+    """Names of the columns in a release."""
 
     product: str
     category: str
@@ -47,7 +48,7 @@ class Layout(NamedTuple):
     description: str
     bullets: str
     stars: str
-    image: Callable[[Mapping[str, Any]], str | None]  # address of the main picture, the larger one of two
+    image: Callable[[Mapping[str, Any]], str | None]  # returns the address of the largest main picture
 
 
 LAYOUTS = {
@@ -61,10 +62,10 @@ def amazon_2018(files: Files, *, pictures: bool = False) -> Iterator[Row]:
     """Amazon product data 2018: meta_*.json.gz, and reviews as implicit judgements.
 
     Args:
-        files: The metadata, and reviews if there are any.
-        pictures: Download the pictures that it names.
+        files: The metadata, and reviews if you have them.
+        pictures: Download the pictures of the metadata.
     """
-    return _amazon(files, LAYOUTS[2018], pictures)
+    return _import_release(files, LAYOUTS[2018], pictures)
 
 
 @source("amazon_2023")
@@ -72,91 +73,117 @@ def amazon_2023(files: Files, *, pictures: bool = False) -> Iterator[Row]:
     """Amazon Reviews 2023: meta_*.jsonl, and reviews as implicit judgements.
 
     Args:
-        files: The metadata, and reviews if there are any.
-        pictures: Download the pictures that it names.
+        files: The metadata, and reviews if you have them.
+        pictures: Download the pictures of the metadata.
     """
-    return _amazon(files, LAYOUTS[2023], pictures)
+    return _import_release(files, LAYOUTS[2023], pictures)
 
 
-def _amazon(files: Files, layout: Layout, pictures: bool) -> Iterator[Row]:
-    meta = files.need("meta_*.json*")
+def _import_release(files: Files, layout: Layout, pictures: bool) -> Iterator[Row]:
+    metadata = files.require("meta_*.json*")
     if files.source.is_file() and not files.zip:
-        meta = files.source.name
-    shelves: dict[str, set[str]] = defaultdict(set)  # query → products
-    of: dict[str, set[str]] = {}
-    for one in rows(files, meta, [layout.product]):
-        values, product = one.values, str(one.values[layout.product])
-        category = [str(part) for part in values.get(layout.category) or [] if part and "<" not in str(part)]
-        category = list(dict.fromkeys(category or filter(None, [values.get("main_category")])))
-        brand = re.sub(
-            r"^(by|visit the)\s+|\s+store$", "", str(values.get(layout.brand) or "").strip(), flags=re.I
-        )
-        told = [*_list(values.get(layout.description)), *_list(values.get(layout.bullets))]
-        address = layout.image(values) if pictures else None
-        own = {
-            "product_id": product,
-            "title": html.unescape(str(values.get("title") or "")),
-            "description": html.unescape("\n".join(told)),
+        metadata = files.source.name
+    products_by_text: dict[str, set[str]] = defaultdict(set)  # text of a query → products
+    product_ids: set[str] = set()
+    for record in read_rows(files, metadata, [layout.product]):
+        category, brand = _parse_category(record.values, layout), _parse_brand(record.values, layout)
+        address = layout.image(record.values) if pictures else None
+        values = _product_values(record.values, layout) | {
             "category": "/".join(part.replace("/", "-") for part in category),
             "brand": brand,
-            "price": values.get("price") if _is_price(values.get("price")) else None,
-            "currency": "USD" if _is_price(values.get("price")) else None,  # both releases are of amazon.com
-            "image": files.picture(address) if address else None,
+            "image": files.get_media(address) if address else None,
         }
-        yield Row("products", one.where, own)
-        if own["title"] and product not in of:
-            of[product] = {text for text in _asked(category, brand) if text}
-            for text in of[product]:
-                shelves[text].add(product)
-    reviews = _reviews(files, meta)
+        yield Row("products", record.where, values)
+        product = values["product_id"]
+        if values["title"] and product not in product_ids:
+            product_ids.add(product)
+            for text in filter(None, _query_texts(category, brand)):
+                products_by_text[text].add(product)
+    reviews = _find_reviews(files, metadata)
     if reviews:
-        yield from _implicit(files, reviews, layout, shelves, of)
+        means = _mean_stars(files, reviews, layout, product_ids)
+        yield from _implicit_judgements(files, reviews, means, products_by_text, product_ids)
 
 
-def _list(value: Any) -> list[str]:
+def _product_values(item: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
+    texts = [*_as_list(item.get(layout.description)), *_as_list(item.get(layout.bullets))]
+    has_price = _is_price(item.get("price"))
+    return {
+        "product_id": str(item[layout.product]),
+        "title": html.unescape(str(item.get("title") or "")),
+        "description": html.unescape("\n".join(texts)),
+        "price": item.get("price") if has_price else None,
+        "currency": "USD" if has_price else None,  # both releases are of amazon.com
+    }
+
+
+def _parse_category(item: Mapping[str, Any], layout: Layout) -> list[str]:
+    """The levels of the category path, without duplicates and HTML."""
+    levels = [str(part) for part in item.get(layout.category) or [] if part and "<" not in str(part)]
+    return list(dict.fromkeys(levels or filter(None, [item.get("main_category")])))
+
+
+def _parse_brand(item: Mapping[str, Any], layout: Layout) -> str:
+    brand = str(item.get(layout.brand) or "").strip()
+    return re.sub(r"^(by|visit the)\s+|\s+store$", "", brand, flags=re.I)
+
+
+def _as_list(value: Any) -> list[str]:
     return [str(part) for part in value if part] if isinstance(value, list) else [str(value)] if value else []
 
 
 def _is_price(value: Any) -> bool:
-    """The release of 2018 holds pieces of style sheets in the place of some prices."""
+    """Whether a value is a price; the release of 2018 has parts of style sheets in this column."""
     return value is not None and len(str(value)) < 20
 
 
-def _asked(category: list[str], brand: str) -> Iterator[str | None]:
-    for part in category[-DEPTH:]:
+def _query_texts(category: list[str], brand: str) -> Iterator[str | None]:
+    for part in category[-CATEGORY_LEVELS:]:
         yield normalise(part)
         yield normalise(f"{brand} {part}") if brand else None
 
 
-def _reviews(files: Files, meta: str) -> str | None:
-    category = re.sub(r"^.*meta_|\.jsonl?(\.gz)?$", "", meta)
+def _find_reviews(files: Files, metadata: str) -> str | None:
+    category = re.sub(r"^.*meta_|\.jsonl?(\.gz)?$", "", metadata)
     return files.find(f"{category}_5.json*", f"{category}.json*")
 
 
-def _implicit(
-    files: Files, reviews: str, layout: Layout, shelves: Mapping[str, set[str]], of: Mapping[str, set[str]]
+def _mean_stars(files: Files, reviews: str, layout: Layout, product_ids: set[str]) -> dict[str, float]:
+    """Product id → mean rating, for products with reviews."""
+    sums: dict[str, list[float]] = defaultdict(lambda: [0, 0])
+    for record in read_rows(files, reviews, [layout.stars]):
+        product = str(record.values.get(layout.product) or record.values.get("asin"))
+        rating = record.values[layout.stars]
+        if product in product_ids and isinstance(rating, (int, float)) and 1 <= rating <= 5:
+            sums[product][0] += rating
+            sums[product][1] += 1
+    return {product: total / count for product, (total, count) in sums.items()}
+
+
+def _implicit_judgements(
+    files: Files,
+    reviews: str,
+    means: Mapping[str, float],
+    products_by_text: Mapping[str, set[str]],
+    product_ids: set[str],
 ) -> Iterator[Row]:
-    stars: dict[str, list[float]] = defaultdict(lambda: [0, 0])
-    for one in rows(files, reviews, [layout.stars]):
-        product, rating = (
-            str(one.values.get(layout.product) or one.values.get("asin")),
-            one.values[layout.stars],
+    """Yield queries with enough reviewed products, and their judgements."""
+    reviewed = {text: sorted(ids & means.keys()) for text, ids in sorted(products_by_text.items())}
+    reviewed = {text: ids for text, ids in reviewed.items() if MIN_REVIEWED <= len(ids) < len(product_ids)}
+    if not reviewed:
+        raise DataError(
+            f"{files.source}: no category or brand has {MIN_REVIEWED} reviewed products; add the file of reviews"
         )
-        if product in of and isinstance(rating, (int, float)) and 1 <= rating <= 5:
-            stars[product][0] += rating
-            stars[product][1] += 1
-    means = {product: total / count for product, (total, count) in stars.items()}
-    asked = {text: sorted(shelf & means.keys()) for text, shelf in sorted(shelves.items())}
-    asked = {text: shelf for text, shelf in asked.items() if len(shelf) >= FEWEST and len(shelf) < len(of)}
-    if not asked:
-        raise DataError(f"{files.source}: no category or brand has {FEWEST} products that were reviewed")
-    ids = {text: f"q{number}" for number, text in enumerate(asked)}
-    yield from own_queries(reviews, ids, IMPLICIT)
-    others = sorted(of)
-    step = max(1, len(others) // (3 * UNRELATED))
-    for number, (text, shelf) in enumerate(asked.items()):
-        far = [one for one in others[number % step :: step] if one not in shelves[text]]
-        grades = {product: EXACT if means[product] >= LIKED else SUBSTITUTE for product in shelf}
-        for product, grade in (grades | dict.fromkeys(far[:UNRELATED], IRRELEVANT)).items():
-            own = {"query_id": ids[text], "product_id": product, "grade": grade}
-            yield Row("judgements", reviews, own)
+    query_ids = {text: f"q{number}" for number, text in enumerate(reviewed)}
+    yield from query_rows(reviews, query_ids, IMPLICIT)
+    ordered = sorted(product_ids)
+    step = max(1, len(ordered) // (3 * IRRELEVANT_PRODUCTS))
+    for number, (text, ids) in enumerate(reviewed.items()):
+        grades = {product: EXACT if means[product] >= MIN_STARS else SUBSTITUTE for product in ids}
+        others = [
+            product for product in ordered[number % step :: step] if product not in products_by_text[text]
+        ]
+        grades |= dict.fromkeys(others[:IRRELEVANT_PRODUCTS], IRRELEVANT)
+        for product, grade in grades.items():
+            values = {"query_id": query_ids[text], "product_id": product, "grade": grade}
+            yield Row("judgements", reviews, values)

@@ -6,59 +6,66 @@ https://github.com/beir-cellar/beir (Thakur et al., NeurIPS 2021)
 from collections.abc import Iterator
 
 from catalog.conversion import Row
-from catalog.reading import Files, rows
+from catalog.files import Files
+from catalog.reading import Record, read_rows
 from catalog.schema import EXACT, HUMAN, IRRELEVANT, SUBSTITUTE
 from catalog.sources import source
-from catalog.splits import SHARES, split
+from catalog.splits import SHARES, assign_splits
 
-SPLITS = {"train": "train", "dev": "valid", "test": "test"}
+SPLIT_NAMES = {"train": "train", "dev": "valid", "test": "test"}
 
 
 @source("beir")
 def beir(files: Files) -> Iterator[Row]:
-    """BEIR's layout: the highest score that a set uses is exact, 0 irrelevant, what lies between a substitute.
+    """BEIR's layout: the highest score of a data set becomes exact, 0 irrelevant, scores in between substitute.
 
-    A query is in the split of the qrels that judge it; splits without a file are cut out of the others.
+    A query is in the split of the qrels file that judges it; missing splits are cut out of the others.
     """
-    corpus, queries = files.need("corpus.jsonl*"), files.need("queries.jsonl*")
-    for one in rows(files, corpus, ["_id", "text"]):
-        title, text = one.values.get("title"), one.values["text"]
-        yield Row(
-            "products",
-            one.where,
-            {"product_id": one.values["_id"], "title": title or text, "description": text},
-        )
-    tables = {ours: files.find(f"qrels/{name}.tsv") for name, ours in SPLITS.items()}
-    found = [(ours, name) for ours, name in tables.items() if name] or [("train", files.need("qrels/*.tsv"))]
-    judged = [
-        (ours, one)
-        for ours, name in found
-        for one in rows(files, name, ["query-id", "corpus-id", "score"], delimiter="\t")
+    corpus, queries = files.require("corpus.jsonl*"), files.require("queries.jsonl*")
+    for record in read_rows(files, corpus, ["_id", "text"]):
+        title, text = record.values.get("title"), record.values["text"]
+        values = {"product_id": record.values["_id"], "title": title or text, "description": text}
+        yield Row("products", record.where, values)
+    judgements = _read_judgements(files)
+    splits = _fill_missing_splits({record.values["query-id"]: split for split, record in judgements})
+    for record in read_rows(files, queries, ["_id", "text"]):
+        query_id, text = record.values["_id"], record.values["text"]
+        if query_id in splits:
+            values = {"query_id": query_id, "text": text, "split": splits[query_id], "judged_by": HUMAN}
+            yield Row("queries", record.where, values)
+    scores = (record.values["score"] for _, record in judgements)
+    highest = max((int(score) for score in scores if score.isdigit()), default=1)
+    for _, record in judgements:
+        values = {
+            "query_id": record.values["query-id"],
+            "product_id": record.values["corpus-id"],
+            "grade": _grade(record.values["score"], highest),
+        }
+        yield Row("judgements", record.where, values)
+
+
+def _read_judgements(files: Files) -> list[tuple[str, Record]]:
+    """Read the qrels files: pairs of split and row. A single file of any other name is the training split."""
+    tables = {split: files.find(f"qrels/{name}.tsv") for name, split in SPLIT_NAMES.items()}
+    names = [(split, name) for split, name in tables.items() if name]
+    return [
+        (split, record)
+        for split, name in names or [("train", files.require("qrels/*.tsv"))]
+        for record in read_rows(files, name, ["query-id", "corpus-id", "score"], delimiter="\t")
     ]
-    of = _splits({one.values["query-id"]: ours for ours, one in judged})
-    for one in rows(files, queries, ["_id", "text"]):
-        if one.values["_id"] in of:
-            own = {"query_id": one.values["_id"], "text": one.values["text"], "split": of[one.values["_id"]]}
-            yield Row("queries", one.where, {**own, "judged_by": HUMAN})
-    best = max((int(one.values["score"]) for _, one in judged if one.values["score"].isdigit()), default=1)
-    for _, one in judged:
-        own = {"query_id": one.values["query-id"], "product_id": one.values["corpus-id"]}
-        yield Row("judgements", one.where, own | {"grade": _grade(one.values["score"], best)})
 
 
-def _splits(of: dict[str, str]) -> dict[str, str]:
-    """Splits that have no queries get a share of those of the largest."""
-    for lacking in (name for name in SHARES if name not in of.values()):
-        largest = max(SHARES, key=list(of.values()).count)
-        share = SHARES[lacking] / (SHARES[lacking] + SHARES[largest])
-        cut = split(
-            (key for key, name in of.items() if name == largest), {largest: 1 - share, lacking: share}
-        )
-        of = of | cut
-    return of
+def _fill_missing_splits(splits: dict[str, str]) -> dict[str, str]:
+    """Move a share of the largest split's queries to each split that has none."""
+    for missing in (name for name in SHARES if name not in splits.values()):
+        largest = max(SHARES, key=list(splits.values()).count)
+        share = SHARES[missing] / (SHARES[missing] + SHARES[largest])
+        queries = (key for key, name in splits.items() if name == largest)
+        splits = splits | assign_splits(queries, {largest: 1 - share, missing: share})
+    return splits
 
 
-def _grade(score: str, best: int) -> int | str:
+def _grade(score: str, highest: int) -> int | str:
     if not score.isdigit():
-        return score  # which is then said to be no grade
-    return EXACT if int(score) == best else SUBSTITUTE if int(score) else IRRELEVANT
+        return score  # the conversion rejects it
+    return EXACT if int(score) == highest else SUBSTITUTE if int(score) else IRRELEVANT

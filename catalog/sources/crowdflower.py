@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from catalog.conversion import Row
-from catalog.reading import Files, rows
-from catalog.sources import own_queries, source
+from catalog.files import Files
+from catalog.reading import read_rows
+from catalog.sources import query_rows, source
 from catalog.text import normalise
 
 
@@ -17,30 +18,30 @@ from catalog.text import normalise
 def crowdflower(files: Files) -> Iterator[Row]:
     """CrowdFlower search relevance: train.csv, or the same columns as parquet; grades 1–4 become 0–3.
 
-    It has no ids of products: pairs with the same title and description are the same product.
+    It has no product ids: pairs with the same title and description are the same product.
     """
-    table = files.find("train.csv", "*.parquet") or files.need("*.csv")
-    asked: dict[str, str] = {}
-    products: dict[tuple[str, str], str] = {}
-    judged: list[tuple[str, dict[str, Any]]] = []
-    for one in rows(files, table, ["query", "median_relevance"]):
+    table = files.find("train.csv", "*.parquet") or files.require("*.csv")
+    query_ids: dict[str, str] = {}
+    product_ids: dict[tuple[str, str], str] = {}
+    judgements: list[tuple[str, dict[str, Any]]] = []
+    for record in read_rows(files, table, ["query", "median_relevance"]):
         title, description = (
-            str(one.values.get(f"product_{name}", one.values.get(name)) or "")
+            str(record.values.get(f"product_{name}", record.values.get(name)) or "")
             for name in ("title", "description")
         )
-        query = normalise(str(one.values["query"] or ""))
-        if (title, description) not in products:
-            products[title, description] = identity = f"p{len(products)}"
-            yield Row(
-                "products", one.where, {"product_id": identity, "title": title, "description": description}
-            )
+        if (title, description) not in product_ids:
+            product_id = product_ids[title, description] = f"p{len(product_ids)}"
+            values = {"product_id": product_id, "title": title, "description": description}
+            yield Row("products", record.where, values)
+        query = normalise(str(record.values["query"] or ""))
         if query:
-            grade = str(one.values["median_relevance"])
-            own = {
-                "query_id": asked.setdefault(query, f"q{len(asked)}"),
-                "product_id": products[title, description],
+            grade = str(record.values["median_relevance"])
+            judgement = {
+                "query_id": query_ids.setdefault(query, f"q{len(query_ids)}"),
+                "product_id": product_ids[title, description],
+                "grade": int(grade) - 1 if grade.isdigit() else grade,
             }
-            judged.append((one.where, own | {"grade": int(grade) - 1 if grade.isdigit() else grade}))
-    yield from own_queries(table, asked)
-    for where, own in judged:
-        yield Row("judgements", where, own)
+            judgements.append((record.where, judgement))
+    yield from query_rows(table, query_ids)
+    for where, judgement in judgements:
+        yield Row("judgements", where, judgement)

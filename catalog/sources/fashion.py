@@ -1,14 +1,13 @@
 """*Fashion Product Images (Small)* in its published layout: `styles.csv` and `images/ID.jpg`, a folder or a zip.
 
-It has no queries, so they are derived from what its annotators noted: gender, article type and base colour. Hence
-only a merchant's own words become searchable columns: the title and the category path. The colour, season, usage,
-year and gender go to `attributes`, which nothing searches; in `color` they would hand a text search the very words
-that the judgements are made of, and the picture would have nothing left to tell.
+It has no queries. They are derived from the annotations gender, article type and base colour. Therefore only the title
+and the category path become searchable columns. Colour, season, usage, year and gender go to `attributes`, which no
+search reads: otherwise a text search would match the words that the judgements are derived from.
 """
 
 import csv
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,67 +16,85 @@ import numpy as np
 from tqdm import tqdm
 
 from catalog.conversion import Row
-from catalog.derived import FEWEST, MOST, Combo, Grader, Query, Style, assign, derive
-from catalog.images import pixels_of
-from catalog.reading import Files
+from catalog.fashion_queries import (
+    MAX_PRODUCTS,
+    MIN_PRODUCTS,
+    Grader,
+    Query,
+    Style,
+    derive_queries,
+    split_combos,
+)
+from catalog.files import Files
+from catalog.images import decode_and_hash
 from catalog.schema import DERIVED, DataError
 from catalog.sources import source
 
 HEADER = "id,gender,masterCategory,subCategory,articleType,baseColour,season,year,usage,productDisplayName"
-MOST_BYTES = 1 << 30  # of styles.csv
+MAX_BYTES = 1 << 30  # of styles.csv
 
 
 @source("fashion")
 def fashion(files: Files, *, seed: int = 0) -> Iterator[Row]:
     """Fashion Product Images: styles.csv and images/; queries are derived from its annotations.
 
-    Grades: 3 the same gender, article type and colour; 2 the same article type, and one of the other two; 1 another
-    article type of the sub-category, the same gender and colour; 0 a sample of the rest. Combinations that share a
-    title or a picture are kept in one split. A query's picture is taken out of its product's row: a shopper's photo
-    is never the shop's own.
+    Grades: 3 same gender, article type and colour; 2 same article type, and either gender or colour; 1 another article
+    type of the sub-category, same gender and colour; 0 a sample of the rest. Combinations that share a title or a
+    picture are in the same split. The picture of a query is removed from its product, because a shopper's photo is
+    never the shop's own.
 
     Args:
-        files: As published.
-        seed: Of the choice of queries, of their words, of judged products and of splits.
+        files: The folder or zip as published.
+        seed: Random seed of queries, their words, judged products and splits.
 
     Raises:
-        DataError: where the layout is another.
+        DataError: if the layout is wrong.
     """
     rng = np.random.default_rng(seed)
-    table = files.need("styles.csv")
-    try:
-        text = files.read(table, MOST_BYTES).decode("utf-8-sig")
-    except ValueError as error:
-        raise DataError(f"{files.source}: {table} cannot be read as UTF-8 ({error})") from error
-    styles, defects = parse(text, files.source)
-    for reason, lines in defects.items():
-        for line in lines:
-            files.fault(f"{table} line {line}", reason)
+    table = files.require("styles.csv")
+    styles = _read_styles(files, table)
     folder = PurePosixPath(table).parent / "images"
-    pictures = {PurePosixPath(name).stem: name for name in files.all(f"{folder}/*.jpg")}
-    for identity in sorted(pictures.keys() - {style.id for style in styles}):
-        files.fault(pictures[identity], "no product of this id")
-    hashes = _hashes(files, pictures, [style.id for style in styles if style.id in pictures])
-    queries = derive(styles, hashes, rng)
+    hashes = _hash_pictures(files, folder, styles)
+    queries = derive_queries(styles, hashes, rng)
     if not queries:
         raise DataError(
-            f"{files.source}: no gender, article type and colour with {FEWEST} to {MOST} products"
+            f"{files.source}: no gender, article type and colour with {MIN_PRODUCTS} to {MAX_PRODUCTS} products"
         )
-    splits = assign([query.combo for query in queries], styles, hashes, rng)
+    splits = split_combos([query.combo for query in queries], styles, hashes, rng)
     donors = {query.donor for query in queries}
     for style in styles:
-        image = None if style.id in donors else files.picture(f"{folder}/{style.id}.jpg")
-        yield Row("products", f"{table}, id {style.id}", _product(style) | {"image": image})
-    yield from _queries(queries, splits, files, folder, Grader(styles, rng))
+        image = None if style.id in donors else files.get_media(f"{folder}/{style.id}.jpg")
+        yield Row("products", f"{table}, id {style.id}", _product_values(style) | {"image": image})
+    grader = Grader(styles, rng)
+    judgements: list[tuple[str, str, int]] = []
+    for number, query in enumerate(queries):
+        image = files.get_media(f"{folder}/{query.donor}.jpg") if query.donor else None
+        values = _query_values(number, query, splits[query.combo]) | {"image": image}
+        yield Row("queries", f"query {number}", values)
+        judgements += [(values["query_id"], *judgement) for judgement in grader.judge(query.combo)]
+    for query_id, product, grade in judgements:
+        yield Row("judgements", "", {"query_id": query_id, "product_id": product, "grade": grade})
 
 
-def parse(text: str, where: Path) -> tuple[list[Style], dict[str, list[int]]]:
-    """Read styles.csv, whose last column may hold commas without quotes.
+def _read_styles(files: Files, table: str) -> list[Style]:
+    try:
+        text = files.read(table, MAX_BYTES).decode("utf-8-sig")
+    except ValueError as error:
+        raise DataError(f"{files.source}: {table} cannot be read as UTF-8 ({error})") from error
+    styles, defects = parse_styles(text, files.source)
+    for reason, lines in defects.items():
+        for line in lines:
+            files.add_fault(f"{table} line {line}", reason)
+    return styles
+
+
+def parse_styles(text: str, where: Path) -> tuple[list[Style], dict[str, list[int]]]:
+    """Parse styles.csv; its last column can contain commas without quotes.
 
     Returns:
-        The usable rows, and for each kind of defect the numbers of the lines that were skipped for it.
+        The usable rows, and defect → line numbers of the skipped rows.
     """
-    lines = text.split("\n")  # splitlines() would also split at rarer characters, which titles may hold
+    lines = text.split("\n")  # splitlines() would also split at characters that titles can contain
     if lines[0].strip() != HEADER:
         raise DataError(f"{where}: styles.csv does not begin with the line {HEADER}")
     styles: dict[str, Style] = {}
@@ -88,22 +105,22 @@ def parse(text: str, where: Path) -> tuple[list[Style], dict[str, list[int]]]:
         fields = next(csv.reader([line]))
         title = ",".join(fields[9:]).strip()
         fields = [field.strip() for field in fields[:9]] + [title] * (len(fields) > 9)
-        identity = fields[0]
+        product_id = fields[0]
         if len(fields) < len(Style._fields):
             defects["too few columns"].append(number)
-        elif not (identity.isascii() and identity.isdigit()):
-            defects["an id that is no number"].append(number)
-        elif identity in styles:
-            defects["an id seen before"].append(number)
+        elif not (product_id.isascii() and product_id.isdigit()):
+            defects["an id that is not a number"].append(number)
+        elif product_id in styles:
+            defects["a duplicate id"].append(number)
         elif not title:
             defects["no title"].append(number)
         else:
-            styles[identity] = Style._make(fields)
+            styles[product_id] = Style._make(fields)
     return list(styles.values()), defects
 
 
-def _product(style: Style) -> dict[str, Any]:
-    noted = {
+def _product_values(style: Style) -> dict[str, Any]:
+    attributes = {
         "gender": style.gender,
         "baseColour": style.colour,
         "season": style.season,
@@ -111,38 +128,34 @@ def _product(style: Style) -> dict[str, Any]:
         "usage": style.usage,
     }
     category = "/".join(filter(None, (style.master, style.sub, style.article)))
-    return {"product_id": style.id, "title": style.title, "category": category, "attributes": noted}
+    return {"product_id": style.id, "title": style.title, "category": category, "attributes": attributes}
 
 
-def _queries(
-    queries: Sequence[Query], splits: Mapping[Combo, str], files: Files, folder: PurePosixPath, grader: Grader
-) -> Iterator[Row]:
-    judgements = []
-    for number, query in enumerate(queries):
-        kind = "text" if query.text else "image"
-        own = {
-            "query_id": f"{kind}-{number:04}",
-            "text": query.text,
-            "image": files.picture(f"{folder}/{query.donor}.jpg") if query.donor else None,
-            "split": splits[query.combo],
-            "segment": f"derived-{kind}",
-            "judged_by": DERIVED,
-        }
-        yield Row("queries", f"query {number}", own)
-        judgements += [(own["query_id"], *judged) for judged in grader.judge(query.combo)]
-    for query_id, product, grade in judgements:
-        yield Row("judgements", "", {"query_id": query_id, "product_id": product, "grade": grade})
+def _query_values(number: int, query: Query, split: str) -> dict[str, Any]:
+    kind = "text" if query.text else "image"
+    return {
+        "query_id": f"{kind}-{number:04}",
+        "text": query.text,
+        "split": split,
+        "segment": f"derived-{kind}",
+        "judged_by": DERIVED,
+    }
 
 
-def _hashes(files: Files, pictures: Mapping[str, str], ids: Sequence[str]) -> dict[str, str]:
-    """Product id → hash of the picture's pixels; pictures that cannot be decoded are left out."""
+def _hash_pictures(files: Files, folder: PurePosixPath, styles: Sequence[Style]) -> dict[str, str]:
+    """Hash the pixels of pictures: product id → hash, for products that have a usable picture."""
+    pictures = {PurePosixPath(name).stem: name for name in files.find_all(f"{folder}/*.jpg")}
+    for product_id in sorted(pictures.keys() - {style.id for style in styles}):
+        files.add_fault(pictures[product_id], "no product with this id")
+    product_ids = [style.id for style in styles if style.id in pictures]
 
-    def hashed(identity: str) -> str | None:
+    def hash_picture(product_id: str) -> str | None:
         try:
-            return pixels_of(files.read(pictures[identity]))
+            return decode_and_hash(files.read(pictures[product_id]))
         except ValueError:
             return None
 
     with ThreadPoolExecutor() as pool:
-        found = tqdm(pool.map(hashed, ids), total=len(ids), desc="looking", unit="picture", disable=None)
-        return {identity: pixels for identity, pixels in zip(ids, found, strict=True) if pixels}
+        results = pool.map(hash_picture, product_ids)
+        hashes = tqdm(results, "hash pictures", len(product_ids), unit="picture", disable=None)
+        return {product_id: pixels for product_id, pixels in zip(product_ids, hashes, strict=True) if pixels}

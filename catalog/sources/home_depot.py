@@ -4,13 +4,14 @@ https://www.kaggle.com/c/home-depot-product-search-relevance/data
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from catalog.conversion import Row
-from catalog.reading import Files, rows
+from catalog.files import Files
+from catalog.reading import read_rows
 from catalog.schema import COMPLEMENT, EXACT, IRRELEVANT, SUBSTITUTE
-from catalog.sources import own_queries, source
+from catalog.sources import query_rows, source
 from catalog.text import normalise
 
 COLUMNS = {"MFG Brand Name": "brand", "Color Family": "color", "Material": "material"}
@@ -22,39 +23,61 @@ def home_depot(files: Files) -> Iterator[Row]:
 
     Above 2.5 is exact, from 2 on a substitute, above 1 a complement.
     """
-    train = files.need("train.csv")
+    train = files.require("train.csv")
+    attributes = _read_attributes(files)
+    titles: dict[str, str] = {}
+    query_ids: dict[str, str] = {}
+    judgements: list[tuple[str, dict[str, Any]]] = []
+    for record in read_rows(files, train, ["product_uid", "product_title", "search_term", "relevance"]):
+        product, query = record.values["product_uid"], normalise(record.values["search_term"])
+        titles.setdefault(product, record.values["product_title"])
+        if query:
+            judgement = {
+                "query_id": query_ids.setdefault(query, f"q{len(query_ids)}"),
+                "product_id": product,
+                "grade": _grade(record.values["relevance"]),
+            }
+            judgements.append((record.where, judgement))
+    yield from _product_rows(files, train, titles, attributes)
+    yield from query_rows(train, query_ids)
+    for where, judgement in judgements:
+        yield Row("judgements", where, judgement)
+
+
+def _read_attributes(files: Files) -> dict[str, dict[str, str]]:
+    """Read brand, colour and material: product id → our column → value."""
     attributes: dict[str, dict[str, str]] = defaultdict(dict)
     if table := files.find("attributes.csv"):
-        for one in rows(files, table, ["product_uid", "name", "value"]):
-            if one.values["name"] in COLUMNS:
-                attributes[one.values["product_uid"]][COLUMNS[one.values["name"]]] = one.values["value"]
-    titles: dict[str, str] = {}
-    asked: dict[str, str] = {}
-    judged: list[tuple[str, dict[str, Any]]] = []
-    for one in rows(files, train, ["product_uid", "product_title", "search_term", "relevance"]):
-        product, query = one.values["product_uid"], normalise(one.values["search_term"])
-        titles.setdefault(product, one.values["product_title"])
-        if query:
-            own = {"query_id": asked.setdefault(query, f"q{len(asked)}"), "product_id": product}
-            judged.append((one.where, own | {"grade": _grade(one.values["relevance"])}))
+        for record in read_rows(files, table, ["product_uid", "name", "value"]):
+            if record.values["name"] in COLUMNS:
+                attributes[record.values["product_uid"]][COLUMNS[record.values["name"]]] = record.values[
+                    "value"
+                ]
+    return attributes
+
+
+def _product_rows(
+    files: Files, train: str, titles: Mapping[str, str], attributes: Mapping[str, Mapping[str, str]]
+) -> Iterator[Row]:
+    """Yield the products of the training set, first those with a description."""
     described: set[str] = set()
     if table := files.find("product_descriptions.csv"):
-        for one in rows(files, table, ["product_uid", "product_description"]):
-            product = one.values["product_uid"]
-            if product in titles and product not in described:  # it describes products of the test set, too
+        for record in read_rows(files, table, ["product_uid", "product_description"]):
+            product = record.values["product_uid"]
+            if product in titles and product not in described:  # the table also has products of the test set
                 described.add(product)
-                own = {"product_id": product, "title": titles[product], **attributes[product]}
-                yield Row("products", one.where, own | {"description": one.values["product_description"]})
-    for product in (one for one in titles if one not in described):
-        yield Row("products", train, {"product_id": product, "title": titles[product], **attributes[product]})
-    yield from own_queries(train, asked)
-    for where, own in judged:
-        yield Row("judgements", where, own)
+                values = {"product_id": product, "title": titles[product], **attributes.get(product, {})}
+                values["description"] = record.values["product_description"]
+                yield Row("products", record.where, values)
+    for product in titles:
+        if product not in described:
+            values = {"product_id": product, "title": titles[product], **attributes.get(product, {})}
+            yield Row("products", train, values)
 
 
 def _grade(relevance: str) -> int | str:
     try:
         mean = float(relevance)
     except ValueError:
-        return relevance  # which is then said to be no grade
+        return relevance  # the conversion rejects it
     return EXACT if mean > 2.5 else SUBSTITUTE if mean >= 2 else COMPLEMENT if mean > 1 else IRRELEVANT

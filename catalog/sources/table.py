@@ -1,17 +1,34 @@
-"""Your own catalogue: a table of products, and of queries and judgements if you have them."""
+"""Your own catalogue: a table of products, and optional tables of queries and judgements."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
-from catalog.conversion import KINDS, Row
-from catalog.reading import Files, Record, rows, screened
+from catalog.conversion import CONVERTERS, Row
+from catalog.files import Files
+from catalog.reading import Record, read_rows, refuse_personal_columns
 from catalog.schema import TABLES, DataError
 from catalog.sources import source
-from catalog.splits import split
+from catalog.splits import assign_splits
 from catalog.text import normalise
 
-ENDINGS = {"image": (".jpg", ".jpeg", ".png", ".webp", ".gif"), "video": (".mp4", ".webm")}
+SUFFIXES = {"image": (".jpg", ".jpeg", ".png", ".webp", ".gif"), "video": (".mp4", ".webm")}
+
+
+class Format(NamedTuple):
+    """How to read the tables.
+
+    Attributes:
+        mappings: Table → our column → name of the column in the table.
+        personal: Columns that are allowed although they look personal.
+        encoding: Encoding of CSV.
+        delimiter: Delimiter of CSV.
+    """
+
+    mappings: dict[str, dict[str, str]]
+    personal: Sequence[str]
+    encoding: str | None
+    delimiter: str | None
 
 
 @source("table")
@@ -28,108 +45,109 @@ def table(
 ) -> Iterator[Row]:
     """Your own products.csv, .jsonl or .parquet, with pictures and clips in a column, a folder or a zip.
 
-    Columns are taken by the names of `catalog.schema`; unknown ones become attributes. Pictures are found by the column
-    `image`, which holds a path or an address, or else by the product's id: ID.jpg, .png, .webp, .gif. Clips are found
-    by the column `video` (animated GIF or WebP, MP4, WebM), or else by ID.mp4, .webm; up to 16 frames are kept. The
-    currency of prices such as "€ 12" or "USD 1,299.00" is kept; that of "$12" is not known: give a column `currency`.
+    Columns have the names of `catalog.schema`; unknown columns become attributes. Pictures are taken from the column
+    `image`, which contains a path or an address, or else from the files ID.jpg, .png, .webp, .gif. Clips are taken from
+    the column `video` (animated GIF or WebP, MP4, WebM), or else from ID.mp4, .webm; up to 16 frames are kept. The
+    currency of prices such as "€ 12" or "USD 1,299.00" is kept; that of "$12" is ambiguous: add a column `currency`.
 
     Args:
         files: The table of products.
-        map: COLUMN=NAME, such as title=name: what a column is called there; queries.text=search for other tables.
-        pictures: Folder or zip that paths of pictures and clips are in; by default that of the table.
-        queries: A table of queries: query_id, text; image, split, segment, judged_by, frequency, if there are any.
+        map: COLUMN=NAME, such as title=name: the name of a column in your table; queries.text=search for other tables.
+        pictures: Folder or zip of the pictures and clips; by default the folder of the table.
+        queries: A table of queries: query_id, text; optionally image, split, segment, judged_by, frequency.
         judgements: A table of judgements: query_id, product_id, grade.
-        personal: A column that may be there though it looks like personal data.
-        encoding: Of tables in CSV, such as cp1252; by default told from their beginning.
-        delimiter: Of tables in CSV; by default told from their first line.
+        personal: A column that is allowed although it looks like personal data.
+        encoding: Encoding of CSV tables, such as cp1252; by default detected.
+        delimiter: Delimiter of CSV tables; by default detected.
 
     Raises:
-        DataError: where a table lacks a column, or a mapping names one that is not there.
+        DataError: if a table lacks a column, or a mapping names an unknown one.
     """
     if files.source.is_dir() or files.zip:
         raise DataError(f"{files.source}: give the table itself, products.csv, .jsonl or .parquet")
-    names = _mappings(map)
-    style = {"encoding": encoding, "delimiter": delimiter}
-    stored = files.beside(pictures) if pictures else files
-    for one in _rows(files, "products", names, personal, style):
-        own = _named(one.values, names["products"], "products")
-        for column in ENDINGS:
-            own[column] = _stored(stored, own.get(column) or _by_id(stored, column, own.get("product_id")))
-        yield Row("products", one.where, own)
+    table_format = Format(_parse_mappings(map), personal, encoding, delimiter)
+    media = files.open_other(pictures) if pictures else files
+    for where, values in _read_table(files, "products", table_format):
+        for column in SUFFIXES:
+            name = values.get(column) or _find_by_id(media, column, values.get("product_id"))
+            values[column] = _get_media(media, name)
+        yield Row("products", where, values)
     if queries:
-        read = _rows(files.beside(queries), "queries", names, personal, style)
-        yield from _queries(read, stored, names["queries"])
+        yield from _query_rows(_read_table(files.open_other(queries), "queries", table_format), media)
     if judgements:
-        for one in _rows(files.beside(judgements), "judgements", names, personal, style):
-            yield Row("judgements", one.where, _named(one.values, names["judgements"], "judgements"))
+        for where, values in _read_table(files.open_other(judgements), "judgements", table_format):
+            yield Row("judgements", where, values)
 
 
-def _rows(
-    files: Files,
-    place: str,
-    names: dict[str, dict[str, str]],
-    personal: Sequence[str],
-    style: Mapping[str, Any],
-) -> Iterator[Record]:
-    """The rows of one of our tables, unless a column that we have no use for looks personal."""
-    mapping = names[place]
-    optional = [theirs for ours, theirs in mapping.items() if TABLES[place].field(ours).nullable]
-    needed = [theirs for theirs in mapping.values() if theirs not in optional]
-    read = rows(files, files.source.name, needed, optional, **style)
-    return screened(read, {*KINDS[place], *mapping.values()}, personal)
+def _read_table(files: Files, name: str, table_format: Format) -> Iterator[Record]:
+    """Read one of our tables under our column names, unless an unused column looks personal."""
+    mapping = table_format.mappings[name]
+    optional = [theirs for ours, theirs in mapping.items() if TABLES[name].field(ours).nullable]
+    required = [theirs for theirs in mapping.values() if theirs not in optional]
+    records = read_rows(
+        files, files.source.name, required, optional, table_format.encoding, table_format.delimiter
+    )
+    used = {*CONVERTERS[name], *mapping.values()}
+    for where, values in refuse_personal_columns(records, used, table_format.personal):
+        yield Record(where, _rename_columns(values, mapping, name))
 
 
-def _mappings(pairs: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Table → our column → theirs."""
-    found: dict[str, dict[str, str]] = {name: {} for name in KINDS}
+def _parse_mappings(pairs: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Parse the option --map: table → our column → theirs."""
+    mappings: dict[str, dict[str, str]] = {name: {} for name in CONVERTERS}
     for pair in pairs:
         ours, equals, theirs = pair.partition("=")
-        place, dot, column = ours.rpartition(".")
-        place = place if dot else "products"
-        if not equals or place not in KINDS or column not in TABLES[place].names:
-            known = ", ".join(KINDS["products"])
+        name, dot, column = ours.rpartition(".")
+        name = name if dot else "products"
+        if not equals or name not in CONVERTERS or column not in TABLES[name].names:
+            columns = ", ".join(CONVERTERS["products"])
             raise DataError(
-                f"--map {pair}: not COLUMN=NAME with one of our columns; those of products are {known}"
+                f"--map {pair}: not COLUMN=NAME with one of our columns; those of products are {columns}"
             )
-        found[place][column] = theirs
-    return found
+        mappings[name][column] = theirs
+    return mappings
 
 
-def _named(values: dict[str, Any], mapping: dict[str, str], place: str) -> dict[str, Any]:
-    """A row under our names; what has none of them becomes an attribute of a product."""
-    own = {ours: values.get(theirs) for ours, theirs in mapping.items()}
-    rest = {name: value for name, value in values.items() if name not in mapping.values()}
-    own |= {name: value for name, value in rest.items() if name in KINDS[place] and name not in own}
-    if place == "products" and "attributes" not in own:
-        own["attributes"] = {
-            name: value
-            for name, value in rest.items()
-            if name not in KINDS[place] and isinstance(value, (str, int, float))
+def _rename_columns(values: Mapping[str, Any], mapping: Mapping[str, str], name: str) -> dict[str, Any]:
+    """Rename the columns of a row to ours; unknown columns become attributes of a product."""
+    renamed = {ours: values.get(theirs) for ours, theirs in mapping.items()}
+    rest = {column: value for column, value in values.items() if column not in mapping.values()}
+    renamed |= {
+        column: value
+        for column, value in rest.items()
+        if column in CONVERTERS[name] and column not in renamed
+    }
+    if name == "products" and "attributes" not in renamed:
+        renamed["attributes"] = {
+            column: value
+            for column, value in rest.items()
+            if column not in CONVERTERS[name] and isinstance(value, (str, int, float))
         }
-    return own
+    return renamed
 
 
-def _by_id(stored: Files, column: str, product_id: Any) -> str | None:
-    """A picture or clip by a product's id, if that is a plain name."""
+def _find_by_id(media: Files, column: str, product_id: Any) -> str | None:
+    """Find a picture or clip by the product's id, if the id is a plain file name."""
     stem = "" if product_id is None else str(product_id)
     if not stem or PurePosixPath(stem).name != stem:
         return None
-    return next((name for ending in ENDINGS[column] if stored.has(name := stem + ending)), None)
+    return next((name for suffix in SUFFIXES[column] if media.has(name := stem + suffix)), None)
 
 
-def _stored(stored: Files, place: Any) -> Any:
-    """The picture or clip at a path or address; what is neither is left for the conversion to refuse."""
-    return stored.picture(place) if place and isinstance(place, str) else place or None
+def _get_media(media: Files, name: Any) -> Any:
+    """The picture or clip at a path or address; any other value stays, and the conversion rejects it."""
+    return media.get_media(name) if name and isinstance(name, str) else name or None
 
 
-def _queries(read: Iterator[Record], stored: Files, mapping: dict[str, str]) -> Iterator[Row]:
-    found = [(one.where, _named(one.values, mapping, "queries")) for one in read]
-    splits = split(_key(own) for _, own in found if not own.get("split"))
-    for where, own in found:
-        own["split"] = own.get("split") or splits[_key(own)]
-        own["image"] = _stored(stored, own.get("image"))
-        yield Row("queries", where, own)
+def _query_rows(records: Iterator[Record], media: Files) -> Iterator[Row]:
+    """Yield the queries; assigns a split to those that have none."""
+    queries = list(records)
+    splits = assign_splits(_split_key(values) for _, values in queries if not values.get("split"))
+    for where, values in queries:
+        values["split"] = values.get("split") or splits[_split_key(values)]
+        values["image"] = _get_media(media, values.get("image"))
+        yield Row("queries", where, values)
 
 
-def _key(own: dict[str, Any]) -> str:
-    return normalise(str(own.get("text") or "")) or str(own.get("query_id"))
+def _split_key(values: Mapping[str, Any]) -> str:
+    return normalise(str(values.get("text") or "")) or str(values.get("query_id"))

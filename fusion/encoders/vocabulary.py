@@ -1,4 +1,4 @@
-"""Words, and the numbers that stand for them."""
+"""Words and their token ids."""
 
 import json
 import re
@@ -21,28 +21,28 @@ def words(text: str) -> list[str]:
 class Vocabulary:
     """Words and their ids: 0 is padding, 1 any unknown word, the rest by falling frequency.
 
-    A published encoder brings one of its own, `Pieces`.
+    A published encoder has its own vocabulary, see `SubwordVocabulary`.
 
     Args:
-        known: Words in order of id, from 2 on.
+        known_words: Words in order of id, from 2 on.
     """
 
-    def __init__(self, known: list[str]) -> None:
-        self.known = known
-        self.ids = {word: i for i, word in enumerate(known, start=2)}
+    def __init__(self, known_words: list[str]) -> None:
+        self.known_words = known_words
+        self.ids = {word: i for i, word in enumerate(known_words, start=2)}
 
     def __len__(self) -> int:
-        return len(self.known) + 2
+        return len(self.known_words) + 2
 
     @classmethod
     def build(cls, texts: Iterable[str], size: int, min_count: int) -> Self:
-        """The `size` most frequent words that occur at least `min_count` times; ties in order of the alphabet."""
+        """The `size` most frequent words that occur at least `min_count` times; ties in alphabetical order."""
         counts = Counter(word for text in texts for word in words(text))
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         return cls([word for word, count in ranked[:size] if count >= min_count])
 
     def split(self, text: str) -> list[str]:
-        """What a text's tokens stand for."""
+        """The words of a text, one for each token."""
         return words(text)
 
     def encode(self, texts: Iterable[str], length: int) -> np.ndarray:
@@ -52,26 +52,26 @@ class Vocabulary:
             int32 array of shape (texts, length); a row of zeros is a text without words.
         """
         rows = [[self.ids.get(word, UNKNOWN) for word in self.split(text)[:length]] for text in texts]
-        out = np.full((len(rows), length), PAD, np.int32)
-        for row, tokens in zip(out, rows, strict=True):
+        encoded = np.full((len(rows), length), PAD, np.int32)
+        for row, tokens in zip(encoded, rows, strict=True):
             row[: len(tokens)] = tokens
-        return out
+        return encoded
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(self.known, ensure_ascii=False, indent=0))
+        path.write_text(json.dumps(self.known_words, ensure_ascii=False, indent=0))
 
     @staticmethod
     def load(path: Path) -> "Vocabulary":
-        """The inverse of `save`, for either kind."""
+        """The inverse of `save`, for both classes."""
         content = json.loads(path.read_text())
-        return Vocabulary(content) if isinstance(content, list) else Pieces(path.read_text())
+        return Vocabulary(content) if isinstance(content, list) else SubwordVocabulary(path.read_text())
 
 
-class Pieces(Vocabulary):
-    """The pieces of words that a published encoder reads.
+class SubwordVocabulary(Vocabulary):
+    """The subwords that a published encoder reads.
 
     Args:
-        tokenizer: As the tokenizers library writes it, JSON.
+        tokenizer: JSON of the tokenizers library.
     """
 
     def __init__(self, tokenizer: str) -> None:
@@ -88,12 +88,12 @@ class Pieces(Vocabulary):
     def split(self, text: str) -> list[str]:
         return self._tokenizer.encode(text, add_special_tokens=False).tokens
 
-    def around(self) -> tuple[list[int], list[int]]:
-        """Ids of what the encoder wants before and after each text."""
-        marked = self._tokenizer.encode("a")
-        special = marked.special_tokens_mask
-        first, last = special.index(0), len(special) - special[::-1].index(0)
-        return marked.ids[:first], marked.ids[last:]
+    def special_tokens(self) -> tuple[list[int], list[int]]:
+        """Ids of the tokens that the encoder expects before and after each text."""
+        encoded = self._tokenizer.encode("a")
+        is_special = encoded.special_tokens_mask
+        first, last = is_special.index(0), len(is_special) - is_special[::-1].index(0)
+        return encoded.ids[:first], encoded.ids[last:]
 
     def save(self, path: Path) -> None:
         path.write_text(self._tokenizer.to_str())

@@ -1,4 +1,4 @@
-"""A trained model over a catalogue."""
+"""Search a catalogue with a trained model."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -16,38 +16,38 @@ from catalog.schema import DataError
 from fusion.features import MODALITIES, Items
 from fusion.featurizer import Featurizer
 from fusion.model import ProductSearchModel, embed
-from fusion.search.rerank import Pictures, Reranker, rerank
-from fusion.search.vector_index import WORTH_IT, Lists, top_k
+from fusion.search.rerank import PictureLoader, Reranker, rerank
+from fusion.search.vector_index import ANN_MIN_PRODUCTS, IVFIndex, top_k
 
 FILTERS = ("category", "brand", "color", "material")
 FIELDS = (*FILTERS, "price", "currency")
-PRODUCTS, LISTS = "products.parquet", "lists.npz"
-EVEN = 1e-3  # of a score: less than half precision tells apart
+PRODUCTS_FILE, IVF_FILE = "products.parquet", "lists.npz"
+MIN_TOTAL_LOSS = 1e-3  # of a score; smaller losses are rounding errors of half precision
 
 
-def rank(
+def rank_products(
     model: ProductSearchModel, queries: Items, products: Items, depth: int, only: Collection[str] = MODALITIES
 ) -> pa.Table:
-    """The best products of each query over the whole catalogue.
+    """Rank the products of a catalogue for each query by exact search.
 
     Args:
         model: In evaluation mode.
-        queries: What is asked.
+        queries: The queries.
         products: The catalogue.
-        depth: Products kept per query.
-        only: Modalities that products are seen through.
+        depth: Maximum number of products per query.
+        only: Product modalities to use; the model ignores the others.
 
     Returns:
         A run: columns query_id, product_id and score, best first within a query.
     """
     rows, scores = top_k(embed(model, queries, "query"), embed(model, products, "product", only), depth)
-    return run_table(queries.ids, products.ids, rows, scores)
+    return build_run_table(queries.ids, products.ids, rows, scores)
 
 
-def run_table(
+def build_run_table(
     query_ids: np.ndarray, product_ids: np.ndarray, rows: np.ndarray, scores: np.ndarray
 ) -> pa.Table:
-    """A run as a table, from what `top_k` returns."""
+    """Build a run from the row numbers and scores that `top_k` returns."""
     return pa.table(
         {
             "query_id": pa.array(np.repeat(query_ids, rows.shape[1]), pa.string()),
@@ -58,75 +58,77 @@ def run_table(
 
 
 class SearchIndex:
-    """What is searched: one vector a product, its fields to show and to filter by, and what it is without a modality.
+    """The searchable catalogue: product vectors, fields to show and filter by, and vectors without one modality.
 
     Args:
         fields: P rows: product_id, title, and those of `FIELDS` that the catalogue has.
         vectors: float32, shape (P, dim).
-        without: Modality → float16, shape (P, dim): the product's vector without it; the same where it has none.
-        lists: What large catalogues are searched through; None for exact search.
+        vectors_without: Modality → float16, shape (P, dim): product vectors without that modality; equal to `vectors`
+            for products that lack it.
+        ivf: Approximate index for a large catalogue; None for exact search.
     """
 
     def __init__(
         self,
         fields: pa.Table,
         vectors: np.ndarray,
-        without: Mapping[str, np.ndarray],
-        lists: Lists | None = None,
+        vectors_without: Mapping[str, np.ndarray],
+        ivf: IVFIndex | None = None,
     ) -> None:
-        self.fields, self.vectors, self.without, self.lists = fields, vectors, dict(without), lists
+        self.fields, self.vectors = fields, vectors
+        self.vectors_without, self.ivf = dict(vectors_without), ivf
 
     @classmethod
     def build(cls, model: ProductSearchModel, products: Items, data: Path, queries: np.ndarray) -> Self:
-        """Encode a catalogue, and make lists where it has more products than `WORTH_IT`.
+        """Encode a catalogue; build an `IVFIndex` if it has more than `ANN_MIN_PRODUCTS` products.
 
         Args:
             model: In evaluation mode.
             products: The catalogue.
-            data: The data set, which has the fields.
-            queries: float32 (Q, dim), encoded, such as will be asked.
+            data: The data set that has the fields.
+            queries: float32 (Q, dim), encoded representative queries, to tune the `IVFIndex`.
         """
-        fields = store.read(data, "products", ["product_id", "title", *FIELDS])
-        without = {
+        fields = store.read_table(data, "products", ["product_id", "title", *FIELDS])
+        vectors_without = {
             name: embed(model, products.without(name), "product").astype(np.float16)
             for name in model.config.modalities
         }
         vectors = embed(model, products, "product")
-        lists = Lists.build(vectors, queries) if len(vectors) > WORTH_IT else None
-        return cls(fields, vectors, without, lists)
+        ivf = IVFIndex.build(vectors, queries) if len(vectors) > ANN_MIN_PRODUCTS else None
+        return cls(fields, vectors, vectors_without, ivf)
 
     @property
     def nbytes(self) -> int:
-        """What its vectors and lists take in memory."""
-        arrays = (self.vectors, *self.without.values())
-        return sum(vectors.nbytes for vectors in arrays) + (self.lists.nbytes if self.lists else 0)
+        """Memory of the vectors and the `IVFIndex`."""
+        arrays = (self.vectors, *self.vectors_without.values())
+        return sum(vectors.nbytes for vectors in arrays) + (self.ivf.nbytes if self.ivf else 0)
 
     def search(
-        self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None
+        self, queries: np.ndarray, k: int, mask: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The best products of each query, as `top_k`: nearly all of them where there are lists.
+        """Return the best products of each query, as `top_k`; approximate if there is an `IVFIndex`.
 
         Args:
             queries: float32 (Q, dim), encoded.
             k: At most this many per query.
-            allowed: What `allowed` returns.
+            mask: From `filter_mask`.
         """
-        search = self.lists.top_k if self.lists else top_k
-        return search(queries, self.vectors, k, allowed)
+        search = self.ivf.top_k if self.ivf else top_k
+        return search(queries, self.vectors, k, mask)
 
-    def allowed(
+    def filter_mask(
         self, filters: Mapping[str, Sequence[str]], low: float | None = None, high: float | None = None
     ) -> np.ndarray | None:
-        """The products that a search may find, bool (P,); None for all.
+        """Return the products that pass all filters, bool (P,); None if there is no filter.
 
         Args:
-            filters: Field → the values it may have, compared without case; "shoes" is any category below shoes, too.
-            low, high: Lowest and highest price; products without one are left out.
+            filters: Field → accepted values, compared without case; "shoes" also accepts every category below shoes.
+            low, high: Lowest and highest price; products without a price do not pass.
 
         Raises:
-            ValueError: a field that is none of `FILTERS`, or prices that no product can have.
+            ValueError: a field is not in `FILTERS`, or the price range is invalid.
         """
-        masks = [self._has(field, values) for field, values in filters.items()]
+        masks = [self._field_mask(field, values) for field, values in filters.items()]
         if low is not None or high is not None:
             least, most = 0.0 if low is None else low, np.inf if high is None else high
             if not 0 <= least <= most:
@@ -135,121 +137,128 @@ class SearchIndex:
             masks.append((price >= least) & (price <= most))
         return np.logical_and.reduce(masks) if masks else None
 
-    def shares(self, query: np.ndarray, rows: np.ndarray, scores: np.ndarray) -> dict[str, np.ndarray]:
-        """How much of each score is owed to each modality: modality → float (k,), which add up to 1, or are all 0.
+    def modality_shares(
+        self, query: np.ndarray, rows: np.ndarray, scores: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Compute each modality's contribution to each score: modality → float (k,).
 
-        A modality's part is what the score loses without it, if it loses anything.
+        A modality's contribution is the drop of the score without it, or 0 if the score does not drop. The
+        contributions to a score are scaled to add up to 1, or are all 0.
 
         Args:
             query: float32 (dim,).
-            rows, scores: (k,) of the products found, as `top_k` returns them.
+            rows, scores: (k,) of the results, as `top_k` returns them.
         """
         losses = {
             name: np.maximum(scores - vectors[rows].astype(np.float32) @ query, 0)
-            for name, vectors in self.without.items()
+            for name, vectors in self.vectors_without.items()
         }
         total = sum(losses.values())
         return {
-            name: np.divide(loss, total, out=np.zeros_like(loss), where=total > EVEN)
+            name: np.divide(loss, total, out=np.zeros_like(loss), where=total > MIN_TOTAL_LOSS)
             for name, loss in losses.items()
         }
 
     def save(self, folder: Path) -> None:
-        """Write products.parquet, and lists.npz if there are lists."""
+        """Write products.parquet, and lists.npz if there is an `IVFIndex`."""
         table = self.fields
-        for name, vectors in {"": self.vectors, **self.without}.items():
+        for name, vectors in {"": self.vectors, **self.vectors_without}.items():
             column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
             table = table.append_column(f"vector {name}".strip(), column)
         folder.mkdir()
-        pq.write_table(table, folder / PRODUCTS)
-        if self.lists:
-            self.lists.save(folder / LISTS)
+        pq.write_table(table, folder / PRODUCTS_FILE)
+        if self.ivf:
+            self.ivf.save(folder / IVF_FILE)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The inverse of `save`."""
-        table = pq.read_table(folder / PRODUCTS)
-        found = {}
+        """Read what `save` wrote."""
+        table = pq.read_table(folder / PRODUCTS_FILE)
+        vectors = {}
         for name in [name for name in table.column_names if name.startswith("vector")]:
             column = table[name].combine_chunks()
-            found[name.removeprefix("vector").strip()] = (
+            vectors[name.removeprefix("vector").strip()] = (
                 column.flatten().to_numpy().reshape(-1, column.type.list_size)
             )
         fields = table.select([name for name in table.column_names if not name.startswith("vector")])
-        lists = Lists.load(folder / LISTS) if (folder / LISTS).exists() else None
-        return cls(fields, found.pop(""), found, lists)
+        ivf = IVFIndex.load(folder / IVF_FILE) if (folder / IVF_FILE).exists() else None
+        return cls(fields, vectors.pop(""), vectors, ivf)
 
-    def _has(self, field: str, values: Sequence[str]) -> np.ndarray:
+    def _field_mask(self, field: str, values: Sequence[str]) -> np.ndarray:
+        """Return the products whose field has one of the values, bool (P,)."""
         if field not in FILTERS:
-            raise ValueError(f"'{field}' is no filter; there are {', '.join(FILTERS)}")
-        own = pc.fill_null(pc.utf8_lower(self.fields[field]), "")
-        wanted = [value.lower() for value in values]
-        found = pc.is_in(own, pa.array(wanted, pa.string())).to_numpy()
+            raise ValueError(f"'{field}' is not a filter; the filters are {', '.join(FILTERS)}")
+        column = pc.fill_null(pc.utf8_lower(self.fields[field]), "")
+        accepted_values = [value.lower() for value in values]
+        mask = pc.is_in(column, pa.array(accepted_values, pa.string())).to_numpy()
         if field == "category":
-            for value in wanted:
-                found = found | pc.starts_with(own, f"{value.rstrip('/')}/").to_numpy()
-        return found
+            for value in accepted_values:
+                mask = mask | pc.starts_with(column, f"{value.rstrip('/')}/").to_numpy()
+        return mask
 
 
 def rank_data(
-    folder: Path, data: Path, split: str, depth: int, second: Reranker | None = None, top: int = 0
+    folder: Path, data: Path, split: str, depth: int, reranker: Reranker | None = None, top: int = 0
 ) -> pa.Table:
-    """Rank the queries of one split of a data set with a saved model, from texts, pictures and clips alone.
+    """Rank products for the queries of one split of a data set with a saved model.
 
     Args:
-        folder: What the train stage wrote.
+        folder: Output folder of the train stage.
         data: The data set.
-        split: Of the queries.
-        depth: Products kept per query.
-        second: Puts the first `top` products of each query into its own order.
-        top: How many.
+        split: Which queries to use.
+        depth: Maximum number of products per query.
+        reranker: Reorders the first `top` products of each query; None for no reranking.
+        top: Products per query to rerank.
 
     Raises:
-        DataError: where no query has the split, or the folder does not hold a model.
+        DataError: the split has no queries, or the folder does not hold a model.
     """
-    model, featurizer = load(folder)
-    queries = featurizer.table(data, "queries")
-    asked = queries.take(queries.splits == split)
-    if not len(asked):
+    model, featurizer = load_model(folder)
+    queries = featurizer.featurize_table(data, "queries")
+    split_queries = queries.take(queries.splits == split)
+    if not len(split_queries):
         raise DataError(f"{data / 'queries'}: no query has the split '{split}'; nothing to rank")
-    products = featurizer.table(data, "products")
-    run = rank(model, asked, products, depth)
-    if second is None:
+    products = featurizer.featurize_table(data, "products")
+    run = rank_products(model, split_queries, products, depth)
+    if reranker is None:
         return run
-    said = store.read(data, "queries", ["query_id", "text"])
-    texts = {key: text for key, text in zip(*said.to_pydict().values(), strict=True) if text}
-    pictures = _regions(products) if second.side is None else _squares(data, run, second.side)
-    return rerank(run, texts, pictures, second.score, top)
+    query_columns = store.read_table(data, "queries", ["query_id", "text"]).to_pydict()
+    texts = {key: text for key, text in zip(*query_columns.values(), strict=True) if text}
+    if reranker.image_size is None:
+        load_pictures = _region_loader(products)
+    else:
+        load_pictures = _picture_loader(data, run, reranker.image_size)
+    return rerank(run, texts, load_pictures, reranker.score, top)
 
 
-def _regions(products: Items) -> Pictures:
-    """The regions of products' pictures as the image encoder sees them, float16 (R, C)."""
+def _region_loader(products: Items) -> PictureLoader:
+    """Return a loader of the products' image regions, as the image encoder outputs them: float16 (R, C)."""
     rows = {key: row for row, key in enumerate(products.ids) if products.has_image[row]}
     return lambda ids: [products.regions[rows[key]] if key in rows else None for key in ids]
 
 
-def _squares(data: Path, run: pa.Table, side: int) -> Pictures:
-    """The pictures of the products in a run, decoded as they are asked for: uint8 (side, side, 3)."""
-    found = pc.unique(run["product_id"])
-    stored: dict[str, bytes] = {}
-    for batch in store.batches(data, "products", ["product_id", "image"]):
-        rows = batch.filter(pc.is_in(batch["product_id"], found)).to_pylist()
-        stored |= {row["product_id"]: row["image"]["bytes"] for row in rows if row["image"]}
+def _picture_loader(data: Path, run: pa.Table, size: int) -> PictureLoader:
+    """Return a loader of the pictures of products in a run, which decodes on demand: uint8 (size, size, 3)."""
+    product_ids = pc.unique(run["product_id"])
+    files: dict[str, bytes] = {}
+    for batch in store.read_batches(data, "products", ["product_id", "image"]):
+        rows = batch.filter(pc.is_in(batch["product_id"], product_ids)).to_pylist()
+        files |= {row["product_id"]: row["image"]["bytes"] for row in rows if row["image"]}
 
-    def square(key: str) -> np.ndarray | None:
+    def decode_square(key: str) -> np.ndarray | None:
         try:
-            return np.array(fit(decode(stored[key]), side)) if stored.get(key) else None
+            return np.array(fit(decode(files[key]), size)) if files.get(key) else None
         except PictureError:  # counts as missing, as in the first stage
             return None
 
-    return lambda ids: [square(key) for key in ids]
+    return lambda ids: [decode_square(key) for key in ids]
 
 
-def load(folder: Path) -> tuple[ProductSearchModel, Featurizer]:
-    """What the train stage wrote.
+def load_model(folder: Path) -> tuple[ProductSearchModel, Featurizer]:
+    """Load the model and the featurizer that the train stage wrote.
 
     Raises:
-        DataError: where the folder does not hold a model.
+        DataError: the folder does not hold a model.
     """
     try:
         return ProductSearchModel.load(folder), Featurizer.load(folder)

@@ -1,7 +1,7 @@
-"""Why a product answers a query: what the score loses without a modality, a word or a part of the picture.
+"""Explain a result: how much the score drops without a modality, a word or a part of the picture.
 
-Every figure is exact: the pair is scored again without it. Effects of several things need not add up, since one may
-make up for another.
+Every loss is exact: the pair is scored again without that part. Losses need not add up, because one part can make up
+for another.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -22,63 +22,66 @@ from fusion.encoders.vocabulary import PAD
 from fusion.features import MODALITIES, Items
 from fusion.featurizer import COLUMNS, Featurizer
 from fusion.model import ProductSearchModel, embed
-from fusion.search.catalogue_search import load
+from fusion.search.catalogue_search import load_model
 
-CELLS = 6  # a picture is covered in 6 × 6 places, one after the other
-COVER = 2  # cells wide and high; places overlap
+GRID_CELLS = 6  # a grid of 6 × 6 cells; the picture is covered around each cell in turn
+COVER_CELLS = 2  # width and height of the cover, in cells; covers overlap
 GREY = 127
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """What a score is made of.
+    """How much each part contributes to a score. A loss is the score minus the score without the part.
 
     Attributes:
         score: Of the query and the product, a cosine.
-        modalities: Name → what the score loses without that modality of the product; those it has.
-        entities: Type of entity → the query's words and the product's words of that type; those the query names.
-        query: The query's words and what it loses without each; those cut off are left out.
-        product: Likewise the product's, in the order of its text.
-        regions: float (CELLS, CELLS), what it loses where the picture is covered; None without a picture.
-        picture: uint8 (S, S, 3), the picture as the model sees it; None without one.
+        modality_losses: Modality of the product → loss; only modalities that the product has.
+        entities: Type of entity → the query's words and the product's words of that type; only types in the query.
+        query_losses: The query's words and their losses; truncated words are left out.
+        product_losses: The product's words and their losses, in the order of its text.
+        region_losses: float (GRID_CELLS, GRID_CELLS), losses where the picture is covered; None without a picture.
+        picture: uint8 (S, S, 3), the model's input; None without a picture.
     """
 
     score: float
-    modalities: Mapping[str, float]
+    modality_losses: Mapping[str, float]
     entities: Mapping[str, tuple[str, str]]
-    query: Sequence[tuple[str, float]]
-    product: Sequence[tuple[str, float]]
-    regions: np.ndarray | None
+    query_losses: Sequence[tuple[str, float]]
+    product_losses: Sequence[tuple[str, float]]
+    region_losses: np.ndarray | None
     picture: np.ndarray | None
 
-    def lines(self, most: int = 8) -> list[str]:
-        """For a terminal: modalities, then the words that matter most."""
-        out = [f"score {self.score:+.3f}"]
-        found = {
-            "the product without its": list(self.modalities.items()),
-            "the product without the word": self.product,
-            "the query without the word": self.query,
+    def lines(self, limit: int = 8) -> list[str]:
+        """Format the explanation for a terminal: modalities, then the words with the largest effects."""
+        lines = [f"score {self.score:+.3f}"]
+        sections = {
+            "the product without its": list(self.modality_losses.items()),
+            "the product without the word": self.product_losses,
+            "the query without the word": self.query_losses,
         }
-        for title, losses in found.items():
-            first = sorted(losses, key=lambda pair: -abs(pair[1]))[:most]
-            out += [title] * bool(first) + [f"  {name:<16} {-loss:+.3f}" for name, loss in first]
-        out += ["what the query names: what the product has"] * bool(self.entities)
-        out += [f"  {kind:<16} {asked}: {has or 'nothing'}" for kind, (asked, has) in self.entities.items()]
-        return out
+        for title, losses in sections.items():
+            largest = sorted(losses, key=lambda pair: -abs(pair[1]))[:limit]
+            lines += [title] * bool(largest) + [f"  {name:<16} {-loss:+.3f}" for name, loss in largest]
+        lines += ["words in the query: words in the product"] * bool(self.entities)
+        lines += [
+            f"  {kind:<16} {query_words}: {product_words or 'none'}"
+            for kind, (query_words, product_words) in self.entities.items()
+        ]
+        return lines
 
     def overlay(self) -> Image.Image | None:
-        """The picture, red where covering it costs score, blue where it gains; grey elsewhere."""
-        if self.picture is None or self.regions is None:
+        """Draw the picture: red where covering it lowers the score, blue where it raises it, grey elsewhere."""
+        if self.picture is None or self.region_losses is None:
             return None
-        reach = np.abs(self.regions).max() or 1.0
-        heat = Image.fromarray((self.regions / reach).astype(np.float32))
+        largest = np.abs(self.region_losses).max() or 1.0
+        heat = Image.fromarray((self.region_losses / largest).astype(np.float32))
         smooth = np.asarray(heat.resize(self.picture.shape[:2], Image.Resampling.BICUBIC)).clip(-1, 1)[
             ..., None
         ]
         grey = self.picture.mean(2, keepdims=True).repeat(3, 2)
         colour = np.where(smooth > 0, [220, 40, 30], [40, 90, 220])
-        share = 0.7 * np.abs(smooth)
-        return Image.fromarray((share * colour + (1 - share) * grey).round().astype(np.uint8))
+        opacity = 0.7 * np.abs(smooth)
+        return Image.fromarray((opacity * colour + (1 - opacity) * grey).round().astype(np.uint8))
 
 
 def explain(
@@ -88,25 +91,29 @@ def explain(
 
     Args:
         model: In evaluation mode.
-        featurizer: That it was trained with.
+        featurizer: The model's featurizer.
         query: A row of the queries table.
         product: A row of the products table.
     """
-    asked, _ = featurizer.rows("queries", [query])
-    shown, _ = featurizer.rows("products", [product])
-    score = _scores(model, asked, shown)[0]
-    has = [name for name, there in zip(MODALITIES, shown.present[0], strict=True) if there]
-    known = [name for name in has if name in model.config.modalities]
-    without = Items.concatenate([shown, *(shown.without(name) for name in known)])
-    losses = score - _scores(model, asked, without)[1:]
-    picture, split = _picture(product, featurizer), featurizer.vocabulary.split
+    query_item, _ = featurizer.featurize_rows("queries", [query])
+    product_item, _ = featurizer.featurize_rows("products", [product])
+    split = featurizer.vocabulary.split
+    query_words, product_words = split(query["text"] or ""), split(product_text(product))
+    score = _score_pairs(model, query_item, product_item)[0]
+    shorter_query_scores = _score_pairs(model, _drop_each_word(query_item), product_item)
+    shorter_product_scores = _score_pairs(model, query_item, _drop_each_word(product_item))
+    picture = _decode_picture(product, featurizer)
+    if picture is None:
+        region_losses = None
+    else:
+        region_losses = score - _score_covered(model, featurizer, query_item, product_item, picture)
     return Explanation(
         score=float(score),
-        modalities=dict(zip(known, losses.tolist(), strict=True)),
-        entities=_entities(model, asked, split(query["text"] or ""), shown, split(product_text(product))),
-        query=_by_word(split(query["text"] or ""), score - _scores(model, _word_by_word(asked), shown)),
-        product=_by_word(split(product_text(product)), score - _scores(model, asked, _word_by_word(shown))),
-        regions=None if picture is None else _by_place(model, featurizer, asked, shown, picture, score),
+        modality_losses=_modality_losses(model, query_item, product_item, score),
+        entities=_entities(model, query_item, query_words, product_item, product_words),
+        query_losses=_pair_with_words(query_words, score - shorter_query_scores),
+        product_losses=_pair_with_words(product_words, score - shorter_product_scores),
+        region_losses=region_losses,
         picture=picture,
     )
 
@@ -115,40 +122,53 @@ def explain_data(folder: Path, data: Path, query_id: str, product_id: str) -> Ex
     """Explain a pair of a data set with a saved model.
 
     Raises:
-        DataError: where there is no such query or product, or the folder does not hold a model.
+        DataError: the query or product does not exist, or the folder does not hold a model.
     """
-    model, featurizer = load(folder)
-    query, product = (
-        rows(data, table, {key})[key] for table, key in (("queries", query_id), ("products", product_id))
-    )
+    model, featurizer = load_model(folder)
+    query = load_rows(data, "queries", {query_id})[query_id]
+    product = load_rows(data, "products", {product_id})[product_id]
     return explain(model, featurizer, query, product)
 
 
-def rows(data: Path, table: str, ids: Collection[str]) -> dict[str, dict[str, Any]]:
-    """Some queries or products of a data set by id, with the columns that a featurizer reads.
+def load_rows(data: Path, table: str, ids: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Load some queries or products of a data set by id, with the columns that a featurizer reads.
 
     Raises:
-        DataError: where one of them is not there.
+        DataError: an id does not exist.
     """
-    name, found = COLUMNS[table][0], dict[str, dict[str, Any]]()
-    wanted = pa.array(sorted(ids), pa.string())
-    for batch in store.batches(data, table, COLUMNS[table]):
-        found |= {row[name]: row for row in batch.filter(pc.is_in(batch[name], wanted)).to_pylist()}
-        if len(found) == len(wanted):
-            return found
-    if missing := set(ids) - set(found):
-        raise DataError(f"{data / table}: there is no {name} '{min(missing)}'; give one that is there")
-    return found
+    id_column = COLUMNS[table][0]
+    id_array = pa.array(sorted(ids), pa.string())
+    rows: dict[str, dict[str, Any]] = {}
+    for batch in store.read_batches(data, table, COLUMNS[table]):
+        matching_rows = batch.filter(pc.is_in(batch[id_column], id_array)).to_pylist()
+        rows |= {row[id_column]: row for row in matching_rows}
+        if len(rows) == len(id_array):
+            return rows
+    if missing_ids := set(ids) - set(rows):
+        raise DataError(f"{data / table}: no {id_column} '{min(missing_ids)}'; give an existing {id_column}")
+    return rows
 
 
-def _scores(model: ProductSearchModel, queries: Items, products: Items) -> np.ndarray:
-    """Of one query with N products, or of N queries with one product, float (N,)."""
-    asked, shown = embed(model, queries, "query"), embed(model, products, "product")
-    return (asked * shown).sum(1)
+def _score_pairs(model: ProductSearchModel, queries: Items, products: Items) -> np.ndarray:
+    """Score one query with N products, or N queries with one product; float (N,)."""
+    query_embeddings = embed(model, queries, "query")
+    product_embeddings = embed(model, products, "product")
+    return (query_embeddings * product_embeddings).sum(1)
 
 
-def _word_by_word(item: Items) -> Items:
-    """The item without its first word, without its second, …; as many as it has tokens."""
+def _modality_losses(
+    model: ProductSearchModel, query: Items, product: Items, score: float
+) -> dict[str, float]:
+    """Compute the loss without each modality that the product has."""
+    present = [name for name, has in zip(MODALITIES, product.present[0], strict=True) if has]
+    names = [name for name in present if name in model.config.modalities]
+    variants = Items.concatenate([product, *(product.without(name) for name in names)])
+    losses = score - _score_pairs(model, query, variants)[1:]
+    return dict(zip(names, losses.tolist(), strict=True))
+
+
+def _drop_each_word(item: Items) -> Items:
+    """Return the item without its first token, without its second, and so on: as many as it has tokens."""
     tokens = item.tokens[0]
     count = int((tokens != PAD).sum())
     shorter = np.array([np.append(np.delete(tokens, place), PAD) for place in range(count)], np.int32)
@@ -156,30 +176,37 @@ def _word_by_word(item: Items) -> Items:
 
 
 def _entities(
-    model: ProductSearchModel, query: Items, asked: Sequence[str], product: Items, has: Sequence[str]
+    model: ProductSearchModel,
+    query: Items,
+    query_words: Sequence[str],
+    product: Items,
+    product_words: Sequence[str],
 ) -> dict[str, tuple[str, str]]:
-    """As `Explanation.entities`, from both texts' words."""
+    """Compute `Explanation.entities` from the words of both texts."""
     device = model.log_scale.device
     with torch.inference_mode():
-        _, named = model.encode_query(query.batch(slice(None), device), entities=True)
-        stated = model.recognise(product.batch(slice(None), device)["tokens"])
+        _, query_labels = model.encode_query(query.batch(slice(None), device), entities=True)
+        product_labels = model.recognise(product.batch(slice(None), device)["tokens"])
 
-    def of(kind: int, words: Sequence[str], labels: list[int]) -> str:
-        chosen = [word for word, label in zip(words, labels, strict=False) if label == kind]
-        return " ".join(dict.fromkeys(chosen))
+    def select_words(kind: int, words: Sequence[str], labels: list[int]) -> str:
+        selected = [word for word, label in zip(words, labels, strict=False) if label == kind]
+        return " ".join(dict.fromkeys(selected))
 
-    found = {
-        name: (of(kind, asked, named[0].tolist()), of(kind, has, stated[0].tolist()))
+    entities = {
+        name: (
+            select_words(kind, query_words, query_labels[0].tolist()),
+            select_words(kind, product_words, product_labels[0].tolist()),
+        )
         for kind, name in enumerate(model.config.entities, start=1)
     }
-    return {name: pair for name, pair in found.items() if pair[0]}
+    return {name: words for name, words in entities.items() if words[0]}
 
 
-def _by_word(words: Sequence[str], losses: np.ndarray) -> list[tuple[str, float]]:
+def _pair_with_words(words: Sequence[str], losses: np.ndarray) -> list[tuple[str, float]]:
     return list(zip(words, losses.tolist(), strict=False))
 
 
-def _picture(product: Mapping[str, Any], featurizer: Featurizer) -> np.ndarray | None:
+def _decode_picture(product: Mapping[str, Any], featurizer: Featurizer) -> np.ndarray | None:
     try:
         image = product["image"]
         return image and fit(decode(image["bytes"]), featurizer.image_size)
@@ -187,26 +214,27 @@ def _picture(product: Mapping[str, Any], featurizer: Featurizer) -> np.ndarray |
         return None
 
 
-def _by_place(
-    model: ProductSearchModel,
-    featurizer: Featurizer,
-    asked: Items,
-    shown: Items,
-    picture: np.ndarray,
-    score: float,
+def _score_covered(
+    model: ProductSearchModel, featurizer: Featurizer, query: Items, product: Items, picture: np.ndarray
 ) -> np.ndarray:
-    """What the score loses where a square of the picture is covered, float (CELLS, CELLS)."""
-    side = len(picture) / CELLS
-    covered = np.repeat(picture[None], CELLS**2, axis=0)
-    for place, one in enumerate(covered):
-        row, column = (int((index + 0.5 - COVER / 2) * side) for index in divmod(place, CELLS))
-        width = int(COVER * side)
-        one[max(0, row) : row + width, max(0, column) : column + width] = GREY
+    """Score the pair with each part of the picture covered in turn, float (GRID_CELLS, GRID_CELLS)."""
+    covered = _cover_each_cell(picture)
     with torch.inference_mode():
         images, regions = featurizer.encoder(torch.from_numpy(covered).to(featurizer.device))
-    many = replace(
-        shown.take(np.zeros(len(covered), int)),
+    variants = replace(
+        product.take(np.zeros(len(covered), int)),
         images=images.half().cpu().numpy(),
         regions=regions.half().cpu().numpy(),
     )
-    return (score - _scores(model, asked, many)).reshape(CELLS, CELLS)
+    return _score_pairs(model, query, variants).reshape(GRID_CELLS, GRID_CELLS)
+
+
+def _cover_each_cell(picture: np.ndarray) -> np.ndarray:
+    """Copy the picture with a grey square around each cell in turn, uint8 (GRID_CELLS ** 2, S, S, 3)."""
+    cell_size = len(picture) / GRID_CELLS
+    cover_size = int(COVER_CELLS * cell_size)
+    copies = np.repeat(picture[None], GRID_CELLS**2, axis=0)
+    for cell, copy in enumerate(copies):
+        top, left = (int((index + 0.5 - COVER_CELLS / 2) * cell_size) for index in divmod(cell, GRID_CELLS))
+        copy[max(0, top) : top + cover_size, max(0, left) : left + cover_size] = GREY
+    return copies

@@ -1,7 +1,7 @@
-"""Late fusion: how much a product's view through each modality alone counts beside the whole one.
+"""Late fusion: the weights of the single-modality product embeddings, added to the fused embedding.
 
-Training cannot choose this: on queries that it has seen each modality looks more telling than it will be on new ones.
-So it is chosen on the validation queries, once the model is trained.
+The weights are tuned on the validation queries after training. Tuned on the training queries they would overfit: there,
+each modality looks more informative than it is on new queries.
 """
 
 from collections.abc import Callable
@@ -15,43 +15,46 @@ from tqdm import tqdm
 from fusion.features import Items
 from fusion.model import ProductSearchModel, blend
 
-WEIGHTS = (0.25, 0.5, 1.0, 2.0)
+WEIGHTS = (0.25, 0.5, 1.0, 2.0)  # to try for each modality
 
 
 @torch.inference_mode()
-def weigh(
+def tune_late_fusion(
     model: ProductSearchModel, products: Items, validate: Callable[[ProductSearchModel, np.ndarray], float]
 ) -> float:
-    """Set `ProductSearchModel.late`, modality by modality, to what scores best; 0 where nothing scores better.
+    """Tune `ProductSearchModel.late_fusion_weights`, modality by modality; a weight stays 0 if none scores better.
 
     Args:
         model: Trained, in evaluation mode.
         products: The catalogue.
-        validate: As for `fusion.training.loop.fit`.
+        validate: As for `fusion.training.loop.fit_model`.
 
     Returns:
-        The score.
+        The validation score with the tuned weights.
     """
-    views, present = _views(model, products), torch.from_numpy(products.present)[:, : len(model.late)]
+    views, present = (
+        _embed_views(model, products),
+        torch.from_numpy(products.present)[:, : len(model.late_fusion_weights)],
+    )
 
     def score(weights: Tensor) -> float:
         vectors = blend(views[:, 0], views[:, 1:], weights * present) * present.any(1, keepdim=True)
         return validate(model, vectors.numpy())
 
-    chosen = torch.zeros(len(model.late))
-    best = score(chosen)
-    trials = list(product(range(len(chosen)), WEIGHTS))
+    best_weights = torch.zeros(len(model.late_fusion_weights))
+    best_score = score(best_weights)
+    trials = list(product(range(len(best_weights)), WEIGHTS))
     for modality, weight in tqdm(trials, desc="late fusion", unit="trial"):
-        tried = chosen.clone()
-        tried[modality] = weight
-        found = score(tried)
-        if found > best:
-            best, chosen = found, tried
-    model.late.copy_(chosen)
-    return best
+        trial_weights = best_weights.clone()
+        trial_weights[modality] = weight
+        trial_score = score(trial_weights)
+        if trial_score > best_score:
+            best_score, best_weights = trial_score, trial_weights
+    model.late_fusion_weights.copy_(best_weights)
+    return best_score
 
 
-def _views(model: ProductSearchModel, products: Items) -> Tensor:
-    """Each product whole and through each modality alone, float (N, 1 + M, dim)."""
-    lost = torch.zeros_like(model.late, dtype=torch.bool)
-    return torch.cat([model.views(batch, lost).cpu() for batch in products.batches(lost.device)])
+def _embed_views(model: ProductSearchModel, products: Items) -> Tensor:
+    """Embed each product with all modalities, then with each modality only: float (N, 1 + M, dim)."""
+    lost = torch.zeros_like(model.late_fusion_weights, dtype=torch.bool)
+    return torch.cat([model.encode_views(batch, lost).cpu() for batch in products.batches(lost.device)])

@@ -1,7 +1,7 @@
-"""The second stage: models that read a query's text together with a product's picture.
+"""Rerankers, the second stage: models that read a query's text together with a product's picture.
 
-The two towers search a whole catalogue, because they encode each side once. A single-stream model reads every pair
-anew, so it only puts the first k products of each query into a better order.
+The two-tower model can search a whole catalogue because it encodes each side once. A single-stream model must read
+every pair, so it only reorders the first k products of each query.
 """
 
 from abc import ABC, abstractmethod
@@ -16,128 +16,128 @@ from tqdm import tqdm
 
 from catalog.schema import DataError
 from fusion.encoders import hub
-from fusion.plugin_registry import Registry
+from fusion.plugin_registry import PluginRegistry
 
 # Texts and pictures of B pairs → their scores.
-Score = Callable[[Sequence[str], Sequence[np.ndarray]], np.ndarray]
-# Ids of products → what a reranker reads of them, None for one without a picture.
-Pictures = Callable[[Sequence[str]], Sequence[np.ndarray | None]]
+PairScorer = Callable[[Sequence[str], Sequence[np.ndarray]], np.ndarray]
+# Product ids → the reranker's inputs (pixels or regions); None for a product without a picture.
+PictureLoader = Callable[[Sequence[str]], Sequence[np.ndarray | None]]
 
 
 class Reranker(ABC):
-    """A single-stream model with published weights, which are read as safetensors and never unpickled.
+    """A single-stream model with published weights, read as safetensors and never unpickled.
 
     Args:
-        weights: A folder in the Hugging Face format, for which no network is used, or the id of a model on the hub,
-            by default `published`.
+        weights: A local folder in the Hugging Face format, or a model id on the hub; `model_id` by default.
 
     Attributes:
-        published: The model's id on the hub.
-        revision: The one that holds `published` as safetensors.
-        vocabulary: The tokenizer's id on the hub, where that is another.
-        architecture: Its class in transformers.
-        side: Pixels of the squares that it reads pictures as; None where it reads regions.
-        files: What a folder must hold, and where it is published.
+        model_id: The published model's id on the hub.
+        revision: The revision of `model_id` that has safetensors.
+        tokenizer_id: The tokenizer's id on the hub, if it differs from `model_id`.
+        architecture: The model's class in transformers.
+        image_size: Width and height of its input pictures, in pixels; None if it reads regions.
+        required_files: The files that a folder must hold, and where they are published.
 
     Raises:
-        DataError: where transformers is not installed, or where the weights cannot be reached or are those of another
-            model; it says how to get them.
+        DataError: transformers is not installed, or the weights cannot be loaded or belong to another model.
     """
 
-    published: ClassVar[str]
+    model_id: ClassVar[str]
     revision: ClassVar[str]
-    vocabulary: ClassVar[str | None] = None
+    tokenizer_id: ClassVar[str | None] = None
     architecture: ClassVar[str]
-    side: ClassVar[int | None] = None
-    files: ClassVar[str]
+    image_size: ClassVar[int | None] = None
+    required_files: ClassVar[str]
 
     def __init__(self, weights: str | None = None) -> None:
-        weights = weights or self.published
-        with hub.explained("rerank", weights, self.files, "--rerank-weights"):
-            self._load(weights, self.revision if weights == self.published else "main")
+        weights = weights or self.model_id
+        with hub.explain_load_errors("rerank", weights, self.required_files, "--rerank-weights"):
+            self._load(weights, self.revision if weights == self.model_id else "main")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model.to(self.device).eval().requires_grad_(False)
 
     def _load(self, weights: str, revision: str) -> None:
         import transformers
 
-        options = hub.options(weights, revision)
+        options = hub.load_options(weights, revision)
         architecture = getattr(transformers, self.architecture)
         config, _ = architecture.config_class.get_config_dict(weights, **options)
-        found = config.get("architectures") or ["nothing, or is missing"]
-        if self.architecture not in found:
-            raise ValueError(f"config.json should name {self.architecture}; it names {', '.join(found)}")
-        self.model = hub.load(self.architecture, weights, revision)
-        if self.vocabulary and not options["local_files_only"]:
-            weights, options = self.vocabulary, hub.options(self.vocabulary)
+        names = config.get("architectures") or ["nothing, or is missing"]
+        if self.architecture not in names:
+            raise ValueError(f"config.json should name {self.architecture}; it names {', '.join(names)}")
+        self.model = hub.load_model(self.architecture, weights, revision)
+        if self.tokenizer_id and not options["local_files_only"]:
+            weights, options = self.tokenizer_id, hub.load_options(self.tokenizer_id)
         self.tokenizer = transformers.BertTokenizer.from_pretrained(weights, **options)
-        if len(self.tokenizer) != self.model.config.vocab_size:  # without its files it comes almost empty
+        if (
+            len(self.tokenizer) != self.model.config.vocab_size
+        ):  # if its files are missing, it is almost empty
             raise ValueError(
                 f"the tokenizer knows {len(self.tokenizer)} words, the model {self.model.config.vocab_size}"
             )
 
     @torch.inference_mode()
     def score(self, texts: Sequence[str], pictures: Sequence[np.ndarray]) -> np.ndarray:
-        """How well each text and picture match.
+        """Score how well each text and picture match.
 
         Args:
-            texts: B of them; what the model has no positions for is cut off.
-            pictures: B of them, as the model reads them.
+            texts: B texts; truncated to the model's number of positions.
+            pictures: B pictures, in the model's input format.
 
         Returns:
             float32 of shape (B,), higher for a better match.
 
         Raises:
-            DataError: for a picture that the model cannot read.
+            DataError: a picture has the wrong format.
         """
         limit = self.model.config.max_position_embeddings
         words = self.tokenizer(
             list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt"
         )
-        return self._scores(words.to(self.device), pictures).cpu().numpy()
+        return self._score_batch(words.to(self.device), pictures).cpu().numpy()
 
     @abstractmethod
-    def _scores(self, words: Mapping[str, Tensor], pictures: Sequence[np.ndarray]) -> Tensor: ...
+    def _score_batch(self, words: Mapping[str, Tensor], pictures: Sequence[np.ndarray]) -> Tensor: ...
 
 
-RERANKERS: Registry[type[Reranker]] = Registry("reranker")
+RERANKERS: PluginRegistry[type[Reranker]] = PluginRegistry("reranker")
 
 
 @RERANKERS("vilt")
 class Vilt(Reranker):
     """ViLT (Kim et al., 2021) with its head for retrieval: pictures uint8 (H, W, 3), RGB, of any size.
 
-    The published weights see them scaled to 384 pixels on the shorter side. One side over `LONGEST` times the other
-    leaves them no patch to read; `catalog.images.fit` makes any picture a square.
+    The processor scales the shorter side to 384 pixels. If one side is more than `MAX_ASPECT_RATIO` times the other, no
+    patch is left to read; `catalog.images.fit` makes any picture a square.
     """
 
-    published = "dandelin/vilt-b32-finetuned-coco"
+    model_id = "dandelin/vilt-b32-finetuned-coco"
     revision = "refs/pr/2"
     architecture = "ViltForImageAndTextRetrieval"
-    side = 384
-    files = (
+    image_size = 384
+    required_files = (
         "config.json, model.safetensors, preprocessor_config.json, tokenizer_config.json and vocab.txt "
-        f"of {published} at the revision {revision}"
+        f"of {model_id} at the revision {revision}"
     )
-    LONGEST = 20
+    MAX_ASPECT_RATIO = 20
 
     def _load(self, weights: str, revision: str) -> None:
         from transformers import ViltImageProcessor
 
         super()._load(weights, revision)
-        self.processor = ViltImageProcessor.from_pretrained(weights, **hub.options(weights, revision))
+        self.processor = ViltImageProcessor.from_pretrained(weights, **hub.load_options(weights, revision))
 
-    def _scores(self, words: Mapping[str, Tensor], pictures: Sequence[np.ndarray]) -> Tensor:
+    def _score_batch(self, words: Mapping[str, Tensor], pictures: Sequence[np.ndarray]) -> Tensor:
         for picture in pictures:
             shape = picture.shape
-            colour = picture.dtype == np.uint8 and len(shape) == 3 and shape[2] == 3 and picture.size
-            if not colour or max(shape[:2]) > self.LONGEST * min(shape[:2]):
+            is_rgb = picture.dtype == np.uint8 and len(shape) == 3 and shape[2] == 3 and picture.size
+            if not is_rgb or max(shape[:2]) > self.MAX_ASPECT_RATIO * min(shape[:2]):
                 raise DataError(
-                    f"vilt: a picture is {picture.dtype} {shape}; give uint8 (H, W, 3), neither side "
-                    f"over {self.LONGEST} times the other, as catalog.images.fit does"
+                    f"vilt: a picture is {picture.dtype} {shape}; give uint8 (H, W, 3) with no side more than "
+                    f"{self.MAX_ASPECT_RATIO} times the other, for example from catalog.images.fit"
                 )
         pixels = self.processor(list(pictures), input_data_format="channels_last", return_tensors="pt")
-        # The model draws an order of the patches; the same each time, and not at the cost of other draws.
+        # The model shuffles the patches at random: use a fixed seed, and leave the global generator unchanged.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             return self.model(**words, **pixels.to(self.device)).logits[:, 0]
@@ -145,98 +145,115 @@ class Vilt(Reranker):
 
 @RERANKERS("visualbert")
 class VisualBert(Reranker):
-    """VisualBERT (Li et al., 2019) with the head that tells a picture's captions from others.
+    """VisualBERT (Li et al., 2019) with its head for image-caption matching.
 
-    It reads no pixels but a picture's regions: float (N, D), one row a region and D the `visual_embedding_dim` of
-    the weights. The published weights were trained on what a Faster R-CNN finds in a picture (D = 2,048), and on two
-    captions at a time. With other regions, such as the cells of an image encoder's last map, or with queries for
-    captions, they need fine-tuning before their scores mean much.
+    It reads no pixels, only a picture's regions: float (N, D), one row a region and D the `visual_embedding_dim` of
+    the weights. The published weights were trained on the regions of a Faster R-CNN (D = 2,048) and on two captions at
+    a time. For other regions, such as the cells of an image encoder's last feature map, and for queries instead of
+    captions, fine-tune the weights first.
     """
 
-    published = "uclanlp/visualbert-vqa-coco-pre"
+    model_id = "uclanlp/visualbert-vqa-coco-pre"
     revision = "refs/pr/1"
-    vocabulary = "google-bert/bert-base-uncased"
+    tokenizer_id = "google-bert/bert-base-uncased"
     architecture = "VisualBertForPreTraining"
-    files = (
-        f"config.json and model.safetensors of {published} at the revision {revision}, "
-        f"and tokenizer_config.json and vocab.txt of {vocabulary},"
+    required_files = (
+        f"config.json and model.safetensors of {model_id} at the revision {revision}, "
+        f"and tokenizer_config.json and vocab.txt of {tokenizer_id},"
     )
 
-    def _scores(self, words: Mapping[str, Tensor], pictures: Sequence[np.ndarray]) -> Tensor:
+    def _score_batch(self, words: Mapping[str, Tensor], pictures: Sequence[np.ndarray]) -> Tensor:
         width = self.model.config.visual_embedding_dim
         for regions in pictures:
             if regions.ndim != 2 or not len(regions) or regions.shape[1] != width:
                 raise DataError(
-                    f"visualbert: the regions of a picture are {regions.shape}, the weights read (N, {width}); "
-                    f"give regions of width {width}, or weights fine-tuned on regions like these"
+                    f"visualbert: the regions of a picture have shape {regions.shape}, the weights need (N, {width}); "
+                    f"give regions of width {width}, or weights that are fine-tuned on such regions"
                 )
         lengths = torch.tensor([len(regions) for regions in pictures])
         tensors = [torch.tensor(regions, dtype=torch.float32) for regions in pictures]
         padded = nn.utils.rnn.pad_sequence(tensors, batch_first=True)
-        inside = torch.arange(padded.shape[1]) < lengths[:, None]
-        # Not the whole model: its other head would score every word of the vocabulary at every position.
-        read = self.model.visual_bert(
+        mask = torch.arange(padded.shape[1]) < lengths[:, None]
+        # Skips the model's other head, which would score every word of the vocabulary at every position.
+        output = self.model.visual_bert(
             **words,
             visual_embeds=padded.to(self.device),
-            visual_attention_mask=inside.long().to(self.device),
+            visual_attention_mask=mask.long().to(self.device),
         )
-        logits = self.model.cls.seq_relationship(read.pooler_output)
-        # Class 1 is the match. transformers' documentation has it the other way round, but so the weights were trained
-        # (uclanlp/visualbert, dataloaders/coco_dataset.py and issue 26).
+        logits = self.model.cls.seq_relationship(output.pooler_output)
+        # Class 1 means match: the weights were trained that way (uclanlp/visualbert, dataloaders/coco_dataset.py and
+        # issue 26), although transformers' documentation says the opposite.
         return logits[:, 1] - logits[:, 0]
 
 
 def rerank(
     run: pa.Table,
     texts: Mapping[str, str],
-    pictures: Pictures,
-    score: Score,
+    load_pictures: PictureLoader,
+    score: PairScorer,
     k: int,
     batch_size: int = 32,
 ) -> pa.Table:
-    """Put the first k products of each query into the order of a second model.
+    """Reorder the first k products of each query by the scores of a second model.
 
-    A pair is scored where the query has a text and the product a picture. Among the first k, the products scored
-    share out the places they held, best first, equal scores in the order of the first stage; every other product
-    keeps its place.
+    A pair is scored if the query has a text and the product has a picture. Only scored products change places among
+    themselves, ties in their old order; every other product keeps its place.
 
     Args:
-        run: Columns query_id, product_id and score, as `fusion.search.catalogue_search.rank` returns.
-        texts: Of queries, by id; those without one are absent or empty.
-        pictures: Gives what `score` reads of products.
+        run: Columns query_id, product_id and score, as `fusion.search.catalogue_search.rank_products` returns.
+        texts: Query id → text; absent or empty for queries without text.
+        load_pictures: Loads the inputs of `score` for product ids.
         score: `Reranker.score`.
         k: Products per query.
         batch_size: Pairs scored at a time.
 
     Returns:
-        The run, best first. The scores of two models have no common scale: score is now one over the place.
+        The run, best first. The two models' scores have no common scale, so score is now 1 / rank.
 
     Raises:
-        DataError: where a score is not a finite number.
+        DataError: a score is not a finite number.
     """
     query = run["query_id"].combine_chunks().dictionary_encode().indices.to_numpy()
     order = np.lexsort((-run["score"].to_numpy(), query))
     run, query = run.take(order), query[order]
     place = np.arange(len(query)) - np.searchsorted(query, query)
-    query_ids, product_ids = run["query_id"].to_pylist(), run["product_id"].to_pylist()
-    asked = [int(row) for row in np.flatnonzero(place < k) if texts.get(query_ids[row])]
+    first_rows = np.flatnonzero(place < k)
+    scored_rows, scores = _score_rows(run.take(first_rows), texts, load_pictures, score, batch_size)
+    rows = first_rows[scored_rows]
+    reordered = np.arange(len(query))
+    reordered[rows] = rows[np.lexsort((-scores, query[rows]))]
+    new_scores = pa.array(1 / (place + 1))
+    return run.take(reordered).set_column(run.column_names.index("score"), "score", new_scores)
 
-    scored: list[int] = []
-    scores: list[np.ndarray] = []
-    for start in tqdm(range(0, len(asked), batch_size), "rerank", unit="batch"):
-        batch = asked[start : start + batch_size]
-        given = pictures([product_ids[row] for row in batch])
-        seen = {row: picture for row, picture in zip(batch, given, strict=True) if picture is not None}
-        if seen:
-            scores.append(score([texts[query_ids[row]] for row in seen], list(seen.values())))
-            scored += seen
-    held, found = np.array(scored, np.int64), np.concatenate([np.empty(0), *scores])
-    if not np.isfinite(found).all():
-        row = scored[int(np.argmin(np.isfinite(found)))]
+
+def _score_rows(
+    run: pa.Table,
+    texts: Mapping[str, str],
+    load_pictures: PictureLoader,
+    score: PairScorer,
+    batch_size: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Score every pair of a run that has text and picture: row numbers, int64 (N,), and scores (N,).
+
+    Raises:
+        DataError: a score is not a finite number.
+    """
+    query_ids, product_ids = run["query_id"].to_pylist(), run["product_id"].to_pylist()
+    text_rows = [row for row, query_id in enumerate(query_ids) if texts.get(query_id)]
+    scored_rows: list[int] = []
+    batch_scores: list[np.ndarray] = []
+    for start in tqdm(range(0, len(text_rows), batch_size), "rerank", unit="batch"):
+        batch = text_rows[start : start + batch_size]
+        loaded = load_pictures([product_ids[row] for row in batch])
+        pictures = {row: picture for row, picture in zip(batch, loaded, strict=True) if picture is not None}
+        if pictures:
+            batch_scores.append(score([texts[query_ids[row]] for row in pictures], list(pictures.values())))
+            scored_rows += pictures
+    scores = np.concatenate([np.empty(0), *batch_scores])
+    if not np.isfinite(scores).all():
+        row = scored_rows[int(np.argmin(np.isfinite(scores)))]
         raise DataError(
             f"rerank: query '{query_ids[row]}', product '{product_ids[row]}': the score is not a finite number; "
-            "check the reranker's weights and what it reads of this product"
+            "check the reranker's weights and this product's picture"
         )
-    rows = np.arange(len(query))
-    rows[held] = held[np.lexsort((-found, query[held]))]
-    return run.take(rows).set_column(run.column_names.index("score"), "score", pa.array(1 / (place + 1)))
+    return np.array(scored_rows, np.int64), scores

@@ -6,147 +6,156 @@ from typing import Any, Self
 import numpy as np
 from tqdm import trange
 
-CHUNK = 256
-WORTH_IT = 20_000  # products; fewer are searched exactly in a millisecond or two
-K, RECALL = 10, 0.99  # what approximate searches are set for
-ENERGY = 0.98  # share of the vectors' squared lengths that they see
-SAMPLE = 64  # products for each list, to learn it from
-COST = 16  # scoring a product found costs about as much as so many in an exact search
-SCAN = 50  # scanning so many products, as much as one there
-FEW = 64  # queries whose candidates' vectors are held at a time
-ROUNDING = 1e-6  # of scores: one is summed up in another order than the other
-STEP = 50_000  # products added at a time
+QUERY_CHUNK = 256  # queries scored at a time in an exact search
+ANN_MIN_PRODUCTS = 20_000  # exact search over fewer products takes a millisecond or two
+TUNING_K, TARGET_RECALL = 10, 0.99  # approximate search is tuned for this recall@10
+ENERGY_SHARE = 0.98  # of the vectors' squared lengths, kept by the projection
+SAMPLES_PER_LIST = 64  # products that train each inverted list
+RESCORE_COST = 16  # scoring one candidate in full costs about as much as 16 products in an exact search
+SCANS_PER_SCORE = 50  # scanning 50 products in the lists costs about as much as one in an exact search
+RESCORE_CHUNK = 64  # queries whose candidate vectors are in memory at a time
+SCORE_TOLERANCE = 1e-6  # exact and approximate search sum up in different orders
+ADD_CHUNK = 50_000  # products added to the index at a time
 
 
 def top_k(
-    queries: np.ndarray, products: np.ndarray, k: int, allowed: np.ndarray | None = None
+    queries: np.ndarray, products: np.ndarray, k: int, mask: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The best products of each query, best first; equal scores in order of row.
+    """Return the best products of each query by exact search, best first; ties in order of row.
 
     Args:
         queries: float32 of shape (Q, dim).
         products: float32 of shape (P, dim).
         k: At most this many per query.
-        allowed: bool of shape (P,), the products that may be found; all of them for None.
+        mask: bool of shape (P,), the products to search; None for all.
 
     Returns:
-        Row numbers, int64, and scores, float32, both of shape (Q, min(k, allowed products)).
+        Row numbers, int64, and scores, float32, both of shape (Q, min(k, products to search)).
     """
-    if allowed is not None and (own := np.flatnonzero(allowed)).size < len(products) / 4:
-        rows, highest = top_k(queries, products[own], k)
-        return own[rows], highest
-    k = min(k, len(products) if allowed is None else own.size)
+    if mask is not None and (allowed_rows := np.flatnonzero(mask)).size < len(products) / 4:
+        rows, highest = top_k(queries, products[allowed_rows], k)
+        return allowed_rows[rows], highest
+    k = min(k, len(products) if mask is None else allowed_rows.size)
     rows = np.empty((len(queries), k), np.int64)
     highest = np.empty((len(queries), k), np.float32)
-    for start in range(0, len(queries), CHUNK):
-        scores = queries[start : start + CHUNK] @ products.T
-        if allowed is not None:
-            scores[:, ~allowed] = -np.inf
-        for i, row in enumerate(scores, start=start):
-            rows[i] = best(row, k)
-            highest[i] = row[rows[i]]
+    for start in range(0, len(queries), QUERY_CHUNK):
+        scores = queries[start : start + QUERY_CHUNK] @ products.T
+        if mask is not None:
+            scores[:, ~mask] = -np.inf
+        for query, query_scores in enumerate(scores, start=start):
+            rows[query] = top_positions(query_scores, k)
+            highest[query] = query_scores[rows[query]]
     return rows, highest
 
 
-def best(scores: np.ndarray, k: int) -> np.ndarray:
-    """Positions of the k highest of N scores, highest first, equal ones in order of position; int64 of shape (k,)."""
+def top_positions(scores: np.ndarray, k: int) -> np.ndarray:
+    """Return the positions of the k highest of N scores, best first, ties in order of position; int64, shape (k,)."""
     if k == 0:
         return np.empty(0, np.int64)
     threshold = np.partition(scores, -k)[-k]
-    reached = np.flatnonzero(scores >= threshold)  # more than k where the last place is shared
-    return reached[np.argsort(-scores[reached], kind="stable")][:k]
+    candidates = np.flatnonzero(scores >= threshold)  # more than k if several scores equal the threshold
+    return candidates[np.argsort(-scores[candidates], kind="stable")][:k]
 
 
-class Lists:
-    """Approximate top-k: products in lists of near ones, of which a search reads a few (inverted lists, by faiss).
+class IVFIndex:
+    """Approximate top-k with an inverted file index (IVF) of faiss: a search reads only a few lists of near products.
 
-    What is read is small: four bits for each of the few directions in which the vectors mostly lie (product
-    quantisation, Jégou et al. 2011, scanned as André et al. 2015 do). The best of it is scored in full.
+    Product quantisation (Jégou et al. 2011, scanned as in André et al. 2015) stores four bits for each of the few
+    directions in which the vectors mostly lie. The best candidates are scored again with the full vectors.
 
     Args:
-        index: faiss's IndexIVFPQFastScan over rotated vectors.
-        directions: float32 (d, dim), what rotates them.
-        probes: Lists that a search for `K` reads.
-        depth: Products that it scores in full.
+        index: faiss's IndexIVFPQFastScan over projected vectors.
+        directions: float32 (d, dim), the projection.
+        probes: Lists that a search for `TUNING_K` products reads.
+        depth: Candidates that such a search scores in full.
     """
 
-    def __init__(self, index: Any, directions: np.ndarray, probes: int = 1, depth: int = 8 * K) -> None:
+    def __init__(
+        self, index: Any, directions: np.ndarray, probes: int = 1, depth: int = 8 * TUNING_K
+    ) -> None:
         self.index, self.directions, self.probes, self.depth = index, directions, probes, depth
 
     @classmethod
     def build(cls, products: np.ndarray, queries: np.ndarray) -> Self:
-        """Make the lists, and let searches do no more than it takes to find `RECALL` of the best `K`, beyond noise.
+        """Build the index, and tune `probes` and `depth` to the lowest values that reach `TARGET_RECALL`.
 
-        The same vectors give the same lists.
+        Deterministic: the same vectors give the same index.
 
         Args:
             products: float32 of shape (P, dim).
-            queries: float32 of shape (Q, dim), such as will be asked; one or more.
+            queries: float32 of shape (Q, dim), representative queries, one or more.
         """
         import faiss
 
-        directions = _directions(products)
-        d, count = len(directions), max(1, int(2 * len(products) ** 0.5))
-        index = faiss.IndexIVFPQFastScan(faiss.IndexFlatIP(d), d, count, d, 4, faiss.METRIC_INNER_PRODUCT)
+        directions = _principal_directions(products)
+        d, list_count = len(directions), max(1, int(2 * len(products) ** 0.5))
+        quantizer = faiss.IndexFlatIP(d)
+        index = faiss.IndexIVFPQFastScan(quantizer, d, list_count, d, 4, faiss.METRIC_INNER_PRODUCT)
         index.by_residual = True
-        index.train(_some(products, SAMPLE * count) @ directions.T)
-        for start in trange(0, len(products), STEP, desc="index"):
-            index.add(products[start : start + STEP] @ directions.T)
-        lists = cls(index, directions)
-        _, truth = top_k(queries, products, K)
-        while True:
-            for lists.probes in np.unique(np.geomspace(1, count, 40, dtype=int)).tolist():
-                shares = recall(lists.top_k(queries, products, K)[1], truth)
-                if shares.mean() - 2 * shares.std() / np.sqrt(len(shares)) >= RECALL:
-                    return lists
-            lists.depth *= 2  # at last so much that search is exact
+        index.train(_sample_evenly(products, SAMPLES_PER_LIST * list_count) @ directions.T)
+        for start in trange(0, len(products), ADD_CHUNK, desc="index"):
+            index.add(products[start : start + ADD_CHUNK] @ directions.T)
+        ivf = cls(index, directions)
+        ivf._tune(products, queries)
+        return ivf
+
+    def _tune(self, products: np.ndarray, queries: np.ndarray) -> None:
+        """Raise `probes`, then `depth`, until recall@`TUNING_K` is significantly at least `TARGET_RECALL`."""
+        _, true_scores = top_k(queries, products, TUNING_K)
+        probe_counts = np.unique(np.geomspace(1, self.index.nlist, 40, dtype=int)).tolist()
+        while True:  # ends: with a large depth, top_k searches exactly
+            for self.probes in probe_counts:
+                recalls = recall(self.top_k(queries, products, TUNING_K)[1], true_scores)
+                if recalls.mean() - 2 * recalls.std() / np.sqrt(len(recalls)) >= TARGET_RECALL:
+                    return
+            self.depth *= 2
 
     def top_k(
-        self, queries: np.ndarray, products: np.ndarray, k: int, allowed: np.ndarray | None = None
+        self, queries: np.ndarray, products: np.ndarray, k: int, mask: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Nearly all of what the exact `top_k` finds; all of it where few products are allowed.
+        """Return nearly the same products as the exact `top_k`; exactly the same if the mask leaves few products.
 
         Args:
             queries: float32 of shape (Q, dim).
-            products: What the lists were built of.
+            products: The vectors that the index was built from.
             k: At most this many per query.
-            allowed: bool of shape (P,), the products that may be found; all of them for None.
+            mask: bool of shape (P,), the products to search; None for all.
 
         Returns:
             As `top_k`.
         """
+        count = len(products) if mask is None else int(np.count_nonzero(mask))
+        k = min(k, count)
+        scale = max(k / TUNING_K, 1)
+        depth, probes = int(self.depth * scale), int(self.probes * scale)
+        if count < RESCORE_COST * depth or SCANS_PER_SCORE * count < len(products):
+            return top_k(queries, products, k, mask)
+        candidates = self._search_candidates(queries, depth, probes, mask)
+        rows, highest = _rescore(queries, products, candidates, k)
+        if (incomplete := np.isneginf(highest).any(1)).any():
+            rows[incomplete], highest[incomplete] = top_k(queries[incomplete], products, k, mask)
+        return rows, highest
+
+    def _search_candidates(
+        self, queries: np.ndarray, depth: int, probes: int, mask: np.ndarray | None
+    ) -> np.ndarray:
+        """Return the rows of the best candidates, int64 (Q, depth or more), sorted by row; -1 where there are fewer."""
         import faiss
 
-        count = len(products) if allowed is None else int(np.count_nonzero(allowed))
-        k = min(k, count)
-        deeper = max(k / K, 1)
-        depth, probes = int(self.depth * deeper), int(self.probes * deeper)
-        if count < COST * depth or SCAN * count < len(products):
-            return top_k(queries, products, k, allowed)
-        if allowed is None:
+        if mask is None:
             params = faiss.SearchParametersIVF(nprobe=min(probes, self.index.nlist))
-        else:  # the best that are allowed may lie in any list, far from the query, and denser there
+        else:  # the best allowed products may be in any list, far from the query, and in dense regions
             depth *= 4
-            chosen = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
-            params = faiss.SearchParametersIVF(nprobe=self.index.nlist, sel=chosen)
-        # each of both in one go: NumPy's threads and faiss's, in turns, would wait for each other
-        _, near = self.index.search(queries @ self.directions.T, depth, params=params)
-        near.sort(axis=1)  # so that equal scores stand in order of row
-        rows, highest = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
-        for start in range(0, len(queries), FEW):
-            part = slice(start, start + FEW)
-            scores = np.matmul(products[near[part]], queries[part, :, None])[..., 0]
-            scores[near[part] < 0] = -np.inf  # the lists held fewer
-            order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-            rows[part] = np.take_along_axis(near[part], order, 1)
-            highest[part] = np.take_along_axis(scores, order, 1)
-        if (short := np.isneginf(highest).any(1)).any():
-            rows[short], highest[short] = top_k(queries[short], products, k, allowed)
-        return rows, highest
+            selector = faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
+            params = faiss.SearchParametersIVF(nprobe=self.index.nlist, sel=selector)
+        # All queries in one call: if NumPy and faiss alternate, their thread pools wait for each other.
+        _, candidates = self.index.search(queries @ self.directions.T, depth, params=params)
+        candidates.sort(axis=1)  # so that ties end up in order of row
+        return candidates
 
     @property
     def nbytes(self) -> int:
-        """What it takes in memory beside the vectors."""
+        """Memory of the index without the product vectors."""
         import faiss
 
         return faiss.serialize_index(self.index).nbytes + self.directions.nbytes
@@ -165,7 +174,7 @@ class Lists:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """The inverse of `save`."""
+        """Read what `save` wrote."""
         import faiss
 
         with np.load(path, allow_pickle=False) as file:
@@ -173,21 +182,47 @@ class Lists:
             return cls(index, file["directions"], *file["searches"].tolist())
 
 
-def recall(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """How many of the products found are as good as those of an exact search: scores (Q, k) of both; float64 (Q,)."""
-    return (scores >= truth[:, -1:] - ROUNDING).mean(1)
+def _rescore(
+    queries: np.ndarray, products: np.ndarray, candidates: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Score candidates (Q, N) with the full vectors; rows and scores of the best k, -inf for the candidate -1."""
+    rows, highest = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
+    for start in range(0, len(queries), RESCORE_CHUNK):
+        chunk = slice(start, start + RESCORE_CHUNK)
+        scores = np.matmul(products[candidates[chunk]], queries[chunk, :, None])[..., 0]
+        scores[candidates[chunk] < 0] = -np.inf
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        rows[chunk] = np.take_along_axis(candidates[chunk], order, 1)
+        highest[chunk] = np.take_along_axis(scores, order, 1)
+    return rows, highest
 
 
-def _directions(vectors: np.ndarray) -> np.ndarray:
-    """Orthonormal directions, the fewest sixteens with `ENERGY` of the squared lengths, evenly: float32 (d, dim)."""
-    some = _some(vectors, 100_000)
-    energy, directions = np.linalg.eigh(some.T @ some)
-    shares = np.cumsum(energy[::-1]) / energy.sum()
-    count = min(16 * (1 + int(np.searchsorted(shares, ENERGY)) // 16), len(shares))
-    even, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(count, count)))
-    return (even @ directions.T[::-1][:count]).astype(np.float32)
+def recall(scores: np.ndarray, true_scores: np.ndarray) -> np.ndarray:
+    """Compute each query's share of results that score as high as the exact top k.
+
+    Args:
+        scores: float32 (Q, k), of the results.
+        true_scores: float32 (Q, k), of an exact search.
+
+    Returns:
+        float64 (Q,).
+    """
+    return (scores >= true_scores[:, -1:] - SCORE_TOLERANCE).mean(1)
 
 
-def _some(vectors: np.ndarray, count: int) -> np.ndarray:
-    """About so many of them, from the first to the last."""
+def _principal_directions(vectors: np.ndarray) -> np.ndarray:
+    """Return the orthonormal principal directions with `ENERGY_SHARE` of the squared lengths, float32 (d, dim).
+
+    d is a multiple of 16, or dim. A random rotation spreads the energy evenly over the directions.
+    """
+    sample = _sample_evenly(vectors, 100_000)
+    energy, directions = np.linalg.eigh(sample.T @ sample)
+    energy_shares = np.cumsum(energy[::-1]) / energy.sum()
+    count = min(16 * (1 + int(np.searchsorted(energy_shares, ENERGY_SHARE)) // 16), len(energy_shares))
+    rotation, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(count, count)))
+    return (rotation @ directions.T[::-1][:count]).astype(np.float32)
+
+
+def _sample_evenly(vectors: np.ndarray, count: int) -> np.ndarray:
+    """Return about `count` of the vectors, at equal steps."""
     return vectors[:: max(1, len(vectors) // count)]

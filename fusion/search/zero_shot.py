@@ -1,4 +1,4 @@
-"""A CLIP whose two towers are both encoders here, as it was published: what training has to beat."""
+"""Zero-shot CLIP baseline: its published text and image towers, without training."""
 
 import json
 from pathlib import Path
@@ -7,40 +7,40 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from fusion.encoders.text import Start, Transformer
+from fusion.encoders.text import TextEncoderInit, Transformer
 from fusion.features import Items
 
 
-def dual(features: Path) -> Transformer | None:
-    """The text tower that the features' pictures are comparable with, in evaluation mode; None if there is none.
+def load_text_tower(features: Path) -> Transformer | None:
+    """Load CLIP's text tower, in evaluation mode; None if the features are not from both towers of a CLIP model.
 
     Args:
-        features: What `featurize` wrote.
+        features: Output folder of the featurize stage.
     """
     image, *_ = json.loads((features / "featurizer.json").read_text())["encoder"]
     if image != "clip":
         return None
-    start = Start.load(features)
+    start = TextEncoderInit.load(features)
     if start.encoder != "transformer":
         return None
     tower = Transformer(0, 1, 0, **start.settings)
-    tower.start(start.state)
+    tower.load_published(start.state)
     return tower.eval() if tower.pools else None
 
 
 @torch.inference_mode()
-def zero_shot(tower: Transformer, items: Items) -> np.ndarray:
-    """Items in CLIP's own space: between their text's direction and their picture's, or the one they have.
+def embed_zero_shot(tower: Transformer, items: Items) -> np.ndarray:
+    """Embed items in CLIP's own space: the mean direction of text and picture, or the direction of the only one.
 
     Args:
-        tower: Of texts.
-        items: Of which the pictures' features are CLIP's.
+        tower: CLIP's text tower.
+        items: Their image features are CLIP's.
 
     Returns:
         Unit vectors, float32 (N, P); zero for an item that has neither.
     """
-    found = [torch.empty(0, items.images.shape[1])]
+    embeddings = [torch.empty(0, items.images.shape[1])]
     for batch in items.batches():
         both = torch.stack([tower.encode(batch["tokens"])[0], batch["images"]], 1)
-        found.append(normalize((normalize(both, dim=2) * batch["present"][:, :2, None]).sum(1)))
-    return torch.cat(found).numpy()
+        embeddings.append(normalize((normalize(both, dim=2) * batch["present"][:, :2, None]).sum(1)))
+    return torch.cat(embeddings).numpy()

@@ -1,7 +1,7 @@
-"""Several processes that train one model, as `torchrun` starts them: each encodes a share of every step.
+"""Several processes that train one model, started by `torchrun`: each encodes a share of every step.
 
-The weights' gradients are summed here rather than by DistributedDataParallel, which averages them, wants one `forward`,
-and hides each from the chunks that gradient caching encodes again.
+This module sums the weights' gradients itself. DistributedDataParallel would average them, needs a single `forward`,
+and does not support the chunks that gradient caching encodes again.
 """
 
 import os
@@ -18,32 +18,35 @@ T = TypeVar("T")
 
 
 class World(NamedTuple):
-    """Which process this is, and of how many."""
+    """The rank of this process and the number of processes."""
 
     rank: int
     size: int
 
     @property
-    def leads(self) -> bool:
-        """Whether this is the process that writes and reports."""
+    def is_leader(self) -> bool:
+        """Whether this process writes files and reports."""
         return self.rank == 0
 
-    def share(self, count: int) -> np.ndarray:
-        """The rows out of `count` that this process encodes, int64; all processes have equally many, the last twice."""
+    def share_rows(self, count: int) -> np.ndarray:
+        """The rows out of `count` that this process encodes, int64.
+
+        All processes have equally many; the last row may occur twice.
+        """
         rows = np.arange(self.rank, self.rank + self.size * -(-count // self.size), self.size)
         return rows.clip(max=max(0, count - 1))
 
 
-def world() -> World:
-    """As `torchrun` has it; one process where it did not start this one."""
+def current_world() -> World:
+    """The world of `torchrun`; a single process without it."""
     if not distributed.is_initialized():
         return World(0, 1)
     return World(distributed.get_rank(), distributed.get_world_size())
 
 
 @contextmanager
-def processes() -> Iterator[World]:
-    """Join the others that `torchrun` started; alone, nothing happens."""
+def join_processes() -> Iterator[World]:
+    """Join the other processes that `torchrun` started; does nothing without `torchrun`."""
     if "WORLD_SIZE" not in os.environ:
         yield World(0, 1)
         return
@@ -51,39 +54,41 @@ def processes() -> Iterator[World]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
-        yield world()
+        yield current_world()
     finally:
         distributed.destroy_process_group()
 
 
-def gather(own: Tensor, count: int) -> Tensor:
-    """All `count` rows in their order, of which each process has its `World.share`; gradients find their way back."""
-    if world().size == 1:
-        return own
-    return torch.stack(all_gather(own), 1).flatten(0, 1)[:count]
+def gather_rows(shard: Tensor, count: int) -> Tensor:
+    """All `count` rows in order, from the shards of `World.share_rows`. Gradients flow back to each process's shard."""
+    if current_world().size == 1:
+        return shard
+    return torch.stack(all_gather(shard), 1).flatten(0, 1)[:count]
 
 
 def sum_gradients(model: nn.Module) -> None:
-    """Add up what the processes' shares of the loss say of each weight."""
-    if world().size > 1:
-        for weight in (one for one in model.parameters() if one.requires_grad):
+    """Sum the gradients of each weight over all processes."""
+    if current_world().size > 1:
+        for weight in model.parameters():
+            if not weight.requires_grad:
+                continue
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
             distributed.all_reduce(weight.grad)
 
 
-def total(values: Tensor) -> Tensor:
+def sum_over_processes(values: Tensor) -> Tensor:
     """The sum over all processes, without gradient."""
     values = values.detach().clone()
-    if world().size > 1:
+    if current_world().size > 1:
         distributed.all_reduce(values)
     return values
 
 
-def from_leader(value: T) -> T:
-    """What the leading process says, whatever the others do."""
-    if world().size == 1:
+def broadcast_from_leader(value: T) -> T:
+    """The leader's value, in every process."""
+    if current_world().size == 1:
         return value
-    told = [value]
-    distributed.broadcast_object_list(told)
-    return told[0]
+    values = [value]
+    distributed.broadcast_object_list(values)
+    return values[0]

@@ -1,4 +1,4 @@
-"""Hard negatives: products that the model, as far as it is trained, ranks high for queries that they do not answer."""
+"""Hard negative mining: irrelevant products that the current model ranks high for a query."""
 
 import numpy as np
 
@@ -7,40 +7,45 @@ from fusion.model import ProductSearchModel, embed
 from fusion.search.vector_index import top_k
 from fusion.training.sampling import Pairs, TrainingSet
 
-AMONG = 20_000  # products of the training side, at most
-FIRST = 30  # of each query's ranking
-SURE = 0.95  # of the score of the query's best answer: what scores higher may be an answer that nobody judged
+MAX_CANDIDATES = 20_000  # products to search, drawn from those with the split "train"
+RANKING_DEPTH = 30  # products per query
+MAX_SCORE_RATIO = (
+    0.95  # to the score of the best exact product; higher ones may be answers that nobody judged
+)
 
 
-def mine(
-    model: ProductSearchModel, data: TrainingSet, vectors: np.ndarray, rng: np.random.Generator
+def mine_hard_negatives(
+    model: ProductSearchModel, data: TrainingSet, product_embeddings: np.ndarray, rng: np.random.Generator
 ) -> Pairs:
-    """Each judged query with the first products that nobody judged any good for it.
+    """For each judged query, the top-ranked products that are irrelevant or not judged.
 
-    Those that score nearly as high as its best exact product are left out ("TopK-PercPos" of Moreira et al., 2024,
-    NV-Retriever); so are queries without an exact product among those looked at.
+    Leaves out products that score nearly as high as the query's best exact product ("TopK-PercPos" of Moreira et al.,
+    2024, NV-Retriever), and queries without an exact product among the candidates.
 
     Args:
         model: In evaluation mode.
-        data: What may be seen.
-        vectors: The model's of all products of `data`, float32 (P, dim).
-        rng: Draws the products to look at where there are many.
+        data: The training set.
+        product_embeddings: The model's embeddings of all products of `data`, float32 (P, dim).
+        rng: Draws the candidates if there are more than `MAX_CANDIDATES` products.
     """
-    pool = np.sort(rng.permutation(data.own)[:AMONG])
-    queries, products = embed(model, data.queries, "query"), vectors[pool]
-    found, scores = top_k(queries, products, FIRST)
-    asking = np.arange(len(queries))[:, None]
-    unfit = data.judged.lookup(asking, pool[found]) <= IRRELEVANT
-    unlike = scores < SURE * _best(data, pool, queries, products)[:, None]
-    query, place = np.nonzero(unfit & unlike)
-    return Pairs(query, pool[found[query, place]])
+    candidates = np.sort(rng.permutation(data.training_rows)[:MAX_CANDIDATES])
+    queries, products = embed(model, data.queries, "query"), product_embeddings[candidates]
+    ranking, scores = top_k(queries, products, RANKING_DEPTH)
+    query_rows = np.arange(len(queries))[:, None]
+    is_negative = data.judgements.lookup(query_rows, candidates[ranking]) <= IRRELEVANT
+    best_exact = _best_exact_scores(data, candidates, queries, products)
+    scores_lower = scores < MAX_SCORE_RATIO * best_exact[:, None]
+    query, rank = np.nonzero(is_negative & scores_lower)
+    return Pairs(query, candidates[ranking[query, rank]])
 
 
-def _best(data: TrainingSet, pool: np.ndarray, queries: np.ndarray, products: np.ndarray) -> np.ndarray:
-    """The score of each query's best exact product, float32 (Q,); -inf where none is in the pool."""
-    judged = data.judged
-    answers = (judged.grade == EXACT) & np.isin(judged.product, pool)
-    query, place = judged.query[answers], np.searchsorted(pool, judged.product[answers])
+def _best_exact_scores(
+    data: TrainingSet, candidates: np.ndarray, queries: np.ndarray, products: np.ndarray
+) -> np.ndarray:
+    """The score of each query's best exact product, float32 (Q,); -inf if no candidate is exact."""
+    judgements = data.judgements
+    exact = (judgements.grade == EXACT) & np.isin(judgements.product, candidates)
+    query, candidate = judgements.query[exact], np.searchsorted(candidates, judgements.product[exact])
     best = np.full(len(queries), -np.inf, np.float32)
-    np.maximum.at(best, query, (queries[query] * products[place]).sum(1))
+    np.maximum.at(best, query, (queries[query] * products[candidate]).sum(1))
     return best

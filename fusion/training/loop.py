@@ -1,10 +1,10 @@
-"""The training loop, and nothing else."""
+"""The training loop."""
 
 import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,236 +18,305 @@ from fusion.encoders.vocabulary import PAD, UNKNOWN
 from fusion.facets import CATEGORY
 from fusion.features import Items
 from fusion.model import ProductSearchModel, embed
-from fusion.training.distributed import from_leader, sum_gradients, world
-from fusion.training.hard_negatives import mine
-from fusion.training.objective import Objective, joint_loss, label_loss
+from fusion.training.distributed import broadcast_from_leader, current_world, sum_gradients
+from fusion.training.hard_negatives import mine_hard_negatives
+from fusion.training.objective import LossBatch, Objective, entity_loss, joint_loss
 from fusion.training.sampling import Pairs, Step, TrainingSet
 
-WARM_UP = 0.1
-FINE = 0.01  # of the learning rate, for what a published encoder has learned already
-AVERAGED = 0.98  # what the average of the weights keeps of itself in a step
-HIDDEN = 0.2  # share of the vocabulary that a step hides in products
-MEASURED = 10_000  # pictures that the features are standardised by, at most
+WARM_UP = 0.1  # share of all steps
+PRETRAINED_RATE = 0.01  # learning rate of published encoders, as a share of the learning rate
+EMA_DECAY = 0.98  # of the average of the weights, per step
+WORD_DROPOUT = 0.2  # share of the vocabulary that a step replaces by "unknown" in texts
+MAX_MEASURED_PICTURES = 10_000  # from which the features are standardised
 
 
-def fit(
-    model: ProductSearchModel,
-    data: TrainingSet,
-    validate: Callable[[ProductSearchModel, np.ndarray], float],
-    objective: Objective,
-    *,
-    epochs: int,
-    patience: int,
-    batch_size: int,
-    learning_rate: float,
-    weight_decay: float,
-    hard_negatives: bool,
-    seed: int,
-    checkpoint: Path,
-    report: Callable[[dict[str, float]], None] = lambda _: None,
-) -> list[dict[str, float]]:
-    """Train in place, and leave the model with the weights of its best epoch.
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train.
 
-    What is scored and kept are running averages of the weights over the last steps, which generalise better than
-    those of any one step (Polyak and Juditsky, 1992).
-
-    Every epoch draws its random numbers from (seed, epoch) alone, so that a run that goes on from the checkpoint
-    ends with the same weights as one that was never stopped.
-
-    Where `torchrun` started several processes, all call this with the same arguments; the leading one alone validates
-    and writes, and all end with the same weights.
-
-    Args:
-        model: On the device to train on.
-        data: What may be seen.
-        validate: The score of a model in evaluation mode, higher is better, given the vectors by which it finds the
-            products of `data`, float32 (P, dim).
-        objective: What is minimised.
-        epochs: At most this many.
-        patience: Epochs without a better score before stopping.
+    Attributes:
+        epochs: Maximum number of epochs.
+        patience: Epochs without a better score before training stops.
         batch_size: Queries in a step, half of them judged.
         learning_rate: Highest; warms up over a tenth of all steps, then falls along a cosine.
         weight_decay: Of AdamW.
-        hard_negatives: Whether judged queries meet what the model wrongly ranks high, mined after each epoch but the
-            last.
-        seed: Of everything random.
-        checkpoint: Written after each epoch; if it exists, training goes on from it.
-        report: Told of each epoch as it ends: its row, and the queries and products seen per second.
+        hard_negatives: Whether judged queries get hard negatives, mined after each epoch but the last.
+        seed: Of all random numbers.
+    """
+
+    epochs: int
+    patience: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    hard_negatives: bool
+    seed: int
+
+
+Validator = Callable[[ProductSearchModel, np.ndarray], float]
+
+
+def fit_model(
+    model: ProductSearchModel,
+    data: TrainingSet,
+    validate: Validator,
+    objective: Objective,
+    schedule: Schedule,
+    *,
+    checkpoint: Path,
+    report: Callable[[dict[str, float]], None] = lambda _: None,
+) -> list[dict[str, float]]:
+    """Train in place. At the end the model has the weights of its best epoch.
+
+    Validates and keeps running averages of the weights, which generalise better than the weights of a single step
+    (Polyak and Juditsky, 1992). With `torchrun`, all processes call this with the same arguments; only the leader
+    validates and writes, and all end with the same weights.
+
+    Args:
+        model: On the device to train on.
+        data: The training set.
+        validate: The score of a model in evaluation mode, higher is better, given its embeddings of the products of
+            `data`, float32 (P, dim).
+        objective: What is minimised.
+        schedule: How long and how fast to train.
+        checkpoint: Written after each epoch; if the file exists, training resumes from it.
+        report: Called at the end of each epoch with its row and the queries and products per second.
 
     Returns:
         One row an epoch: epoch, loss and its terms, and the score.
 
     Raises:
-        FloatingPointError: where the loss is not finite; names epoch, step and what was in it.
+        FloatingPointError: if the loss is not finite; names epoch, step and what to do.
     """
-    here, steps = world(), data.steps(batch_size)
-    seen = _pictures(data)
-    if len(seen):
-        model.measure(seen)
-    run = _Run(model, learning_rate, weight_decay, epochs * steps)
+    run = _TrainingRun(model, data, objective, schedule)
     run.resume(checkpoint)
-    done = len(run.history)
-    with tqdm(
-        desc="train", total=epochs * steps, initial=done * steps, unit="step", disable=not here.leads
-    ) as bar:
-        for epoch in range(done, epochs):
-            if epoch - _best_epoch(run.history) > patience:
+    with run.progress_bar() as bar:
+        for epoch in range(len(run.history), schedule.epochs):
+            if epoch - _best_epoch(run.history) > schedule.patience:
                 break
-            torch.manual_seed(
-                (seed * 1_000_003 + epoch) * here.size + here.rank
-            )  # dropout differs by process
-            rng = np.random.default_rng([seed, epoch])
-            sums: dict[str, float] = {}
-            began, samples = time.perf_counter(), 0
-            for number, step in enumerate(data.epoch(batch_size, rng, run.hard), start=1):
-                try:
-                    values = run.step(data, step, objective, rng)
-                except FloatingPointError as error:
-                    raise FloatingPointError(
-                        f"{error} in epoch {epoch + 1}, step {number}; {_suspects(data, step)}"
-                    ) from None
-                sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
-                samples += len(step.queries) + len(step.products)
-                pace = samples / (time.perf_counter() - began)
-                best = run.history[_best_epoch(run.history)]["score"] if run.history else 0.0
-                told = {
-                    "loss": f"{sums['loss'] / number:.3f}",
-                    "best": f"{best:.3f}",
-                    "samples/s": f"{pace:.0f}",
-                }
-                bar.set_postfix({"epoch": str(epoch + 1)} | told, refresh=False)
-                bar.update()
-            score, hard = 0.0, Pairs.none()
-            if here.leads:
-                vectors = embed(run.averaged, data.products, "product")
-                score = float(validate(run.averaged, vectors))
-                if hard_negatives and epoch + 1 < epochs:
-                    hard = mine(run.averaged, data, vectors, np.random.default_rng([seed, epoch, 1]))
-            score, hard = from_leader((score, hard))
-            means = {name: total / steps for name, total in sums.items()}
-            run.finish_epoch({"epoch": epoch + 1, **means, "score": score}, hard)
-            if here.leads:
+            losses, samples_per_second = run.train_epoch(epoch, bar)
+            score, hard_negatives = _validate_epoch(run, epoch, validate)
+            run.finish_epoch({"epoch": epoch + 1, **losses, "score": score}, hard_negatives)
+            if current_world().is_leader:
                 run.save(checkpoint)
-                report(run.history[-1] | {"samples_per_s": pace})
-    model.load_state_dict(run.best)
+                report(run.history[-1] | {"samples_per_s": samples_per_second})
+    model.load_state_dict(run.best_weights)
     model.eval()
     return run.history
 
 
-class _Run:
-    """What training changes as it goes, and what a checkpoint holds.
+class _TrainingRun:
+    """The state of training; a checkpoint holds what changes.
 
     Args:
         model: Trained in place.
-        learning_rate: See `fit`.
-        weight_decay: Likewise.
-        steps: In all.
+        data: The training set.
+        objective: What is minimised.
+        schedule: How long and how fast to train.
     """
 
     def __init__(
-        self, model: ProductSearchModel, learning_rate: float, weight_decay: float, steps: int
+        self, model: ProductSearchModel, data: TrainingSet, objective: Objective, schedule: Schedule
     ) -> None:
         self.model, self.device = model, next(model.parameters()).device
-        published = {id(weight) for trunk in model.trunks for weight in trunk.parameters()}
-        kinds: dict[tuple[bool, bool], list[Tensor]] = defaultdict(list)
-        for weight in model.parameters():
-            if weight.requires_grad:
-                kinds[weight.ndim > 1, id(weight) in published].append(weight)
-        groups = [  # biases and the temperature do not decay
-            {
-                "params": weights,
-                "weight_decay": decays * weight_decay,
-                "lr": learning_rate * (FINE if fine else 1),
-            }
-            for (decays, fine), weights in kinds.items()
-        ]
-        self.optimizer = torch.optim.AdamW(groups)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: _share(step, steps))
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGED))
+        self.data, self.objective, self.schedule = data, objective, schedule
+        self.steps_per_epoch = data.steps_per_epoch(schedule.batch_size)
+        _measure_pictures(model, data)
+        self.optimizer = torch.optim.AdamW(_parameter_groups(model, schedule))
+        total_steps = schedule.epochs * self.steps_per_epoch
+        self.rate_schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: _rate_share(step, total_steps)
+        )
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
         self.history: list[dict[str, float]] = []
-        self.best: dict[str, Tensor] = {}
-        self.hard = Pairs.none()
+        self.best_weights: dict[str, Tensor] = {}
+        self.hard_negatives = Pairs.empty()
 
     @property
     def averaged(self) -> ProductSearchModel:
         """The model with the averages of its weights, in evaluation mode."""
         return cast(ProductSearchModel, self.average.module.eval())
 
-    def step(
-        self, data: TrainingSet, step: Step, objective: Objective, rng: np.random.Generator
-    ) -> dict[str, float]:
-        """One step down; the values of the loss and its terms.
+    @property
+    def best_score(self) -> float:
+        return self.history[_best_epoch(self.history)]["score"] if self.history else 0.0
+
+    def progress_bar(self) -> "tqdm[Any]":
+        """A bar of all steps; only the leader shows it."""
+        return tqdm(
+            desc="train",
+            total=self.schedule.epochs * self.steps_per_epoch,
+            initial=len(self.history) * self.steps_per_epoch,
+            unit="step",
+            disable=not current_world().is_leader,
+        )
+
+    def train_epoch(self, epoch: int, bar: "tqdm[Any]") -> tuple[dict[str, float], float]:
+        """Train one epoch.
+
+        All random numbers depend only on (seed, epoch), so a resumed run ends with the same weights.
+
+        Returns:
+            The mean loss and its terms, and the queries and products per second.
 
         Raises:
-            FloatingPointError: where the loss is not finite.
+            FloatingPointError: if the loss is not finite.
+        """
+        world = current_world()
+        # dropout differs by process
+        torch.manual_seed((self.schedule.seed * 1_000_003 + epoch) * world.size + world.rank)
+        rng = np.random.default_rng([self.schedule.seed, epoch])
+        sums: dict[str, float] = {}
+        start, samples, samples_per_second = time.perf_counter(), 0, 0.0
+        steps = self.data.draw_epoch(self.schedule.batch_size, rng, self.hard_negatives)
+        for number, step in enumerate(steps, start=1):
+            try:
+                values = self.take_step(step, rng)
+            except FloatingPointError as error:
+                place = f"epoch {epoch + 1}, step {number}"
+                raise FloatingPointError(f"{error} in {place}; {_explain_nan(self.data, step)}") from None
+            sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
+            samples += len(step.queries) + len(step.products)
+            samples_per_second = samples / (time.perf_counter() - start)
+            self._show_progress(bar, epoch, sums["loss"] / number, samples_per_second)
+        return {name: total / self.steps_per_epoch for name, total in sums.items()}, samples_per_second
+
+    def _show_progress(
+        self, bar: "tqdm[Any]", epoch: int, mean_loss: float, samples_per_second: float
+    ) -> None:
+        postfix = {
+            "epoch": str(epoch + 1),
+            "loss": f"{mean_loss:.3f}",
+            "best": f"{self.best_score:.3f}",
+            "samples/s": f"{samples_per_second:.0f}",
+        }
+        bar.set_postfix(postfix, refresh=False)
+        bar.update()
+
+    def take_step(self, step: Step, rng: np.random.Generator) -> dict[str, float]:
+        """Take one optimiser step and return the values of the loss and its terms.
+
+        Raises:
+            FloatingPointError: if the loss is not finite.
         """
         self.model.train()
-        hidden = rng.random(self.model.config.vocabulary) < HIDDEN
-        products = data.products.take(step.products)
-        products = replace(products, tokens=_hide(products.tokens, hidden))
-        texts = _hide(step.texts, hidden)
-        categories = data.facets.values[step.products, CATEGORY]
-        tags = data.tags(list(self.model.config.tags), step.products)
+        dropped_words = rng.random(self.model.config.vocabulary) < WORD_DROPOUT
+        batch = _loss_batch(self.model, self.data, step, dropped_words)
+        texts = _drop_words(step.texts, dropped_words)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            loss, values = joint_loss(
-                self.model, step.queries, products, step.grades, categories, tags, objective, rng
+            loss, values = joint_loss(self.model, batch, self.objective, rng)
+            labeller_loss, values["entities"] = entity_loss(
+                self.model, texts, step.entities, self.objective.chunk
             )
-            labelled, values["entities"] = label_loss(self.model, texts, step.entities, objective.chunk)
         if not math.isfinite(values["loss"]):
             raise FloatingPointError(f"the loss is {values['loss']}")
         self.optimizer.zero_grad(set_to_none=True)
-        (loss + labelled).backward()
+        (loss + labeller_loss).backward()
         sum_gradients(self.model)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.average.update_parameters(self.model)
-        self.schedule.step()
+        self.rate_schedule.step()
         return values
 
-    def finish_epoch(self, row: dict[str, float], hard: Pairs) -> None:
-        self.hard = hard
+    def finish_epoch(self, row: dict[str, float], hard_negatives: Pairs) -> None:
+        """Add the epoch's row to the history; keep the averaged weights if the score is the best."""
+        self.hard_negatives = hard_negatives
         self.history.append(row)
         if _best_epoch(self.history) == len(self.history) - 1:
-            self.best = {name: value.clone() for name, value in self.averaged.state_dict().items()}
+            self.best_weights = {name: value.clone() for name, value in self.averaged.state_dict().items()}
 
     def save(self, checkpoint: Path) -> None:
-        """Whole or not at all."""
-        state = {name: part.state_dict() for name, part in self._parts().items()}
+        """Write the checkpoint atomically."""
+        state: dict[str, Any] = {name: part.state_dict() for name, part in self._stateful_parts().items()}
+        state |= {"history": self.history, "best": self.best_weights}
+        state["hard"] = tuple(map(torch.from_numpy, self.hard_negatives))
         partial = checkpoint.with_suffix(".partial")
-        hard = tuple(map(torch.from_numpy, self.hard))
-        torch.save(state | {"history": self.history, "best": self.best, "hard": hard}, partial)
+        torch.save(state, partial)
         partial.replace(checkpoint)
 
     def resume(self, checkpoint: Path) -> None:
-        """Go on from a checkpoint, if there is one."""
+        """Restore the state of a checkpoint, if the file exists."""
         if checkpoint.exists():
             state = torch.load(checkpoint, weights_only=True, map_location=self.device)
-            for name, part in self._parts().items():
+            for name, part in self._stateful_parts().items():
                 part.load_state_dict(state[name])
-            self.history, self.best = state["history"], state["best"]
-            self.hard = Pairs(*(rows.cpu().numpy() for rows in state["hard"]))
+            self.history, self.best_weights = state["history"], state["best"]
+            self.hard_negatives = Pairs(*(rows.cpu().numpy() for rows in state["hard"]))
 
-    def _parts(self) -> dict[str, Any]:
+    def _stateful_parts(self) -> dict[str, Any]:
         return {
             "model": self.model,
             "average": self.average,
             "optimizer": self.optimizer,
-            "schedule": self.schedule,
+            "schedule": self.rate_schedule,
         }
 
 
-def _hide(tokens: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    """Make some words unknown in all texts of a step: what a text leaves unsaid is to be read off the picture, and what
-    a word is off its neighbours.
+def _validate_epoch(run: _TrainingRun, epoch: int, validate: Validator) -> tuple[float, Pairs]:
+    """The score of the averaged weights, and hard negatives for the next epoch, the same in all processes."""
+    score, hard_negatives = 0.0, Pairs.empty()
+    if current_world().is_leader:
+        product_embeddings = embed(run.averaged, run.data.products, "product")
+        score = float(validate(run.averaged, product_embeddings))
+        if run.schedule.hard_negatives and epoch + 1 < run.schedule.epochs:
+            rng = np.random.default_rng([run.schedule.seed, epoch, 1])
+            hard_negatives = mine_hard_negatives(run.averaged, run.data, product_embeddings, rng)
+    return broadcast_from_leader((score, hard_negatives))
+
+
+def _measure_pictures(model: ProductSearchModel, data: TrainingSet) -> None:
+    """Standardise image features by the training products with a picture, or `MAX_MEASURED_PICTURES` of them."""
+    rows = data.training_rows[data.products.has_image[data.training_rows]]
+    pictured: Items = data.products.take(rows[:: 1 + len(rows) // MAX_MEASURED_PICTURES])
+    if len(pictured):
+        model.measure(pictured)
+
+
+def _parameter_groups(model: ProductSearchModel, schedule: Schedule) -> list[dict[str, Any]]:
+    """Groups for the optimiser: biases and the temperature do not decay, published encoders learn slowly."""
+    published = {id(weight) for trunk in model.trunks for weight in trunk.parameters()}
+    groups: dict[tuple[bool, bool], list[Tensor]] = defaultdict(list)
+    for weight in model.parameters():
+        if weight.requires_grad:
+            groups[weight.ndim > 1, id(weight) in published].append(weight)
+    return [
+        {
+            "params": weights,
+            "weight_decay": decays * schedule.weight_decay,
+            "lr": schedule.learning_rate * (PRETRAINED_RATE if is_published else 1),
+        }
+        for (decays, is_published), weights in groups.items()
+    ]
+
+
+def _loss_batch(
+    model: ProductSearchModel, data: TrainingSet, step: Step, dropped_words: np.ndarray
+) -> LossBatch:
+    """The queries and products of a step, with word dropout in the products' texts."""
+    products = data.products.take(step.products)
+    return LossBatch(
+        queries=step.queries,
+        products=replace(products, tokens=_drop_words(products.tokens, dropped_words)),
+        grades=step.grades,
+        categories=data.facets.values[step.products, CATEGORY],
+        tags=data.tags(list(model.config.tags), step.products),
+    )
+
+
+def _drop_words(tokens: np.ndarray, dropped_words: np.ndarray) -> np.ndarray:
+    """Word dropout: make some words unknown in all texts of a step.
+
+    So the model learns to infer missing words from the picture, and entities from neighbouring words.
 
     Args:
         tokens: int32 (N, T).
-        hidden: bool (vocabulary,).
+        dropped_words: bool (vocabulary,).
     """
-    return np.where(hidden[tokens] & (tokens != PAD), UNKNOWN, tokens)
+    return np.where(dropped_words[tokens] & (tokens != PAD), UNKNOWN, tokens)
 
 
-def _suspects(data: TrainingSet, step: Step) -> str:
+def _explain_nan(data: TrainingSet, step: Step) -> str:
     """What was in a step whose loss is not finite, and what to do."""
     products = data.products.take(step.products)
     broken = [
@@ -257,22 +326,17 @@ def _suspects(data: TrainingSet, step: Step) -> str:
         if not np.isfinite(features).all()
     ]
     if broken:
-        return f"the pictures of {_some(broken)} have features that are not finite; remove them from the data"
-    seen = f"queries {_some(step.queries.ids)}; products {_some(products.ids)}"
-    return f"lower train.learning_rate, or look into what it read: {seen}"
+        ids = _abbreviate(broken)
+        return f"the pictures of {ids} have features that are not finite; remove them from the data"
+    inputs = f"queries {_abbreviate(step.queries.ids)}; products {_abbreviate(products.ids)}"
+    return f"lower train.learning_rate, or check its input: {inputs}"
 
 
-def _some(ids: Sequence[str] | np.ndarray, most: int = 10) -> str:
-    return ", ".join(ids[:most]) + (f" and {len(ids) - most} more" if len(ids) > most else "")
+def _abbreviate(ids: Sequence[str] | np.ndarray, limit: int = 10) -> str:
+    return ", ".join(ids[:limit]) + (f" and {len(ids) - limit} more" if len(ids) > limit else "")
 
 
-def _pictures(data: TrainingSet) -> Items:
-    """The training side's products that have a picture, or `MEASURED` of them."""
-    rows = data.own[data.products.has_image[data.own]]
-    return data.products.take(rows[:: 1 + len(rows) // MEASURED])
-
-
-def _share(step: int, steps: int) -> float:
+def _rate_share(step: int, steps: int) -> float:
     """The learning rate after `step` of `steps`, as a share of the highest."""
     warm = max(1, int(WARM_UP * steps))
     if step < warm:
@@ -281,5 +345,5 @@ def _share(step: int, steps: int) -> float:
 
 
 def _best_epoch(history: list[dict[str, float]]) -> int:
-    """Index of the first epoch with the highest score; 0 where there is none yet."""
+    """Index of the first epoch with the highest score; 0 for an empty history."""
     return max(range(len(history)), key=lambda i: history[i]["score"], default=0)

@@ -1,10 +1,11 @@
-"""The joint loss of a step, over all processes that train.
+"""The joint loss of a step, over all training processes.
 
 L = α·L_text + β·L_vision + L_fused + γ·L_tags + δ·L_pairs
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,15 +13,15 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-from fusion.entities import UNKNOWABLE
+from fusion.entities import UNLABELLED
 from fusion.features import Items
 from fusion.model import ProductSearchModel
-from fusion.training.distributed import gather, total, world
+from fusion.training.distributed import current_world, gather_rows, sum_over_processes
 from fusion.training.losses import IGNORED, LOWEST, answerable, contrastive
-from fusion.training.sampling import one_each
+from fusion.training.sampling import draw_one_each
 
 UNTAGGED = -1
-TERMS = ("fused", "text", "vision", "video")  # a loss for each of `ProductSearchModel.views`
+TERMS = ("fused", "text", "vision", "video")  # a loss for each view of `ProductSearchModel.encode_views`
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,16 @@ class Objective:
 
     Attributes:
         loss: A name of `fusion.training.losses.LOSSES`.
-        alpha: Weight of L_text, the query against the product's text alone.
-        beta: Weight of L_vision, against its picture alone; and of the same for its clip alone.
-        gamma: Weight of L_tags, the cross-entropy of the products' tags, whole and through each modality alone.
-        delta: Weight of L_pairs, in which each product's text and picture find each other among the step's products.
+        alpha: Weight of L_text, the query against the product's text only.
+        beta: Weight of L_vision, the query against the product's picture only, and of the same loss for its clip.
+        gamma: Weight of L_tags, the cross-entropy of the products' tags, in the fused view and each unimodal view.
+        delta: Weight of L_pairs, which matches each product's text with its picture among the step's products.
         modality_dropout: Chance that a product with several modalities loses one of them in L_fused.
-        picture_swap: Chance that L_fused shows a product's text beside the picture of another one of its category. On
-            products that training has seen, pictures tell more than they will on new ones; so where they disagree with
-            what words say, they are trusted too much.
-        chunk: Queries or products encoded at a time, their activations made again when gradients are due; so memory
-            does not grow with the batch. None keeps all.
+        picture_swap: Chance that L_fused combines a product's text with the picture of another product of its category.
+            Pictures of training products are more informative than pictures of new ones; without swaps the model
+            trusts pictures too much where they contradict words.
+        chunk: Queries or products encoded at a time. Activations are computed again for the gradients, so memory does
+            not grow with the batch. None keeps all activations.
     """
 
     loss: str = "graded"
@@ -52,85 +53,117 @@ class Objective:
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """Of `TERMS`."""
+        """The weights of `TERMS`."""
         return 1.0, self.alpha, self.beta, self.beta
 
 
+class LossBatch(NamedTuple):
+    """The input of `joint_loss`.
+
+    Attributes:
+        queries: Q queries.
+        products: P products, each once.
+        grades: int (Q, P), as for `fusion.training.losses.contrastive`.
+        categories: int (P,), equal for products of the same category.
+        tags: int64 (P, T), for each of `ModelConfig.tags` the product's value, or `UNTAGGED`.
+    """
+
+    queries: Items
+    products: Items
+    grades: np.ndarray
+    categories: np.ndarray
+    tags: np.ndarray
+
+
 def joint_loss(
-    model: ProductSearchModel,
-    queries: Items,
-    products: Items,
-    grades: np.ndarray,
-    categories: np.ndarray,
-    tags: np.ndarray,
-    objective: Objective,
-    rng: np.random.Generator,
+    model: ProductSearchModel, batch: LossBatch, objective: Objective, rng: np.random.Generator
 ) -> tuple[Tensor, dict[str, float]]:
-    """A step's loss. Every process is given the whole step, and encodes its share.
+    """The loss of a step. Every process gets the whole batch and encodes its share.
 
     Args:
         model: Both towers.
-        queries: Q of them.
-        products: P of them, each once.
-        grades: int (Q, P), as for `fusion.training.losses.contrastive`.
-        categories: int (P,), equal where products are of the same kind.
-        tags: int64 (P, T), for each of `ModelConfig.tags` the product's value, or `UNTAGGED`.
-        objective: What counts how much.
+        batch: The queries and products of the step.
+        objective: The weights of the terms.
         rng: In the same state in all processes.
 
     Returns:
-        This process's part of the loss, a scalar; the gradients of all parts have to be summed. And the value over all
-        processes of the loss and of each of `TERMS`, and of the tags.
+        This process's part of the loss, a scalar; the gradients of all parts must be summed. And the values over all
+        processes of the loss, of each of `TERMS`, and of L_tags and L_pairs.
     """
-    device = next(model.parameters()).device
-    present = products.present[:, : len(model.config.modalities)]
-    lost = _lost(present, objective.modality_dropout, rng)
-    shown_with = _swapped(present, categories, objective.picture_swap, rng)
-    here = world()
-
-    def encode_queries(rows: np.ndarray) -> Tensor:
-        return model.encode_query(queries.batch(rows, device))
-
-    def encode_products(rows: np.ndarray) -> Tensor:
-        others = None
-        if len(swapped := np.flatnonzero(shown_with[rows] != rows)):
-            pictures = products.batch(shown_with[rows[swapped]], device)
-            others = torch.from_numpy(swapped).to(device), pictures
-        return model.views(products.batch(rows, device), torch.from_numpy(lost[rows]).to(device), others)
-
-    encoded = _encode(encode_products, here.share(len(products)), objective.chunk, device)
-    seen = gather(encoded, len(products))
-    has = torch.from_numpy(present).to(device)
-
-    def sums(rows: np.ndarray) -> Tensor:
-        """Of each term over some queries."""
-        asked = model.scale * encode_queries(rows)
-        judged = torch.from_numpy(grades[rows]).to(device)
-        terms = [contrastive(asked @ seen[:, 0].T, judged, objective.loss)]
-        for view, there in enumerate(has.T, start=1):
-            terms.append(contrastive(asked @ seen[:, view].T, judged.where(there, IGNORED), objective.loss))
-        return torch.stack(terms, 1)
-
-    own = np.arange(here.rank, len(queries), here.size)
-    found = _encode(sums, own, objective.chunk, device).sum(0)
-    shown = [np.ones(len(products), bool), *present.T]  # by each view
-    counts = torch.tensor([_answerable(grades, there, objective.loss) for there in shown])
-    terms = found / counts.clamp(min=1).to(device)
-    loss = (terms * torch.tensor(objective.weights[: len(terms)], device=device)).sum()
-    tagged = _tag_loss(model, encoded, np.stack(shown, 1), tags)
-    paired = _pair_loss(seen[:, 1:3], products, model.scale)
-    loss = loss + objective.gamma * tagged + objective.delta * paired
-    values = total(torch.stack([loss, tagged, paired, *terms])).tolist()
+    present = batch.products.present[:, : len(model.config.modalities)]
+    encoded = _encode_products(model, batch, present, objective, rng)
+    views = gather_rows(encoded, len(batch.products))
+    in_view = np.stack([np.ones(len(batch.products), bool), *present.T], 1)
+    terms = _contrastive_terms(model, batch, views, in_view, objective)
+    weights = torch.tensor(objective.weights[: len(terms)], device=terms.device)
+    contrastive_loss = (terms * weights).sum()
+    tag_loss = _tag_loss(model, encoded, in_view, batch.tags)
+    pair_loss = _pair_loss(views[:, 1:3], batch.products, model.scale)
+    loss = contrastive_loss + objective.gamma * tag_loss + objective.delta * pair_loss
+    values = sum_over_processes(torch.stack([loss, tag_loss, pair_loss, *terms])).tolist()
     return loss, dict(zip(("loss", "tags", "pairs", *TERMS), values, strict=False))
 
 
-def label_loss(
-    model: ProductSearchModel, tokens: np.ndarray, entities: np.ndarray, chunk: int | None
-) -> tuple[Tensor, float]:
-    """The mean cross-entropy of words' entities. Every process is given all texts, and reads its share.
+def _encode_products(
+    model: ProductSearchModel,
+    batch: LossBatch,
+    present: np.ndarray,
+    objective: Objective,
+    rng: np.random.Generator,
+) -> Tensor:
+    """This process's share of the products, as `ProductSearchModel.encode_views`."""
+    products, device = batch.products, _device(model)
+    hidden = _draw_hidden_modalities(present, objective.modality_dropout, rng)
+    donors = _draw_picture_donors(present, batch.categories, objective.picture_swap, rng)
+
+    def encode(rows: np.ndarray) -> Tensor:
+        swapped = None
+        if len(swapped_rows := np.flatnonzero(donors[rows] != rows)):
+            donor_batch = products.batch(donors[rows[swapped_rows]], device)
+            swapped = torch.from_numpy(swapped_rows).to(device), donor_batch
+        return model.encode_views(
+            products.batch(rows, device), torch.from_numpy(hidden[rows]).to(device), swapped
+        )
+
+    return _run_in_chunks(encode, current_world().share_rows(len(products)), objective.chunk, device)
+
+
+def _contrastive_terms(
+    model: ProductSearchModel, batch: LossBatch, views: Tensor, in_view: np.ndarray, objective: Objective
+) -> Tensor:
+    """This process's part of each of `TERMS`, float (1 + M,): the mean over all answerable queries.
 
     Args:
-        model: Has the labeller, which alone learns from this.
+        model: Encodes the queries.
+        batch: The queries and the grades.
+        views: Of all products, as `ProductSearchModel.encode_views`.
+        in_view: bool (P, 1 + M), whether a product has the modality of each view.
+        objective: The loss, and the size of chunks.
+    """
+    device = views.device
+    has_modality = torch.from_numpy(in_view[:, 1:]).to(device)
+
+    def query_losses(rows: np.ndarray) -> Tensor:
+        """The loss of each query and term, float (rows, 1 + M)."""
+        queries = model.scale * model.encode_query(batch.queries.batch(rows, device))
+        grades = torch.from_numpy(batch.grades[rows]).to(device)
+        losses = [contrastive(queries @ views[:, 0].T, grades, objective.loss)]
+        for view, has in enumerate(has_modality.T, start=1):
+            losses.append(contrastive(queries @ views[:, view].T, grades.where(has, IGNORED), objective.loss))
+        return torch.stack(losses, 1)
+
+    losses = _run_in_chunks(query_losses, _own_rows(len(batch.queries)), objective.chunk, device).sum(0)
+    counts = torch.tensor([_count_answerable(batch.grades, has, objective.loss) for has in in_view.T])
+    return losses / counts.clamp(min=1).to(device)
+
+
+def entity_loss(
+    model: ProductSearchModel, tokens: np.ndarray, entities: np.ndarray, chunk: int | None
+) -> tuple[Tensor, float]:
+    """The mean cross-entropy of words' entities. Every process gets all texts and reads its share.
+
+    Args:
+        model: Its labeller is the only part that learns from this loss.
         tokens: int32 (L, T).
         entities: int64 (L, T), as `fusion.entities.Entities.label` returns them.
         chunk: As in `Objective`.
@@ -138,97 +171,111 @@ def label_loss(
     Returns:
         This process's part, a scalar, and the value over all processes.
     """
-    device = next(model.parameters()).device
+    device = _device(model)
     if not model.config.entities:
         return torch.zeros((), device=device), 0.0
 
-    def sums(rows: np.ndarray) -> Tensor:
-        texts, labels = (torch.from_numpy(of[rows]).to(device) for of in (tokens, entities))
+    def label_losses(rows: np.ndarray) -> Tensor:
+        texts, labels = (torch.from_numpy(array[rows]).to(device) for array in (tokens, entities))
         return model.labeller.loss(texts.long(), labels)
 
-    here = world()
-    own = np.arange(here.rank, len(tokens), here.size)
-    known = max(1, int((entities != UNKNOWABLE).sum()))
-    loss = _encode(sums, own, chunk, device).sum() / known
-    return loss, float(total(loss))
+    labelled_count = max(1, int((entities != UNLABELLED).sum()))
+    loss = _run_in_chunks(label_losses, _own_rows(len(tokens)), chunk, device).sum() / labelled_count
+    return loss, float(sum_over_processes(loss))
 
 
-def _pair_loss(seen: Tensor, products: Items, scale: Tensor) -> Tensor:
-    """InfoNCE both ways (as in CLIP, Radford et al., 2021) between texts and pictures, this process's part of it.
+def _pair_loss(unimodal: Tensor, products: Items, scale: Tensor) -> Tensor:
+    """This process's part of InfoNCE between texts and pictures, in both directions (as in CLIP, Radford et al., 2021).
 
     Products whose texts are equal do not compete.
 
     Args:
-        seen: Each product's text alone and its picture alone, unit vectors, float (P, 2, dim).
-        products: The same, P of them.
+        unimodal: Each product's text embedding and picture embedding, unit vectors, float (P, 2, dim).
+        products: The P products.
         scale: Of the scores.
     """
-    both = np.flatnonzero(products.present[:, :2].all(1))
-    if not len(both):
-        return seen.new_zeros(())
-    here = world()
-    own = torch.arange(here.rank, len(both), here.size, device=seen.device)
-    _, text = np.unique(products.tokens[both], axis=0, return_inverse=True)
-    group = torch.from_numpy(text.ravel()).to(seen.device)
-    rivals = (group[own, None] != group) | (own[:, None] == torch.arange(len(both), device=seen.device))
-    words, pictures = scale * seen[both, 0], seen[both, 1]
-    ways = (words[own] @ pictures.T, pictures[own] @ words.T)
-    losses = [cross_entropy(one.masked_fill(~rivals, LOWEST), own, reduction="sum") for one in ways]
-    return torch.stack(losses).mean() / len(both)
+    complete = np.flatnonzero(products.present[:, :2].all(1))
+    if not len(complete):
+        return unimodal.new_zeros(())
+    world = current_world()
+    rows = torch.arange(world.rank, len(complete), world.size, device=unimodal.device)
+    _, text_number = np.unique(products.tokens[complete], axis=0, return_inverse=True)
+    text = torch.from_numpy(text_number.ravel()).to(unimodal.device)
+    rivals = (text[rows, None] != text) | (
+        rows[:, None] == torch.arange(len(complete), device=unimodal.device)
+    )
+    texts, pictures = scale * unimodal[complete, 0], unimodal[complete, 1]
+    directions = (texts[rows] @ pictures.T, pictures[rows] @ texts.T)
+    losses = [
+        cross_entropy(scores.masked_fill(~rivals, LOWEST), rows, reduction="sum") for scores in directions
+    ]
+    return torch.stack(losses).mean() / len(complete)
 
 
-def _tag_loss(model: ProductSearchModel, encoded: Tensor, shown: np.ndarray, tags: np.ndarray) -> Tensor:
-    """The mean over kinds of tags of their cross-entropy, this process's part of it.
+def _tag_loss(model: ProductSearchModel, encoded: Tensor, in_view: np.ndarray, tags: np.ndarray) -> Tensor:
+    """This process's part of the tags' cross-entropy, the mean over kinds of tags.
 
     Args:
         model: Has the heads.
-        encoded: This process's share of the products, as `ProductSearchModel.views`.
-        shown: bool (P, 1 + M), which of all products each view shows.
-        tags: See `joint_loss`.
+        encoded: This process's share of the products, as `ProductSearchModel.encode_views`.
+        in_view: bool (P, 1 + M), whether a product has the modality of each view.
+        tags: See `LossBatch`.
     """
-    known = np.where(shown[..., None], tags[:, None], UNTAGGED)
-    own = torch.from_numpy(known[world().rank :: world().size]).to(encoded.device)
+    targets = np.where(in_view[..., None], tags[:, None], UNTAGGED)
+    own_targets = torch.from_numpy(targets[_own_rows(len(targets))]).to(encoded.device)
     losses = [
-        cross_entropy(logits.flatten(0, 1), own[..., kind].flatten(), ignore_index=UNTAGGED, reduction="sum")
-        / max(1, (known[..., kind] != UNTAGGED).sum())
-        for kind, logits in enumerate(model.tag(encoded[: len(own)]))
+        cross_entropy(
+            logits.flatten(0, 1), own_targets[..., kind].flatten(), ignore_index=UNTAGGED, reduction="sum"
+        )
+        / max(1, (targets[..., kind] != UNTAGGED).sum())
+        for kind, logits in enumerate(model.score_tags(encoded[: len(own_targets)]))
     ]
     return torch.stack(losses).mean() if losses else encoded.new_zeros(())
 
 
-def _answerable(grades: np.ndarray, there: np.ndarray, loss: str) -> int:
-    return int(answerable(torch.from_numpy(grades[:, there]), loss).sum())
+def _device(model: ProductSearchModel) -> torch.device:
+    return next(model.parameters()).device
 
 
-def _encode(
-    encode: Callable[[np.ndarray], Tensor], rows: np.ndarray, chunk: int | None, device: torch.device
+def _own_rows(count: int) -> np.ndarray:
+    """The rows out of `count` of which this process computes the loss: each row in exactly one process."""
+    world = current_world()
+    return np.arange(world.rank, count, world.size)
+
+
+def _count_answerable(grades: np.ndarray, in_view: np.ndarray, loss: str) -> int:
+    return int(answerable(torch.from_numpy(grades[:, in_view]), loss).sum())
+
+
+def _run_in_chunks(
+    function: Callable[[np.ndarray], Tensor], rows: np.ndarray, chunk: int | None, device: torch.device
 ) -> Tensor:
-    """`encode` of all rows, in chunks if they are to be cached: "gradient caching" of Gao et al., 2021."""
+    """Apply a function to all rows; in chunks, with gradient caching (Gao et al., 2021), if `chunk` is smaller."""
     if chunk is None or len(rows) <= chunk:
-        return encode(rows)
+        return function(rows)
 
-    def again(index: Tensor) -> Tensor:
-        return encode(index.cpu().numpy())
+    def run_chunk(chunk_rows: Tensor) -> Tensor:
+        return function(chunk_rows.cpu().numpy())
 
-    # The rows travel as a tensor on the device, by which the random state to restore is found.
-    parts = torch.from_numpy(rows).to(device).split(chunk)
-    return torch.cat([checkpoint(again, part, use_reentrant=False) for part in parts])
-
-
-def _lost(present: np.ndarray, chance: float, rng: np.random.Generator) -> np.ndarray:
-    """One modality of some products that have several, bool like `present`."""
-    unlucky = (present.sum(1) > 1) & (rng.random(len(present)) < chance)
-    victim = (rng.random(present.shape) * present).argmax(1)
-    return (np.arange(present.shape[1]) == victim[:, None]) & unlucky[:, None]
+    # Rows are tensors on the device because `checkpoint` restores the random state of its arguments' device.
+    chunks = torch.from_numpy(rows).to(device).split(chunk)
+    return torch.cat([checkpoint(run_chunk, chunk_rows, use_reentrant=False) for chunk_rows in chunks])
 
 
-def _swapped(
+def _draw_hidden_modalities(present: np.ndarray, chance: float, rng: np.random.Generator) -> np.ndarray:
+    """Draw one modality to hide of some products that have several, bool like `present`."""
+    chosen = (present.sum(1) > 1) & (rng.random(len(present)) < chance)
+    modality = (rng.random(present.shape) * present).argmax(1)
+    return (np.arange(present.shape[1]) == modality[:, None]) & chosen[:, None]
+
+
+def _draw_picture_donors(
     present: np.ndarray, categories: np.ndarray, chance: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """For each product the one of its category with whose picture it is shown, mostly itself: int64 (P,)."""
-    shown_with = np.arange(len(present))
-    both = np.flatnonzero(present[:, :2].all(1))
-    both = both[categories[both].argsort(kind="stable")]
-    chosen = both[rng.random(len(both)) < chance]
-    shown_with[chosen] = one_each(categories[both], both, categories[chosen], rng)[1]
-    return shown_with
+    """For each product the product of its category whose picture it gets, mostly itself: int64 (P,)."""
+    donors = np.arange(len(present))
+    complete = np.flatnonzero(present[:, :2].all(1))
+    complete = complete[categories[complete].argsort(kind="stable")]
+    chosen = complete[rng.random(len(complete)) < chance]
+    donors[chosen] = draw_one_each(categories[complete], complete, categories[chosen], rng)[1]
+    return donors

@@ -1,6 +1,6 @@
-"""`make try`: a page to search with, on this machine; champion and challenger answer side by side.
+"""`make try`: a search page on this machine, with champion and challenger side by side.
 
-Each model is served by a process of its own, since two of them in one would share the code of the first.
+Each model runs in its own process: in one process, both would use the code of the first.
 """
 
 import argparse
@@ -16,12 +16,12 @@ from typing import cast
 
 import uvicorn
 
-from catalog.command import run
+from catalog.command import run_command
 from catalog.schema import DataError
-from components.params import RegisterParams, load
-from registry import local_stack, tracking
-from registry.model_registry import CHALLENGER, CHAMPION, Registry
-from serving.demo.catalogue import Shop
+from components.params import RegisterParams, load_section
+from registry import local_stack, mlflow_store
+from registry.model_registry import CHALLENGER, CHAMPION, ModelRegistry
+from serving.demo.catalogue import DemoCatalogue
 from serving.demo.page import Demo
 from serving.demo.search import Model
 from serving.demo.votes import Votes
@@ -30,54 +30,71 @@ HOST = "127.0.0.1"
 
 
 def main() -> None:
-    """Serve the models that there are, and the page, until interrupted."""
+    """Serve the models and the page until interrupted."""
+    arguments = parse_arguments()
+    local_stack.exit_on_sigterm()
+    name = cast(RegisterParams, load_section(arguments.params, "register")).model_name
+    versions = find_versions(name)
+    catalogue, votes = DemoCatalogue.load(arguments.data), Votes(arguments.votes)
+    with ExitStack() as stack:
+        listener = stack.enter_context(listen(arguments.port))
+        models = start_models(name, versions, stack)
+        app = Demo(models, catalogue, votes).build_app()
+        address = f"http://{HOST}:{arguments.port}"
+        print(f"open {address}; stop with Ctrl-C", flush=True)
+        if not arguments.headless:  # in a thread, because a terminal browser would block
+            Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m serving.demo", description=__doc__)
-    parser.add_argument(
-        "--data", type=Path, default=Path("data"), help="the data set whose pictures are shown"
-    )
+    parser.add_argument("--data", type=Path, default=Path("data"), help="data set of the catalogue to show")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE")
     parser.add_argument(
-        "--votes", type=Path, default=Path("votes"), metavar="DIR", help="where votes are kept"
+        "--votes", type=Path, default=Path("votes"), metavar="DIR", help="folder to save votes in"
     )
     parser.add_argument("--port", type=int, default=8501)
-    parser.add_argument("--headless", action="store_true", help="open no browser")
-    options = parser.parse_args()
-    local_stack.stop_when_told()
-    name = cast(RegisterParams, load(options.params, "register")).model_name
-    versions = find_versions(name)
-    shop, votes = Shop.load(options.data), Votes(options.votes)
-    with ExitStack() as stack:
-        listener = stack.enter_context(listen(options.port))
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        models = []
-        for number, alias in versions.items():
-            served = local_stack.model(f"models:/{name}/{number}", folder / f"{number}.log")
-            models.append(Model(alias, number, stack.enter_context(served)))
-            print(f"{models[-1].label} answers at {models[-1].address}", flush=True)
-        app = Demo(models, shop, votes).app()
-        address = f"http://{HOST}:{options.port}"
-        print(f"the page is at {address}; Ctrl-C stops it", flush=True)
-        if not options.headless:  # a thread, for a browser in the terminal lets its caller wait
-            Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)).run(
-            sockets=[listener]
-        )
+    parser.add_argument("--headless", action="store_true", help="do not open a browser")
+    return parser.parse_args()
+
+
+def start_models(name: str, versions: Mapping[str, str], stack: ExitStack) -> list[Model]:
+    """Start a server for each version; they stop with the stack.
+
+    Args:
+        name: Name of the registered model.
+        versions: Version → alias.
+        stack: Closes the servers and their folder of logs.
+    """
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    models = []
+    for version, alias in versions.items():
+        server = local_stack.serve_model(f"models:/{name}/{version}", folder / f"{version}.log")
+        model = Model(alias, version, stack.enter_context(server))
+        print(f"{model.label} answers at {model.address}", flush=True)
+        models.append(model)
+    return models
 
 
 def find_versions(name: str) -> Mapping[str, str]:
-    """Version → alias, the champion first; a version that is both is shown once.
+    """Find champion and challenger: version → alias, the champion first, one entry if both are the same version.
 
     Args:
-        name: Of the registered model.
+        name: Name of the registered model.
 
     Raises:
-        DataError: where there is neither.
+        DataError: the model has neither.
     """
-    with tracking.reached():
-        registry = Registry(tracking.connect(), name)
-        numbers = {alias: number for alias in (CHAMPION, CHALLENGER) if (number := registry.alias(alias))}
+    with mlflow_store.translate_errors():
+        registry = ModelRegistry(mlflow_store.connect(), name)
+        numbers = {
+            alias: number for alias in (CHAMPION, CHALLENGER) if (number := registry.find_by_alias(alias))
+        }
     if not numbers:
-        raise DataError(f"{name} has neither champion nor challenger to try; run the chain first (make demo)")
+        raise DataError(f"{name} has neither champion nor challenger; run the chain first (make demo)")
     versions: dict[str, str] = {}
     for alias, number in numbers.items():
         versions[number] = f"{versions[number]} and {alias}" if number in versions else alias
@@ -85,16 +102,16 @@ def find_versions(name: str) -> Mapping[str, str]:
 
 
 def listen(port: int) -> socket.socket:
-    """A socket that listens to this machine alone; requests wait there until the page is ready.
+    """Listen on this machine's loopback address only; early requests wait until the page is ready.
 
     Raises:
-        DataError: where the port is taken.
+        DataError: the port is in use.
     """
     try:
         return socket.create_server((HOST, port))
     except OSError as error:
-        raise DataError(f"port {port}: {error.strerror}; choose another one with --port") from error
+        raise DataError(f"port {port}: {error.strerror}; choose another port with --port") from error
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_command(main))

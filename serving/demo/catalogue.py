@@ -1,4 +1,4 @@
-"""The data set as the demo page shows it: products by id, values to filter by, example queries, pictures."""
+"""The demo page's view of the data set: products by id, filter values, example queries, pictures."""
 
 import io
 from collections import Counter, OrderedDict
@@ -21,18 +21,14 @@ from catalog.images import decode, pixel_hash
 from catalog.schema import DataError
 from catalog.text import normalise
 
-FILTERS = (
-    "category",
-    "brand",
-    "color",
-    "material",
-)  # as in fusion.search.catalogue_search, which imports torch
-MANY = 60  # values of a field; of more, the most frequent are offered
-TEXTS, PICTURES = 6, 4  # example queries
-SIDE = 400  # pixels of a picture that is shown on 200
-QUERY_SIDE = 1024  # pixels of a picture that is searched with
-KEPT = 32  # pictures that were searched with, of at most 3 MB of pixels each
-DECODERS = BoundedSemaphore(2)  # pictures decoded at once, each of up to 50 million pixels
+# The same as in fusion.search.catalogue_search, which imports torch.
+FILTERS = ("category", "brand", "color", "material")
+MAX_COMPLETE_VALUES = 60  # a field with more values offers only the most frequent ones
+TEXT_EXAMPLES, PICTURE_EXAMPLES = 6, 4  # numbers of example queries
+PICTURE_SIZE = 400  # pixels of a product picture; the page shows it at 200
+QUERY_PICTURE_SIZE = 1024  # pixels of a query picture
+MAX_QUERY_PICTURES = 32  # query pictures in memory, at most 3 MB of pixels each
+DECODE_SLOTS = BoundedSemaphore(2)  # concurrent decodes, each of up to 50 million pixels
 
 
 @dataclass(frozen=True)
@@ -41,8 +37,8 @@ class Facet:
 
     Attributes:
         field: One of `FILTERS`.
-        values: Each value that is offered and its number of products; a category counts those below it.
-        complete: Whether no value is left out.
+        values: Offered values, each with its number of products; a category includes the categories below it.
+        complete: Whether all values are offered.
     """
 
     field: str
@@ -55,8 +51,8 @@ class Prices:
     """The prices of a catalogue.
 
     Attributes:
-        low, high: The lowest and highest; None where no product has a price.
-        currency: The one that all products have, or "".
+        low, high: Lowest and highest price; None if no product has a price.
+        currency: The currency of all products; "" if they differ.
     """
 
     low: float | None
@@ -69,9 +65,9 @@ class Example:
     """A test query.
 
     Attributes:
-        query_id: Of the data set.
+        query_id: Its id in the data set.
         text: May be "".
-        image: As it is stored; None for a query by words alone.
+        image: As stored; None for a text query.
     """
 
     query_id: str
@@ -80,70 +76,70 @@ class Example:
 
 
 class Products:
-    """The products of a data set. Their ids stay in memory; all else is read when it is shown.
+    """The products of a data set. Only their ids stay in memory; other columns are read on demand.
 
     Args:
         data: The data set.
 
     Raises:
-        DataError: where products/ cannot be read.
+        DataError: products/ cannot be read.
     """
 
     def __init__(self, data: Path) -> None:
-        self.ids = store.read(data, "products", ["product_id"])["product_id"]
-        self._groups: list[tuple[Path, int]] = []
+        self.ids = store.read_table(data, "products", ["product_id"])["product_id"]
+        self._row_groups: list[tuple[Path, int]] = []
         rows: list[int] = []
         pictures, clips = [], []
-        for path in store.files(data, "products"):
+        for path in store.list_files(data, "products"):
             with store.open_file(path) as parquet:
                 groups = range(parquet.num_row_groups)
-                self._groups += [(path, group) for group in groups]
+                self._row_groups += [(path, group) for group in groups]
                 rows += [parquet.metadata.row_group(group).num_rows for group in groups]
-                pictures.append(_filled(parquet, "image"))
-                clips.append(_filled(parquet, "video"))
-        self._ends = np.array(list(accumulate(rows)))
+                pictures.append(_rows_with_media(parquet, "image"))
+                clips.append(_rows_with_media(parquet, "video"))
+        self._group_ends = np.array(list(accumulate(rows)))
         self.has_picture, self.has_clip = np.concatenate(pictures), np.concatenate(clips)
-        self.picture = lru_cache(maxsize=512)(self._picture)  # some kilobytes each
-        self.clip = lru_cache(maxsize=128)(self._clip)
+        self.encode_picture = lru_cache(maxsize=512)(self._encode_picture)  # some kilobytes each
+        self.encode_clip = lru_cache(maxsize=128)(self._encode_clip)
 
-    def media(self, product_id: str) -> tuple[bool, bool]:
-        """Whether a product has something to show, a picture or a frame of a clip; and whether it has a clip."""
-        row = self.row(product_id)
+    def has_media(self, product_id: str) -> tuple[bool, bool]:
+        """Return whether a product has a picture or a clip, and whether it has a clip."""
+        row = self.find_row(product_id)
         if row is None:
             return False, False
         return bool(self.has_picture[row] or self.has_clip[row]), bool(self.has_clip[row])
 
-    def row(self, product_id: str) -> int | None:
-        """The place of a product; None for an unknown id."""
+    def find_row(self, product_id: str) -> int | None:
+        """Return the row number of a product; None for an unknown id."""
         row = pc.index(self.ids, pa.scalar(product_id, pa.string())).as_py()
         return None if row < 0 else row
 
-    def title(self, row: int) -> str:
-        """The title of the product at a place."""
+    def read_title(self, row: int) -> str:
+        """Read the title of the product in a row."""
         return str(self._read(row, ["title"])["title"])
 
-    def image(self, row: int) -> bytes | None:
-        """The stored picture of the product at a place, or else the middle frame of its clip."""
+    def read_image(self, row: int) -> bytes | None:
+        """Read the stored picture of the product in a row, or the middle frame of its clip; None if it has neither."""
         product = self._read(row, ["image", "video"])
         frames = _frames(product)
         return (product.get("image") or {}).get("bytes") or (frames[len(frames) // 2] if frames else None)
 
-    def _picture(self, row: int) -> bytes | None:
-        """What `image` gives, as WebP; None where it cannot be shown."""
-        image = self.image(row)
-        with DECODERS:
-            return animate([image], SIDE) if image else None
+    def _encode_picture(self, row: int) -> bytes | None:
+        """Encode the picture of `read_image` as WebP; None if it is missing or broken."""
+        image = self.read_image(row)
+        with DECODE_SLOTS:
+            return animate([image], PICTURE_SIZE) if image else None
 
-    def _clip(self, row: int) -> bytes | None:
-        """A moving picture, as WebP; None where there is none that can be shown."""
-        with DECODERS:
-            return animate(_frames(self._read(row, ["video"])), SIDE // 2)
+    def _encode_clip(self, row: int) -> bytes | None:
+        """Encode the clip as animated WebP; None if it is missing or broken."""
+        with DECODE_SLOTS:
+            return animate(_frames(self._read(row, ["video"])), PICTURE_SIZE // 2)
 
     def _read(self, row: int, columns: Sequence[str]) -> dict[str, Any]:
-        """Columns of one product, in small batches of its row group up to it: memory stays small."""
-        place = int(np.searchsorted(self._ends, row, side="right"))
-        offset = row - (int(self._ends[place - 1]) if place else 0)
-        path, group = self._groups[place]
+        """Read columns of one product; reads its row group in small batches to save memory."""
+        number = int(np.searchsorted(self._group_ends, row, side="right"))
+        offset = row - (int(self._group_ends[number - 1]) if number else 0)
+        path, group = self._row_groups[number]
         try:
             with pq.ParquetFile(path, buffer_size=1 << 20) as parquet:
                 present = [name for name in columns if name in parquet.schema_arrow.names]
@@ -152,20 +148,20 @@ class Products:
                         return dict(batch.slice(offset, 1).to_pylist()[0])
                     offset -= len(batch)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path}: cannot be read any more ({error}); start the demo again") from error
-        raise DataError(f"{path}: has other rows than before; start the demo again")
+            raise DataError(f"{path}: cannot be read any more ({error}); restart the demo") from error
+        raise DataError(f"{path}: its rows have changed; restart the demo")
 
 
 @dataclass(frozen=True)
-class Shop:
-    """What the page knows of a data set.
+class DemoCatalogue:
+    """The data set's content for the page.
 
     Attributes:
-        data: Its folder.
-        products: Their ids and pictures.
-        facets, prices: What the catalogue can be filtered by.
-        query_ids: Normalised text → id, of the queries by words alone.
-        examples: Test queries to begin with.
+        data: Folder of the data set.
+        products: Ids and pictures.
+        facets, prices: Values to filter by.
+        query_ids: Normalised text → query id, of the text queries.
+        examples: Test queries to show on the start page.
     """
 
     data: Path
@@ -177,18 +173,18 @@ class Shop:
 
     @classmethod
     def load(cls, data: Path) -> Self:
-        """Read a data set.
+        """Load a data set.
 
         Raises:
-            DataError: where it cannot be read.
+            DataError: it cannot be read.
         """
-        return cls(data, Products(data), facets(data), prices(data), *queries(data))
+        return cls(data, Products(data), load_facets(data), load_prices(data), *load_queries(data))
 
 
 class QueryPictures:
-    """Pictures to search with, by the hash of their pixels; beyond `KEPT`, the least recently used go.
+    """Cache of query pictures by the hash of their pixels; holds the `MAX_QUERY_PICTURES` most recently used ones.
 
-    They are kept as PNG, upright, at most `QUERY_SIDE` wide and high.
+    Pictures are PNG, upright, at most `QUERY_PICTURE_SIZE` wide and high.
     """
 
     def __init__(self) -> None:
@@ -197,31 +193,31 @@ class QueryPictures:
         self._lock = Lock()
 
     def add(self, data: bytes, pinned: bool = False) -> str:
-        """Keep a picture.
+        """Add a picture.
 
         Args:
-            data: A file's content.
-            pinned: Whether it stays.
+            data: Content of a picture file.
+            pinned: Whether the cache keeps it forever.
 
         Returns:
             Its key.
 
         Raises:
-            PictureError: where it cannot be decoded within the limits of `catalog.images`.
+            PictureError: it cannot be decoded within the limits of `catalog.images`.
         """
-        with DECODERS:
+        with DECODE_SLOTS:
             image = decode(data)
-            image.thumbnail((QUERY_SIDE, QUERY_SIDE))
+            image.thumbnail((QUERY_PICTURE_SIZE, QUERY_PICTURE_SIZE))
             key, png = pixel_hash(image), io.BytesIO()
             image.save(png, "PNG")
         with self._lock:
             (self._pinned if pinned else self._recent)[key] = png.getvalue()
-            while len(self._recent) > KEPT:
+            while len(self._recent) > MAX_QUERY_PICTURES:
                 self._recent.popitem(last=False)
         return key
 
     def get(self, key: str) -> bytes | None:
-        """A picture; None where it is not kept, or no longer."""
+        """Return a picture; None if it is not in the cache."""
         with self._lock:
             if key in self._recent:
                 self._recent.move_to_end(key)
@@ -229,61 +225,65 @@ class QueryPictures:
             return self._pinned.get(key)
 
 
-def facets(data: Path) -> list[Facet]:
-    """The fields that a catalogue can be filtered by, in the order of `FILTERS`; those without values are left out."""
+def load_facets(data: Path) -> list[Facet]:
+    """Load the filter fields that have values, in the order of `FILTERS`."""
     counts: dict[str, Counter[str]] = {field: Counter() for field in FILTERS}
-    for batch in store.batches(data, "products", FILTERS, rows=65536):
+    for batch in store.read_batches(data, "products", FILTERS, rows=65536):
         for field in FILTERS:
             for group in pc.value_counts(batch[field]).to_pylist():
                 if group["values"]:
                     counts[field].update(
-                        dict.fromkeys(_with_parents(field, group["values"]), group["counts"])
+                        dict.fromkeys(_matching_values(field, group["values"]), group["counts"])
                     )
-    return [_facet(field, values) for field, values in counts.items() if values]
+    return [_make_facet(field, values) for field, values in counts.items() if values]
 
 
-def prices(data: Path) -> Prices:
-    """The range of prices, and their currency."""
-    table = store.read(data, "products", ["price", "currency"])
-    ends = pc.min_max(table["price"]).as_py()
+def load_prices(data: Path) -> Prices:
+    """Load the price range and the currency."""
+    table = store.read_table(data, "products", ["price", "currency"])
+    price_range = pc.min_max(table["price"]).as_py()
     currencies = pc.unique(table.filter(pc.is_valid(table["price"]))["currency"]).to_pylist()
-    return Prices(ends["min"], ends["max"], (currencies[0] or "") if len(currencies) == 1 else "")
+    return Prices(
+        price_range["min"], price_range["max"], (currencies[0] or "") if len(currencies) == 1 else ""
+    )
 
 
-def queries(data: Path) -> tuple[dict[str, str], list[Example]]:
-    """What the data set asks: normalised text → id of the query by words alone; and some test queries to show."""
-    by_text: dict[str, str] = {}
+def load_queries(data: Path) -> tuple[dict[str, str], list[Example]]:
+    """Load the ids of text queries by normalised text, and some test queries as examples."""
+    query_ids: dict[str, str] = {}
     texts: list[Example] = []
     pictures: list[Example] = []
-    for batch in store.batches(data, "queries", ["query_id", "text", "image", "split"], rows=256):
+    for batch in store.read_batches(data, "queries", ["query_id", "text", "image", "split"], rows=256):
         for query in batch.to_pylist():
             image = (query["image"] or {}).get("bytes")
             text = normalise(query["text"])
             if text and not image:
-                by_text.setdefault(text, query["query_id"])
-            chosen, limit = (pictures, PICTURES) if image else (texts, TEXTS)
-            if query["split"] == "test" and (text or image) and len(chosen) < limit:
-                chosen.append(Example(query["query_id"], query["text"] or "", image))
-    return by_text, texts + pictures
+                query_ids.setdefault(text, query["query_id"])
+            examples, limit = (pictures, PICTURE_EXAMPLES) if image else (texts, TEXT_EXAMPLES)
+            if query["split"] == "test" and (text or image) and len(examples) < limit:
+                examples.append(Example(query["query_id"], query["text"] or "", image))
+    return query_ids, texts + pictures
 
 
-def _with_parents(field: str, value: str) -> list[str]:
-    """A value, and of a category path all paths above it: what its products are found by."""
+def _matching_values(field: str, value: str) -> list[str]:
+    """Return the filter values that match a value: a category path also matches all paths above it."""
     return list(accumulate(value.split("/"), "{}/{}".format)) if field == "category" else [value]
 
 
-def _facet(field: str, counts: Mapping[str, int]) -> Facet:
-    frequent = Counter(counts).most_common(None if len(counts) <= MANY else 4 * MANY)
+def _make_facet(field: str, counts: Mapping[str, int]) -> Facet:
+    frequent = Counter(counts).most_common(
+        None if len(counts) <= MAX_COMPLETE_VALUES else 4 * MAX_COMPLETE_VALUES
+    )
     return Facet(field, sorted(frequent), complete=len(frequent) == len(counts))
 
 
-def _filled(parquet: pq.ParquetFile, column: str) -> np.ndarray:
-    """Which rows of a file have a picture or clip, bool (rows,); its pixels are not read."""
+def _rows_with_media(parquet: pq.ParquetFile, column: str) -> np.ndarray:
+    """Return which rows of a file have a picture or clip, bool (rows,), without reading the pixels."""
     paths = [parquet.schema.column(number).path for number in range(len(parquet.schema))]
-    small = [path for path in paths if path.split(".")[0] == column and path.endswith(".path")]
-    if not small:
+    columns = [path for path in paths if path.split(".")[0] == column and path.endswith(".path")]
+    if not columns:
         return np.zeros(parquet.metadata.num_rows, bool)
-    values = parquet.read(columns=small)[column]
+    values = parquet.read(columns=columns)[column]
     if pa.types.is_struct(values.type):
         return values.is_valid().to_numpy()
     return pc.fill_null(pc.greater(pc.list_value_length(values), 0), False).to_numpy()

@@ -1,4 +1,4 @@
-"""What the demo page searches for, as its address says it, and what a served model answers."""
+"""Searches of the demo page, as parameters of its URL, and the answers of the served models."""
 
 import base64
 import time
@@ -13,23 +13,23 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serving.demo.catalogue import FILTERS
 
-K = 8
+DEFAULT_K = 8
 MAX_K = 100
 MAX_TEXT = 500  # characters
 TIMEOUT = 120  # seconds
-MODALITIES = {"share_text": "words", "share_image": "picture", "share_video": "clip"}
-LABELS = {"text": "Words", "min_price": "Price from", "max_price": "Price to", "k": "Results"}
+SHARE_LABELS = {"share_text": "words", "share_image": "picture", "share_video": "clip"}
+FIELD_LABELS = {"text": "Words", "min_price": "Price from", "max_price": "Price to", "k": "Results"}
 
 
 class Search(BaseModel):
-    """A search; its fields are the parameters of the page's address.
+    """A search; its fields are the parameters of the page's URL.
 
     Attributes:
         text: Words.
         picture: A key of `QueryPictures`.
-        similar: A product's id: its picture is searched with, and without words its title, too.
+        similar: A product id: search with its picture, and with its title if there is no text.
         category, brand, color, material: Filters; "" for none.
-        min_price, max_price: As in the catalogue.
+        min_price, max_price: In the catalogue's currency.
         k: Number of results.
     """
 
@@ -44,11 +44,11 @@ class Search(BaseModel):
     material: str = Field("", max_length=MAX_TEXT)
     min_price: float | None = Field(None, ge=0)
     max_price: float | None = Field(None, ge=0)
-    k: int = Field(K, ge=1, le=MAX_K)
+    k: int = Field(DEFAULT_K, ge=1, le=MAX_K)
 
     @property
-    def empty(self) -> bool:
-        """Whether there is nothing to search with."""
+    def is_empty(self) -> bool:
+        """Whether there is no text, picture or product to search with."""
         return not (self.text or self.picture or self.similar)
 
     @property
@@ -57,23 +57,23 @@ class Search(BaseModel):
         return {field: value for field in FILTERS if (value := getattr(self, field))}
 
     @property
-    def narrowed(self) -> bool:
-        """Whether a filter or a price leaves products out."""
+    def has_filters(self) -> bool:
+        """Whether a filter or a price limit is set."""
         return bool(self.filters) or self.min_price is not None or self.max_price is not None
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The fields that differ from an empty search."""
+        """The fields that are set."""
         return self.model_dump(exclude_defaults=True)
 
     def url(self, **changes: Any) -> str:
-        """The page's address of this search with other values; None removes a field."""
+        """Build the URL of this search with some fields changed; None removes a field."""
         fields = {name: value for name, value in (self.fields | changes).items() if value is not None}
         return "/?" + urlencode(fields)
 
-    def params(self) -> dict[str, Any]:
-        """The parameters of the served model."""
-        k = self.k + 1 if self.similar else self.k  # the product itself is left out
+    def model_params(self) -> dict[str, Any]:
+        """Build the parameters for the served model."""
+        k = self.k + 1 if self.similar else self.k  # the page hides the product itself
         params: dict[str, Any] = {"k": k}
         if self.filters:
             params["filters"] = {field: [value] for field, value in self.filters.items()}
@@ -84,22 +84,22 @@ class Search(BaseModel):
         return params
 
 
-def parse(fields: Mapping[str, Any]) -> tuple[Search, list[str]]:
-    """A search from the fields of an address or a form, and what is wrong with those that are left out."""
-    given = {
+def parse_search(fields: Mapping[str, Any]) -> tuple[Search, list[str]]:
+    """Parse the fields of a URL or a form: the search, without its invalid fields, and a message for each of those."""
+    values = {
         name: value.strip()
         for name in Search.model_fields
         if isinstance(value := fields.get(name), str) and value.strip()
     }
     try:
-        search, problems = Search.model_validate(given), []
+        search, problems = Search.model_validate(values), []
     except ValidationError as error:
-        wrong = {str(detail["loc"][0]): detail["msg"] for detail in error.errors()}
-        search = Search.model_validate({name: given[name] for name in given.keys() - wrong.keys()})
-        problems = [f"{LABELS.get(name, name.title())}: {message}" for name, message in wrong.items()]
+        errors = {str(detail["loc"][0]): detail["msg"] for detail in error.errors()}
+        search = Search.model_validate({name: values[name] for name in values.keys() - errors.keys()})
+        problems = [f"{FIELD_LABELS.get(name, name.title())}: {message}" for name, message in errors.items()]
     low, high = search.min_price, search.max_price
     if low is not None and high is not None and low > high:
-        problems.append(f"Price: from {low:g} to {high:g} leaves nothing; give the lower one first")
+        problems.append(f"Price: from {low:g} to {high:g} matches no product; give the lower price first")
     return search, problems
 
 
@@ -110,7 +110,7 @@ class Model:
     Attributes:
         alias: Such as "challenger".
         version: Its number.
-        address: Where it answers.
+        address: URL of its endpoint.
     """
 
     alias: str
@@ -119,7 +119,7 @@ class Model:
 
     @property
     def label(self) -> str:
-        """What it is called on the page."""
+        """Its name on the page."""
         return f"{self.alias} · version {self.version}"
 
 
@@ -129,11 +129,10 @@ class Product:
 
     Attributes:
         product_id, title: From the model's index.
-        facts: What else is known, such as the brand.
+        facts: Other values, such as the brand.
         price: With its currency, or "".
-        score: Or None.
-        shares: In per cent, what of the score is owed to words, picture and clip; those that are owed nothing are
-            left out, the largest comes first.
+        score: None if the model gives none.
+        shares: Contribution of words, picture and clip to the score, in per cent, largest first, without zeros.
     """
 
     product_id: str
@@ -146,12 +145,12 @@ class Product:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model answers.
+    """The answer of a model.
 
     Attributes:
         products: Best first.
-        problem: Why there are none; "" where the model answered.
-        milliseconds: How long it took.
+        problem: Error message; "" if there was no error.
+        milliseconds: Response time.
     """
 
     products: Sequence[Product]
@@ -159,14 +158,14 @@ class Answer:
     milliseconds: float
 
 
-def ask(model: Model, text: str, image: bytes | None, search: Search) -> Answer:
+def search_model(model: Model, text: str, image: bytes | None, search: Search) -> Answer:
     """Search with a served model.
 
     Args:
-        model: Which one.
+        model: The served model.
         text: Words, or "".
-        image: A picture file's content.
-        search: Says how many products, of which some may not be shown.
+        image: Content of a picture file, or None.
+        search: Filters and number of products.
     """
     query = {"text": text} if text else {}
     if image:
@@ -174,25 +173,25 @@ def ask(model: Model, text: str, image: bytes | None, search: Search) -> Answer:
     start = time.perf_counter()
     try:
         with requests.Session() as session:
-            session.trust_env = False  # the model is on this machine: no proxy
-            body = {"dataframe_records": [query], "params": search.params()}
+            session.trust_env = False  # the model is on this machine; do not use a proxy
+            body = {"dataframe_records": [query], "params": search.model_params()}
             response = session.post(model.address, json=body, timeout=TIMEOUT)
         content = response.json()
     except (requests.RequestException, ValueError) as error:
-        return Answer([], f"The model does not answer: {error}", _since(start))
-    milliseconds = _since(start)
+        return Answer([], f"The model does not answer: {error}", _milliseconds_since(start))
+    milliseconds = _milliseconds_since(start)
     if not response.ok:
-        return Answer([], _reason(content), milliseconds)
+        return Answer([], _error_message(content), milliseconds)
     try:
-        products = [_product(row) for row in content["predictions"]]
+        products = [_parse_product(row) for row in content["predictions"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        return Answer([], f"The model's answer has another form: {error!r}", milliseconds)
-    shown = [product for product in products if product.product_id != search.similar]
-    return Answer(shown[: search.k], "", milliseconds)
+        return Answer([], f"The model's answer has an unexpected format: {error!r}", milliseconds)
+    others = [product for product in products if product.product_id != search.similar]
+    return Answer(others[: search.k], "", milliseconds)
 
 
-def rank_changes(before: Answer, after: Answer) -> dict[str, int | None]:
-    """Product of the second answer → by how many places it rose from the first; None where it was not shown."""
+def compare_ranks(before: Answer, after: Answer) -> dict[str, int | None]:
+    """Compare ranks: product of `after` → places gained since `before`; None if it is not in `before`."""
     ranks = {product.product_id: rank for rank, product in enumerate(before.products)}
     return {
         product.product_id: ranks[product.product_id] - rank if product.product_id in ranks else None
@@ -200,39 +199,39 @@ def rank_changes(before: Answer, after: Answer) -> dict[str, int | None]:
     }
 
 
-def _since(start: float) -> float:
+def _milliseconds_since(start: float) -> float:
     return 1000 * (time.perf_counter() - start)
 
 
-def _reason(content: Any) -> str:
-    """The last line of what MLflow's server says of a bad request; before it stands the request."""
+def _error_message(content: Any) -> str:
+    """Extract the error from the message of MLflow's server, which starts with the request."""
     message = content.get("message") if isinstance(content, dict) else None
     return str(message or content).rpartition("Error: ")[2]
 
 
-def _product(row: Mapping[str, Any]) -> Product:
-    """A row of the answer. Any value but the id may be null or absent."""
+def _parse_product(row: Mapping[str, Any]) -> Product:
+    """Parse a row of the answer. Every value except the id may be null or missing."""
     shares = {
         name: round(100 * share)
-        for column, name in MODALITIES.items()
-        if (share := _float(row.get(column))) is not None
+        for column, name in SHARE_LABELS.items()
+        if (share := _float_or_none(row.get(column))) is not None
     }
-    price = _float(row.get("price"))
+    price = _float_or_none(row.get("price"))
     return Product(
         product_id=str(row["product_id"]),
-        title=_text(row.get("title")) or str(row["product_id"]),
-        facts=[value for name in ("brand", "color", "material") if (value := _text(row.get(name)))],
-        price="" if price is None else f"{price:,.2f} {_text(row.get('currency'))}".strip(),
-        score=_float(row.get("score")),
+        title=_text_or_empty(row.get("title")) or str(row["product_id"]),
+        facts=[value for name in ("brand", "color", "material") if (value := _text_or_empty(row.get(name)))],
+        price="" if price is None else f"{price:,.2f} {_text_or_empty(row.get('currency'))}".strip(),
+        score=_float_or_none(row.get("score")),
         shares={
             name: share for name, share in sorted(shares.items(), key=lambda item: -item[1]) if share > 0
         },
     )
 
 
-def _text(value: Any) -> str:
+def _text_or_empty(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _float(value: Any) -> float | None:
+def _float_or_none(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and isfinite(value) else None

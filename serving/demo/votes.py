@@ -1,7 +1,7 @@
-"""Votes of the demo page: which of two models answers a query better, kept as answers of a survey.
+"""Votes of the demo page: which of two models answers a query better, stored as survey answers.
 
-A vote is two rows of the table `satisfaction`, one for each model, with the same time; `RATINGS` says with which
-ratings. They are kept in a folder of their own, which has the layout of a data set, because DVC versions `data/`.
+A vote is two rows of the table `satisfaction`, one per model, with the same time and the ratings of `RATINGS`. Votes
+have their own folder, in the layout of a data set, because DVC versions `data/`.
 """
 
 import fcntl
@@ -17,19 +17,19 @@ import pyarrow.parquet as pq
 from catalog import store
 from catalog.schema import SATISFACTION, DataError
 
-# What a vote on the challenger means on the survey's scale of 1 to 5: the ratings of champion and challenger.
+# Vote on the challenger → ratings of champion and challenger on the survey's scale of 1 to 5.
 RATINGS = {"better": (2, 4), "same": (3, 3), "worse": (4, 2)}
-MAX_ROWS = 200_000  # the file is written anew for each vote
+MAX_ROWS = 200_000  # each vote rewrites the file
 
 
 class Votes:
     """The votes in a folder.
 
     Args:
-        folder: Gets satisfaction/votes.parquet.
+        folder: For satisfaction/votes.parquet.
 
     Raises:
-        DataError: where the folder holds votes that cannot be read.
+        DataError: existing votes cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -37,29 +37,29 @@ class Votes:
         self.path = folder / "satisfaction" / "votes.parquet"
         self._read()
 
-    def answer(self, query_id: str, champion: str, challenger: str) -> str | None:
-        """The vote on two versions for a query: a key of `RATINGS`; None where there is none."""
+    def read_vote(self, query_id: str, champion: str, challenger: str) -> str | None:
+        """Return the vote on two versions for a query, a key of `RATINGS`; None if there is none."""
         table = self._read()
-        ratings = _ratings(table.filter(pc.equal(table["query_id"], query_id)))
-        for given in ratings.values():
-            if given.keys() == {champion, challenger}:
-                pair = given[champion], given[challenger]
+        votes = _ratings_by_time(table.filter(pc.equal(table["query_id"], query_id)))
+        for ratings in votes.values():
+            if ratings.keys() == {champion, challenger}:
+                pair = ratings[champion], ratings[challenger]
                 return next((vote for vote, values in RATINGS.items() if values == pair), None)
         return None
 
-    def write(self, query_id: str, champion: str, challenger: str, vote: str) -> None:
-        """Keep a vote; it replaces an earlier vote on the same query and versions.
+    def write_vote(self, query_id: str, champion: str, challenger: str, vote: str) -> None:
+        """Write a vote; it replaces an earlier vote on the same query and versions.
 
-        Safe for several writers at once, and for a kill at any point.
+        Safe for concurrent writers, and if the process is killed at any point.
 
         Args:
-            query_id: What was searched for.
-            champion: Its version.
-            challenger: Its version.
+            query_id: The query.
+            champion: The champion's version.
+            challenger: The challenger's version.
             vote: A key of `RATINGS`.
 
         Raises:
-            DataError: where the file has no room left or cannot be read.
+            DataError: the file is full or cannot be read.
         """
         answered_at = datetime.now(UTC)
         rows = [
@@ -67,11 +67,10 @@ class Votes:
             for version, rating in zip((champion, challenger), RATINGS[vote], strict=True)
         ]
         with self._locked():
-            table = self._without(query_id, {champion, challenger})
+            table = self._read_without(query_id, {champion, challenger})
             if len(table) + len(rows) > MAX_ROWS:
                 raise DataError(
-                    f"{self.path}: holds {len(table):,} answers and takes no more; copy it into the data set "
-                    "and remove it"
+                    f"{self.path}: full, with {len(table):,} answers; copy it into the data set and remove it"
                 )
             table = pa.concat_tables([table, pa.Table.from_pylist(rows, SATISFACTION)])
             partial = self.path.with_name(".votes.partial")
@@ -79,13 +78,13 @@ class Votes:
             partial.replace(self.path)
 
     def _read(self) -> pa.Table:
-        return store.read(self.folder, "satisfaction").cast(SATISFACTION)
+        return store.read_table(self.folder, "satisfaction").cast(SATISFACTION)
 
-    def _without(self, query_id: str, versions: set[str]) -> pa.Table:
-        """All rows but those of the vote on a query and versions."""
+    def _read_without(self, query_id: str, versions: set[str]) -> pa.Table:
+        """Read all rows except those of the vote on a query and versions."""
         table = self._read()
-        ratings = _ratings(table.filter(pc.equal(table["query_id"], query_id)))
-        times = [time for time, given in ratings.items() if given.keys() == versions]
+        votes = _ratings_by_time(table.filter(pc.equal(table["query_id"], query_id)))
+        times = [time for time, ratings in votes.items() if ratings.keys() == versions]
         replaced = pc.and_(
             pc.equal(table["query_id"], query_id),
             pc.is_in(table["answered_at"], pa.array(times, SATISFACTION.field("answered_at").type)),
@@ -100,8 +99,8 @@ class Votes:
             yield
 
 
-def _ratings(rows: pa.Table) -> dict[datetime, dict[str, int]]:
-    """Time of a vote → version → rating."""
+def _ratings_by_time(rows: pa.Table) -> dict[datetime, dict[str, int]]:
+    """Group the ratings of each vote: time → version → rating."""
     ratings: dict[datetime, dict[str, int]] = {}
     for row in rows.to_pylist():
         ratings.setdefault(row["answered_at"], {})[row["model_version"]] = row["rating"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from catalog.sample import sample
+from catalog.sample import write_sample
 
 VIDEO = {"MP4": ("mp4", "libx264"), "WebM": ("webm", "libvpx-vp9")}  # container, codec
 
@@ -19,7 +19,7 @@ VIDEO = {"MP4": ("mp4", "libx264"), "WebM": ("webm", "libvpx-vp9")}  # container
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small sample catalogue: 300 products, 60 queries, seed 3."""
     out = tmp_path_factory.mktemp("sample") / "data"
-    sample(out, products=300, seed=3, queries=60, workers=1)
+    write_sample(out, products=300, seed=3, queries=60, workers=1)
     return out
 
 

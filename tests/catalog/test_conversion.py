@@ -1,4 +1,4 @@
-"""What an import leaves out and says, and that it goes on after a kill."""
+"""Conversion: what is left out and printed, and how a killed import resumes."""
 
 import sys
 import zipfile
@@ -12,29 +12,29 @@ import pytest
 from catalog import conversion, store
 from catalog.__main__ import main
 from catalog.conversion import Row, convert
-from catalog.reading import Fault, Picture
-from catalog.sources import import_from
+from catalog.files import Fault, Media
+from catalog.sources import import_data
 
 
-def left(data: Path) -> set[tuple[Any, ...]]:
-    found = pq.read_table(data / "rejected.parquet").to_pylist()
-    return {(row["table"], row["where"], row["column"], row["reason"]) for row in found}
+def read_rejected(data: Path) -> set[tuple[Any, ...]]:
+    rows = pq.read_table(data / "rejected.parquet").to_pylist()
+    return {(row["table"], row["where"], row["column"], row["reason"]) for row in rows}
 
 
 def test_what_is_left_out_is_listed(tmp_path: Path, png: Callable[..., bytes]) -> None:
     def gone() -> bytes:
         raise ValueError("a.png: no such file")
 
-    picture = Picture("p.png", lambda: png(1))
+    picture = Media("p.png", lambda: png(1))
     rows = [
         Row("products", "1", {"product_id": "p1", "title": "A", "price": "free", "image": picture, "odd": 1}),
         Row("products", "2", {"product_id": "p1", "title": "B"}),
         Row("products", "3", {"product_id": "p3", "title": " "}),
-        Row("products", "4", {"product_id": "p4", "title": "D", "image": Picture("a.png", gone)}),
+        Row("products", "4", {"product_id": "p4", "title": "D", "image": Media("a.png", gone)}),
         Row("products", "5", {"product_id": "p5", "title": "E\udcff"}),
         Row("products", "6", {"product_id": 6, "title": 6.5, "attributes": {"a": 1, "b": None}}),
         Row("queries", "7", {"query_id": "q1", "text": "a", "split": "train"}),
-        Row("queries", "8", {"query_id": "q2", "split": "train", "image": Picture("a.png", gone)}),
+        Row("queries", "8", {"query_id": "q2", "split": "train", "image": Media("a.png", gone)}),
         Row("queries", "9", {"query_id": "q3", "split": "train"}),
         Row("queries", "10", {"query_id": "q4", "text": "a", "split": "dev"}),
         Row("judgements", "11", {"query_id": "q1", "product_id": "p1", "grade": "3"}),
@@ -42,23 +42,23 @@ def test_what_is_left_out_is_listed(tmp_path: Path, png: Callable[..., bytes]) -
         Row("judgements", "13", {"query_id": "q1", "product_id": "p3", "grade": 2}),
         Row("judgements", "14", {"query_id": "q1", "product_id": "p4", "grade": "7"}),
     ]
-    counts = convert("own", rows, [Fault("0", "no JSON")], tmp_path / "data", {})
+    counts = convert("own", rows, [Fault("0", "not JSON")], tmp_path / "data", {})
     assert counts == {"products": 3, "queries": 1, "judgements": 1, "rejected": 12}
-    assert left(tmp_path / "data") == {
-        (None, "0", None, "no JSON"),
-        ("products", "1", "price", "'free' is no price"),
-        ("products", "2", None, "seen before"),
+    assert read_rejected(tmp_path / "data") == {
+        (None, "0", None, "not JSON"),
+        ("products", "1", "price", "'free' is not a price"),
+        ("products", "2", None, "duplicate"),
         ("products", "3", None, "no title"),
         ("products", "4", "image", "a.png: no such file"),
-        ("products", "5", None, "title: bytes that are not of the file's encoding; give --encoding"),
+        ("products", "5", None, "title: bytes that are invalid in the file's encoding; give --encoding"),
         ("queries", "8", None, "a.png: no such file"),
         ("queries", "9", None, "neither text nor picture"),
-        ("queries", "10", None, "split: 'dev' is none of train, valid, test"),
-        ("judgements", "12", None, "seen before"),
+        ("queries", "10", None, "split: 'dev' is not one of train, valid, test"),
+        ("judgements", "12", None, "duplicate"),
         ("judgements", "13", None, "product_id p3 is not in products"),
-        ("judgements", "14", None, "grade: '7' is none of 0, 1, 2, 3"),
+        ("judgements", "14", None, "grade: '7' is not one of 0, 1, 2, 3"),
     }
-    products = {row["product_id"]: row for row in store.read(tmp_path / "data", "products").to_pylist()}
+    products = {row["product_id"]: row for row in store.read_table(tmp_path / "data", "products").to_pylist()}
     assert products["p1"]["image"] == {"bytes": png(1), "path": "p.png"} and products["p1"]["price"] is None
     assert products["6"]["title"] == "6.5" and products["6"]["attributes"] == [("a", "1")]
 
@@ -72,17 +72,17 @@ def test_currencies_come_from_a_column_or_the_price(tmp_path: Path) -> None:
         ("$12", "€", "EUR", None),
         ("$12", None, None, "'$' can be several currencies; give USD or another code"),
         ("€ 12", "USD", None, "'USD', but the price is in EUR"),
-        ("12", "points", None, "'points' is no currency; give its ISO 4217 code"),
+        ("12", "points", None, "'points' is not a currency; give its ISO 4217 code"),
     ]
     rows = [
         Row("products", str(n), {"product_id": n, "title": "t", "price": price, "currency": currency})
         for n, (price, currency, *_) in enumerate(cases)
     ]
     convert("own", rows, [], tmp_path / "data", {})
-    products = store.read(tmp_path / "data", "products").to_pylist()
+    products = store.read_table(tmp_path / "data", "products").to_pylist()
     assert [row["currency"] for row in products] == [code for _, _, code, _ in cases]
     assert {row["price"] for row in products} == {12.0}
-    assert left(tmp_path / "data") == {
+    assert read_rejected(tmp_path / "data") == {
         ("products", str(n), "currency", reason) for n, (*_, reason) in enumerate(cases) if reason
     }
 
@@ -103,7 +103,9 @@ def test_currencies_come_from_a_column_or_the_price(tmp_path: Path) -> None:
 def test_a_frequency_is_a_whole_number(value: Any, frequency: int | None, tmp_path: Path) -> None:
     row = {"query_id": "q", "text": "t", "split": "test", "frequency": value}
     convert("own", [Row("queries", "1", row)], [], tmp_path / "data", {})
-    assert store.read(tmp_path / "data", "queries", ["frequency"]).to_pylist() == [{"frequency": frequency}]
+    assert store.read_table(tmp_path / "data", "queries", ["frequency"]).to_pylist() == [
+        {"frequency": frequency}
+    ]
     assert not (tmp_path / "data" / "rejected.parquet").exists()
 
 
@@ -111,9 +113,9 @@ def test_a_frequency_is_a_whole_number(value: Any, frequency: int | None, tmp_pa
 def test_what_is_no_frequency(value: Any, tmp_path: Path) -> None:
     row = {"query_id": "q", "text": "t", "split": "test", "frequency": value}
     convert("own", [Row("queries", "1", row)], [], tmp_path / "data", {})
-    assert store.read(tmp_path / "data", "queries", ["frequency"]).to_pylist() == [{"frequency": None}]
-    assert left(tmp_path / "data") == {
-        ("queries", "1", "frequency", f"'{value}' is no whole number from 0 on")
+    assert store.read_table(tmp_path / "data", "queries", ["frequency"]).to_pylist() == [{"frequency": None}]
+    assert read_rejected(tmp_path / "data") == {
+        ("queries", "1", "frequency", f"'{value}' is not a whole number of 0 or more")
     }
 
 
@@ -126,8 +128,8 @@ def test_a_killed_import_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clips = {"a.gif": draw_clip("GIF"), "b.mp4": draw_clip("MP4", 20), "c.webm": b"broken"}
-    monkeypatch.setattr(conversion, "CHUNK", 5)
-    monkeypatch.setattr(conversion, "WINDOW", 2)
+    monkeypatch.setattr(conversion, "CHUNK_ROWS", 5)
+    monkeypatch.setattr(conversion, "WINDOW_ROWS", 2)
     read: list[int] = []
 
     def rows(dies_at: int | None) -> list[Row]:
@@ -142,12 +144,12 @@ def test_a_killed_import_goes_on(
             return {
                 "product_id": str(n),
                 "title": "t",
-                "image": Picture("p", lambda: picture(n)),
-                "video": Picture(name, lambda: clips[name]) if n % 2 else None,
+                "image": Media("p", lambda: picture(n)),
+                "video": Media(name, lambda: clips[name]) if n % 2 else None,
             }
 
-        again = Row("products", "again", {"product_id": "1", "title": "t"})
-        return [*(Row("products", str(n), product(n)) for n in range(23)), again, again]
+        duplicate = Row("products", "duplicate", {"product_id": "1", "title": "t"})
+        return [*(Row("products", str(n), product(n)) for n in range(23)), duplicate, duplicate]
 
     convert("own", rows(None), [], tmp_path / "whole", {"a": 1})
     if stop < 23:
@@ -158,12 +160,12 @@ def test_a_killed_import_goes_on(
     convert("own", rows(None), [], tmp_path / "data", {"a": 1})
     assert min(read) == (stop // 5 * 5 if stop < 23 else 0)
     assert store.fingerprint(tmp_path / "data") == store.fingerprint(tmp_path / "whole")
-    videos = store.read(tmp_path / "data", "products", ["video"]).to_pydict()["video"]
+    videos = store.read_table(tmp_path / "data", "products", ["video"]).to_pydict()["video"]
     assert [len(video or ()) for video in videos] == [0, 16, 0, 6, 0, 0] * 3 + [0, 16, 0, 6, 0]
 
 
 def test_another_source_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conversion, "CHUNK", 1)
+    monkeypatch.setattr(conversion, "CHUNK_ROWS", 1)
 
     def dies() -> Any:
         yield Row("products", "1", {"product_id": "old", "title": "t"})
@@ -174,7 +176,7 @@ def test_another_source_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     convert(
         "own", [Row("products", "1", {"product_id": "new", "title": "t"})], [], tmp_path / "data", {"a": 2}
     )
-    assert store.read(tmp_path / "data", "products").column("product_id").to_pylist() == ["new"]
+    assert store.read_table(tmp_path / "data", "products").column("product_id").to_pylist() == ["new"]
 
 
 class TestTableOfYourOwn:
@@ -211,7 +213,7 @@ class TestTableOfYourOwn:
             )
             == 0
         )
-        first, second = store.read(out, "products").to_pylist()
+        first, second = store.read_table(out, "products").to_pylist()
         assert (first["product_id"], first["title"], first["price"], first["color"], first["currency"]) == (
             "A1",
             "Stuhl „Köln“",
@@ -220,7 +222,7 @@ class TestTableOfYourOwn:
             "EUR",
         )
         assert first["image"] == {"bytes": png(1), "path": "a.png"} and second["image"] is None
-        assert left(out) == {("products", "products.csv line 3", "image", "x.png: no such file")}
+        assert read_rejected(out) == {("products", "products.csv line 3", "image", "x.png: no such file")}
         assert "table: 2 products, 0 queries, 0 judgements" in capsys.readouterr().err
 
     def test_with_queries_and_judgements(self, tmp_path: Path, png: Callable[..., bytes]) -> None:
@@ -233,7 +235,7 @@ class TestTableOfYourOwn:
         )
         (tmp_path / "queries.csv").write_text(queries)
         (tmp_path / "judgements.csv").write_text("query_id,product_id,grade\nq1,1,3\nq1,2,0\nq1,3,3\n")
-        found = import_from(
+        counts = import_data(
             "table",
             tmp_path / "products.jsonl",
             tmp_path / "data",
@@ -241,10 +243,10 @@ class TestTableOfYourOwn:
             queries=tmp_path / "queries.csv",
             judgements=tmp_path / "judgements.csv",
         )
-        assert found == {"products": 2, "queries": 10, "judgements": 2, "rejected": 1}
-        first = store.read(tmp_path / "data", "products").to_pylist()[0]
+        assert counts == {"products": 2, "queries": 10, "judgements": 2, "rejected": 1}
+        first = store.read_table(tmp_path / "data", "products").to_pylist()[0]
         assert first["image"]["path"] == "1.png" and first["attributes"] == [("size", "XL")]
-        splits = store.read(tmp_path / "data", "queries").to_pylist()
+        splits = store.read_table(tmp_path / "data", "queries").to_pylist()
         assert {row["split"] for row in splits} == {"train", "valid", "test"} and splits[9]["split"] == "test"
         assert [row["frequency"] for row in splits] == [None, *range(1, 10)]
 
@@ -253,9 +255,12 @@ class TestTableOfYourOwn:
             '{"id": 1, "name": "a", "cost": 2}\n{"id": 2, "name": "b"}\n{"id": 3}\n'
         )
         mapping = ["product_id=id", "title=name", "price=cost"]
-        import_from("table", tmp_path / "p.jsonl", tmp_path / "data", map=mapping)
-        assert [row["price"] for row in store.read(tmp_path / "data", "products").to_pylist()] == [2.0, None]
-        assert left(tmp_path / "data") == {(None, "p.jsonl line 3", None, "lacks name")}
+        import_data("table", tmp_path / "p.jsonl", tmp_path / "data", map=mapping)
+        assert [row["price"] for row in store.read_table(tmp_path / "data", "products").to_pylist()] == [
+            2.0,
+            None,
+        ]
+        assert read_rejected(tmp_path / "data") == {(None, "p.jsonl line 3", None, "lacks name")}
 
     def test_clips_in_a_column_or_by_id(self, tmp_path: Path, draw_clip: Callable[..., bytes]) -> None:
         (tmp_path / "clips").mkdir()
@@ -268,7 +273,7 @@ class TestTableOfYourOwn:
             (tmp_path / "clips" / name).write_bytes(clip)
         rows = ["a1,One,turn.gif", "a2,Two,", "a3,Three,still.gif", "a4,Four,", "a5,Five,gone.mp4", "a6,Six,"]
         (tmp_path / "products.csv").write_text("\n".join(["product_id,title,clip", *rows]))
-        import_from(
+        import_data(
             "table",
             tmp_path / "products.csv",
             tmp_path / "data",
@@ -277,15 +282,15 @@ class TestTableOfYourOwn:
         )
         videos = {
             row["product_id"]: [frame["path"] for frame in row["video"] or ()]
-            for row in store.read(tmp_path / "data", "products").to_pylist()
+            for row in store.read_table(tmp_path / "data", "products").to_pylist()
         }
         assert videos == {
             "a1": ["turn-0.webp", "turn-1.webp", "turn-2.webp"],
             "a2": [f"a2-{number}.webp" for number in range(16)],
             **{key: [] for key in ("a3", "a4", "a5", "a6")},
         }
-        reasons = {where: (column, reason) for _, where, column, reason in left(tmp_path / "data")}
-        assert reasons["products.csv line 4"] == ("video", "frames in it: 1; a clip has 2 or more")
+        reasons = {where: (column, reason) for _, where, column, reason in read_rejected(tmp_path / "data")}
+        assert reasons["products.csv line 4"] == ("video", "too few frames (1); a clip has 2 or more")
         assert reasons["products.csv line 5"][0] == "video"
         assert reasons["products.csv line 6"] == ("video", "gone.mp4: no such file")
         assert len(reasons) == 3
@@ -294,8 +299,8 @@ class TestTableOfYourOwn:
         (tmp_path / "p.jsonl").write_text(
             '{"product_id": 1, "title": "a", "video": [1], "image": {"bytes": ""}}\n'
         )
-        import_from("table", tmp_path / "p.jsonl", tmp_path / "data")
-        assert left(tmp_path / "data") == {
+        import_data("table", tmp_path / "p.jsonl", tmp_path / "data")
+        assert read_rejected(tmp_path / "data") == {
             ("products", "p.jsonl line 1", "video", "a list, not the path or address of a clip"),
             ("products", "p.jsonl line 1", "image", "a dict, not a picture"),
         }
@@ -314,13 +319,13 @@ class TestTableOfYourOwn:
             patch.setitem(sys.modules, "av", None)
             assert main(words) == 1
         (message,) = capsys.readouterr().err.splitlines()
-        assert message.endswith("pip install 'vitrine[video]'; the same command then goes on")
+        assert message.endswith("pip install 'vitrine[video]', then run the same command again")
         assert not (tmp_path / "data").exists()
         assert main(words) == 0
-        assert len(store.read(tmp_path / "data", "products").to_pylist()[0]["video"]) == 6
+        assert len(store.read_table(tmp_path / "data", "products").to_pylist()[0]["video"]) == 6
 
     @pytest.mark.parametrize(
-        ("words", "told"),
+        ("words", "message"),
         [
             (["--map", "name=Name"], "--map name=Name: not COLUMN=NAME with one of our columns"),
             (["--map", "title"], "--map title: not COLUMN=NAME"),
@@ -329,13 +334,13 @@ class TestTableOfYourOwn:
         ],
     )
     def test_what_is_wrong_is_one_message(
-        self, words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         (tmp_path / "products.csv").write_text("product_id,Name\n1,a\n")
         assert (
             main(["import", "table", str(tmp_path / "products.csv"), "--out", str(tmp_path / "data"), *words])
             == 1
         )
-        said = capsys.readouterr().err
-        assert told in said and said.count("\n") == 1
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
         assert [path.name for path in tmp_path.iterdir()] == ["products.csv"]

@@ -1,4 +1,4 @@
-"""Two hundred damaged inputs: none crashes or hangs an import, writes outside of its folder, or is kept in silence."""
+"""Two hundred damaged inputs: no crash, no hang, no file outside of the folder, no damage without a report."""
 
 import gzip
 import io
@@ -17,7 +17,7 @@ from PIL import Image
 
 from catalog import store
 from catalog.schema import DataError
-from catalog.sources import import_from
+from catalog.sources import import_data
 
 ROWS = [
     {"product_id": f"p{n}", "title": f"Thing {n}", "price": n + 0.5, "image": f"p{n}.png"} for n in range(20)
@@ -38,13 +38,13 @@ def flipped(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def cut(content: bytes, rng: np.random.Generator) -> bytes:
-    one, other = sorted(int(at) for at in rng.integers(len(content), size=2))
-    return content[:one] + content[other:]
+    start, end = sorted(int(at) for at in rng.integers(len(content), size=2))
+    return content[:start] + content[end:]
 
 
 def doubled(content: bytes, rng: np.random.Generator) -> bytes:
-    one, other = sorted(int(at) for at in rng.integers(len(content), size=2))
-    return content[:other] + content[one:]
+    start, end = sorted(int(at) for at in rng.integers(len(content), size=2))
+    return content[:end] + content[start:]
 
 
 def sprinkled(content: bytes, rng: np.random.Generator) -> bytes:
@@ -151,9 +151,9 @@ CLIPS = {
 PACKED = {"line": bytes(1 << 28), "lines": b"[]\n" * 90_000}
 CASES: list[tuple[str, str, Any]] = [
     *(
-        (f"{name.format(one)} {damage.__name__} {seed}", kind, (name.format(one), one, damage, seed))
-        for kind, name, ones, damages, seeds in SEEDED
-        for one in ones
+        (f"{name.format(suffix)} {damage.__name__} {seed}", kind, (name.format(suffix), suffix, damage, seed))
+        for kind, name, suffixes, damages, seeds in SEEDED
+        for suffix in suffixes
         for damage in damages
         for seed in range(seeds)
     ),
@@ -166,24 +166,24 @@ CASES: list[tuple[str, str, Any]] = [
 
 
 def archive(path: Path, name: str, good: bytes) -> None:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive_file:
         if name == "bomb":
-            made.writestr("p0.png", bytes(1 << 28))
+            archive_file.writestr("p0.png", bytes(1 << 28))
         elif name == "link":
             link = zipfile.ZipInfo("p0.png")
             link.external_attr = 0o120777 << 16
-            made.writestr(link, "../outside.png")
+            archive_file.writestr(link, "../outside.png")
         elif name == "traversal":
-            made.writestr("../../p0.png", good)
-            made.writestr("/tmp/p0.png", good)  # noqa: S108 - it is not to be written
+            archive_file.writestr("../../p0.png", good)
+            archive_file.writestr("/tmp/p0.png", good)  # noqa: S108 - it is not to be written
         elif name == "twice":
-            made.writestr("p0.png", good)
-            made.writestr("p0.png", b"other")
+            archive_file.writestr("p0.png", good)
+            archive_file.writestr("p0.png", b"other")
         elif name == "folder":
-            made.writestr("p0.png/", b"")
+            archive_file.writestr("p0.png/", b"")
     if name == "encrypted":
-        with zipfile.ZipFile(path, "w") as made:
-            made.writestr("p0.png", good)
+        with zipfile.ZipFile(path, "w") as archive_file:
+            archive_file.writestr("p0.png", good)
         content = bytearray(path.read_bytes())
         content[6] |= 1
         content[content.rindex(b"PK\x01\x02") + 8] |= 1
@@ -209,49 +209,49 @@ def test_there_are_two_hundred() -> None:
     assert len(CASES) >= 200
 
 
-def damaged(
-    shop: Path, kind: str, what: Any, draw_clip: Callable[..., bytes]
+def damage_shop(
+    shop: Path, kind: str, detail: Any, draw_clip: Callable[..., bytes]
 ) -> tuple[Path, dict[str, Path]]:
-    """Do the damage; the table to import, and options."""
-    table_there, packed = shop / "products.csv", shop / "pictures.zip"
+    """Damage the shop; returns the table to import, and options."""
+    table_path, zip_path = shop / "products.csv", shop / "pictures.zip"
     if kind.startswith("clip"):
-        _, of, damage, seed = what if kind == "clip" else ("", "", None, 0)
-        content = damage(draw_clip(of), np.random.default_rng(seed)) if damage else what
+        _, suffix, damage, seed = detail if kind == "clip" else ("", "", None, 0)
+        content = damage(draw_clip(suffix), np.random.default_rng(seed)) if damage else detail
         (shop / "p0.clip").write_bytes(content)
-        table_there = shop / "products.jsonl"
-        table_there.write_text(
+        table_path = shop / "products.jsonl"
+        table_path.write_text(
             "\n".join(json.dumps(row) for row in [ROWS[0] | {"video": "p0.clip"}, *ROWS[1:]])
         )
-        return table_there, {}
+        return table_path, {}
     if kind == "table":
-        file, of, damage, seed = what
-        content = gzip.compress(table(of), mtime=0) if file.endswith(".gz") else table(of)
-        table_there.unlink()
-        table_there = shop / file
-        table_there.write_bytes(damage(content, np.random.default_rng(seed)))
+        file, suffix, damage, seed = detail
+        content = gzip.compress(table(suffix), mtime=0) if file.endswith(".gz") else table(suffix)
+        table_path.unlink()
+        table_path = shop / file
+        table_path.write_bytes(damage(content, np.random.default_rng(seed)))
     elif kind == "picture":
-        _, of, damage, seed = what
-        (shop / "p0.png").write_bytes(damage(picture(of), np.random.default_rng(seed)))
+        _, suffix, damage, seed = detail
+        (shop / "p0.png").write_bytes(damage(picture(suffix), np.random.default_rng(seed)))
     elif kind == "content":
-        (shop / "p0.png").write_bytes(what)
+        (shop / "p0.png").write_bytes(detail)
     elif kind == "path":
-        table_there = shop / "products.jsonl"
-        table_there.write_text("\n".join(json.dumps(row) for row in [ROWS[0] | {"image": what}, *ROWS[1:]]))
+        table_path = shop / "products.jsonl"
+        table_path.write_text("\n".join(json.dumps(row) for row in [ROWS[0] | {"image": detail}, *ROWS[1:]]))
     elif kind == "packed":
-        table_there = shop / "products.jsonl.gz"
-        table_there.write_bytes(gzip.compress(b'{"product_id": "a", "title": "b"}\n' + what))
+        table_path = shop / "products.jsonl.gz"
+        table_path.write_bytes(gzip.compress(b'{"product_id": "a", "title": "b"}\n' + detail))
     elif kind == "archive":
-        archive(packed, what, picture("PNG"))
+        archive(zip_path, detail, picture("PNG"))
     else:
-        with zipfile.ZipFile(packed, "w") as made:
+        with zipfile.ZipFile(zip_path, "w") as archive_file:
             for row in ROWS:
-                made.write(shop / row["image"], row["image"])
-        packed.write_bytes(what[2](packed.read_bytes(), np.random.default_rng(what[3])))
-    return table_there, {"pictures": packed} if packed.exists() else {}
+                archive_file.write(shop / row["image"], row["image"])
+        zip_path.write_bytes(detail[2](zip_path.read_bytes(), np.random.default_rng(detail[3])))
+    return table_path, {"pictures": zip_path} if zip_path.exists() else {}
 
 
-def seen(folder: Path) -> dict[Path, int]:
-    """All that is in a folder, but for what the import is to write."""
+def list_entries(folder: Path) -> dict[Path, int]:
+    """List the content of a folder without the output of the import."""
     mine = folder / "data"
     return {
         path: path.lstat().st_mtime_ns
@@ -261,26 +261,28 @@ def seen(folder: Path) -> dict[Path, int]:
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-@pytest.mark.parametrize(("name", "kind", "what"), CASES, ids=[case[0] for case in CASES])
+@pytest.mark.parametrize(("name", "kind", "detail"), CASES, ids=[case[0] for case in CASES])
 def test_damage(
-    name: str, kind: str, what: Any, shop: Path, tmp_path: Path, draw_clip: Callable[..., bytes]
+    name: str, kind: str, detail: Any, shop: Path, tmp_path: Path, draw_clip: Callable[..., bytes]
 ) -> None:
-    source, options = damaged(shop, kind, what, draw_clip)
-    harmless = kind in {"table", "picture", "clip", "zip"} or what == ""  # some of it leaves what can be read
-    before, elsewhere, began = seen(tmp_path), set(Path("/tmp").iterdir()), time.monotonic()  # noqa: S108
+    source, options = damage_shop(shop, kind, detail, draw_clip)
+    harmless = (
+        kind in {"table", "picture", "clip", "zip"} or detail == ""
+    )  # some of it leaves what can be read
+    before, elsewhere, began = list_entries(tmp_path), set(Path("/tmp").iterdir()), time.monotonic()  # noqa: S108
     try:
-        found = import_from("table", source, tmp_path / "data", **options)
+        counts = import_data("table", source, tmp_path / "data", **options)
     except DataError as error:
         assert "\n" not in str(error)
         assert not (tmp_path / "data").exists()
     else:
         rejected = tmp_path / "data" / "rejected.parquet"
-        assert rejected.exists() == (found["rejected"] > 0)
+        assert rejected.exists() == (counts["rejected"] > 0)
         assert harmless or rejected.exists()
         if rejected.exists():
             assert all(row["reason"] and row["where"] for row in pq.read_table(rejected).to_pylist())
-        for row in store.read(tmp_path / "data", "products").to_pylist():
+        for row in store.read_table(tmp_path / "data", "products").to_pylist():
             assert row["product_id"] and row["title"]
     assert time.monotonic() - began < LONGEST
-    assert seen(tmp_path) == before
+    assert list_entries(tmp_path) == before
     assert "p0.png" not in {path.name for path in set(Path("/tmp").iterdir()) - elsewhere}  # noqa: S108

@@ -1,4 +1,4 @@
-"""Pictures by address, from a real server of this machine."""
+"""Downloads of pictures from a real server on this machine."""
 
 import threading
 from collections import Counter
@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 
 from catalog import download, store
-from catalog.download import Web
+from catalog.download import Downloader
 from catalog.images import Limits
-from catalog.sources import import_from
+from catalog.sources import import_data
 
 
 class Shop(ThreadingHTTPServer):
-    """Answers by path; `asked` counts."""
+    """Answers by path; `requests` counts."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.pages: dict[str, bytes] = {}
-        self.asked: Counter[str] = Counter()
+        self.requests: Counter[str] = Counter()
 
     def at(self, path: str) -> str:
         return f"http://127.0.0.1:{self.server_port}{path}"
@@ -33,8 +33,8 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None: ...
 
     def do_GET(self) -> None:
-        self.server.asked[self.path] += 1
-        if self.path == "/busy" and self.server.asked[self.path] < 3:
+        self.server.requests[self.path] += 1
+        if self.path == "/busy" and self.server.requests[self.path] < 3:
             self.send_response(503)
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -62,38 +62,43 @@ def shop(png: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
 
 
 def test_what_is_there_comes_once(shop: Shop, tmp_path: Path) -> None:
-    with Web(tmp_path / "m", private=True) as web:
-        assert web.get(shop.at("/a.png")) == web.get(shop.at("/a.png")) == shop.pages["/a.png"]
-        assert web.get(shop.at("/busy")) == shop.pages["/busy"] and shop.asked["/busy"] == 3
-        assert web.get(shop.at("/moved")) == shop.pages["/a.png"]
-        with pytest.raises(ValueError, match="/none: the server answers 404"):
-            web.get(shop.at("/none"))
-    with Web(tmp_path / "m", private=True) as web:  # as after a kill
-        assert web.get(shop.at("/busy"))
-        with pytest.raises(ValueError, match="/none: the server answers 404"):
-            web.get(shop.at("/none"))
-        web.forget()
-    assert shop.asked == {"/a.png": 2, "/busy": 3, "/moved": 1, "/none": 1} and not (tmp_path / "m").exists()
+    with Downloader(tmp_path / "m", private=True) as downloader:
+        assert downloader.get(shop.at("/a.png")) == downloader.get(shop.at("/a.png")) == shop.pages["/a.png"]
+        assert downloader.get(shop.at("/busy")) == shop.pages["/busy"] and shop.requests["/busy"] == 3
+        assert downloader.get(shop.at("/moved")) == shop.pages["/a.png"]
+        with pytest.raises(ValueError, match="/none: the server answered 404"):
+            downloader.get(shop.at("/none"))
+    with Downloader(tmp_path / "m", private=True) as downloader:  # as after a kill
+        assert downloader.get(shop.at("/busy"))
+        with pytest.raises(ValueError, match="/none: the server answered 404"):
+            downloader.get(shop.at("/none"))
+        downloader.clear()
+    assert (
+        shop.requests == {"/a.png": 2, "/busy": 3, "/moved": 1, "/none": 1} and not (tmp_path / "m").exists()
+    )
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0.0.0.0"])  # noqa: S104
 def test_a_private_server_is_not_asked(host: str, shop: Shop, tmp_path: Path) -> None:
-    with Web(tmp_path / "m") as web, pytest.raises(ValueError, match=r"has a private address|cannot be had"):
-        web.get(f"http://{host}:{shop.server_port}/a.png")
-    assert not shop.asked
+    with (
+        Downloader(tmp_path / "m") as downloader,
+        pytest.raises(ValueError, match=r"has a private address|cannot be downloaded"),
+    ):
+        downloader.get(f"http://{host}:{shop.server_port}/a.png")
+    assert not shop.requests
 
 
 def test_limits(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.pages["/big"] = bytes(Limits().max_bytes + 1)
-    with Web(tmp_path / "m", private=True) as web:
+    with Downloader(tmp_path / "m", private=True) as downloader:
         with pytest.raises(ValueError, match="/big: more than 20,000,000 bytes"):
-            web.get(shop.at("/big"))
-        monkeypatch.setattr(download, "PATIENCE", -1)
-        with pytest.raises(ValueError, match="not there after -1 seconds"):
-            web.get(shop.at("/a.png"))
+            downloader.get(shop.at("/big"))
+        monkeypatch.setattr(download, "TIMEOUT", -1)
+        with pytest.raises(ValueError, match="not downloaded within -1 seconds"):
+            downloader.get(shop.at("/a.png"))
         for address in ("http://", "http://host:port/", "http://no.such.host.invalid/a.png"):
-            with pytest.raises(ValueError, match="cannot be had"):
-                web.get(address)
+            with pytest.raises(ValueError, match="cannot be downloaded"):
+                downloader.get(address)
 
 
 def test_a_table_of_addresses(shop: Shop, tmp_path: Path) -> None:
@@ -101,10 +106,11 @@ def test_a_table_of_addresses(shop: Shop, tmp_path: Path) -> None:
     names = ["/a.png", "/busy", "/page.html", "/none", ""]
     rows = [f"{n},t,{shop.at(name) if name else ''}" for n, name in enumerate(names)]
     (tmp_path / "products.csv").write_text("\n".join(["product_id,title,image", *rows]))
-    found = import_from("table", tmp_path / "products.csv", tmp_path / "data", private=True)
-    assert found["products"] == 5 and found["rejected"] == 2
+    counts = import_data("table", tmp_path / "products.csv", tmp_path / "data", private=True)
+    assert counts["products"] == 5 and counts["rejected"] == 2
     pictures = [
-        row["image"] and row["image"]["path"] for row in store.read(tmp_path / "data", "products").to_pylist()
+        row["image"] and row["image"]["path"]
+        for row in store.read_table(tmp_path / "data", "products").to_pylist()
     ]
     assert pictures == ["a.png", "busy", None, None, None]
     assert {path.name for path in tmp_path.iterdir()} == {"products.csv", "data"}

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalog import derived, store
+from catalog import fashion_queries, store
 from catalog.schema import COMPLEMENT, EXACT, IRRELEVANT, SPLITS, SUBSTITUTE, TEXT_COLUMNS, DataError
-from catalog.sources import import_from
+from catalog.sources import import_data
 from catalog.sources.fashion import HEADER
 from components.params import ValidateParams
 from components.validate import validate
@@ -76,7 +76,7 @@ def tables(data: Path) -> str:
 
 
 def rows(data: Path, table: str) -> list[dict[str, Any]]:
-    return store.read(data, table).to_pylist()
+    return store.read_table(data, table).to_pylist()
 
 
 def test_folder_and_zip_give_the_same_data_and_seeds_other_data(published: Files, tmp_path: Path) -> None:
@@ -86,27 +86,27 @@ def test_folder_and_zip_give_the_same_data_and_seeds_other_data(published: Files
         zipped(published, tmp_path / "c.zip"),
         zipped(published, tmp_path / "d.zip", "down/"),
     ]
-    made = []
+    fingerprints = []
     for n, source in enumerate(sources):
-        import_from("fashion", source, tmp_path / f"out{n}")
-        made.append(tables(tmp_path / f"out{n}"))
-    assert len(set(made)) == 1
-    import_from("fashion", sources[0], tmp_path / "other", seed=1)
-    assert tables(tmp_path / "other") != made[0]
+        import_data("fashion", source, tmp_path / f"out{n}")
+        fingerprints.append(tables(tmp_path / f"out{n}"))
+    assert len(set(fingerprints)) == 1
+    import_data("fashion", sources[0], tmp_path / "other", seed=1)
+    assert tables(tmp_path / "other") != fingerprints[0]
 
 
 def test_every_defect_is_told_and_skipped(
     published: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import_from("fashion", folder(published, tmp_path / "src"), tmp_path / "data")
+    import_data("fashion", folder(published, tmp_path / "src"), tmp_path / "data")
     assert "fashion: 96 products" in capsys.readouterr().err
     left = pq.read_table(tmp_path / "data" / "rejected.parquet").to_pylist()
     assert {(row["where"], row["column"], row["reason"]) for row in left} == {
         ("styles.csv line 98", None, "too few columns"),
-        ("styles.csv line 99", None, "an id that is no number"),
-        ("styles.csv line 100", None, "an id seen before"),
+        ("styles.csv line 99", None, "an id that is not a number"),
+        ("styles.csv line 100", None, "a duplicate id"),
         ("styles.csv line 101", None, "no title"),
-        ("images/999.jpg", None, "no product of this id"),
+        ("images/999.jpg", None, "no product with this id"),
         ("styles.csv, id 7", "image", "images/7.jpg: no such file"),
         ("styles.csv, id 8", "image", "not a JPEG, PNG, WEBP, GIF picture"),
     }
@@ -116,7 +116,7 @@ def test_every_defect_is_told_and_skipped(
 def test_products_keep_their_words_and_pictures_and_hide_what_judgements_come_from(
     published: Files, tmp_path: Path
 ) -> None:
-    import_from("fashion", zipped(published, tmp_path / "src.zip"), tmp_path / "data")
+    import_data("fashion", zipped(published, tmp_path / "src.zip"), tmp_path / "data")
     products = {row["product_id"]: row for row in rows(tmp_path / "data", "products")}
     first = products["5"]
     assert first["title"] == "5, unquoted"
@@ -131,26 +131,26 @@ def test_derived_queries_pass_validation_and_follow_the_law_of_grades(
     published: Files, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
-    import_from("fashion", zipped(published, tmp_path / "src.zip"), data)
+    import_data("fashion", zipped(published, tmp_path / "src.zip"), data)
     # One picture repeats and one is broken, of 96: more than a shop is allowed.
     validate(data, ValidateParams(max_broken_images=0.05, max_duplicate_images=0.05), tmp_path / "report")
 
     lines = [line.split(",") for line in published["styles.csv"].decode().splitlines()[1:97]]
-    noted = {line[0]: line for line in lines}
+    annotations = {line[0]: line for line in lines}
     grades: dict[str, dict[str, int]] = defaultdict(dict)
     for row in rows(data, "judgements"):
         grades[row["query_id"]][row["product_id"]] = row["grade"]
-    for judged in grades.values():
-        exact = {key for key, grade in judged.items() if grade == EXACT}
-        _, gender, _, sub, article, colour, *_ = noted[next(iter(exact))]
-        for key, line in noted.items():
+    for grades_by_product in grades.values():
+        exact = {key for key, grade in grades_by_product.items() if grade == EXACT}
+        _, gender, _, sub, article, colour, *_ = annotations[next(iter(exact))]
+        for key, line in annotations.items():
             same = (line[1] == gender) + (line[5] == colour)
             if line[4] == article:
-                wanted = (IRRELEVANT, SUBSTITUTE, EXACT)[same]
+                expected = (IRRELEVANT, SUBSTITUTE, EXACT)[same]
             else:
-                wanted = COMPLEMENT if line[3] == sub and same == 2 else IRRELEVANT
-            assert judged.get(key, wanted) == wanted
-            assert key in judged or wanted != EXACT
+                expected = COMPLEMENT if line[3] == sub and same == 2 else IRRELEVANT
+            assert grades_by_product.get(key, expected) == expected
+            assert key in grades_by_product or expected != EXACT
 
     products = {row["product_id"]: row for row in rows(data, "products")}
     queries = rows(data, "queries")
@@ -175,7 +175,7 @@ def test_derived_queries_pass_validation_and_follow_the_law_of_grades(
 )
 def test_another_layout_is_a_clear_error(files: Files, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
-        import_from("fashion", zipped(files, tmp_path / "src.zip"), tmp_path / "data")
+        import_data("fashion", zipped(files, tmp_path / "src.zip"), tmp_path / "data")
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
@@ -184,20 +184,20 @@ def test_a_broken_zip_is_a_clear_error(published: Files, tmp_path: Path) -> None
     content = path.read_bytes()
     path.write_bytes(content[:1000])
     with pytest.raises(DataError, match="not a readable zip"):
-        import_from("fashion", path, tmp_path / "data")
+        import_data("fashion", path, tmp_path / "data")
     path.write_bytes(content.replace(published["images/9.jpg"][100:200], bytes(100)))
-    import_from("fashion", path, tmp_path / "data")
+    import_data("fashion", path, tmp_path / "data")
     left = pq.read_table(tmp_path / "data" / "rejected.parquet").to_pylist()
     assert any(re.match(r"images/9\.jpg: cannot be read \(.*CRC", row["reason"]) for row in left)
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=40))
 def test_connect_joins_what_is_linked_and_nothing_else(links: list[tuple[int, int]]) -> None:
-    roots = derived.connect(links)
+    roots = fashion_queries.connected_components(links)
     groups: dict[Any, set[int]] = defaultdict(set)
     for node, root in roots.items():
         groups[root].add(node)
-    assert all(roots[one] == roots[other] for one, other in links)
+    assert all(roots[node] == roots[other] for node, other in links)
     for group in groups.values():  # reachable from any one of its nodes
         seen: set[int] = set()
         border = {next(iter(group))}
@@ -209,13 +209,13 @@ def test_connect_joins_what_is_linked_and_nothing_else(links: list[tuple[int, in
 
 @given(st.integers(0, 2**32), st.integers(60, 300))
 def test_splits_come_close_to_their_shares(seed: int, number: int) -> None:
-    combos = [derived.Combo("Men", f"a{n}", "Red") for n in range(number)]
+    combos = [fashion_queries.Combo("Men", f"a{n}", "Red") for n in range(number)]
     styles = [
-        derived.Style(str(n), *c[:1], "m", "s", *c[1:], "", "", "", f"t{n // 2}")
+        fashion_queries.Style(str(n), *c[:1], "m", "s", *c[1:], "", "", "", f"t{n // 2}")
         for n, c in enumerate(combos)
     ]
-    splits = derived.assign(combos, styles, {}, np.random.default_rng(seed))
-    for split, share in derived.SHARES.items():
+    splits = fashion_queries.split_combos(combos, styles, {}, np.random.default_rng(seed))
+    for split, share in fashion_queries.SHARES.items():
         assert abs(list(splits.values()).count(split) - share * number) <= 2
     assert all(splits[combos[n]] == splits[combos[n - 1]] for n in range(1, number, 2))
 
@@ -223,12 +223,12 @@ def test_splits_come_close_to_their_shares(seed: int, number: int) -> None:
 @pytest.mark.slow
 @pytest.mark.real
 def test_the_published_data_set(real_data: Path, tmp_path: Path) -> None:
-    import_from("fashion", real_data / "fashion-product-images-small.zip", tmp_path / "data")
+    import_data("fashion", real_data / "fashion-product-images-small.zip", tmp_path / "data")
     validate(tmp_path / "data", ValidateParams(), tmp_path / "report")
-    products = store.read(tmp_path / "data", "products", ["product_id"])
-    queries = store.read(tmp_path / "data", "queries", ["text", "split"]).to_pandas()
+    products = store.read_table(tmp_path / "data", "products", ["product_id"])
+    queries = store.read_table(tmp_path / "data", "queries", ["text", "split"]).to_pandas()
     assert len(products) == 40_013
     assert 1_600 <= len(queries) <= 1_700
     assert 0.7 < queries.text.notna().mean() < 0.9
-    for split, share in derived.SHARES.items():
+    for split, share in fashion_queries.SHARES.items():
         assert abs((queries.split == split).mean() - share) < 0.02

@@ -1,6 +1,6 @@
 import pytest
 
-from catalog.languages import language
+from catalog.languages import detect_language
 
 SAID = {
     "en": "A red cotton shirt with long sleeves and two pockets",
@@ -12,9 +12,9 @@ SAID = {
 
 @pytest.mark.parametrize("code", SAID)
 def test_sentences_tell(code: str) -> None:
-    assert language(SAID[code]) == code
+    assert detect_language(SAID[code]) == code
 
 
 @pytest.mark.parametrize("text", ["", " ", "12345", "Nike Air Max 90", "S1F1M3 XL", "\x00\ud83d"])
 def test_names_and_numbers_do_not(text: str) -> None:
-    assert language(text) is None
+    assert detect_language(text) is None

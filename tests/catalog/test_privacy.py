@@ -1,4 +1,4 @@
-"""What is taken for personal, and what is not."""
+"""Detection of personal data."""
 
 from pathlib import Path
 
@@ -73,7 +73,7 @@ def test_a_table_with_such_a_column_is_refused_unless_it_is_named(
     assert main(words) == 1
     assert capsys.readouterr().err == (
         "vitrine: products.csv: a column holds e-mail addresses, which looks like personal data; remove it, "
-        "or name it on purpose: --personal contact\n"
+        "or allow it: --personal contact\n"
     )
     assert not (tmp_path / "data").exists()
     assert main([*words, "--personal", "contact"]) == 0

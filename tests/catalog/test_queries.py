@@ -9,9 +9,9 @@ import pytest
 from catalog import store
 from catalog.__main__ import main
 from catalog.conversion import Row, convert
-from catalog.queries import derive, from_clicks
-from catalog.reading import Picture
-from catalog.sample import sample
+from catalog.files import Media
+from catalog.queries import add_click_queries, add_derived_queries
+from catalog.sample import write_sample
 from catalog.schema import EXACT, IRRELEVANT, SUBSTITUTE, DataError
 from components.params import ValidateParams
 from components.validate import validate
@@ -40,19 +40,21 @@ def shop(tmp_path: Path) -> Path:
     return tmp_path / "shop"
 
 
-def judged(data: Path) -> dict[str, dict[str, int]]:
-    texts = {row["query_id"]: row["text"] for row in store.read(data, "queries").to_pylist()}
-    found: dict[str, dict[str, int]] = {text: {} for text in texts.values()}
-    for row in store.read(data, "judgements").to_pylist():
-        found[texts[row["query_id"]]][row["product_id"]] = row["grade"]
-    return found
+def read_grades(data: Path) -> dict[str, dict[str, int]]:
+    texts = {row["query_id"]: row["text"] for row in store.read_table(data, "queries").to_pylist()}
+    grades: dict[str, dict[str, int]] = {text: {} for text in texts.values()}
+    for row in store.read_table(data, "judgements").to_pylist():
+        grades[texts[row["query_id"]]][row["product_id"]] = row["grade"]
+    return grades
 
 
 def test_what_is_derived_follows_from_the_products(shop: Path, tmp_path: Path) -> None:
-    assert derive(shop, tmp_path / "data", most=100) == len(judged(tmp_path / "data"))
+    assert add_derived_queries(shop, tmp_path / "data", most=100) == len(read_grades(tmp_path / "data"))
     validate(tmp_path / "data", ValidateParams(), tmp_path / "report")
-    assert {row["judged_by"] for row in store.read(tmp_path / "data", "queries").to_pylist()} == {"derived"}
-    grades = judged(tmp_path / "data")
+    assert {row["judged_by"] for row in store.read_table(tmp_path / "data", "queries").to_pylist()} == {
+        "derived"
+    }
+    grades = read_grades(tmp_path / "data")
     assert {
         f"{color} {kind}" for color in COLORS for kind in KINDS
     } <= grades.keys()  # the brand tells nothing apart
@@ -70,20 +72,20 @@ def test_what_is_derived_follows_from_the_products(shop: Path, tmp_path: Path) -
 
 def test_a_seed_decides(shop: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        derive(shop, tmp_path / name, most=20, seed=seed)
-    made = [store.fingerprint(tmp_path / name) for name in "abc"]
-    assert made[0] == made[1] != made[2]
+        add_derived_queries(shop, tmp_path / name, most=20, seed=seed)
+    fingerprints = [store.fingerprint(tmp_path / name) for name in "abc"]
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2]
 
 
 def test_queries_beside_others_keep_to_their_splits(tmp_path: Path) -> None:
-    sample(tmp_path / "sample", products=200, seed=3, queries=60, workers=1)
-    more = derive(tmp_path / "sample", tmp_path / "data", most=200)
-    assert more > 5 and store.read(tmp_path / "data", "queries").num_rows == 60 + more
+    write_sample(tmp_path / "sample", products=200, seed=3, queries=60, workers=1)
+    more = add_derived_queries(tmp_path / "sample", tmp_path / "data", most=200)
+    assert more > 5 and store.read_table(tmp_path / "data", "queries").num_rows == 60 + more
     validate(tmp_path / "data", ValidateParams(), tmp_path / "report")
     with pytest.raises(
-        DataError, match=r"has derived queries already, such as derived-0; begin with the data without"
+        DataError, match=r"already has derived queries, such as derived-0; start with the data without them"
     ):
-        derive(tmp_path / "data", tmp_path / "again", most=200, seed=1)
+        add_derived_queries(tmp_path / "data", tmp_path / "again", most=200, seed=1)
 
 
 def test_too_little_to_ask(tmp_path: Path) -> None:
@@ -94,25 +96,25 @@ def test_too_little_to_ask(tmp_path: Path) -> None:
         tmp_path / "shop",
         {},
     )
-    with pytest.raises(DataError, match="gives 1 queries, and none for"):
-        derive(tmp_path / "shop", tmp_path / "data")
+    with pytest.raises(DataError, match="gives 1 queries, but none for"):
+        add_derived_queries(tmp_path / "shop", tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
 def test_clicks_become_marked_queries(shop: Path, tmp_path: Path) -> None:
     rows = [
-        f"{color} {kind},{kind}-{shown}-0,{position},{int(shown == color and turn % 2)}"
+        f"{color} {kind},{kind}-{color_shown}-0,{position},{int(color_shown == color and turn % 2)}"
         for color in COLORS
         for kind in KINDS
         for turn in range(20)
-        for position, shown in enumerate((COLORS[turn % 4 :] + COLORS[: turn % 4]), start=1)
+        for position, color_shown in enumerate((COLORS[turn % 4 :] + COLORS[: turn % 4]), start=1)
     ]
     (tmp_path / "log.csv").write_text("\n".join(["query,product_id,position,clicked", *rows]))
-    assert from_clicks(shop, tmp_path / "log.csv", tmp_path / "data") == 12
-    queries = store.read(tmp_path / "data", "queries").to_pylist()
+    assert add_click_queries(shop, tmp_path / "log.csv", tmp_path / "data") == 12
+    queries = store.read_table(tmp_path / "data", "queries").to_pylist()
     assert {row["judged_by"] for row in queries} == {"implicit"}
     assert {row["frequency"] for row in queries} == {20}
-    assert judged(tmp_path / "data")["red chair"] == {
+    assert read_grades(tmp_path / "data")["red chair"] == {
         "chair-red-0": EXACT,
         **{f"chair-{color}-0": IRRELEVANT for color in COLORS[1:]},
     }
@@ -122,7 +124,7 @@ def test_clicks_become_marked_queries(shop: Path, tmp_path: Path) -> None:
 def test_clicks_tell_the_frequency_of_queries_that_are_there(
     tmp_path: Path, png: Callable[..., bytes]
 ) -> None:
-    picture = Picture("p.png", lambda: png(1))
+    picture = Media("p.png", lambda: png(1))
     queries: list[dict[str, Any]] = [
         {"query_id": "q1", "text": "Red  chair", "split": "train"},
         {"query_id": "q2", "text": "lamp", "split": "valid", "frequency": 7},
@@ -133,8 +135,8 @@ def test_clicks_tell_the_frequency_of_queries_that_are_there(
     convert("own", rows + [Row("queries", "1", query) for query in queries], [], tmp_path / "shop", {})
     log = ["query,product_id,position,clicked", *["red chair,p,1,0"] * 3, "lamp,p,1,1"]
     (tmp_path / "log.csv").write_text("\n".join(log))
-    from_clicks(tmp_path / "shop", tmp_path / "log.csv", tmp_path / "data")
-    queries = store.read(tmp_path / "data", "queries").to_pylist()
+    add_click_queries(tmp_path / "shop", tmp_path / "log.csv", tmp_path / "data")
+    queries = store.read_table(tmp_path / "data", "queries").to_pylist()
     assert {row["query_id"]: row["frequency"] for row in queries} == {
         "q1": 3,
         "q2": 7,
@@ -145,8 +147,8 @@ def test_clicks_tell_the_frequency_of_queries_that_are_there(
 
 def test_commands(shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["queries", str(shop), "--out", str(tmp_path / "a"), "--most", "30"]) == 0
-    assert "more, derived, with judgements" in capsys.readouterr().err
+    assert "derived; judgements: " in capsys.readouterr().err
     (tmp_path / "log.csv").write_text("query,product_id,position,clicked\na,chair-red-0,1,0\n")
     words = ["queries", str(shop), "--out", str(tmp_path / "b"), "--clicks", str(tmp_path / "log.csv")]
     assert main(words) == 1
-    assert capsys.readouterr().err == f"vitrine: {shop}: gives 0 queries, and none for test, train, valid\n"
+    assert capsys.readouterr().err == f"vitrine: {shop}: gives 0 queries, but none for test, train, valid\n"

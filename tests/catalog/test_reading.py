@@ -1,4 +1,4 @@
-"""Tables as others write them, and names that lead elsewhere."""
+"""Tables in all formats and encodings, and file names that lead out of the folder."""
 
 import csv
 import gzip
@@ -14,18 +14,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from catalog import files as catalog_files
 from catalog import reading
-from catalog.reading import Files, rows
+from catalog.files import Files
+from catalog.reading import read_rows
 from catalog.schema import DataError
 
-SAID = [{"id": "1", "title": "Köln, 5 €"}, {"id": "2", "title": 'a "b"\nc'}]
+TABLE = [{"id": "1", "title": "Köln, 5 €"}, {"id": "2", "title": 'a "b"\nc'}]
 
 
-def written(delimiter: str = ",") -> str:
+def write_csv(delimiter: str = ",") -> str:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, ["id", "title"], delimiter=delimiter)
     writer.writeheader()
-    writer.writerows(SAID)
+    writer.writerows(TABLE)
     return stream.getvalue()
 
 
@@ -34,76 +36,76 @@ def read(
 ) -> tuple[list[dict[str, object]], list[tuple[str, str]]]:
     (folder / name).write_bytes(content)
     files = Files(folder)
-    found = [one.values for one in rows(files, name, **style)]
-    return found, [tuple(fault) for fault in files.faults]
+    rows = [record.values for record in read_rows(files, name, **style)]
+    return rows, [tuple(fault) for fault in files.faults]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 def test_a_csv_as_excel_writes_it(encoding: str, delimiter: str, tmp_path: Path) -> None:
-    content = written(delimiter).encode(encoding)
-    assert read(tmp_path, "t.csv", content) == (SAID, [])
-    assert read(tmp_path, "t.csv.gz", gzip.compress(content)) == (SAID, [])
+    content = write_csv(delimiter).encode(encoding)
+    assert read(tmp_path, "t.csv", content) == (TABLE, [])
+    assert read(tmp_path, "t.csv.gz", gzip.compress(content)) == (TABLE, [])
 
 
 def test_an_encoding_can_be_given(tmp_path: Path) -> None:
-    content = written().encode("utf-8").replace("ö".encode(), b"\xbe").replace("€".encode(), b"?")
-    found, _ = read(tmp_path, "t.csv", content, encoding="cp850")
-    assert found[0]["title"] == "K¥ln, 5 ?"
-    with pytest.raises(DataError, match="--encoding nonesuch: Python knows no such encoding"):
+    content = write_csv().encode("utf-8").replace("ö".encode(), b"\xbe").replace("€".encode(), b"?")
+    rows, _ = read(tmp_path, "t.csv", content, encoding="cp850")
+    assert rows[0]["title"] == "K¥ln, 5 ?"
+    with pytest.raises(DataError, match="--encoding nonesuch: Python does not know this encoding"):
         read(tmp_path, "t.csv", content, encoding="nonesuch")
 
 
 def test_rows_at_fault_are_noted_with_their_line(tmp_path: Path) -> None:
-    found, faults = read(tmp_path, "t.csv", b"id,title\n1,a\n2\n\n3,b,c\n4,d\n")
-    assert [row["id"] for row in found] == ["1", "4"]
+    rows, faults = read(tmp_path, "t.csv", b"id,title\n1,a\n2\n\n3,b,c\n4,d\n")
+    assert [row["id"] for row in rows] == ["1", "4"]
     assert faults == [
-        ("t.csv line 3", "1 values, the header has 2"),
-        ("t.csv line 5", "3 values, the header has 2"),
+        ("t.csv line 3", "1 values, but the header has 2"),
+        ("t.csv line 5", "3 values, but the header has 2"),
     ]
-    found, faults = read(tmp_path, "t.jsonl", b'{"id": 1}\n{"id": \n[1]\n\n{"id": 2}\n' + b"[" * 100_000)
-    assert [row["id"] for row in found] == [1, 2]
+    rows, faults = read(tmp_path, "t.jsonl", b'{"id": 1}\n{"id": \n[1]\n\n{"id": 2}\n' + b"[" * 100_000)
+    assert [row["id"] for row in rows] == [1, 2]
     assert [where for where, _ in faults] == [f"t.jsonl line {n}" for n in (2, 3, 6)]
 
 
 def test_what_is_too_long_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "LINE", 100)
-    monkeypatch.setattr(reading, "FIELD", 50)
+    monkeypatch.setattr(reading, "MAX_LINE_BYTES", 100)
+    monkeypatch.setattr(reading, "MAX_FIELD_CHARS", 50)
     row = json.dumps({"id": 1, "title": "x" * 300}).encode()
-    found, faults = read(tmp_path, "t.jsonl", row + b'\n{"id": 2}\n')
-    assert found == [{"id": 2}] and faults == [("t.jsonl line 1", "longer than 100 bytes")]
-    found, faults = read(tmp_path, "t.csv", b"id,title\n1," + b"x" * 60 + b"\n2,b\n")
-    assert [one["id"] for one in found] == ["2"] and "field larger than field limit" in faults[0][1]
-    found, _ = read(tmp_path, "t.csv", b"id,title\n1," + b"x" * 10_000 + b"\n2,b\n")
-    assert [one["id"] for one in found] == ["2"]
+    rows, faults = read(tmp_path, "t.jsonl", row + b'\n{"id": 2}\n')
+    assert rows == [{"id": 2}] and faults == [("t.jsonl line 1", "longer than 100 bytes")]
+    rows, faults = read(tmp_path, "t.csv", b"id,title\n1," + b"x" * 60 + b"\n2,b\n")
+    assert [row["id"] for row in rows] == ["2"] and "field larger than field limit" in faults[0][1]
+    rows, _ = read(tmp_path, "t.csv", b"id,title\n1," + b"x" * 10_000 + b"\n2,b\n")
+    assert [row["id"] for row in rows] == ["2"]
 
 
 def test_too_many_faults_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "FAULTS", 10)
+    monkeypatch.setattr(catalog_files, "MAX_FAULTS", 10)
     with pytest.raises(
-        DataError, match=r"more than 10 rows at a stretch cannot be read; t\.csv line 12: 1 values"
+        DataError, match=r"more than 10 consecutive rows cannot be read; t\.csv line 12: 1 values"
     ):
         read(tmp_path, "t.csv", b"id,title\n" + b"x\n" * 20)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("t.csv", b"id,name\n1,a\n", "t.csv: no column title; it has id, name"),
         ("t.csv", b"", "t.csv: no column id, title"),
         ("t.csv", b"id,title,id\n1,a,2\n", "t.csv: two columns are named 'id'"),
-        ("t.xlsx", b"PK", r"t.xlsx is none of .csv"),
+        ("t.xlsx", b"PK", r"t.xlsx is not one of .csv"),
         ("t.parquet", b"PAR1 nothing", "t.parquet: not a parquet file"),
         ("t.csv.gz", b"no gzip", "t.csv.gz cannot be read"),
         ("t.csv.gz", gzip.compress(b"id,title\n" + os.urandom(9000))[:-2000], "t.csv.gz cannot be read"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_message(
-    name: str, content: bytes, told: str, tmp_path: Path
+    name: str, content: bytes, message: str, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=told):
-        list(rows(Files(tmp_path), name, ["id", "title"]))
+    with pytest.raises(DataError, match=message):
+        list(read_rows(Files(tmp_path), name, ["id", "title"]))
 
 
 def test_parquet(tmp_path: Path) -> None:
@@ -114,7 +116,7 @@ def test_parquet(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "t.zip", "w") as archive:
         archive.write(tmp_path / "t.parquet", "down/t.parquet")
     with Files(tmp_path / "t.zip") as files:
-        assert [one.values for one in rows(files, files.need("t.parquet"))] == table
+        assert [record.values for record in read_rows(files, files.require("t.parquet"))] == table
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
@@ -130,8 +132,8 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 def test_what_csv_writes_is_read(tmp_path: Path, table: list[tuple[str, str]]) -> None:
     stream = io.StringIO()
     csv.writer(stream).writerows([("id", "title"), *table])
-    found, faults = read(tmp_path, "t.csv", stream.getvalue().encode())
-    assert [tuple(row.values()) for row in found] == [row for row in table if any(row)] and not faults
+    rows, faults = read(tmp_path, "t.csv", stream.getvalue().encode())
+    assert [tuple(row.values()) for row in rows] == [row for row in table if any(row)] and not faults
 
 
 def test_names_do_not_lead_outside(tmp_path: Path) -> None:
@@ -143,7 +145,7 @@ def test_names_do_not_lead_outside(tmp_path: Path) -> None:
     (inside / "loop").symlink_to(inside / "loop")
     (inside / "folder").symlink_to(tmp_path)
     with Files(inside) as files:
-        assert files.read("a.txt") == b"a" and files.all("*.txt") == ["a.txt"]
+        assert files.read("a.txt") == b"a" and files.find_all("*.txt") == ["a.txt"]
         outside = [
             "../secret.txt",
             str(tmp_path / "secret.txt"),

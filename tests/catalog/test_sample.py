@@ -14,43 +14,52 @@ from hypothesis import strategies as st
 
 from catalog.__main__ import main
 from catalog.images import decode, pixel_hash
-from catalog.sample import sample
-from catalog.sample.language import NAMES, misspell, phrase
-from catalog.sample.merchant import CODES, LOOKS, OPENINGS, STRIDE, TITLES, code, listing
+from catalog.sample import write_sample
+from catalog.sample.language import NAMES, join_phrase, misspell
+from catalog.sample.listings import CODE_COUNT, LOOKS, OPENINGS, STRIDE, TITLES, make_listing, model_code
 from catalog.sample.motions import FRAMES
-from catalog.sample.shopper import JUDGED, PHRASES, PINS, SLOTS, Query, ask, judge, splits
+from catalog.sample.queries import (
+    MAX_JUDGED,
+    PHRASES,
+    PINS,
+    SLOTS,
+    Query,
+    assign_splits,
+    draw_judgements,
+    draw_queries,
+)
 from catalog.sample.truth import (
     BRAND,
-    CHUNK,
+    CHUNK_PRODUCTS,
     COLOUR,
     KIND,
     MATERIAL,
     MOTION,
     PATTERN,
     STILL,
-    grades,
-    truth,
-    truths,
+    draw_truth,
+    draw_truths,
+    grade_products,
 )
 from catalog.sample.words import BRANDS, CARE, COLOURS, LINES, MATERIALS, MOTIONS, PATTERNS, SIZES, TYPES
 from catalog.schema import COMPLEMENT, EXACT, IRRELEVANT, SUBSTITUTE, DataError, product_text
-from catalog.store import fingerprint, read
+from catalog.store import fingerprint, read_table
 from catalog.text import normalise
 
-PRODUCTS = CHUNK + 900  # more than one chunk
+PRODUCTS = CHUNK_PRODUCTS + 900  # more than one chunk
 SLOT = re.compile(r"{\w+}")
 
 
 @pytest.fixture(scope="module")
-def asked() -> list[Query]:
-    return list(ask(seed=5, products=PRODUCTS, count=200))
+def queries() -> list[Query]:
+    return list(draw_queries(seed=5, products=PRODUCTS, count=200))
 
 
 @pytest.fixture(scope="module")
-def judged(asked: list[Query]) -> dict[int, dict[int, int]]:
+def grades_by_query(queries: list[Query]) -> dict[int, dict[int, int]]:
     """By number of the query: index of the product → grade."""
     grades: dict[int, dict[int, int]] = defaultdict(dict)
-    for number, index, grade in judge(5, PRODUCTS, [query.need for query in asked]):
+    for number, index, grade in draw_judgements(5, PRODUCTS, [query.need for query in queries]):
         grades[number][index] = grade
     return grades
 
@@ -59,8 +68,8 @@ def judged(asked: list[Query]) -> dict[int, dict[int, int]]:
 
 
 def test_a_word_means_one_thing() -> None:
-    said = [word for names in NAMES.values() for words in names for word in {w.casefold() for w in words}]
-    assert len(said) == len(set(said))
+    words = [word for names in NAMES.values() for words in names for word in {w.casefold() for w in words}]
+    assert len(words) == len(set(words))
 
 
 def test_sentences_give_no_attribute_away() -> None:
@@ -81,9 +90,11 @@ def test_sentences_give_no_attribute_away() -> None:
 def test_every_phrase_of_a_segment_can_say_all_that_its_queries_pin() -> None:
     pinnable = {segment: {column for pinned in pins for column in pinned} for segment, pins in PINS.items()}
     for segment, phrases in PHRASES.items():
-        wanted = pinnable[segment] | {COLOUR} | ({KIND} if segment != "composed" else set())
+        expected_values = pinnable[segment] | {COLOUR} | ({KIND} if segment != "composed" else set())
         for pieces in phrases:
-            assert sorted(SLOTS[slot[1:-1]] for slot in SLOT.findall(" ".join(pieces))) == sorted(wanted)
+            assert sorted(SLOTS[slot[1:-1]] for slot in SLOT.findall(" ".join(pieces))) == sorted(
+                expected_values
+            )
 
 
 def test_every_type_is_complete() -> None:
@@ -101,7 +112,7 @@ def test_every_type_is_complete() -> None:
 
 
 def test_truths_fit_the_vocabulary() -> None:
-    drawn = truths(1, 0)
+    drawn = draw_truths(1, 0)
     counts = (len(TYPES), len(COLOURS), len(PATTERNS), len(BRANDS), len(MATERIALS), len(MOTIONS))
     assert drawn.min(axis=0).tolist() == [0, 0, 0, 0, 0, STILL]
     assert (drawn.max(axis=0) == np.array(counts) - 1).all()
@@ -110,7 +121,7 @@ def test_truths_fit_the_vocabulary() -> None:
 
 
 def test_a_quarter_moves_each_way_as_often_whatever_the_product() -> None:
-    drawn = np.concatenate([truths(1, chunk) for chunk in range(4)])
+    drawn = np.concatenate([draw_truths(1, chunk) for chunk in range(4)])
     clipped = drawn[:, MOTION] != STILL
     assert clipped.mean() == pytest.approx(0.25, abs=0.02)
     assert np.bincount(drawn[clipped, MOTION]) / clipped.sum() == pytest.approx(0.25, abs=0.03)
@@ -122,179 +133,193 @@ def test_a_quarter_moves_each_way_as_often_whatever_the_product() -> None:
 
 
 def test_truth_of_one_is_that_of_its_chunk() -> None:
-    assert (truth(1, CHUNK + 7) == truths(1, 1)[7]).all()
-    assert (truths(1, 0) != truths(2, 0)).any()
+    assert (draw_truth(1, CHUNK_PRODUCTS + 7) == draw_truths(1, 1)[7]).all()
+    assert (draw_truths(1, 0) != draw_truths(2, 0)).any()
 
 
 # Queries and judgements.
 
 
 def expected(candidate: np.ndarray, query: Query) -> int:
-    """The grade, reckoned one product at a time."""
-    wanted, pinned = query.need
-    wrong = sum(candidate[column] != wanted[column] for column in pinned if column != KIND)
-    if candidate[KIND] == wanted[KIND] and wrong <= 1:
+    """The grade, computed for one product."""
+    expected_values, pinned = query.need
+    wrong = sum(candidate[column] != expected_values[column] for column in pinned if column != KIND)
+    if candidate[KIND] == expected_values[KIND] and wrong <= 1:
         return (EXACT, SUBSTITUTE)[wrong]
-    partner = TYPES[wanted[KIND]].complement
-    if TYPES[candidate[KIND]].name == partner and candidate[COLOUR] == wanted[COLOUR]:
+    partner = TYPES[expected_values[KIND]].complement
+    if TYPES[candidate[KIND]].name == partner and candidate[COLOUR] == expected_values[COLOUR]:
         return COMPLEMENT
     return IRRELEVANT
 
 
 def test_grades_are_as_defined_and_all_exact_matches_judged(
-    asked: list[Query], judged: dict[int, dict[int, int]]
+    queries: list[Query], grades_by_query: dict[int, dict[int, int]]
 ) -> None:
-    catalogue = [truth(5, index) for index in range(PRODUCTS)]
-    for number in range(0, len(asked), 9):
-        want = {index: expected(product, asked[number]) for index, product in enumerate(catalogue)}
-        got = judged[number]
+    catalogue = [draw_truth(5, index) for index in range(PRODUCTS)]
+    for number in range(0, len(queries), 9):
+        want = {index: expected(product, queries[number]) for index, product in enumerate(catalogue)}
+        got = grades_by_query[number]
         assert all(want[index] == grade for index, grade in got.items())
-        for grade, most in JUDGED.items():
-            there = sum(g == grade for g in want.values())
-            assert sum(g == grade for g in got.values()) == min(there, most)
+        for grade, most in MAX_JUDGED.items():
+            available = sum(g == grade for g in want.values())
+            assert sum(g == grade for g in got.values()) == min(available, most)
         assert EXACT in got.values()
 
 
-def test_half_of_the_irrelevant_look_alike(asked: list[Query], judged: dict[int, dict[int, int]]) -> None:
-    for number, query in enumerate(asked):
-        zeros = [truth(5, index) for index, grade in judged[number].items() if grade == IRRELEVANT]
+def test_half_of_the_irrelevant_look_alike(
+    queries: list[Query], grades_by_query: dict[int, dict[int, int]]
+) -> None:
+    for number, query in enumerate(queries):
+        zeros = [
+            draw_truth(5, index) for index, grade in grades_by_query[number].items() if grade == IRRELEVANT
+        ]
         same = sum(z[KIND] == query.need.truth[KIND] or z[COLOUR] == query.need.truth[COLOUR] for z in zeros)
-        assert same >= JUDGED[IRRELEVANT] // 2
+        assert same >= MAX_JUDGED[IRRELEVANT] // 2
 
 
 def test_exact_matches_are_capped_evenly() -> None:
-    query = next(query for query in ask(5, 400 * CHUNK, 20) if query.row["segment"] == "image")
-    exact = [index for _, index, grade in judge(5, 30 * CHUNK, [query.need]) if grade == EXACT]
-    assert len(exact) == JUDGED[EXACT]
-    assert 0.3 < np.mean(exact) / (30 * CHUNK) < 0.7  # from all over the catalogue
+    query = next(
+        query for query in draw_queries(5, 400 * CHUNK_PRODUCTS, 20) if query.row["segment"] == "image"
+    )
+    exact = [
+        index for _, index, grade in draw_judgements(5, 30 * CHUNK_PRODUCTS, [query.need]) if grade == EXACT
+    ]
+    assert len(exact) == MAX_JUDGED[EXACT]
+    assert 0.3 < np.mean(exact) / (30 * CHUNK_PRODUCTS) < 0.7  # from all over the catalogue
 
 
 def test_splits_share_no_exact_match_and_no_text(
-    asked: list[Query], judged: dict[int, dict[int, int]]
+    queries: list[Query], grades_by_query: dict[int, dict[int, int]]
 ) -> None:
     matches: dict[int, set[str]] = defaultdict(set)
     texts: dict[str, set[str]] = defaultdict(set)
-    for number, query in enumerate(asked):
-        for index, grade in judged[number].items():
+    for number, query in enumerate(queries):
+        for index, grade in grades_by_query[number].items():
             if grade == EXACT:
                 matches[index].add(query.row["split"])
         if text := normalise(query.row["text"]):
             texts[text].add(query.row["query_id"])
-    assert all(len(found) == 1 for found in (*matches.values(), *texts.values()))
-    assert {query.row["split"] for query in asked} == {"train", "valid", "test"}
+    assert all(len(values) == 1 for values in (*matches.values(), *texts.values()))
+    assert {query.row["split"] for query in queries} == {"train", "valid", "test"}
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_every_type_and_colour_is_seen_in_training(seed: int) -> None:
-    train = splits(seed) == "train"
+    train = assign_splits(seed) == "train"
     assert train.sum(axis=1).min() >= 5
     assert train.sum(axis=0).min() >= 5
     assert train.mean() == pytest.approx(0.55)
-    assert (splits(seed) == "test").mean() == pytest.approx(0.3)
+    assert (assign_splits(seed) == "test").mean() == pytest.approx(0.3)
 
 
-def test_queries_pin_type_and_colour_and_say_so(asked: list[Query]) -> None:
-    said = 0
-    for row, need in asked:
+def test_queries_pin_type_and_colour_and_say_so(queries: list[Query]) -> None:
+    complete = 0
+    for row, need in queries:
         assert need.pinned[:2] == (KIND, COLOUR)
         assert (row["text"] is None) == (row["segment"] == "image")
         assert (row["image"] is None) == (row["segment"] in ("text", "video"))
         if row["text"]:
             spoken = [column for column in need.pinned if row["segment"] != "composed" or column != KIND]
             names = [NAMES[column][need.truth[column]] for column in spoken]
-            said += all(any(word.casefold() in row["text"] for word in words) for words in names)
-    assert said >= 0.9 * sum(row["text"] is not None for row, _ in asked)  # the others are misspelt
+            complete += all(any(word.casefold() in row["text"] for word in words) for words in names)
+    assert complete >= 0.9 * sum(row["text"] is not None for row, _ in queries)  # the others are misspelled
 
 
-def test_most_queries_need_what_only_the_text_tells(asked: list[Query]) -> None:
+def test_most_queries_need_what_only_the_text_tells(queries: list[Query]) -> None:
     read_only = [
         bool({BRAND, MATERIAL} & set(need.pinned))
-        for row, need in asked
+        for row, need in queries
         if row["segment"] in ("text", "composed")
     ]
     assert np.mean(read_only) > 0.7
-    exact = [need.pinned for row, need in asked if row["segment"] == "text"]
+    exact = [need.pinned for row, need in queries if row["segment"] == "text"]
     assert all(set(pinned) & {BRAND, MATERIAL, PATTERN} for pinned in exact)
 
 
-def test_the_last_sixth_asks_for_motions_that_can_be_seen(asked: list[Query]) -> None:
-    assert {query.row["segment"] for query in asked[:167]} == {"text", "image", "composed"}
-    assert {query.row["segment"] for query in asked[167:]} == {"video"}
-    assert {int(query.need.truth[MOTION]) for query in asked[167:]} == set(range(len(MOTIONS)))
-    for number, (_, need) in enumerate(asked):
+def test_the_last_sixth_asks_for_motions_that_can_be_seen(queries: list[Query]) -> None:
+    assert {query.row["segment"] for query in queries[:167]} == {"text", "image", "composed"}
+    assert {query.row["segment"] for query in queries[167:]} == {"video"}
+    assert {int(query.need.truth[MOTION]) for query in queries[167:]} == set(range(len(MOTIONS)))
+    for number, (_, need) in enumerate(queries):
         assert (need.pinned == (KIND, COLOUR, MOTION)) == (MOTION in need.pinned) == (number >= 167)
 
 
-def test_what_still_products_are_worth_to_a_video_query(asked: list[Query]) -> None:
-    need = asked[-1].need
+def test_what_still_products_are_worth_to_a_video_query(queries: list[Query]) -> None:
+    need = queries[-1].need
     still, other, blue, both = (need.truth.copy() for _ in range(4))
     still[MOTION] = both[MOTION] = STILL
     other[MOTION] = (need.truth[MOTION] + 1) % len(MOTIONS)
     blue[COLOUR] = both[COLOUR] = (need.truth[COLOUR] + 1) % len(COLOURS)
     candidates = np.array([need.truth, still, other, blue, both])
-    assert grades(candidates, need).tolist() == [EXACT, SUBSTITUTE, SUBSTITUTE, SUBSTITUTE, IRRELEVANT]
+    assert grade_products(candidates, need).tolist() == [
+        EXACT,
+        SUBSTITUTE,
+        SUBSTITUTE,
+        SUBSTITUTE,
+        IRRELEVANT,
+    ]
 
 
-def test_other_queries_are_the_same_however_many_ask_for_motions(asked: list[Query]) -> None:
-    for one, other in zip(asked[:50], ask(seed=5, products=PRODUCTS, count=60), strict=False):
-        assert one.row == other.row
+def test_other_queries_are_the_same_however_many_ask_for_motions(queries: list[Query]) -> None:
+    for query, other in zip(queries[:50], draw_queries(seed=5, products=PRODUCTS, count=60), strict=False):
+        assert query.row == other.row
 
 
 @pytest.mark.parametrize("read", [{KIND, BRAND, MATERIAL}, {KIND, COLOUR, PATTERN}], ids=["text", "picture"])
-def test_one_modality_alone_is_not_enough(read: set[int], asked: list[Query]) -> None:
-    products, precision = truths(5, 0), []
-    for row, need in asked:
+def test_one_modality_alone_is_not_enough(read: set[int], queries: list[Query]) -> None:
+    products, precision = draw_truths(5, 0), []
+    for row, need in queries:
         if row["segment"] != "image":
             equal = products[:, need.pinned] == need.truth[list(need.pinned)]
-            seen = equal[:, [column in read for column in need.pinned]].all(axis=1)
-            precision.append(equal.all(axis=1).sum() / seen.sum())
+            matches = equal[:, [column in read for column in need.pinned]].all(axis=1)
+            precision.append(equal.all(axis=1).sum() / matches.sum())
     assert np.mean(precision) < 0.5  # even where all that it shows is understood
 
 
 def test_too_many_queries_for_the_catalogue_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("catalog.sample.shopper.ATTEMPTS", 3)
-    with pytest.raises(DataError, match=r"ask for fewer queries \(--queries\)"):
-        list(ask(seed=0, products=1, count=2000))
+    monkeypatch.setattr("catalog.sample.queries.MAX_ATTEMPTS", 3)
+    with pytest.raises(DataError, match=r"use fewer queries \(--queries\)"):
+        list(draw_queries(seed=0, products=1, count=2000))
 
 
 def test_video_queries_want_a_product_with_a_clip() -> None:
-    still = next(seed for seed in range(99) if truth(seed, 0)[MOTION] == STILL)
-    assert len(list(ask(still, products=1, count=5))) == 5
-    with pytest.raises(DataError, match=r"no new video query found as number 6 of 6; .*\(--products\)"):
-        list(ask(still, products=1, count=6))
+    still = next(seed for seed in range(99) if draw_truth(seed, 0)[MOTION] == STILL)
+    assert len(list(draw_queries(still, products=1, count=5))) == 5
+    with pytest.raises(DataError, match=r"cannot draw a new video query as number 6 of 6; .*\(--products\)"):
+        list(draw_queries(still, products=1, count=6))
 
 
 # Products.
 
 
 def test_codes_are_unique() -> None:
-    assert gcd(STRIDE, CODES) == 1
-    assert len({code(index) for index in range(30_000)}) == 30_000
+    assert gcd(STRIDE, CODE_COUNT) == 1
+    assert len({model_code(index) for index in range(30_000)}) == 30_000
 
 
 def test_products_differ_in_title_and_pixels(drawn: Path) -> None:
-    products = read(drawn, "products").to_pylist()
+    products = read_table(drawn, "products").to_pylist()
     assert [p["product_id"] for p in products] == [f"p{index:08d}" for index in range(300)]
     assert len({normalise(p["title"]) for p in products}) == 300
-    pictures = [*products, *read(drawn, "queries", ["image"]).to_pylist()]
+    pictures = [*products, *read_table(drawn, "queries", ["image"]).to_pylist()]
     hashes = [pixel_hash(decode(p["image"]["bytes"])) for p in pictures if p["image"]]
     assert len(hashes) == len(set(hashes)) > 300
 
 
 def test_text_tells_brand_and_material_but_seldom_colour_and_pattern(drawn: Path) -> None:
-    told = {column: [] for column in (KIND, COLOUR, PATTERN, BRAND, MATERIAL)}
-    for index, product in enumerate(read(drawn, "products").to_pylist()):
+    mentions = {column: [] for column in (KIND, COLOUR, PATTERN, BRAND, MATERIAL)}
+    for index, product in enumerate(read_table(drawn, "products").to_pylist()):
         text = f" {product_text(product)} ".casefold()
-        for column, shares in told.items():
-            words = NAMES[column][truth(3, index)[column]]
+        for column, shares in mentions.items():
+            words = NAMES[column][draw_truth(3, index)[column]]
             shares.append(any(word.casefold() in text for word in words))
         others = {word for words in NAMES[COLOUR] for word in words} - set(
-            NAMES[COLOUR][truth(3, index)[COLOUR]]
+            NAMES[COLOUR][draw_truth(3, index)[COLOUR]]
         )
         assert not any(f" {word} " in text for word in others - {"blue"} - {"green"})
         if product["color"] is None:
-            assert not any(f" {word} " in text for word in NAMES[COLOUR][truth(3, index)[COLOUR]])
-    share = {column: np.mean(shares) for column, shares in told.items()}
+            assert not any(f" {word} " in text for word in NAMES[COLOUR][draw_truth(3, index)[COLOUR]])
+    share = {column: np.mean(shares) for column, shares in mentions.items()}
     assert share[KIND] > 0.95
     assert share[BRAND] > 0.95
     assert share[MATERIAL] > 0.95
@@ -303,9 +328,9 @@ def test_text_tells_brand_and_material_but_seldom_colour_and_pattern(drawn: Path
 
 
 def test_those_that_move_have_a_clip_and_no_others(drawn: Path) -> None:
-    products = read(drawn, "products").to_pylist()
+    products = read_table(drawn, "products").to_pylist()
     for index, product in enumerate(products):
-        if truth(3, index)[MOTION] == STILL:
+        if draw_truth(3, index)[MOTION] == STILL:
             assert product["video"] is None
         else:
             frames = product["video"]
@@ -316,30 +341,30 @@ def test_those_that_move_have_a_clip_and_no_others(drawn: Path) -> None:
 
 @pytest.mark.parametrize("motion", [STILL, *range(len(MOTIONS))])
 def test_the_clip_alone_tells_the_motion(motion: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    moving = [index for index in range(60) if truth(3, index)[MOTION] not in (STILL, motion)]
-    before = [listing(3, index) for index in moving]
+    moving = [index for index in range(60) if draw_truth(3, index)[MOTION] not in (STILL, motion)]
+    before = [make_listing(3, index) for index in moving]
 
     def moves(seed: int, index: int) -> np.ndarray:
-        return np.append(truth(seed, index)[:MOTION], motion)
+        return np.append(draw_truth(seed, index)[:MOTION], motion)
 
-    monkeypatch.setattr("catalog.sample.merchant.truth", moves)
-    for index, one in zip(moving, before, strict=True):
-        other = listing(3, index)
-        assert [name for name in one if one[name] != other[name]] == ["video"]
+    monkeypatch.setattr("catalog.sample.listings.draw_truth", moves)
+    for index, listing in zip(moving, before, strict=True):
+        other = make_listing(3, index)
+        assert [name for name in listing if listing[name] != other[name]] == ["video"]
 
 
 def test_no_text_but_that_of_video_queries_speaks_of_motion(drawn: Path) -> None:
     words = [word for names in MOTIONS for word in names]
-    for product in read(drawn, "products").to_pylist():
+    for product in read_table(drawn, "products").to_pylist():
         del product["image"], product["video"]
         assert not any(word in str(product).casefold() for word in words)
-    for query in read(drawn, "queries", ["text", "segment"]).to_pylist():
+    for query in read_table(drawn, "queries", ["text", "segment"]).to_pylist():
         if query["segment"] != "video":
             assert not any(word in (query["text"] or "") for word in words)
 
 
 def test_some_things_are_missing(drawn: Path) -> None:
-    products = read(drawn, "products")
+    products = read_table(drawn, "products")
     missing = {name: products[name].null_count / products.num_rows for name in products.column_names}
     assert 0 < missing["image"] < 0.06
     assert 0 < missing["description"] < 0.06
@@ -348,9 +373,9 @@ def test_some_things_are_missing(drawn: Path) -> None:
 
 
 def test_same_seed_same_bytes_whatever_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("catalog.sample.TASK", 7)
+    monkeypatch.setattr("catalog.sample.TASK_PRODUCTS", 7)
     for name, seed, workers in (("one", 1, 1), ("two", 1, 2), ("other", 2, 1)):
-        sample(tmp_path / name, products=60, seed=seed, queries=10, workers=workers)
+        write_sample(tmp_path / name, products=60, seed=seed, queries=10, workers=workers)
     prints = {name: fingerprint(tmp_path / name) for name in ("one", "two", "other")}
     assert prints["one"] == prints["two"] != prints["other"]
 
@@ -361,12 +386,12 @@ def test_a_new_optional_column_does_not_change_the_files_of_the_sample(drawn: Pa
 
 
 def test_the_committed_sample_is_still_what_its_seed_draws() -> None:
-    assert [query.row["text"] for query in islice(ask(seed=7, products=4000, count=720), 3)] == [
+    assert [query.row["text"] for query in islice(draw_queries(seed=7, products=4000, count=720), 3)] == [
         "snow purse made of canvas",
         "tessolo midnight blue backpack",
         "steel ceiling light in dark blue",
     ]
-    drawn = [listing(7, index) for index in (0, 1, 3999)]
+    drawn = [make_listing(7, index) for index in (0, 1, 3999)]
     assert [(row["title"], row["price"]) for row in drawn] == [
         ("Tessolo Isla A0A0A0 uplighter", 156.95),
         ("Ossaby teapot Sol V2H9H5", 43.95),
@@ -375,11 +400,11 @@ def test_the_committed_sample_is_still_what_its_seed_draws() -> None:
 
 
 @pytest.mark.parametrize(
-    ("products", "queries", "seed"), [(0, 1, 0), (CODES + 1, 1, 0), (1, 0, 0), (1, 1, -1)]
+    ("products", "queries", "seed"), [(0, 1, 0), (CODE_COUNT + 1, 1, 0), (1, 0, 0), (1, 1, -1)]
 )
 def test_impossible_numbers_are_refused(tmp_path: Path, products: int, queries: int, seed: int) -> None:
     with pytest.raises(DataError, match="give"):
-        sample(tmp_path / "out", products, seed, queries)
+        write_sample(tmp_path / "out", products, seed, queries)
     assert not (tmp_path / "out").exists()
 
 
@@ -400,7 +425,7 @@ def test_misspelling_touches_one_word_without_digits(text: str, seed: int) -> No
 
 
 def test_phrase_leaves_out_what_is_not_given() -> None:
-    assert phrase(("{colour}", "mug", "by {brand}"), {"colour": "red"}) == "red mug"
+    assert join_phrase(("{colour}", "mug", "by {brand}"), {"colour": "red"}) == "red mug"
 
 
 # The command line.
@@ -422,13 +447,15 @@ def test_command_line_draws_a_catalogue(tmp_path: Path) -> None:
     ]
     done = subprocess.run([*command, str(tmp_path / "data")], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert read(tmp_path / "data", "products").num_rows == 30
+    assert read_table(tmp_path / "data", "products").num_rows == 30
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine").write_text("dear")
     assert main(["sample", "--products", "3", "--seed", "1", "--out", str(tmp_path)]) == 1
-    assert capsys.readouterr().err == f"vitrine: {tmp_path}: already there; remove it or give another --out\n"
+    assert (
+        capsys.readouterr().err == f"vitrine: {tmp_path}: already exists; remove it or give another --out\n"
+    )
     assert (tmp_path / "mine").read_text() == "dear"
 
 
@@ -448,8 +475,8 @@ def test_an_interrupt_ends_with_130_and_nothing_written(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("catalog.sample.judge", interrupted)
+    monkeypatch.setattr("catalog.sample.draw_judgements", interrupted)
     command = ["sample", "--products", "3", "--queries", "2", "--seed", "1", "--out", str(tmp_path / "out")]
     assert main(command) == 130
-    assert capsys.readouterr().err == "vitrine: interrupted; the same command goes on or starts again\n"
+    assert capsys.readouterr().err == "vitrine: interrupted; run the same command again to continue\n"
     assert not (tmp_path / "out").exists()

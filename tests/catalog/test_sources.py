@@ -1,4 +1,4 @@
-"""Every published format: small files in the published schema, and the real samples where they are there."""
+"""Every published format: small files in the published schema, and real samples where they are available."""
 
 import gzip
 import json
@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from catalog import store
-from catalog.queries import derive
+from catalog.queries import add_derived_queries
 from catalog.schema import DataError
-from catalog.sources import SOURCES, import_from
+from catalog.sources import SOURCES, import_data
 from components.params import ValidateParams
 from components.validate import validate
 
@@ -45,8 +45,8 @@ def text(path: Path, content: str) -> None:
     path.write_text(content)
 
 
-# Each writes a small data set in its published schema, whose source the importer's docstring names, and says what is
-# in it: the options to import it with, and the counts that must come out.
+# Each function writes a small data set in its published schema (see the importer's docstring), and returns the expected
+# counts.
 
 
 def esci(src: Path, png: Callable[..., bytes]) -> dict[str, Any]:
@@ -89,8 +89,8 @@ def wands(src: Path, png: Callable[..., bytes]) -> dict[str, Any]:
         for n, word in enumerate(WORDS)
     ]
     text(src / "product.csv", "\n".join([head + "rating_count\taverage_rating\treview_count", *rows]))
-    asked = [f"{n}\t{word} furniture\tTables" for n, word in enumerate(WORDS)]
-    text(src / "query.csv", "\n".join(["query_id\tquery\tquery_class", *asked]))
+    queries = [f"{n}\t{word} furniture\tTables" for n, word in enumerate(WORDS)]
+    text(src / "query.csv", "\n".join(["query_id\tquery\tquery_class", *queries]))
     labels = [
         f"{3 * n + k}\t{n}\t{(n + k) % 12}\t{label}"
         for n in range(12)
@@ -114,8 +114,8 @@ def home_depot(src: Path, png: Callable[..., bytes]) -> dict[str, Any]:
         for n, word in enumerate([*WORDS[1:], "elsewhere", "nowhere"], start=1)
     ]
     text(src / "product_descriptions.csv", "\n".join(['"product_uid","product_description"', *described]))
-    noted = ['100,"MFG Brand Name","Acme"', '100,"Bullet01","sturdy"', "101,Color Family,Brown"]
-    text(src / "attributes.csv", "\n".join(['"product_uid","name","value"', *noted]))
+    attributes = ['100,"MFG Brand Name","Acme"', '100,"Bullet01","sturdy"', "101,Color Family,Brown"]
+    text(src / "attributes.csv", "\n".join(['"product_uid","name","value"', *attributes]))
     return {"counts": (12, 12, 36)}
 
 
@@ -139,9 +139,9 @@ def beir(src: Path, png: Callable[..., bytes]) -> dict[str, Any]:
         src / "queries.jsonl",
         [{"_id": f"q{n}", "text": f"what is {w}", "metadata": {}} for n, w in enumerate(WORDS)],
     )
-    for name, own in (("train", range(8)), ("test", range(8, 12))):
-        judged = [f"q{n}\td{(n + k) % 12}\t{2 - k}" for n in own for k in range(3)]
-        text(src / "qrels" / f"{name}.tsv", "\n".join(["query-id\tcorpus-id\tscore", *judged]))
+    for name, numbers in (("train", range(8)), ("test", range(8, 12))):
+        judgements = [f"q{n}\td{(n + k) % 12}\t{2 - k}" for n in numbers for k in range(3)]
+        text(src / "qrels" / f"{name}.tsv", "\n".join(["query-id\tcorpus-id\tscore", *judgements]))
     return {"counts": (12, 12, 36)}
 
 
@@ -151,27 +151,27 @@ def amazon(src: Path, year: int) -> None:
         for k in range(3):
             asin = f"B{n:02}{k}"
             if year == 2018:
-                own = {
+                product = {
                     "category": ["Home", word],
                     "brand": "Acme",
                     "title": f"{word} {k}",
                     "description": [word],
                 }
                 meta.append(
-                    own
+                    product
                     | {"feature": [], "asin": asin, "price": "$12.50", "imageURL": [], "imageURLHighRes": []}
                 )
                 reviews.append(
                     {"overall": 5.0 - 2 * k, "asin": asin, "reviewerID": "A1", "reviewText": "fine"}
                 )
             else:
-                own = {
+                product = {
                     "main_category": "Home",
                     "categories": ["Home", word],
                     "store": "Acme",
                     "title": f"{word} {k}",
                 }
-                own |= {
+                product |= {
                     "features": [word],
                     "description": [],
                     "price": 12.5,
@@ -179,7 +179,7 @@ def amazon(src: Path, year: int) -> None:
                     "videos": [],
                     "details": {},
                 }
-                meta.append(own | {"parent_asin": asin})
+                meta.append(product | {"parent_asin": asin})
                 reviews.append(
                     {"rating": 5.0 - 2 * k, "asin": asin + "-1", "parent_asin": asin, "user_id": "A1"}
                 )
@@ -200,16 +200,16 @@ def amazon_2023(src: Path, png: Callable[..., bytes]) -> dict[str, Any]:
 
 def coco(src: Path, png: Callable[..., bytes]) -> dict[str, Any]:
     images = [{"id": n, "file_name": f"{n:012}.jpg", "width": 48, "height": 40} for n in range(12)]
-    told = [
+    captions = [
         {"id": 10 * n + k, "image_id": n, "caption": f"a {w} thing {k}"}
         for n, w in enumerate(WORDS)
         for k in range(3)
     ]
-    content = {"info": {}, "licenses": [], "images": images, "annotations": told}
+    content = {"info": {}, "licenses": [], "images": images, "annotations": captions}
     text(src / "annotations" / "captions_val2017.json", json.dumps(content))
     (src / "val2017").mkdir()
-    for one in images[1:]:
-        (src / "val2017" / one["file_name"]).write_bytes(png(one["id"]))
+    for image in images[1:]:
+        (src / "val2017" / image["file_name"]).write_bytes(png(image["id"]))
     return {"counts": (12, 24, 24), "pictures": 11}
 
 
@@ -217,12 +217,14 @@ def visual_genome(src: Path, png: Callable[..., bytes]) -> dict[str, Any]:
     address = "https://host/path/VG_100K/{}.jpg"
     data = [{"image_id": n, "url": address.format(n), "width": 48, "height": 40} for n in range(12)]
     text(src / "image_data.json", json.dumps(data))
-    found = {"names": ["vase"], "w": 9, "h": 9, "x": 0, "y": 0, "object_id": 1}
-    seen = [{"image_id": n, "objects": [found, found | {"names": [w], "w": 90}]} for n, w in enumerate(WORDS)]
-    text(src / "objects.json", json.dumps(seen))
+    item = {"names": ["vase"], "w": 9, "h": 9, "x": 0, "y": 0, "object_id": 1}
+    objects = [
+        {"image_id": n, "objects": [item, item | {"names": [w], "w": 90}]} for n, w in enumerate(WORDS)
+    ]
+    text(src / "objects.json", json.dumps(objects))
     text(
         src / "attributes.json",
-        json.dumps([{"image_id": n, "attributes": [found | {"attributes": ["tall"]}]} for n in range(12)]),
+        json.dumps([{"image_id": n, "attributes": [item | {"attributes": ["tall"]}]} for n in range(12)]),
     )
     regions = [
         {
@@ -235,8 +237,8 @@ def visual_genome(src: Path, png: Callable[..., bytes]) -> dict[str, Any]:
     ]
     text(src / "region_descriptions.json", json.dumps(regions))
     (src / "VG_100K").mkdir()
-    for one in data:
-        (src / "VG_100K" / f"{one['image_id']}.jpg").write_bytes(png(one["image_id"]))
+    for image in data:
+        (src / "VG_100K" / f"{image['image_id']}.jpg").write_bytes(png(image["image_id"]))
     return {"counts": (12, 24, 24), "pictures": 12}
 
 
@@ -273,8 +275,8 @@ def abo(src: Path, png: Callable[..., bytes]) -> dict[str, Any]:
 
 
 FORMATS: dict[str, Written] = {
-    one.__name__: one
-    for one in (
+    write.__name__: write
+    for write in (
         esci,
         wands,
         home_depot,
@@ -295,43 +297,53 @@ def test_every_format_is_tried() -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_published_format(name: str, tmp_path: Path, png: Callable[..., bytes]) -> None:
-    wanted = FORMATS[name](tmp_path / "src", png)
+    expected = FORMATS[name](tmp_path / "src", png)
     data = tmp_path / "data"
-    counts = import_from(name, tmp_path / "src", data)
-    for table, count in zip(("products", "queries", "judgements"), wanted["counts"], strict=True):
+    counts = import_data(name, tmp_path / "src", data)
+    for table, count in zip(("products", "queries", "judgements"), expected["counts"], strict=True):
         assert count in (None, counts[table])
-        assert store.read(data, table).num_rows == counts[table]
+        assert store.read_table(data, table).num_rows == counts[table]
     assert counts["rejected"] == 0 and not (data / "rejected.parquet").exists()
-    products, queries = store.read(data, "products").to_pylist(), store.read(data, "queries").to_pylist()
-    assert sum(row["image"] is not None for row in products) == wanted.get("pictures", 0)
-    assert {row["judged_by"] for row in queries} <= {wanted.get("judged_by", "human")}
-    if not queries:  # of products alone; `python -m catalog queries` makes some
-        derive(data, tmp_path / "asked")
-        data = tmp_path / "asked"
+    products, queries = (
+        store.read_table(data, "products").to_pylist(),
+        store.read_table(data, "queries").to_pylist(),
+    )
+    assert sum(row["image"] is not None for row in products) == expected.get("pictures", 0)
+    assert {row["judged_by"] for row in queries} <= {expected.get("judged_by", "human")}
+    if not queries:  # only products; `python -m catalog queries` adds queries
+        add_derived_queries(data, tmp_path / "derived")
+        data = tmp_path / "derived"
     validate(data, ValidateParams(), tmp_path / "report")
 
 
 def test_what_columns_become(tmp_path: Path, png: Callable[..., bytes]) -> None:
     for name in ("wands", "abo", "visual_genome", "home_depot", "amazon_2018"):
         FORMATS[name](tmp_path / name, png)
-        import_from(name, tmp_path / name, tmp_path / "data" / name)
-    made = {p.name: store.read(p, "products").to_pylist() for p in (tmp_path / "data").iterdir()}
-    assert made["wands"][0]["category"] == "Furniture/Tables/oak" and made["wands"][0]["material"] == "oak"
-    assert made["abo"][0]["title"] == "oak chair" and made["abo"][0]["category"] == "Home/Chairs"
-    assert made["visual_genome"][0]["title"] == "oak, vase"
-    assert dict(made["visual_genome"][0]["attributes"]) == {"vase": "tall"}
-    assert {row["product_id"]: row["brand"] for row in made["home_depot"]}["100"] == "Acme"
-    assert (made["amazon_2018"][0]["price"], made["amazon_2018"][0]["currency"]) == (12.5, "USD")
-    assert made["amazon_2018"][0]["category"] == "Home/oak"
+        import_data(name, tmp_path / name, tmp_path / "data" / name)
+    imported = {p.name: store.read_table(p, "products").to_pylist() for p in (tmp_path / "data").iterdir()}
+    assert (
+        imported["wands"][0]["category"] == "Furniture/Tables/oak"
+        and imported["wands"][0]["material"] == "oak"
+    )
+    assert imported["abo"][0]["title"] == "oak chair" and imported["abo"][0]["category"] == "Home/Chairs"
+    assert imported["visual_genome"][0]["title"] == "oak, vase"
+    assert dict(imported["visual_genome"][0]["attributes"]) == {"vase": "tall"}
+    assert {row["product_id"]: row["brand"] for row in imported["home_depot"]}["100"] == "Acme"
+    assert (
+        imported["amazon_2018"][0]["price"],
+        imported["amazon_2018"][0]["currency"],
+    ) == (12.5, "USD")
+    assert imported["amazon_2018"][0]["category"] == "Home/oak"
 
 
 def test_grades_of_reviews_follow_the_stars(tmp_path: Path, png: Callable[..., bytes]) -> None:
     amazon_2018(tmp_path / "src", png)
-    import_from("amazon_2018", tmp_path / "src", tmp_path / "data")
-    asked = {row["query_id"]: row["text"] for row in store.read(tmp_path / "data", "queries").to_pylist()}
+    import_data("amazon_2018", tmp_path / "src", tmp_path / "data")
+    rows = store.read_table(tmp_path / "data", "queries").to_pylist()
+    texts = {row["query_id"]: row["text"] for row in rows}
     grades = {
-        (asked[row["query_id"]], row["product_id"]): row["grade"]
-        for row in store.read(tmp_path / "data", "judgements").to_pylist()
+        (texts[row["query_id"]], row["product_id"]): row["grade"]
+        for row in store.read_table(tmp_path / "data", "judgements").to_pylist()
     }
     assert [grades["oak", f"B00{k}"] for k in range(3)] == [3, 2, 2]  # 5, 3 and 1 stars
     assert {grade for (text, product), grade in grades.items() if text == "oak" and product[:3] != "B00"} == {
@@ -344,7 +356,7 @@ def test_another_folder_is_one_message(name: str, tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "readme.txt").write_text("hello")
     with pytest.raises(DataError, match=r"src: no "):
-        import_from(name, tmp_path / "src", tmp_path / "data")
+        import_data(name, tmp_path / "src", tmp_path / "data")
     assert {path.name for path in tmp_path.iterdir()} == {"src"}
 
 
@@ -367,11 +379,11 @@ def test_the_real_samples(
     real_data: Path,
     tmp_path: Path,
 ) -> None:
-    """Counts are the source's own; judgements with those left out, for the same pair may be judged twice."""
+    """Counts are those of the source; judgements include rejected ones, because pairs can be judged twice."""
     data = tmp_path / "data"
-    found = import_from(name, real_data / source, data, **options)
-    assert counts[0] == found["products"] and counts[1] in (None, found["queries"])
-    assert counts[2] in (None, found["judgements"] + found["rejected"])
+    imported = import_data(name, real_data / source, data, **options)
+    assert counts[0] == imported["products"] and counts[1] in (None, imported["queries"])
+    assert counts[2] in (None, imported["judgements"] + imported["rejected"])
     # its few pictures stand for others
     validate(
         data, ValidateParams(max_duplicate_images=1, severity={"flat_images": "warning"}), tmp_path / "report"
@@ -381,8 +393,8 @@ def test_the_real_samples(
 @pytest.mark.real
 def test_the_one_record_of_2023(real_data: Path, tmp_path: Path) -> None:
     assert (
-        import_from("amazon_2023", real_data / "formats" / "amazon_2023", tmp_path / "data")["products"] == 1
+        import_data("amazon_2023", real_data / "formats" / "amazon_2023", tmp_path / "data")["products"] == 1
     )
-    (product,) = store.read(tmp_path / "data", "products").to_pylist()
+    (product,) = store.read_table(tmp_path / "data", "products").to_pylist()
     assert product["product_id"] == "B01CUPMQZE" and product["brand"] == "Howard Products"
     assert product["category"] == "All Beauty" and product["price"] is None

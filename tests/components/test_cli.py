@@ -5,34 +5,34 @@ from pathlib import Path
 
 import pytest
 
-from components.__main__ import main, stage
+from components.__main__ import load_stage, main
 from components.params import SECTIONS, TrainParams
-from eval.rankings import JudgeError
+from eval.errors import JudgeError
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_flags_are_the_paths_of_the_signature(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as raised:
         main(["train", "--help"])
-    assert left.value.code == 0
-    said = capsys.readouterr().out
-    assert "--features PATH" in said and "--model PATH" in said and "--params FILE" in said
-    assert "--seed" not in said
-    assert (stage("train").__doc__ or "").splitlines()[0] in said
+    assert raised.value.code == 0
+    output = capsys.readouterr().out
+    assert "--features PATH" in output and "--model PATH" in output and "--params FILE" in output
+    assert "--seed" not in output
+    assert (load_stage("train").__doc__ or "").splitlines()[0] in output
 
 
 def test_a_flag_that_is_missing_or_unknown_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
-    for words, told in (
+    for words, message in (
         (["train", "--features", "f"], "--model"),
         (["train", "--features", "f", "--model", "m", "--epochs", "3"], "--epochs"),
         (["fit"], "invalid choice: 'fit'"),
         ([], "stage"),
     ):
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as raised:
             main(words)
-        assert left.value.code == 2
-        assert told in capsys.readouterr().err
+        assert raised.value.code == 2
+        assert message in capsys.readouterr().err
 
 
 def test_the_stage_gets_its_paths_and_its_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +63,7 @@ def test_what_stops_a_stage_is_one_line(
 
 def test_every_section_is_a_stage() -> None:
     assert list(SECTIONS) == ["validate", "featurize", "train", "evaluate", "register"]
-    assert [stage(name).__name__ for name in SECTIONS] == list(SECTIONS)
+    assert [load_stage(name).__name__ for name in SECTIONS] == list(SECTIONS)
 
 
 def test_a_training_image_needs_neither_tracker_nor_validator() -> None:

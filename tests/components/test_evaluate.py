@@ -13,26 +13,21 @@ import pytest
 
 from catalog import store
 from catalog.schema import GAINS, QUERIES, DataError
-from components.evaluate import (
-    CANDIDATE,
-    HYBRID,
-    LACKING,
-    by_judges,
-    evaluate,
-    judged,
-    lacking,
-    views,
-)
+from components.evaluate import evaluate
 from components.featurize import featurize
 from components.params import EvaluateParams, FeaturizeParams, Freeze, TrainParams
 from components.train import train
 from eval.combine import WEIGHTS, weighted
 from eval.metrics import Scores, score
 from eval.rankings import Qrels, Run
-from fusion.encoders.text import Start
-from fusion.features import Items
-from fusion.model import ModelConfig, ProductSearchModel
-from scoring.report_content import first_products, read_answers
+from fusion.encoders.text import TextEncoderInit
+from fusion.model import ProductSearchModel
+from scoring.judgements import (
+    read_judgements,
+    read_judgements_by_judge,
+)
+from scoring.report_content import read_survey
+from scoring.systems import CANDIDATE, HYBRID
 
 Tables = dict[str, list[dict[str, Any]]]
 Write = Callable[[Tables], Path]
@@ -56,7 +51,7 @@ def test_every_system_by_every_metric(evaluation: Path) -> None:
 def test_the_means_are_those_of_the_runs(evaluation: Path, data: Path) -> None:
     """Both files of a run give the scores per query, and those give the means."""
     params = EvaluateParams()
-    qrels, segments = judged(data, "test")
+    qrels, segments = read_judgements(data, "test")
     for system, means in read(evaluation / "metrics.json").items():
         parquet = Run.from_parquet(evaluation / "runs" / f"{system}.parquet")
         trec = Run.from_trec(evaluation / "runs" / f"{system}.trec")
@@ -84,29 +79,30 @@ def test_segments_add_up_to_the_whole(evaluation: Path) -> None:
     rows = pv.read_csv(evaluation / "segments.csv").to_pylist()
     metrics = read(evaluation / "metrics.json")
     for system in SYSTEMS:
-        own = [row for row in rows if row["system"] == system]
-        assert len(own) > 1
-        mean = np.average([row["ndcg@10"] for row in own], weights=[row["queries"] for row in own])
+        segments = [row for row in rows if row["system"] == system]
+        assert len(segments) > 1
+        queries = [row["queries"] for row in segments]
+        mean = np.average([row["ndcg@10"] for row in segments], weights=queries)
         assert mean == pytest.approx(metrics[system]["ndcg@10"])
 
 
 def test_only_the_test_split_is_asked(evaluation: Path, data: Path) -> None:
-    rows = store.read(data, "queries", ["query_id", "split"]).to_pylist()
-    tested = {row["query_id"] for row in rows if row["split"] == "test"}
-    assert 0 < len(tested) < len(rows)
+    rows = store.read_table(data, "queries", ["query_id", "split"]).to_pylist()
+    test_ids = {row["query_id"] for row in rows if row["split"] == "test"}
+    assert 0 < len(test_ids) < len(rows)
     for system in SYSTEMS:
-        asked = set(pq.read_table(evaluation / "runs" / f"{system}.parquet")["query_id"].to_pylist())
-        assert asked <= tested
-    assert set(pq.read_table(evaluation / "queries.parquet")["query_id"].to_pylist()) == tested
+        answered = set(pq.read_table(evaluation / "runs" / f"{system}.parquet")["query_id"].to_pylist())
+        assert answered <= test_ids
+    assert set(pq.read_table(evaluation / "queries.parquet")["query_id"].to_pylist()) == test_ids
 
 
 def test_what_it_was_made_from_and_what_it_costs(evaluation: Path, data: Path) -> None:
-    made = read(evaluation / "made_from.json")
-    assert made["data"] == store.fingerprint(data)
-    assert set(made["params"]) == {"featurize", "train", "evaluate"}
-    assert made["params"]["evaluate"]["resamples"] == 200
+    provenance = read(evaluation / "made_from.json")
+    assert provenance["data"] == store.fingerprint(data)
+    assert set(provenance["params"]) == {"featurize", "train", "evaluate"}
+    assert provenance["params"]["evaluate"]["resamples"] == 200
     costs = {"latency_ms_p95", "model_mb", "index_mb", "index_recall@10"}
-    people = {f"{kind}/{model}" for kind in ("rating", "agreement") for model in read_answers(data).models}
+    people = {f"{kind}/{model}" for kind in ("rating", "agreement") for model in read_survey(data).models}
     facts = read(evaluation / "facts.json")
     assert set(facts) == {*costs, *people, "hybrid_weight"}
     assert facts["index_recall@10"] == 1  # small enough to be searched exactly
@@ -115,50 +111,17 @@ def test_what_it_was_made_from_and_what_it_costs(evaluation: Path, data: Path) -
     assert "data:image/" in page and "<script src" not in page
 
 
-def test_a_query_without_an_answer_shows_nothing() -> None:
-    run = Run.from_dict({"q1": {"p1": 2.0, "p2": 1.0}, "q3": {"p1": 1.0}})
-    assert first_products(run, "q1") == [("p1", 2.0), ("p2", 1.0)]
-    assert first_products(run, "q0") == first_products(run, "q2") == first_products(run, "q4") == []
-
-
-def test_what_relevant_products_lack(evaluation: Path, features: Path, data: Path) -> None:
-    qrels, _ = judged(data, "test")
-    found = dict(
-        zip(
-            np.sort(qrels.query_ids).tolist(),
-            lacking(Items.load(features, "products"), qrels, 3),
-            strict=True,
-        )
-    )
-    rows = {row["product_id"]: row for row in store.read(data, "products").to_pylist()}
-    for query, grades in qrels.to_dict().items():
-        good = [rows[product] for product, grade in grades.items() if grade >= 3]
-        lacked = [name for name in ("image", "video") if not all(row[name] for row in good)]
-        assert found[query] == (", ".join(lacked) or "none")
-    assert len(set(found.values())) > 1
-    assert LACKING in (evaluation / "report.html").read_text()
-
-
-def test_segments_without_a_name_are_one(tiny_tables: Tables, write_data: Write) -> None:
-    for row in tiny_tables["queries"]:
-        row["segment"] = None
-    qrels, segments = judged(write_data(tiny_tables), "test")
-    assert list(qrels.query_ids) == ["q4", "q5"]
-    assert segments.tolist() == ["all", "all"]
-    assert isinstance(qrels, Qrels)
-
-
 def test_who_judged_is_never_averaged(data: Path, features: Path, model: Path, tmp_path: Path) -> None:
     """Of 12 test queries, some judged by people, some by clicks, the rest derived: only the first decide."""
     shutil.copytree(data, tmp_path / "data")
     (path,) = (tmp_path / "data" / "queries").glob("*.parquet")
     rows = pq.read_table(path).to_pylist()
-    asked = [row for row in rows if row["split"] == "test"]
-    for row, by in zip(asked, [None, None, "human", "implicit", "implicit"], strict=False):
-        row["judged_by"] = by
+    test_rows = [row for row in rows if row["split"] == "test"]
+    for row, judge in zip(test_rows, [None, None, "human", "implicit", "implicit"], strict=False):
+        row["judged_by"] = judge
     pq.write_table(pa.Table.from_pylist(rows, schema=QUERIES), path)
-    counts = Counter(row["judged_by"] or "human" for row in asked)
-    assert list(by_judges(tmp_path / "data", "test")) == ["human", "implicit", "derived"]
+    counts = Counter(row["judged_by"] or "human" for row in test_rows)
+    assert list(read_judgements_by_judge(tmp_path / "data", "test")) == ["human", "implicit", "derived"]
     out = tmp_path / "evaluation"
     evaluate(tmp_path / "data", features, model, EvaluateParams(resamples=200), out)
     table = pv.read_csv(out / "judged_by.csv").to_pylist()
@@ -166,16 +129,16 @@ def test_who_judged_is_never_averaged(data: Path, features: Path, model: Path, t
     means = read(out / "metrics.json")[CANDIDATE]
     (decides,) = [row for row in table if (row["judged_by"], row["system"]) == ("human", CANDIDATE)]
     assert means["ndcg@10"] == pytest.approx(decides["ndcg@10"])
-    (apart,) = [row for row in table if (row["judged_by"], row["system"]) == ("implicit", CANDIDATE)]
-    named = [row["query_id"] for row in asked if row["judged_by"] == "implicit"]
-    qrels = by_judges(tmp_path / "data", "test")["implicit"][0]
-    assert sorted(qrels.query_ids) == sorted(named)
-    again = score(
+    (implicit,) = [row for row in table if (row["judged_by"], row["system"]) == ("implicit", CANDIDATE)]
+    implicit_ids = [row["query_id"] for row in test_rows if row["judged_by"] == "implicit"]
+    qrels = read_judgements_by_judge(tmp_path / "data", "test")["implicit"].qrels
+    assert sorted(qrels.query_ids) == sorted(implicit_ids)
+    rescored = score(
         Run.from_parquet(out / "runs" / f"{CANDIDATE}.parquet"), qrels, ["ndcg@10"], gains=GAINS
     ).means()
-    assert apart["ndcg@10"] == pytest.approx(again["ndcg@10"])
+    assert implicit["ndcg@10"] == pytest.approx(rescored["ndcg@10"])
     page = (out / "report.html").read_text()
-    assert f"{counts['human']} judged queries (human)" in page and "by who judged" in page
+    assert f"{counts['human']} judged queries (human)" in page and "by source of judgements" in page
 
 
 def test_without_judged_test_queries_there_is_nothing_to_do(
@@ -189,41 +152,23 @@ def test_without_judged_test_queries_there_is_nothing_to_do(
     assert not (tmp_path / "evaluate").exists()
 
 
-def test_views_are_of_what_some_product_has(
-    make_network: Callable[..., ProductSearchModel], features: Path
-) -> None:
-    products = Items.load(features, "products")
-    assert products.present.any(axis=0).all()
-    assert views(make_network(None), products) == {"text-only": ["text"], "image-only": ["image"]}
-    assert views(make_network(None), products.without("image")) == {"text-only": ["text"]}
-    three = views(make_network("conv3d"), products)
-    assert three["video-only"] == ["video"]
-    assert three["no image"] == ["text", "video"]
-    assert list(views(make_network("conv3d"), products.without("video"))) == ["text-only", "image-only"]
-
-
-@pytest.fixture
-def make_network() -> Callable[..., ProductSearchModel]:
-    return lambda video: ProductSearchModel(ModelConfig(9, 4, 4, dim=8, hidden=8, video_encoder=video))
-
-
 def test_every_task_is_measured(evaluation: Path) -> None:
-    found = read(evaluation / "tasks.json")
-    named = {measure["task"] for measure in found}
+    measures = read(evaluation / "tasks.json")
+    tasks = {measure["task"] for measure in measures}
     assert {
         "title → picture",
         "picture → title",
         "similar products",
         "tags: category",
         "tags: color",
-    } <= named
-    assert all(0 <= measure["value"] <= 1 and measure["basis"] for measure in found)
+    } <= tasks
+    assert all(0 <= measure["value"] <= 1 and measure["basis"] for measure in measures)
     page = (evaluation / "report.html").read_text()
     assert "Other tasks" in page and "title → picture" in page
 
 
 def test_the_page_says_what_people_said(evaluation: Path, data: Path) -> None:
-    survey = read_answers(data)
+    survey = read_survey(data)
     assert survey
     page = (evaluation / "report.html").read_text()
     assert f"<td><bdi>{survey.ratings.mean():.2f}</bdi></td>" in page
@@ -234,26 +179,22 @@ def test_the_page_says_what_people_said(evaluation: Path, data: Path) -> None:
     assert -1 <= facts[f"agreement/{model}"] <= 1
 
 
-def test_a_data_set_without_a_survey(tiny_tables: Tables, write_data: Write) -> None:
-    assert read_answers(write_data(tiny_tables)) is None
-
-
 def test_the_page_says_why(evaluation: Path) -> None:
     page = (evaluation / "report.html").read_text()
-    asked = page.count("<article>")
-    assert page.count(f"Why <bdi>{CANDIDATE}</bdi> puts") == asked > 0
-    assert "It matches mainly through its" in page and "Its score of" in page
+    examples = page.count("<article>")
+    assert page.count(f"Why <bdi>{CANDIDATE}</bdi> puts") == examples > 0
+    assert "It matches mainly through its" in page and "Without its" in page
 
 
 def test_a_published_clip_as_both_towers(data: Path, report: Path, clip: Path, tmp_path: Path) -> None:
-    """It is judged as it was published beside what training makes of it."""
+    """The published CLIP is a baseline of the trained model."""
     encoders = {"text_encoder": f"clip:{clip}", "image_encoder": f"clip:{clip}"}
     featurize(data, report, FeaturizeParams(image_size=32, max_tokens=12, **encoders), tmp_path / "features")
     tuned = TrainParams(epochs=1, dim=16, hidden=16, batch_size=64, freeze=Freeze(text="last_1"))
     train(tmp_path / "features", tuned, tmp_path / "model")
     evaluate(data, tmp_path / "features", tmp_path / "model", QUICK, tmp_path / "evaluation")
     assert set(read(tmp_path / "evaluation" / "metrics.json")) == SYSTEMS | {"zero-shot"}
-    start = Start.load(tmp_path / "features").state
+    start = TextEncoderInit.load(tmp_path / "features").state
     (trunk,) = ProductSearchModel.load(tmp_path / "model").trunks
     moved = {name for name, value in trunk.state_dict().items() if not value.equal(start[name])}
     assert {name for name in moved if ".layers." in name} == {name for name in start if ".layers.2." in name}

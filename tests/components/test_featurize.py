@@ -10,7 +10,7 @@ import pytest
 from catalog import store
 from catalog.schema import EXACT, DataError
 from components import featurize as stage
-from components.featurize import featurize, featurize_shard, gather, product_sides
+from components.featurize import assign_product_splits, featurize, featurize_shard, merge_shards
 from components.params import FeaturizeParams
 from fusion.encoders.vocabulary import UNKNOWN, Vocabulary
 from fusion.features import Items
@@ -22,7 +22,7 @@ EVERY_WORD = FeaturizeParams(min_count=1)
 
 @pytest.fixture
 def validated() -> Callable[[Path], Path]:
-    """A report that says the data is as it is now."""
+    """A report that the data passed."""
 
     def write(data: Path) -> Path:
         report = data.parent / "validate"
@@ -84,7 +84,7 @@ def test_every_row_has_its_features(features: Path) -> None:
 class TestNothingOfTheTestSplitIsLearnt:
     def test_its_words_are_unknown(self, features: Path) -> None:
         """p0 … p3 answer training queries, p4 … p7 valid ones, p8 … p11 those of the test."""
-        known = set(Vocabulary.load(features / "vocabulary.json").known)
+        known = set(Vocabulary.load(features / "vocabulary.json").known_words)
         assert {"red", "blue", "green", "black", "shirt", "or"} <= known
         assert not known & {"white", "grey", "pink", "brown", "gold", "navy", "teal", "plum"}
         products = Items.load(features, "products")
@@ -109,10 +109,10 @@ class TestNothingOfTheTestSplitIsLearnt:
             {"query_id": "q0", "product_id": "p10", "grade": EXACT},
         ]
         data = write_data(tiny_tables)
-        sides = product_sides(
-            store.read(data, "judgements"), store.read(data, "queries", ["query_id", "split"])
+        splits = assign_product_splits(
+            store.read_table(data, "judgements"), store.read_table(data, "queries", ["query_id", "split"])
         )
-        assert (sides["p0"], sides["p1"], sides["p2"], sides["p10"]) == ("test", "valid", "train", "test")
+        assert (splits["p0"], splits["p1"], splits["p2"], splits["p10"]) == ("test", "valid", "train", "test")
 
 
 class TestBrokenPictures:
@@ -147,13 +147,13 @@ class TestGoingOn:
     def stopped(
         self, tiny_data: Path, validated: Validated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> Callable[[FeaturizeParams, int], Path]:
-        """What a run leaves that stops before it writes the table of a shard, of five rows: stopped(params, shard)."""
-        monkeypatch.setattr(stage, "ROWS", 5)
+        """What remains of a run that stops before it writes the table of a file of five rows: stopped(params, file)."""
+        monkeypatch.setattr(stage, "FILE_ROWS", 5)
         write = pq.write_table
 
-        def run(params: FeaturizeParams, shard: int) -> Path:
+        def run(params: FeaturizeParams, number: int) -> Path:
             def stop(table: Any, path: Path, **options: Any) -> None:
-                if path.stem == f"{shard:06d}":
+                if path.stem == f"{number:06d}":
                     raise InterruptedError
                 write(table, path, **options)
 
@@ -167,15 +167,15 @@ class TestGoingOn:
 
     @pytest.fixture
     def halfway(self, stopped: Callable[[FeaturizeParams, int], Path]) -> Path:
-        """What a run left that stopped after two shards of products."""
-        left = stopped(EVERY_WORD, 2)
-        assert sorted(path.name for path in (left / "products").iterdir()) == [
+        """What remains of a run that stopped after two files of products."""
+        partial = stopped(EVERY_WORD, 2)
+        assert sorted(path.name for path in (partial / "products").iterdir()) == [
             "000000.parquet",
             "000001.parquet",
         ]
-        for path in (left / "products").iterdir():
+        for path in (partial / "products").iterdir():
             os.utime(path, (0, 0))
-        return left
+        return partial
 
     def test_skips_what_is_done(self, tiny_data: Path, tmp_path: Path, halfway: Path, features: Path) -> None:
         """`features` is the second attempt: the same command."""
@@ -192,15 +192,15 @@ class TestGoingOn:
         tmp_path: Path,
         stopped: Callable[[FeaturizeParams, int], Path],
     ) -> None:
-        """Killed between the two files of a shard, it makes both again; what is there is whole."""
+        """Killed between the two files of the same rows, it writes both again."""
         keeping = EVERY_WORD.model_copy(update={"keep_pictures": True})
         partial = stopped(keeping, 1)
-        left = sorted(path.name for path in (partial / "products").iterdir())
-        assert left == ["000000.npy", "000000.parquet", "000001.npy"]
+        names = sorted(path.name for path in (partial / "products").iterdir())
+        assert names == ["000000.npy", "000000.parquet", "000001.npy"]
         featurize(tiny_data, validated(tiny_data), keeping, tmp_path / "features")
         for table, count in (("products", 11), ("queries", 3)):
-            found = Items.load(tmp_path / "features", table, pictures=True)
-            assert found.batch(slice(None))["pictures"].shape == (count, 96, 96, 3)
+            items = Items.load(tmp_path / "features", table, pictures=True)
+            assert items.batch(slice(None))["pictures"].shape == (count, 96, 96, 3)
         assert not [*(tmp_path / "features").glob("*/*.partial")]
 
     def test_begins_anew_with_other_parameters(
@@ -217,8 +217,8 @@ class TestShards:
     def parts(
         self, tiny_data: Path, validated: Validated, monkeypatch: pytest.MonkeyPatch
     ) -> Callable[..., list[Path]]:
-        """The shares of so many shards, of files of three rows each."""
-        monkeypatch.setattr(stage, "ROWS", 3)
+        """The given number of shards, of files of three rows each."""
+        monkeypatch.setattr(stage, "FILE_ROWS", 3)
 
         def make(shards: int, params: FeaturizeParams = EVERY_WORD) -> list[Path]:
             report = validated(tiny_data)
@@ -241,7 +241,7 @@ class TestShards:
         params = EVERY_WORD.model_copy(update={"keep_pictures": keep})
         featurize(tiny_data, validated(tiny_data), params, tmp_path / "whole")
         for shards in (1, 2, 7):  # there are four files of products
-            gather(parts(shards, params), params, tmp_path / "gathered")
+            merge_shards(parts(shards, params), params, tmp_path / "gathered")
             assert store.fingerprint(tmp_path / "gathered") == store.fingerprint(tmp_path / "whole")
 
     def test_broken_pictures_are_counted_over_all(
@@ -250,18 +250,18 @@ class TestShards:
         tiny_tables["products"][0]["image"]["bytes"] = b"no picture"
         write_data(tiny_tables)
         with pytest.raises(DataError, match=r"1 of \d+ pictures are broken .* allows 1\.0%; p0: "):
-            gather(parts(2), EVERY_WORD, tmp_path / "gathered")
+            merge_shards(parts(2), EVERY_WORD, tmp_path / "gathered")
         assert not (tmp_path / "gathered").exists()
 
     def test_a_share_that_is_missing_or_of_something_else(
         self, parts: Callable[..., list[Path]], tmp_path: Path
     ) -> None:
         three, two = parts(3), parts(2, FeaturizeParams())
-        for wrong, told in (
-            (three[:2], "is not share 0 of 2"),
-            ([three[1], three[0], three[2]], "is not share 0 of 3"),
+        for wrong, message in (
+            (three[:2], "is not of shard 0 of 2"),
+            ([three[1], three[0], three[2]], "is not of shard 0 of 3"),
             ([three[0], two[1]], "different data or parameters"),
         ):
-            with pytest.raises(DataError, match=told):
-                gather(wrong, EVERY_WORD, tmp_path / "gathered")
+            with pytest.raises(DataError, match=message):
+                merge_shards(wrong, EVERY_WORD, tmp_path / "gathered")
             assert not (tmp_path / "gathered").exists()

@@ -14,12 +14,13 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from catalog.schema import DataError
-from components.evaluate import CANDIDATE, evaluate
+from components.evaluate import evaluate
 from components.featurize import featurize
 from components.params import EvaluateParams, FeaturizeParams, Freeze, TrainParams
 from components.train import train
 from fusion.featurizer import Featurizer, load_items
 from fusion.search.catalogue_search import rank_data
+from scoring.systems import CANDIDATE
 
 TUNED = TrainParams(
     epochs=2, dim=16, hidden=16, batch_size=32, dropout=0.0, fusion="attention", freeze=Freeze(image="last_1")
@@ -69,11 +70,14 @@ def test_the_encoder_is_the_models_own(features: Path, model: Path) -> None:
 def test_pictures_that_were_kept_are_encoded_again(data: Path, features: Path, model: Path) -> None:
     reader = Featurizer.load(model)
     for table in ("products", "queries"):
-        found, expected = load_items(features, table, model, regions=True), reader.table(data, table)
-        np.testing.assert_allclose(found.images, expected.images, atol=2e-3, rtol=1e-2)
-        np.testing.assert_allclose(found.regions, expected.regions, atol=2e-3, rtol=1e-2)
+        items, expected = (
+            load_items(features, table, model, regions=True),
+            reader.featurize_table(data, table),
+        )
+        np.testing.assert_allclose(items.images, expected.images, atol=2e-3, rtol=1e-2)
+        np.testing.assert_allclose(items.regions, expected.regions, atol=2e-3, rtol=1e-2)
         stored = load_items(features, table, features).images
-        assert np.abs(found.images - stored)[found.has_image].max() > 0.02
+        assert np.abs(items.images - stored)[items.has_image].max() > 0.02
 
 
 def test_evaluation_and_search_rank_alike(data: Path, features: Path, model: Path, tmp_path: Path) -> None:
@@ -90,20 +94,20 @@ def test_evaluation_and_search_rank_alike(data: Path, features: Path, model: Pat
 
 
 def test_without_pictures(data: Path, without_pictures: Path, model: Path, tmp_path: Path) -> None:
-    told = r"000000\.npy: featurize kept no pictures; set featurize\.keep_pictures: true"
-    with pytest.raises(DataError, match=told):
+    message = r"000000\.npy: featurize kept no pictures; set featurize\.keep_pictures: true"
+    with pytest.raises(DataError, match=message):
         train(without_pictures, TUNED, tmp_path / "model")
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         evaluate(data, without_pictures, model, EvaluateParams(), tmp_path / "evaluation")
     assert not (tmp_path / "model").exists() and not (tmp_path / "evaluation").exists()
 
 
 def test_more_layers_than_there_are(features: Path, tmp_path: Path) -> None:
-    wanted = TUNED.model_copy(update={"freeze": Freeze(image="last_7")})
+    params = TUNED.model_copy(update={"freeze": Freeze(image="last_7")})
     with pytest.raises(
         DataError, match=r"train\.freeze\.image: last_7, but the encoder has 6 layers \(.*layer4"
     ):
-        train(features, wanted, tmp_path / "model")
+        train(features, params, tmp_path / "model")
 
 
 @pytest.mark.slow
@@ -127,9 +131,9 @@ def test_two_processes_tune_the_encoder_of_one(features: Path, model: Path, tmp_
         with (folder / "history.csv").open() as stream:
             histories.append([float(row["loss"]) for row in csv.DictReader(stream)])
     assert histories[1] == pytest.approx(histories[0], rel=1e-3)
-    start, one, two = (
+    start, single, double = (
         load_file(folder / "encoder.safetensors") for folder in (features, model, tmp_path / "two")
     )
-    steps = {name: (one[name] - start[name]).abs().max() for name in one}
-    apart = {name: (one[name] - two[name]).abs().max() for name in one if steps[name] > 0}
-    assert apart and sum(apart.values()) < 0.2 * sum(steps[name] for name in apart)
+    steps = {name: (single[name] - start[name]).abs().max() for name in single}
+    differences = {name: (single[name] - double[name]).abs().max() for name in single if steps[name] > 0}
+    assert differences and sum(differences.values()) < 0.2 * sum(steps[name] for name in differences)

@@ -7,8 +7,13 @@ import yaml
 from pydantic import ValidationError
 
 from catalog.schema import DataError
-from components.params import SECTIONS, EvaluateParams, RegisterParams, TrainParams, load
-from pipelines.__main__ import pipeline_params
+from components.params import (
+    SECTIONS,
+    EvaluateParams,
+    TrainParams,
+    load_pipeline_params,
+    load_section,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -16,16 +21,16 @@ ROOT = Path(__file__).parents[2]
 def floats(value: Any) -> Any:
     """As KFP passes a mapping: every number is a float, every key a string."""
     if isinstance(value, dict):
-        return {str(key): floats(one) for key, one in value.items()}
+        return {str(key): floats(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [floats(one) for one in value]
+        return [floats(item) for item in value]
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 @pytest.mark.parametrize("name", SECTIONS)
 def test_what_kubeflow_does_to_numbers_is_undone(name: str) -> None:
-    ours = load(ROOT / "params.yaml", name)
-    passed = SECTIONS[name](**floats(pipeline_params(ROOT / "params.yaml")[name]))
+    ours = load_section(ROOT / "params.yaml", name)
+    passed = SECTIONS[name](**floats(load_pipeline_params(ROOT / "params.yaml")[name]))
     assert passed == ours
     assert passed.model_dump_json() == ours.model_dump_json()  # 2 and 2.0 are equal, but not the same
 
@@ -44,44 +49,45 @@ def test_params_do_not_change() -> None:
         TrainParams().epochs = 3
 
 
-def test_all_faults_of_a_section_are_told_at_once(tmp_path: Path) -> None:
+def test_all_errors_of_a_section_are_reported_at_once(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("train: {epochs: 0, lr: 1, dropout: 2}")
     with pytest.raises(DataError) as raised:
-        load(tmp_path / "params.yaml", "train")
-    told = str(raised.value)
-    assert told.startswith(f"{tmp_path / 'params.yaml'}: train.dropout: ")
-    assert "train.epochs: " in told and "train.lr: unknown key; known are fusion, " in told
+        load_section(tmp_path / "params.yaml", "train")
+    message = str(raised.value)
+    assert message.startswith(f"{tmp_path / 'params.yaml'}: train.dropout: ")
+    assert "train.epochs: " in message and "train.lr: unknown key; known are fusion, " in message
 
 
-def test_faults_inside_a_knob(tmp_path: Path) -> None:
+def test_errors_inside_a_nested_section(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("train: {freeze: {image: last_0, sound: all}}")
     with pytest.raises(DataError) as raised:
-        load(tmp_path / "params.yaml", "train")
-    told = str(raised.value)
-    assert "train.freeze.sound: unknown key; known are text, image" in told
-    assert "train.freeze.image: " in told and "got 'last_0'" in told
+        load_section(tmp_path / "params.yaml", "train")
+    message = str(raised.value)
+    assert "train.freeze.sound: unknown key; known are text, image" in message
+    assert "train.freeze.image: " in message and "got 'last_0'" in message
 
 
 @pytest.mark.parametrize("text", ["train:", "validate: {}"])
-def test_what_is_not_there_is_the_default(tmp_path: Path, text: str) -> None:
+def test_missing_parameters_have_their_default(tmp_path: Path, text: str) -> None:
     (tmp_path / "params.yaml").write_text(text)
-    assert load(tmp_path / "params.yaml", "train") == TrainParams()
+    assert load_section(tmp_path / "params.yaml", "train") == TrainParams()
 
 
-def test_a_fault_in_another_section_does_not_matter(tmp_path: Path) -> None:
+def test_every_stage_reports_errors_of_all_sections(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("train: {epochs: 0}\nregister: {min_gain: 0.01}")
-    assert load(tmp_path / "params.yaml", "register") == RegisterParams(min_gain=0.01)
+    with pytest.raises(DataError, match=r"train\.epochs: "):
+        load_section(tmp_path / "params.yaml", "register")
 
 
-def knobs(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def parameters(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     yield from schema["properties"].items()
 
 
-def test_every_limit_is_one(tmp_path: Path) -> None:
+def test_every_limit_is_checked(tmp_path: Path) -> None:
     """The number just outside each limit is refused."""
     tried = 0
     for section, model in SECTIONS.items():
-        for name, rule in knobs(model.model_json_schema()):
+        for name, rule in parameters(model.model_json_schema()):
             for limit, beyond in (
                 ("minimum", -1),
                 ("maximum", 1),
@@ -93,6 +99,6 @@ def test_every_limit_is_one(tmp_path: Path) -> None:
                         yaml.safe_dump({section: {name: rule[limit] + beyond}})
                     )
                     with pytest.raises(DataError, match=rf"{section}\.{name}: "):
-                        load(tmp_path / "params.yaml", section)
+                        load_section(tmp_path / "params.yaml", section)
                     tried += 1
     assert tried > 20

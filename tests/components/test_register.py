@@ -11,7 +11,7 @@ from catalog import store
 from catalog.schema import DataError
 from components.params import RegisterParams
 from components.register import register
-from registry.model_logging import requirements
+from registry.model_logging import list_requirements
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,8 +30,8 @@ def test_a_verdict_may_change_and_a_champion_stays(
 ) -> None:
     def decide(params: RegisterParams) -> tuple[str, dict[str, str]]:
         register(data, report, model, evaluation, params, tmp_path / "out")
-        found = client.get_registered_model(params.model_name).aliases
-        return read(tmp_path / "out")["verdict"], {alias: str(version) for alias, version in found.items()}
+        aliases = client.get_registered_model(params.model_name).aliases
+        return read(tmp_path / "out")["verdict"], {alias: str(version) for alias, version in aliases.items()}
 
     assert decide(CLOSED) == ("failed", {})
     assert decide(OPEN) == ("passed", {"challenger": "1"})
@@ -53,8 +53,8 @@ def test_an_equal_candidate_does_not_pass(
     """Another model with the champion's very scores: a tie is no gain."""
     register(data, report, model, evaluation, AUTO, tmp_path / "out")
     register(data, report, twin, evaluation, AUTO, tmp_path / "out")
-    said = read(tmp_path / "out")
-    assert (said["version"], said["compared_with"], said["verdict"], said["aliases"]) == (
+    result = read(tmp_path / "out")
+    assert (result["version"], result["compared_with"], result["verdict"], result["aliases"]) == (
         "2",
         "1",
         "failed",
@@ -75,10 +75,10 @@ def test_an_equal_candidate_does_not_pass(
     )
     assert candidate and champion and candidate[1] == champion[1]
     assert "promote 2 --force --reason &#34;…&#34;" in page
-    assert "decision.html" in [artifact.path for artifact in client.list_artifacts(said["run_id"])]
+    assert "decision.html" in [artifact.path for artifact in client.list_artifacts(result["run_id"])]
 
 
-def test_the_first_has_nothing_beside_it(
+def test_the_first_version_has_no_champion_to_compare_with(
     data: Path, report: Path, model: Path, evaluation: Path, tmp_path: Path, client: "MlflowClient"
 ) -> None:
     register(data, report, model, evaluation, OPEN, tmp_path / "out")
@@ -102,26 +102,27 @@ def test_a_champion_from_elsewhere_is_one_clear_message(
 
 
 def test_what_serving_needs_is_pinned() -> None:
-    assert set(requirements(published=True)) - set(requirements()) == {
+    assert set(list_requirements(published=True)) - set(list_requirements()) == {
         f"transformers=={version('transformers')}"
     }
-    needed = {one.name: one for one in map(Requirement, requirements())}
-    assert {"torch", "numpy", "pyarrow", "mlflow", "pandas"} <= set(needed)
-    assert not {"dvc", "kfp", "great-expectations", "pytest"} & set(needed)
-    assert all(len(one.specifier) == 1 and "+" not in str(one.specifier) for one in needed.values())
+    requirements = {requirement.name: requirement for requirement in map(Requirement, list_requirements())}
+    assert {"torch", "numpy", "pyarrow", "mlflow", "pandas"} <= set(requirements)
+    assert not {"dvc", "kfp", "great-expectations", "pytest"} & set(requirements)
+    specifiers = [requirement.specifier for requirement in requirements.values()]
+    assert all(len(specifier) == 1 and "+" not in str(specifier) for specifier in specifiers)
 
 
-def test_what_people_said_of_equal_weights_counts(
+def test_ratings_of_equal_weights_count(
     data: Path, report: Path, model: Path, evaluation: Path, tmp_path: Path, client: "MlflowClient"
 ) -> None:
     """The survey rated version 1, whose weights the candidate has."""
-    survey = store.read(data, "satisfaction", ["rating"])["rating"].to_numpy()
+    survey = store.read_table(data, "satisfaction", ["rating"])["rating"].to_numpy()
     for limit, verdict in ((survey.mean() - 0.01, "passed"), (survey.mean() + 0.01, "failed")):
         params = OPEN.model_copy(update={"min_rating": limit})
         register(data, report, model, evaluation, params, tmp_path / "out")
-        (found,) = (one for one in read(tmp_path / "out")["findings"] if one["rule"] == "rating")
-        assert (found["verdict"], found["value"]) == (verdict, pytest.approx(survey.mean()))
-        assert found["low"] < found["value"] < found["high"]
+        (finding,) = (row for row in read(tmp_path / "out")["findings"] if row["rule"] == "rating")
+        assert (finding["verdict"], finding["value"]) == (verdict, pytest.approx(survey.mean()))
+        assert finding["low"] < finding["value"] < finding["high"]
 
 
 def test_warnings_of_the_validation_have_a_budget(
@@ -166,7 +167,7 @@ def test_a_version_says_where_it_comes_from_and_how_good_it_is(
     assert len(client.get_run(version.run_id).inputs.dataset_inputs) == 1
 
 
-def test_a_model_that_was_logged_and_not_registered_is_taken_up(
+def test_a_logged_model_that_was_not_registered_is_used(
     data: Path,
     report: Path,
     model: Path,
@@ -175,11 +176,11 @@ def test_a_model_that_was_logged_and_not_registered_is_taken_up(
     client: "MlflowClient",
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def killed(*_: object, **__: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("mlflow.register_model", killed)
+        patch.setattr("mlflow.register_model", interrupt)
         register(data, report, model, evaluation, OPEN, tmp_path / "out")
     register(data, report, model, evaluation, OPEN, tmp_path / "out")
     experiment = client.get_experiment_by_name("product-search")
@@ -189,7 +190,7 @@ def test_a_model_that_was_logged_and_not_registered_is_taken_up(
     assert logged.model_id in version.source
 
 
-def test_somebody_who_promotes_meanwhile_is_not_overruled(
+def test_a_promotion_in_the_meantime_is_not_overruled(
     data: Path,
     report: Path,
     model: Path,
@@ -199,20 +200,21 @@ def test_somebody_who_promotes_meanwhile_is_not_overruled(
     client: "MlflowClient",
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The verdict was on another champion, so the chain's promotion is refused; the next run judges again."""
+    """The verdict was against another champion, so the promotion is refused; the next run judges again."""
     register(data, report, model, evaluation, OPEN, tmp_path / "out")
-    from components import register as module
+    from registry import comparison as module
 
     decide = module.decide
 
-    def meanwhile(*arguments: Any) -> Any:
+    def promote_and_decide(*arguments: Any) -> Any:
         monkeypatch.setattr(module, "decide", decide)
         client.set_registered_model_alias(OPEN.model_name, "champion", "1")
         return decide(*arguments)
 
-    monkeypatch.setattr(module, "decide", meanwhile)
+    monkeypatch.setattr(module, "decide", promote_and_decide)
     with pytest.raises(
-        DataError, match="version 2 is not champion: unknown was faster, and version 1 was by hand"
+        DataError,
+        match=r"version 2 is not promoted: the champion has changed \(version 1, by hand, user unknown\)",
     ):
         register(data, report, twin, evaluation, AUTO, tmp_path / "out2")
     assert client.get_registered_model(OPEN.model_name).aliases["champion"] in {1, "1"}

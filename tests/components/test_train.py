@@ -52,15 +52,17 @@ def test_it_does_not_see_the_test_split(model: Path, features: Path, tmp_path: P
     ).read_bytes()
 
 
-@pytest.mark.parametrize(("split", "told"), [("train", "nothing to train on"), ("valid", "early stopping")])
-def test_a_split_without_judgements(features: Path, tmp_path: Path, split: str, told: str) -> None:
+@pytest.mark.parametrize(
+    ("split", "message"), [("train", "nothing to train on"), ("valid", "early stopping")]
+)
+def test_a_split_without_judgements(features: Path, tmp_path: Path, split: str, message: str) -> None:
     shutil.copytree(features, tmp_path / "features")
     queries = pq.read_table(tmp_path / "features" / "queries")
-    own = queries.filter(pc.equal(queries["splits"], split))["ids"].combine_chunks()
+    query_ids = queries.filter(pc.equal(queries["splits"], split))["ids"].combine_chunks()
     path = tmp_path / "features" / "judgements.parquet"
     table = pq.read_table(path)
-    pq.write_table(table.filter(pc.invert(pc.is_in(table["query_id"], own))), path)
-    with pytest.raises(DataError, match=f"no judged query has the split '{split}'; .*{told}"):
+    pq.write_table(table.filter(pc.invert(pc.is_in(table["query_id"], query_ids))), path)
+    with pytest.raises(DataError, match=f"no judged query has the split '{split}'; .*{message}"):
         train(tmp_path / "features", SMALL, tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
@@ -69,21 +71,21 @@ def test_validation_heeds_those_who_judge_best(features: Path, tmp_path: Path) -
     """With some queries judged by people and the rest by clicks or derived, it is as with the former alone."""
     shutil.copytree(features, tmp_path / "features")
     queries = pq.read_table(tmp_path / "features" / "queries")
-    own = queries.filter(pc.equal(queries["splits"], "valid"))["ids"].to_pylist()
+    query_ids = queries.filter(pc.equal(queries["splits"], "valid"))["ids"].to_pylist()
     path = tmp_path / "features" / "judgements.parquet"
     table = pq.read_table(path)
     assert set(table["judged_by"].to_pylist()) == {"derived"}
-    people = own[:3]
+    people = query_ids[:3]
     rows = [
         row | {"judged_by": "human" if row["query_id"] in people else "implicit"} for row in table.to_pylist()
     ]
     scores = {}
-    for name, kept in {
+    for name, selected in {
         "all": rows,
-        "people's": [row for row in rows if row["query_id"] not in own[3:]],
+        "people's": [row for row in rows if row["query_id"] not in query_ids[3:]],
         "one kind": [row | {"judged_by": "human"} for row in rows],
     }.items():
-        pq.write_table(pa.Table.from_pylist(kept, schema=table.schema), path)
+        pq.write_table(pa.Table.from_pylist(selected, schema=table.schema), path)
         network, training, validate = prepare(tmp_path / "features", SMALL)
         scores[name] = validate(network.eval(), embed(network, training.products, "product"))
     assert scores["all"] == scores["people's"] != scores["one kind"]
@@ -100,21 +102,21 @@ def test_two_processes_train_the_model_of_one(features: Path, tmp_path: Path) ->
     """Up to rounding, and to dropout, which is none here; one of them writes."""
     steady = SMALL.model_copy(update={"dropout": 0.0})
     train(features, steady, tmp_path / "one")
-    processes.train(features, steady, tmp_path / "two", processes=2)
+    processes.train_on_gpus(features, steady, tmp_path / "two", processes=2)
     histories = []
     for name in ("one", "two"):
         with (tmp_path / name / "history.csv").open() as stream:
             histories.append([float(row["loss"]) for row in csv.DictReader(stream)])
     assert histories[1] == pytest.approx(histories[0], rel=1e-3)
-    one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
-    assert one.keys() == two.keys()
-    assert max((one[key] - two[key]).abs().max() for key in one) < 0.05
+    single, double = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
+    assert single.keys() == double.keys()
+    assert max((single[key] - double[key]).abs().max() for key in single) < 0.05
 
 
 @pytest.mark.slow
 def test_a_process_that_fails_is_one_message(features: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="train: one of 2 processes failed"):
-        processes.train(
+        processes.train_on_gpus(
             features, SMALL.model_copy(update={"learning_rate": 1e9}), tmp_path / "two", processes=2
         )
     assert not (tmp_path / "two").exists()

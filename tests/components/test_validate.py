@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from catalog.sample.draw import picture
+from catalog.sample.pictures import draw_picture
 from catalog.schema import EXACT, DataError
 from components.params import ValidateParams
 from components.validate import ValidationFailed, validate
@@ -39,7 +39,7 @@ def check(data: Path, **params: Any) -> dict[str, Any]:
 
 
 def broken(report: dict[str, Any]) -> dict[str, list[str]]:
-    """Rule → examples, of the rules that do not hold."""
+    """Rule → examples, of the rules that fail."""
     return {rule["rule"]: rule["examples"] for rule in report["rules"] if not rule["passed"]}
 
 
@@ -134,8 +134,8 @@ def test_everybody_can_use_the_page(
     assert browser.execute_script("const d = document.documentElement; return d.scrollWidth <= d.clientWidth")
 
 
-# Each breaks one rule in one row; the other rows stay as they are.
-BREACHES = [
+# Each makes one row fail one rule; the other rows pass.
+CHANGES_OF_ROWS = [
     ("products", 3, {"product_id": "p2"}, "duplicate_ids", "p2"),
     ("products", 5, {"title": "  "}, "missing_values", "p5"),
     ("products", 6, {"price": -1.0}, "prices", "p6: -1"),
@@ -149,29 +149,29 @@ BREACHES = [
 ]
 
 
-def test_broken_rows_break_their_rules(tiny_tables: Tables, write_data: Write) -> None:
+def test_broken_rows_fail_their_rules(tiny_tables: Tables, write_data: Write) -> None:
     answer = {"query_id": "q0", "model_version": "1", "rating": 5}
     tiny_tables["satisfaction"] = [dict(answer), dict(answer)]
-    for table, row, change, _, _ in BREACHES:
+    for table, row, change, _, _ in CHANGES_OF_ROWS:
         tiny_tables[table][row] |= change
     report = check(write_data(tiny_tables))
     assert not report["passed"]
-    assert broken(report) == {rule: [example] for _, _, _, rule, example in BREACHES} | {
+    assert broken(report) == {rule: [example] for _, _, _, rule, example in CHANGES_OF_ROWS} | {
         "unknown_products": ["q0 p99: p99", "q1 p3: p3", "q5 p3: p3"]  # p3 is p2 now
     }
 
 
-def test_rows_without_an_id_are_told_by_number(tiny_tables: Tables, write_data: Write) -> None:
+def test_rows_without_an_id_are_named_by_number(tiny_tables: Tables, write_data: Write) -> None:
     tiny_tables["products"][11]["product_id"] = ""
     tiny_tables["judgements"] = [row for row in tiny_tables["judgements"] if row["product_id"] != "p11"]
     assert broken(check(write_data(tiny_tables))) == {"missing_values": ["row 11"]}
 
 
-def test_empty_tables_and_splits_are_told(tiny_tables: Tables, write_data: Write) -> None:
+def test_empty_tables_and_splits_are_reported(tiny_tables: Tables, write_data: Write) -> None:
     tiny_tables["queries"] = []
-    found = broken(check(write_data(tiny_tables)))
-    assert found["empty_tables"] == ["queries: 0"]
-    assert found["empty_splits"] == ["train: 0", "valid: 0", "test: 0"]
+    failures = broken(check(write_data(tiny_tables)))
+    assert failures["empty_tables"] == ["queries: 0"]
+    assert failures["empty_splits"] == ["train: 0", "valid: 0", "test: 0"]
 
 
 def test_data_without_any_picture_is_good(tiny_tables: Tables, write_data: Write) -> None:
@@ -208,8 +208,8 @@ class TestLeaks:
         tiny_tables["judgements"].append({"query_id": "q4", "product_id": "p2", "grade": EXACT})
         products[2] |= {"title": "Unlike any other", "image": None}
 
-        found = broken(check(write_data(tiny_tables), max_duplicate_images=0.5))
-        assert found == {
+        failures = broken(check(write_data(tiny_tables), max_duplicate_images=0.5))
+        assert failures == {
             "leaked_query_texts": ["q0: test + train", "q4: test + train"],
             "leaked_query_pixels": ["q1: test + train", "q5: test + train"],
             "leaked_targets": ["p2 (train): test + train", "p2 (test): test + train"],
@@ -221,7 +221,7 @@ class TestLeaks:
 
     def test_pictures_that_look_the_same_are_a_warning(self, tiny_tables: Tables, write_data: Write) -> None:
         products = tiny_tables["products"]
-        shirt = picture(0, 0, 1, np.random.default_rng(0))
+        shirt = draw_picture(0, 0, 1, np.random.default_rng(0))
         for place, quality in ((1, 95), (3, 80), (9, 60)):
             stream = io.BytesIO()
             shirt.save(stream, "JPEG", quality=quality)
@@ -231,7 +231,7 @@ class TestLeaks:
         near = ["p1 (train): p9 (test)", "p3 (train): p9 (test)", "p9 (test): p1 (train)"]
         assert broken(report) == {"near_duplicates": near}
 
-    def test_people_may_find_a_product_right_for_many_queries(
+    def test_people_may_judge_a_product_exact_for_many_queries(
         self, tiny_tables: Tables, write_data: Write
     ) -> None:
         tiny_tables["judgements"].append({"query_id": "q4", "product_id": "p2", "grade": EXACT})
@@ -251,7 +251,7 @@ class TestLeaks:
         assert check(write_data(tiny_tables))["passed"]
 
 
-def test_what_nobody_asked_for_must_not_be_personal(tiny_tables: Tables, write_data: Write) -> None:
+def test_columns_outside_the_schema_must_not_be_personal(tiny_tables: Tables, write_data: Write) -> None:
     data = write_data(tiny_tables)
     (path,) = (data / "judgements").glob("*.parquet")
     table = pq.read_table(path)
@@ -274,7 +274,7 @@ def test_texts_in_another_language_are_a_warning(tiny_tables: Tables, write_data
     assert len(broken(check(data, languages=["de"]))["foreign_texts"]) == 5  # the first ones
 
 
-def test_texts_that_say_next_to_nothing_are_a_warning(tiny_tables: Tables, write_data: Write) -> None:
+def test_texts_with_few_letters_are_a_warning(tiny_tables: Tables, write_data: Write) -> None:
     products = tiny_tables["products"]
     products[2] |= {"title": "n/a", "description": None}
     products[5] |= {"title": "–", "description": " - rot"}
@@ -285,7 +285,9 @@ def test_texts_that_say_next_to_nothing_are_a_warning(tiny_tables: Tables, write
     assert broken(check(data, max_poor_texts=0.3)) == broken(check(data, min_letters=2)) == {}
 
 
-def test_what_many_products_share_is_a_warning(tiny_tables: Tables, write_data: Write) -> None:
+def test_pictures_and_descriptions_that_many_products_share_are_a_warning(
+    tiny_tables: Tables, write_data: Write
+) -> None:
     for row in tiny_tables["products"][:4]:
         row["image"] = tiny_tables["products"][0]["image"]
     for row in tiny_tables["products"][:5]:
@@ -309,7 +311,7 @@ def test_what_many_products_share_is_a_warning(tiny_tables: Tables, write_data: 
 class TestPictures:
     @pytest.fixture
     def shop(self, tiny_tables: Tables, png: Png) -> Tables:
-        """As tiny_tables, with 188 products and pictures more."""
+        """tiny_tables with 188 more products, each with a picture."""
         picture = [{"bytes": png(n, 32, 32), "path": None} for n in range(200, 388)]
         tiny_tables["products"] += [
             {"product_id": f"x{n}", "title": f"Thing {n}", "image": image} for n, image in enumerate(picture)
@@ -337,7 +339,7 @@ class TestPictures:
         (line,) = capsys.readouterr().err.splitlines()
         assert "40 of 202" in line and "allowed" in line
 
-    def test_what_cannot_be_used_is_told_with_its_reason(
+    def test_unusable_pictures_are_reported_with_their_reason(
         self, tiny_tables: Tables, write_data: Write, png: Png
     ) -> None:
         products, queries = tiny_tables["products"], tiny_tables["queries"]
@@ -375,7 +377,7 @@ class TestPictures:
 class TestClips:
     @pytest.fixture
     def films(self, tiny_tables: Tables, png: Png) -> Tables:
-        """As tiny_tables, p3 and p4 with clips of 3 frames, p5 with an empty list."""
+        """tiny_tables with clips of 3 frames for p3 and p4, and an empty list for p5."""
         for number in (3, 4):
             tiny_tables["products"][number]["video"] = [
                 {"bytes": png(10 * number + n, 24, 24), "path": None} for n in range(3)
@@ -396,24 +398,24 @@ class TestClips:
             validate(data, ValidateParams(), data.parent / "validate")
         _, message, _ = str(raised.value).splitlines()
         assert message == (
-            "  broken_frames (clip_frames): frames must decode and keep to the limits of size (or leave the clip out); "
-            "1 of 6 (16.7 %) fail: products/p4 frame 2: not a JPEG, PNG, WEBP, GIF picture"
+            "  broken_frames (clip_frames): frames must decode and be within the size limits "
+            "(else leave out the clip); 1 of 6 (16.7 %) fail: products/p4 frame 2: not a JPEG, PNG, WEBP, GIF picture"
         )
 
-    def test_what_is_wrong_with_a_frame_is_told(self, films: Tables, write_data: Write) -> None:
+    def test_the_problem_of_a_frame_is_reported(self, films: Tables, write_data: Write) -> None:
         frames = films["products"][3]["video"] + films["products"][4]["video"]
         for frame, content in zip(frames, (bomb(30_000), b"", None, frames[3]["bytes"][:99]), strict=False):
             frame["bytes"] = content
         frames[2]["path"] = "p3.png"
         films["products"][4]["video"][2] = None
-        found = broken(check(write_data(films)))
-        assert list(found) == ["broken_frames"]
-        reasons = dict(example.split(": ", 1) for example in found["broken_frames"])
+        failures = broken(check(write_data(films)))
+        assert list(failures) == ["broken_frames"]
+        reasons = dict(example.split(": ", 1) for example in failures["broken_frames"])
         assert "limit" in reasons["products/p3 frame 0"]
         assert "not a" in reasons["products/p3 frame 1"]
         assert "no bytes" in reasons["products/p3 frame 2"]
         assert "broken" in reasons["products/p4 frame 0"]
-        assert reasons["products/p4 frame 2"] == "nothing there"
+        assert reasons["products/p4 frame 2"] == "empty"
 
     def test_frames_and_pictures_have_their_own_allowance(
         self, films: Tables, write_data: Write, capsys: pytest.CaptureFixture[str]
@@ -432,9 +434,9 @@ class TestClips:
         with pytest.raises(ValidationFailed) as raised:
             validate(data, ValidateParams(), data.parent / "validate")
         first, message, _ = str(raised.value).splitlines()
-        assert first == f"{data}: not fit to use, 1 rule is broken:"
+        assert first == f"{data}: not fit to use, 1 rule fails:"
         assert message == (
-            "  short_clips (products): a clip must have 2 frames or more (a lone picture goes into image); "
+            "  short_clips (products): a clip must have 2 frames or more (put a single picture into image); "
             "1 of 2 (50 %) fail: p4: 1"
         )
 
@@ -453,15 +455,15 @@ class TestSeverity:
             validate(tiny_data, ValidateParams(severity={"price": "warning"}), tmp_path / "validate")
 
 
-def test_all_broken_rules_are_told_at_once(tiny_tables: Tables, write_data: Write) -> None:
+def test_all_failed_rules_are_reported_at_once(tiny_tables: Tables, write_data: Write) -> None:
     tiny_tables["products"][3]["price"] = -1.0
     tiny_tables["judgements"][1]["grade"] = 7
     data = write_data(tiny_tables)
-    with pytest.raises(ValidationFailed, match=r"2 rules are broken(.|\n)*prices .*p3(.|\n)*grades .*q0 p1"):
+    with pytest.raises(ValidationFailed, match=r"2 rules fail:(.|\n)*prices .*p3(.|\n)*grades .*q0 p1"):
         validate(data, ValidateParams(), data.parent / "validate")
 
 
-def test_missing_columns_and_wrong_types_are_told_together(tiny_data: Path) -> None:
+def test_missing_columns_and_wrong_types_are_reported_together(tiny_data: Path) -> None:
     rewrite(tiny_data, "products", lambda table: table.drop_columns(["title"]))
     rewrite(tiny_data, "judgements", lambda t: t.set_column(2, "grade", pa.array([[1]] * len(t))))
     assert broken(check(tiny_data)) == {

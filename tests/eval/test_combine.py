@@ -4,15 +4,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.combine import NORMALISATIONS, best_weight, comb_mnz, comb_sum, rrf, weighted
+from eval.errors import JudgeError
 from eval.metrics import score
-from eval.rankings import JudgeError, Qrels, Run
+from eval.rankings import Qrels, Run
 
-ONE = Run.from_dict({"q": {"a": 10.0, "b": 8.0, "c": 0.0}, "r": {"a": 1.0}})
-TWO = Run.from_dict({"q": {"b": 0.5, "d": 0.1}, "s": {"z": 3.0, "y": 3.0}})
+FIRST = Run.from_dict({"q": {"a": 10.0, "b": 8.0, "c": 0.0}, "r": {"a": 1.0}})
+SECOND = Run.from_dict({"q": {"b": 0.5, "d": 0.1}, "s": {"z": 3.0, "y": 3.0}})
 
 
 def test_reciprocal_rank_fusion_by_hand() -> None:
-    assert rrf([ONE, TWO]).to_dict() == {
+    assert rrf([FIRST, SECOND]).to_dict() == {
         "q": {"b": pytest.approx(1 / 62 + 1 / 61), "a": 1 / 61, "d": 1 / 62, "c": 1 / 63},
         "r": {"a": 1 / 61},
         "s": {"y": 1 / 61, "z": 1 / 62},
@@ -20,22 +21,22 @@ def test_reciprocal_rank_fusion_by_hand() -> None:
 
 
 def test_sums_by_hand() -> None:
-    assert comb_sum([ONE, TWO]).to_dict() == {
+    assert comb_sum([FIRST, SECOND]).to_dict() == {
         "q": {"b": 1.8, "a": 1.0, "c": 0.0, "d": 0.0},
         "r": {"a": 1.0},
         "s": {"y": 1.0, "z": 1.0},
     }
-    assert comb_mnz([ONE, TWO]).to_dict()["q"] == {"b": 3.6, "a": 1.0, "c": 0.0, "d": 0.0}
-    assert weighted([ONE, TWO], [0.5, 2.0]).to_dict()["q"] == {"b": 2.4, "a": 0.5, "c": 0.0, "d": 0.0}
-    assert weighted([ONE, TWO], [1.0, 0.0], "none").to_dict()["q"] == {"a": 10, "b": 8, "c": 0, "d": 0}
+    assert comb_mnz([FIRST, SECOND]).to_dict()["q"] == {"b": 3.6, "a": 1.0, "c": 0.0, "d": 0.0}
+    assert weighted([FIRST, SECOND], [0.5, 2.0]).to_dict()["q"] == {"b": 2.4, "a": 0.5, "c": 0.0, "d": 0.0}
+    assert weighted([FIRST, SECOND], [1.0, 0.0], "none").to_dict()["q"] == {"a": 10, "b": 8, "c": 0, "d": 0}
 
 
 def test_z_scores_have_mean_0_and_spread_1() -> None:
-    for query, pairs in comb_sum([ONE, TWO], "z-score").to_dict().items():
+    for query, pairs in comb_sum([FIRST, SECOND], "z-score").to_dict().items():
         if query != "q":
             assert set(pairs.values()) == {0.0}  # equal scores say nothing
-    alone = np.array(list(comb_sum([ONE], "z-score").to_dict()["q"].values()))
-    assert (alone.mean(), alone.std()) == pytest.approx((0.0, 1.0))
+    normalised = np.array(list(comb_sum([FIRST], "z-score").to_dict()["q"].values()))
+    assert (normalised.mean(), normalised.std()) == pytest.approx((0.0, 1.0))
 
 
 RUNS = st.dictionaries(
@@ -47,16 +48,16 @@ RUNS = st.dictionaries(
 
 @given(st.lists(RUNS, min_size=1, max_size=4), st.sampled_from([rrf, comb_sum, comb_mnz]), st.randoms())
 def test_the_order_of_runs_does_not_matter(runs: list[Run], combine: object, random: object) -> None:
-    once = combine(runs).to_dict()
+    combined = combine(runs).to_dict()
     random.shuffle(runs)
-    again = combine(runs).to_dict()
-    assert {q: pytest.approx(pairs) for q, pairs in once.items()} == again
+    shuffled = combine(runs).to_dict()
+    assert {q: pytest.approx(pairs) for q, pairs in combined.items()} == shuffled
 
 
 @given(RUNS, st.sampled_from(list(NORMALISATIONS)))
 def test_one_run_keeps_its_order(run: Run, normalisation: str) -> None:
-    alone = comb_sum([run], normalisation).to_dict()
-    assert [list(pairs) for pairs in alone.values()] == [list(pairs) for pairs in run.to_dict().values()]
+    combined = comb_sum([run], normalisation).to_dict()
+    assert [list(pairs) for pairs in combined.values()] == [list(pairs) for pairs in run.to_dict().values()]
     assert [list(pairs) for pairs in rrf([run]).to_dict().values()] == [
         list(pairs) for pairs in run.to_dict().values()
     ]
@@ -76,6 +77,6 @@ def test_what_cannot_be_combined() -> None:
     with pytest.raises(JudgeError, match="no runs"):
         rrf([])
     with pytest.raises(JudgeError, match="1 weights for 2 runs"):
-        weighted([ONE, TWO], [1.0])
-    with pytest.raises(JudgeError, match="'softmax' is no normalisation; known are min-max, z-score, none"):
-        comb_mnz([ONE, TWO], "softmax")
+        weighted([FIRST, SECOND], [1.0])
+    with pytest.raises(JudgeError, match="unknown normalisation 'softmax'; known are min-max, z-score, none"):
+        comb_mnz([FIRST, SECOND], "softmax")

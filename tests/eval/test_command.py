@@ -13,30 +13,32 @@ from eval.__main__ import main
 from eval.metrics import Scores, score
 from eval.rankings import Qrels, Run
 
-ONE = {f"q{i}": {"a": 3.0, "b": 2.0, "c": 1.0} for i in range(12)}
-TWO = {f"q{i}": {"c": 3.0, "b": 2.0, "a": 1.0} for i in range(11)}
-JUDGED = {f"q{i}": {"a": 2, "c": 1} for i in range(12)}
+FIRST = {f"q{i}": {"a": 3.0, "b": 2.0, "c": 1.0} for i in range(12)}
+SECOND = {f"q{i}": {"c": 3.0, "b": 2.0, "a": 1.0} for i in range(11)}
+JUDGEMENTS = {f"q{i}": {"a": 2, "c": 1} for i in range(12)}
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
     """The same runs and judgements in every format."""
-    Run.from_dict(ONE).to_trec(tmp_path / "one.trec")
-    Run.from_dict(ONE).to_parquet(tmp_path / "one.parquet")
-    (tmp_path / "one.json").write_text(json.dumps(ONE))
-    Run.from_dict(TWO).to_trec(tmp_path / "two.trec")
-    qrels = Qrels.from_dict(JUDGED)
+    Run.from_dict(FIRST).to_trec(tmp_path / "one.trec")
+    Run.from_dict(FIRST).to_parquet(tmp_path / "one.parquet")
+    (tmp_path / "one.json").write_text(json.dumps(FIRST))
+    Run.from_dict(SECOND).to_trec(tmp_path / "two.trec")
+    qrels = Qrels.from_dict(JUDGEMENTS)
     qrels.to_trec(tmp_path / "qrels.trec")
     (tmp_path / "judgements").mkdir()
     qrels.to_parquet(tmp_path / "judgements" / "0.parquet")
     beir = tmp_path / "beir" / "qrels"
     beir.mkdir(parents=True)
-    lines = [f"{query}\t{item}\t{grade}" for query, pairs in JUDGED.items() for item, grade in pairs.items()]
+    lines = [
+        f"{query}\t{item}\t{grade}" for query, pairs in JUDGEMENTS.items() for item, grade in pairs.items()
+    ]
     (beir / "test.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *lines]) + "\n")
     return tmp_path
 
 
-def told(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+def run_command(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     assert main(list(map(str, words))) == 0
     return capsys.readouterr().out
 
@@ -46,32 +48,32 @@ def told(capsys: pytest.CaptureFixture[str], *words: object) -> str:
 def test_every_format_scores_the_same(
     files: Path, capsys: pytest.CaptureFixture[str], run: str, qrels: str
 ) -> None:
-    found = json.loads(
-        told(capsys, "score", files / run, files / qrels, "--metrics", "ndcg@10", "mrr", "--json")
+    means = json.loads(
+        run_command(capsys, "score", files / run, files / qrels, "--metrics", "ndcg@10", "mrr", "--json")
     )
-    assert found == score(Run.from_dict(ONE), Qrels.from_dict(JUDGED), ["ndcg@10", "mrr"]).means()
+    assert means == score(Run.from_dict(FIRST), Qrels.from_dict(JUDGEMENTS), ["ndcg@10", "mrr"]).means()
 
 
 def test_scores_of_every_query(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = files / "scores.parquet"
     words = ["score", files / "two.trec", files / "qrels.trec", "--relevant", "2", "--scores", out]
-    assert "12 judged queries, 1 of them without an answer" in told(capsys, *words, "--gains", "1:0.1,2:1")
+    assert "12 judged queries, 1 of them unanswered" in run_command(capsys, *words, "--gains", "1:0.1,2:1")
     values = Scores.from_parquet(out).values["mrr@10"]
     assert sorted(values) == pytest.approx([0.0] + [1 / 3] * 11)
 
 
 def test_compare(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["compare", files / "one.trec", files / "two.trec", files / "qrels.trec", "--metrics", "ndcg@1"]
-    (row,) = json.loads(told(capsys, *words, "--json"))
+    (row,) = json.loads(run_command(capsys, *words, "--json"))
     assert (row["against"], row["won"], row["drawn"], row["lost"]) == ("two", 12, 0, 0)
     assert row["difference"] == pytest.approx(1 - 11 / 24)
     assert row["p_value"] == row["p_holm"] < 0.01
     assert row["low"] <= row["difference"] <= row["high"]
-    assert "12/0/0" in told(capsys, *words)
+    assert "12/0/0" in run_command(capsys, *words)
 
 
 def test_explain(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    page = told(
+    page = run_command(
         capsys, "explain", files / "two.trec", files / "qrels.trec", "--metrics", "mrr@10", "judged@10"
     )
     ours, trec = (line.split() for line in page.splitlines()[1:3])
@@ -81,12 +83,12 @@ def test_explain(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_report(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    queries = pa.table({"query_id": list(ONE), "kind": ["odd", "even"] * 6, "count": [100, *[1] * 11]})
+    queries = pa.table({"query_id": list(FIRST), "kind": ["odd", "even"] * 6, "count": [100, *[1] * 11]})
     pq.write_table(queries, files / "queries.parquet")
     out = files / "page.html"
     words = ["report", files / "one.trec", files / "two.trec", files / "qrels.trec", "--out", out]
-    told(capsys, *words, "--queries", files / "queries.parquet", "--by", "kind", "count")
-    assert all(word in out.read_text() for word in ("one beside two", "odd", "even", "head", "tail"))
+    run_command(capsys, *words, "--queries", files / "queries.parquet", "--by", "kind", "count")
+    assert all(word in out.read_text() for word in ("one compared with two", "odd", "even", "head", "tail"))
 
 
 @pytest.mark.parametrize(
@@ -94,24 +96,24 @@ def test_report(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["score", "none.trec", "qrels.trec"], "none.trec: cannot be read"),
         (["score", "qrels.trec", "one.trec"], "one.trec: "),
-        (["score", "beir/qrels/test.tsv", "qrels.trec"], "these are judgements of BEIR; give a run here"),
+        (["score", "beir/qrels/test.tsv", "qrels.trec"], "this file holds BEIR judgements; give a run here"),
         (["score", "one.trec", "qrels.trec", "--metrics", "ndcg@0"], "'ndcg@0' is not a metric"),
         (["score", "one.trec", "qrels.trec", "--gains", "1:1"], "grade 2 has no gain"),
         (["score", "list.json", "qrels.trec"], "expected {query: {product: score}}"),
         (["score", "broken.json", "qrels.trec"], "not readable as JSON"),
-        (["report", "one.trec", "one.json", "qrels.trec", "--out", "page.html"], "must differ in name"),
+        (["report", "one.trec", "one.json", "qrels.trec", "--out", "page.html"], "must have different names"),
         (
             ["report", "one.trec", "two.trec", "qrels.trec", "--out", "p", "--queries", "one.parquet"],
             "'segment'",
         ),
         (
             ["report", "one.trec", "two.trec", "qrels.trec", "--out", "p", "--queries", "few.parquet"],
-            "few.parquet: query 'q1' is missing; it was judged",
+            "few.parquet: the judged query 'q1' is missing",
         ),
         (["score", "one.trec", "qrels.trec", "--scores", "no/folder.parquet"], "no/folder.parquet"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(
+def test_bad_input_gives_one_line(
     files: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import pytrec_eval
 
-from eval.conventions import CAUSES, CONVENTIONS, explain, judging, known
-from eval.rankings import JudgeError, Qrels, Run
+from eval.conventions import CAUSES, CONVENTIONS, default_setup, explain, supports
+from eval.errors import JudgeError
+from eval.rankings import Qrels, Run
 
 THEIRS = {
     "ndcg@5": "ndcg_cut_5",
@@ -35,14 +36,14 @@ def messy(seed: int) -> tuple[Nested, Nested]:
 
 
 def mean(run: Nested, qrels: Nested, names: list[str]) -> dict[str, float]:
-    found = pytrec_eval.RelevanceEvaluator(qrels, set(names)).evaluate(run).values()
-    return {name: sum(values[name] for values in found) / len(found) for name in names}
+    scores = pytrec_eval.RelevanceEvaluator(qrels, set(names)).evaluate(run).values()
+    return {name: sum(values[name] for values in scores) / len(scores) for name in names}
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_trec_eval_would_say_so(seed: int) -> None:
     run, qrels = messy(seed)
-    ours = judging(
+    ours = default_setup(
         Run.from_dict(run), Qrels.from_dict(qrels), list(THEIRS), gains={-1: 0, 0: 0, 1: 1, 2: 5, 3: 9}
     )
     means, _ = explain(ours)
@@ -57,20 +58,20 @@ def test_beir_would_say_so(seed: int) -> None:
     without = {query: {p: s for p, s in pairs.items() if p != query} for query, pairs in run.items()}
     names = ["ndcg@5", "recall@5", "precision@5", "map@5"]
     theirs = ["ndcg_cut_5", "recall_5", "P_5", "map_cut_5"]
-    means, _ = explain(judging(Run.from_dict(run), Qrels.from_dict(qrels), [*names, "mrr@5"]))
+    means, _ = explain(default_setup(Run.from_dict(run), Qrels.from_dict(qrels), [*names, "mrr@5"]))
     expected = mean({query: pairs for query, pairs in without.items() if pairs}, qrels, theirs)
     assert means["BEIR"] == pytest.approx(dict(zip(names, expected.values(), strict=True)), abs=1e-12)
 
 
 RUN = {"q": {"a": 3.0, "b": 3.0, "q": 1.0}}
-ONE = {"q": {"a": 1}}
+QRELS = {"q": {"a": 1}}
 
 
 @pytest.mark.parametrize(
     ("cause", "run", "qrels", "metric", "change", "why"),
     [
-        ("ties", RUN, ONE, "mrr", -0.5, "another order for 1 queries"),
-        ("missing", RUN, {**ONE, "r": {"a": 1}}, "mrr", 0.5, "left out of the mean: 1"),
+        ("ties", RUN, QRELS, "mrr", -0.5, "another order for 1 queries"),
+        ("missing", RUN, {**QRELS, "r": {"a": 1}}, "mrr", 0.5, "left out of the mean: 1"),
         ("unjudged", {"q": {"b": 2.0, "a": 1.0}}, {"q": {"a": 1, "b": -1}}, "bpref", 1.0, "as unjudged: 1"),
         (
             "gains",
@@ -87,10 +88,10 @@ ONE = {"q": {"a": 1}}
 def test_each_cause_alone(
     cause: str, run: Nested, qrels: Nested, metric: str, change: float, why: str
 ) -> None:
-    ours = judging(Run.from_dict(run), Qrels.from_dict(qrels), [metric])
-    theirs, told = CAUSES[cause](ours)
+    ours = default_setup(Run.from_dict(run), Qrels.from_dict(qrels), [metric])
+    theirs, explanation = CAUSES[cause](ours)
     assert theirs.means()[metric] - ours.means()[metric] == pytest.approx(change)
-    assert why in told
+    assert why in explanation
 
 
 def test_every_cause_is_somebodys() -> None:
@@ -98,15 +99,19 @@ def test_every_cause_is_somebodys() -> None:
 
 
 def test_where_nothing_differs_nothing_changes() -> None:
-    ours = judging(Run.from_dict({"q": {"a": 2.0, "b": 1.0}}), Qrels.from_dict(ONE), ["ndcg@10"])
+    ours = default_setup(Run.from_dict({"q": {"a": 2.0, "b": 1.0}}), Qrels.from_dict(QRELS), ["ndcg@10"])
     means, differences = explain(ours)
     assert means == {"vitrine": {"ndcg@10": 1.0}, "trec_eval": {"ndcg@10": 1.0}, "BEIR": {"ndcg@10": 1.0}}
-    assert all(not any(one.changes.values()) for found in differences.values() for one in found)
+    assert not any(
+        any(difference.changes.values()) for causes in differences.values() for difference in causes
+    )
 
 
 def test_metrics_that_others_do_not_have() -> None:
-    means, _ = explain(judging(Run.from_dict(RUN), Qrels.from_dict(ONE), ["judged@10", "ndcg@10:exp"]))
+    means, _ = explain(
+        default_setup(Run.from_dict(RUN), Qrels.from_dict(QRELS), ["judged@10", "ndcg@10:exp"])
+    )
     assert list(means) == ["vitrine"]
-    assert not known("BEIR", "bpref")
+    assert not supports("BEIR", "bpref")
     with pytest.raises(JudgeError, match="'ndcg@' is not a metric"):
-        known("BEIR", "ndcg@")
+        supports("BEIR", "ndcg@")

@@ -6,9 +6,9 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
+from eval.errors import JudgeError
 from eval.gate import Decision, Evidence, Finding, Rules, decide
 from eval.metrics import Scores
-from eval.rankings import JudgeError
 from eval.segments import Segment
 
 RULES = Rules(
@@ -36,8 +36,8 @@ def evidence(values: np.ndarray, segments: np.ndarray | None = None, **facts: fl
 
 
 def finding(decision: Decision, rule: str) -> Finding:
-    (found,) = [finding for finding in decision.findings if finding.rule == rule]
-    return found
+    (match,) = [finding for finding in decision.findings if finding.rule == rule]
+    return match
 
 
 def test_a_clear_gain_passes() -> None:
@@ -104,13 +104,13 @@ def test_no_gain_or_too_small_a_one_does_not_pass(
 @pytest.mark.parametrize(("part", "needed"), [(2.0, "1,600"), (2.5, "2,500")])
 def test_too_few_queries_for_a_gain_are_told_how_many_it_takes(part: float, needed: str) -> None:
     """Half a detectable distance takes four times the queries, since noise falls with their root."""
-    seen = (NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)) * NOISE.std(ddof=1) / 20
-    decision = decide(evidence(BASE + seen / part + NOISE), evidence(BASE), RULES)
+    detected = (NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)) * NOISE.std(ddof=1) / 20
+    decision = decide(evidence(BASE + detected / part + NOISE), evidence(BASE), RULES)
     assert decision.verdict == "undecided"
     (reason,) = decision.reasons
     assert reason.endswith(
-        f"the champion. 400 queries detect {seen:.4f} at 80 % power; this distance of {seen / part:.4f} needs about "
-        f"{needed}."
+        f"the champion. 400 queries detect {detected:.4f} at 80 % power; a distance of {detected / part:.4f} "
+        f"to the limit needs about {needed}."
     )
     (reason,) = decide(evidence(BASE - 0.001 + NOISE), evidence(BASE), RULES).reasons
     assert reason.endswith("at 80 % power.")
@@ -165,7 +165,7 @@ def test_what_failed_is_told_before_what_is_undecided() -> None:
 @pytest.mark.parametrize(
     ("rating", "verdict", "text"),
     [
-        (None, "passed", "No survey rated the candidate, so no rating is required."),
+        (None, "passed", "No survey rated the candidate: no rating is required."),
         (
             4.5,
             "passed",
@@ -184,25 +184,25 @@ def test_what_failed_is_told_before_what_is_undecided() -> None:
     ],
 )
 def test_ratings(rating: float | None, verdict: str, text: str) -> None:
-    said = Segment("all", 12, rating, rating - 0.1, rating + 0.1) if rating else None
-    decision = decide(replace(evidence(BASE), rating=said), None, replace(RULES, min_rating=4.0))
-    found = finding(decision, "rating")
-    assert (found.verdict, found.text, decision.verdict) == (verdict, text, verdict)
-    assert found.value == rating and found.limit == (4.0 if rating else None)
+    rated = Segment("all", 12, rating, rating - 0.1, rating + 0.1) if rating else None
+    decision = decide(replace(evidence(BASE), rating=rated), None, replace(RULES, min_rating=4.0))
+    rating_finding = finding(decision, "rating")
+    assert (rating_finding.verdict, rating_finding.text, decision.verdict) == (verdict, text, verdict)
+    assert rating_finding.value == rating and rating_finding.limit == (4.0 if rating else None)
 
 
 def test_a_rating_of_one_query_has_no_interval() -> None:
-    said = Segment("all", 1, 5.0, float("nan"), float("nan"))
-    found = finding(
-        decide(replace(evidence(BASE), rating=said), None, replace(RULES, min_rating=4.0)), "rating"
+    rated = Segment("all", 1, 5.0, float("nan"), float("nan"))
+    rating_finding = finding(
+        decide(replace(evidence(BASE), rating=rated), None, replace(RULES, min_rating=4.0)), "rating"
     )
-    assert (found.value, found.low, found.high) == (5.0, None, None)
-    json.dumps(Decision((found,)).to_dict(), allow_nan=False)
+    assert (rating_finding.value, rating_finding.low, rating_finding.high) == (5.0, None, None)
+    json.dumps(Decision((rating_finding,)).to_dict(), allow_nan=False)
 
 
 def test_nothing_is_asked_of_ratings_unless_told() -> None:
-    said = Segment("all", 12, 1.0, 1.0, 1.0)
-    rules = {one.rule for one in decide(replace(evidence(BASE), rating=said), None, RULES).findings}
+    rated = Segment("all", 12, 1.0, 1.0, 1.0)
+    rules = {finding.rule for finding in decide(replace(evidence(BASE), rating=rated), None, RULES).findings}
     assert "rating" not in rules
 
 
@@ -342,11 +342,11 @@ def test_floors_of_facts(facts: dict[str, float], passed: bool, text: str) -> No
 def test_without_a_champion_there_is_nothing_to_compare_with() -> None:
     decision = decide(evidence(BASE), None, RULES)
     assert decision.passed
-    assert decision.reasons == ["There is no champion yet, so there was nothing to compare with."]
+    assert decision.reasons == ["There is no champion yet: no comparison is needed."]
 
 
 def test_other_queries_are_no_comparison() -> None:
-    with pytest.raises(JudgeError, match="judged on other queries"):
+    with pytest.raises(JudgeError, match="scored on different queries"):
         decide(evidence(BASE), evidence(BASE[:-1]), RULES)
 
 
@@ -388,4 +388,4 @@ def test_the_decision_as_json() -> None:
         "limit": 0.1,
         "headline": decision.findings[0].headline,
     }
-    assert all(one.headline and one.headline.split()[0] in one.text for one in decision.findings)
+    assert all(item.headline and item.headline.split()[0] in item.text for item in decision.findings)

@@ -9,13 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.metrics import METRICS, Scores, is_metric, parse, score
-from eval.rankings import JudgeError, Qrels, Run
+from eval.errors import JudgeError
+from eval.metrics import METRICS, JudgedResults, Scores, is_metric, parse_metric, score
+from eval.metrics import metric as register_metric
+from eval.rankings import Qrels, Run
 
-ALL = [*METRICS, "ndcg@3:exp", *(f"{name}@3" for name, one in METRICS.items() if one.cut and ":" not in name)]
+ALL = [
+    *METRICS,
+    "ndcg@3:exp",
+    *(f"{name}@3" for name, metric in METRICS.items() if metric.has_cutoff and ":" not in name),
+]
 ESCI = {0: 0.0, 1: 0.01, 2: 0.1, 3: 1.0}
 
-# Best first: grades 2, unjudged, 3, 0. Relevant: a and c, and e, which was not found.
+# Best first: grades 2, unjudged, 3, 0. Relevant: a and c, and e, which was not returned.
 RUN = {"q": {"a": 9.0, "b": 8.0, "c": 7.0, "d": 6.0}}
 QRELS = {"q": {"a": 2, "c": 3, "d": 0, "e": 1}}
 
@@ -61,10 +67,10 @@ def test_by_hand(metric: str, expected: float) -> None:
 
 
 def test_by_hand_where_only_the_best_grade_is_relevant() -> None:
-    found = means(
+    values = means(
         RUN, QRELS, "recall@2", "recall@3", "hit@2", "precision@3", "mrr", "mrr@2", "map", relevant=3
     )
-    assert found == pytest.approx([0.0, 1.0, 0.0, 1 / 3, 1 / 3, 0.0, 1 / 3], abs=1e-15)
+    assert values == pytest.approx([0.0, 1.0, 0.0, 1 / 3, 1 / 3, 0.0, 1 / 3], abs=1e-15)
     # Irrelevant are a and d, of which a stands before c, the only relevant one.
     assert means(RUN, QRELS, "r-precision", "bpref", relevant=3) == [0.0, 0.0]
 
@@ -90,8 +96,8 @@ def test_a_long_way_down() -> None:
     """Ten products, each of which stops half of the shoppers that reach it."""
     items = {f"p{n}": 10.0 - n for n in range(10)}
     expected = sum(0.5**rank / rank for rank in range(1, 11))
-    found = means({"q": items}, {"q": dict.fromkeys(items, 1)}, "err")
-    assert found == pytest.approx([expected], abs=1e-15)
+    values = means({"q": items}, {"q": dict.fromkeys(items, 1)}, "err")
+    assert values == pytest.approx([expected], abs=1e-15)
 
 
 def test_negative_grades_gain_nothing() -> None:
@@ -112,9 +118,9 @@ def test_a_query_without_an_answer_scores_0_and_is_counted() -> None:
     assert scored.unanswered == 1
     assert scored.query_ids.tolist() == ["q", "r"]
     assert scored.answered.tolist() == [False, True]
-    found_at_once = {"precision@3": 1 / 3, "err": 0.5, "err@3": 0.5, "rbp": 0.2, "rbp@3": 0.2}
+    first_rank_values = {"precision@3": 1 / 3, "err": 0.5, "err@3": 0.5, "rbp": 0.2, "rbp@3": 0.2}
     for metric, values in scored.values.items():
-        assert values.tolist() == pytest.approx([0.0, found_at_once.get(metric, 1.0)]), metric
+        assert values.tolist() == pytest.approx([0.0, first_rank_values.get(metric, 1.0)]), metric
 
 
 def test_a_query_that_nobody_judged_is_left_out() -> None:
@@ -173,13 +179,35 @@ def test_names_that_mean_nothing(name: str) -> None:
     with pytest.raises(
         JudgeError, match=f"^'{name}' is not a metric; known are ndcg, .* r-precision and bpref$"
     ):
-        parse(name)
+        parse_metric(name)
     assert not is_metric(name)
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_names_that_mean_something(name: str) -> None:
     assert is_metric(name)
+
+
+@pytest.mark.parametrize("name", ["top1", "p-at-2", "f1:macro"])
+def test_a_registered_name_can_be_used(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eval.metrics.METRICS", dict(METRICS))
+
+    @register_metric(name)
+    def first_result(results: JudgedResults, k: int | None) -> np.ndarray:
+        return results.sum_by_query(results.is_relevant & (results.rank == 1))
+
+    cut = "@2:macro" if ":" in name else "@2"
+    assert means(RUN, QRELS, name, name.partition(":")[0] + cut) == [1.0, 1.0]
+    assert not is_metric(f"{name}@0")
+
+
+@pytest.mark.parametrize("name", ["", "Top", "1st", "-a", "a b", "a_b", "a@1", "a:", "a:1", "a:b:c", "a\n"])
+def test_names_that_cannot_be_registered(name: str) -> None:
+    with pytest.raises(
+        JudgeError, match=r"cannot be the name of a metric; it must begin with a small letter"
+    ):
+        register_metric(name)
+    assert name not in METRICS
 
 
 @pytest.mark.parametrize(
@@ -241,17 +269,17 @@ RUNS, JUDGED = nested(st.integers(0, 4)), nested(st.integers(0, 3))
 @given(RUNS, JUDGED, st.integers(1, 10))
 def test_agrees_with_the_textbook(run: dict, qrels: dict, k: int) -> None:
     names = [name for name in METRICS if ":" not in name]
-    metrics = [f"{name}@{k}" if METRICS[name].cut else name for name in names]
+    metrics = [f"{name}@{k}" if METRICS[name].has_cutoff else name for name in names]
     for query, grades in qrels.items():
         scored = score(
             Run.from_dict(run), Qrels.from_dict({query: grades}), [*metrics, f"ndcg@{k}:exp"]
         ).means()
-        given_up = run.get(query, {})
+        results = run.get(query, {})
         theirs = {
-            metric: textbook(given_up, grades, name, k if METRICS[name].cut else len(ITEMS), float)
+            metric: textbook(results, grades, name, k if METRICS[name].has_cutoff else len(ITEMS), float)
             for name, metric in zip(names, metrics, strict=True)
         }
-        theirs[f"ndcg@{k}:exp"] = textbook(given_up, grades, "ndcg", k, lambda grade: 2.0**grade - 1)
+        theirs[f"ndcg@{k}:exp"] = textbook(results, grades, "ndcg", k, lambda grade: 2.0**grade - 1)
         assert scored == pytest.approx(theirs, abs=1e-12)
 
 
@@ -264,24 +292,24 @@ def test_between_0_and_1(run: dict, qrels: dict) -> None:
 
 @given(RUNS, JUDGED)
 def test_one_query_at_a_time_gives_the_same(run: dict, qrels: dict) -> None:
-    whole = score(Run.from_dict(run), Qrels.from_dict(qrels), ALL, gains=ESCI)
+    together = score(Run.from_dict(run), Qrels.from_dict(qrels), ALL, gains=ESCI)
     for i, query in enumerate(sorted(qrels)):
-        alone = score(Run.from_dict(run), Qrels.from_dict({query: qrels[query]}), ALL, gains=ESCI)
-        assert [values[i] for values in whole.values.values()] == [v[0] for v in alone.values.values()]
+        single = score(Run.from_dict(run), Qrels.from_dict({query: qrels[query]}), ALL, gains=ESCI)
+        assert [values[i] for values in together.values.values()] == [v[0] for v in single.values.values()]
 
 
 @given(RUNS, JUDGED)
 def test_several_runs_of_some_queries_each_are_one(run: dict, qrels: dict) -> None:
-    whole = score(Run.from_dict(run), Qrels.from_dict(qrels), ALL)
+    together = score(Run.from_dict(run), Qrels.from_dict(qrels), ALL)
     parts = (Run.from_dict({query: pairs}) for query, pairs in run.items())
-    found = score(parts, Qrels.from_dict(qrels), ALL)
-    assert found.answered.tolist() == whole.answered.tolist()
-    for name, values in found.values.items():
-        assert values.tolist() == whole.values[name].tolist(), name
+    in_parts = score(parts, Qrels.from_dict(qrels), ALL)
+    assert in_parts.answered.tolist() == together.answered.tolist()
+    for name, values in in_parts.values.items():
+        assert values.tolist() == together.values[name].tolist(), name
 
 
 def test_a_query_in_two_parts_of_a_run() -> None:
-    with pytest.raises(JudgeError, match="query 'q' comes again after others; sort the run by query"):
+    with pytest.raises(JudgeError, match="query 'q' is in two parts of the run; sort the run by query"):
         score([Run.from_dict(RUN), Run.from_dict(RUN)], Qrels.from_dict(QRELS), ["mrr"])
 
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from eval import people
+from eval.errors import JudgeError
 from eval.metrics import Scores
-from eval.people import Answers, agreement, kendall, ratings
-from eval.rankings import JudgeError
+from eval.people import Answers, kendall, mean_ratings, measure_agreement
 from eval.segments import INTERVAL_QUERIES
 from eval.significance import bootstrap_interval
 
@@ -23,29 +23,35 @@ SURVEY = survey(("q1", "1", 5), ("q1", "1", 3), ("q2", "1", 2), ("q3", "1", 1), 
 
 
 def test_a_query_counts_once_however_often_it_was_rated() -> None:
-    every, dress, none, other, other_dress = ratings(SURVEY, {"q1": "dress", "q2": "dress"})
+    every, dress, none, other, other_dress = mean_ratings(SURVEY, {"q1": "dress", "q2": "dress"})
     assert (every.model, every.segment.name, every.answers, every.segment.queries) == ("1", "all", 4, 3)
     assert every.segment.mean == pytest.approx((4 + 2 + 1) / 3)
     assert (dress.segment.name, dress.answers, dress.segment.mean) == ("dress", 3, 3.0)
     assert (none.segment.name, none.segment.queries, none.segment.mean) == ("none", 1, 1.0)
     assert math.isnan(none.segment.low)
-    assert [(one.model, one.segment.name) for one in (other, other_dress)] == [("2", "all"), ("2", "dress")]
+    assert [(rating.model, rating.segment.name) for rating in (other, other_dress)] == [
+        ("2", "all"),
+        ("2", "dress"),
+    ]
 
 
 def test_the_interval_is_over_queries() -> None:
     answers = [
-        (f"q{query}", "1", 1 + (query + again) % 5) for query in range(INTERVAL_QUERIES) for again in (0, 1)
+        (f"q{query}", "1", 1 + (query + repeat) % 5) for query in range(INTERVAL_QUERIES) for repeat in (0, 1)
     ]
-    (rating,) = ratings(survey(*answers), {})
+    (rating,) = mean_ratings(survey(*answers), {})
     means = np.array(
-        [np.mean([1 + (query + again) % 5 for again in (0, 1)]) for query in range(INTERVAL_QUERIES)]
+        [np.mean([1 + (query + repeat) % 5 for repeat in (0, 1)]) for query in range(INTERVAL_QUERIES)]
     )
     assert (rating.segment.low, rating.segment.high) == pytest.approx(bootstrap_interval(means), abs=0.2)
     assert rating.segment.high - rating.segment.low > 0.5
 
 
 def test_without_segments_there_is_a_row_a_model() -> None:
-    assert [(one.model, one.segment.name) for one in ratings(SURVEY, {})] == [("1", "all"), ("2", "all")]
+    assert [(rating.model, rating.segment.name) for rating in mean_ratings(SURVEY, {})] == [
+        ("1", "all"),
+        ("2", "all"),
+    ]
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=30), st.integers(1, 40))
@@ -64,10 +70,10 @@ def test_agreement_is_over_queries_that_have_both() -> None:
         ("unknown", "1", 0.0),
         ("q0", "2", 3.0),
     ]
-    one, two = agreement(survey(*answers), scores, "mrr")
-    assert (one.model, one.metric, one.queries, one.tau) == ("1", "mrr", 6, 1.0)
-    assert one.low > 0.9
-    assert (two.queries, math.isnan(two.tau), math.isnan(two.low)) == (1, True, True)
+    first, second = measure_agreement(survey(*answers), scores, "mrr")
+    assert (first.model, first.metric, first.queries, first.tau) == ("1", "mrr", 6, 1.0)
+    assert first.low > 0.9
+    assert (second.queries, math.isnan(second.tau), math.isnan(second.low)) == (1, True, True)
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
@@ -77,10 +83,10 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     ids, covered = np.array([f"q{i:02}" for i in range(count)]), 0
     for _ in range(runs):
         a, b = rng.multivariate_normal([0, 0], [[1, slope], [slope, 1]], count).T
-        (found,) = agreement(
+        (result,) = measure_agreement(
             Answers(ids, np.full(count, "1"), b), Scores(ids, np.ones(count, bool), {"mrr": a}), "mrr"
         )
-        covered += found.low <= truth <= found.high
+        covered += result.low <= truth <= result.high
     assert covered / runs == pytest.approx(0.95, abs=0.03)
 
 

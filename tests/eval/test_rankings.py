@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.arrays import locate
-from eval.rankings import JudgeError, Qrels, Run
+from eval.errors import JudgeError
+from eval.rankings import Qrels, Run
 
 NESTED = st.dictionaries(
     st.text("abcé 0", min_size=1, max_size=4),
@@ -22,12 +23,12 @@ NESTED = st.dictionaries(
 def test_a_query_is_sorted_by_score_descending_then_id_ascending() -> None:
     run = Run.from_arrays(["q", "q", "q", "p"], ["c", "b", "a", "z"], [1.0, 2.0, 1.0, 0.0])
     assert run.query_ids.tolist() == ["q", "p"]
-    assert run.item_ids.tolist() == ["b", "a", "c", "z"]
+    assert run.product_ids.tolist() == ["b", "a", "c", "z"]
     assert run.values.tolist() == [2.0, 1.0, 1.0, 0.0]
     assert run.offsets.tolist() == [0, 3, 4]
     assert run.counts.tolist() == [3, 1]
     assert run.ranks.tolist() == [1, 2, 3, 1]
-    assert run.rows.tolist() == [0, 0, 0, 1]
+    assert run.query_index.tolist() == [0, 0, 0, 1]
 
 
 @pytest.mark.parametrize("kind", [Run, Qrels])
@@ -36,9 +37,9 @@ def test_the_pairs_of_a_query_stand_together(kind: type[Run] | type[Qrels], quer
     pairs = kind.from_arrays(queries, ["b", "z", "a"], [3, 2, 1])
     assert pairs.to_dict() == {str(queries[0]): {"b": 3.0, "a": 1.0}, str(queries[1]): {"z": 2.0}}
     assert pairs.values.dtype == np.float64
-    query = pairs.of(str(queries[0]))
-    assert pairs.item_ids[query].tolist() == ["b", "a"]
-    assert pairs.item_ids[pairs.of("x")].tolist() == []
+    query = pairs.pairs_of(str(queries[0]))
+    assert pairs.product_ids[query].tolist() == ["b", "a"]
+    assert pairs.product_ids[pairs.pairs_of("x")].tolist() == []
 
 
 def test_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,20 +47,20 @@ def test_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run.parquet"
     Run.from_dict(nested).to_parquet(path)
     assert len(list(Run.batches(path))) == 1
-    monkeypatch.setattr("eval.rankings.BATCH", 9)
+    monkeypatch.setattr("eval.ranking_files.BATCH", 9)
     parts = [run.to_dict() for run in Run.batches(path)]
     assert len(parts) > 4
     assert [item for part in parts for item in part.items()] == list(nested.items())
     assert all(sum(map(len, part.values())) <= 18 for part in parts)
     pq.write_table(pq.read_table(path).slice(7), path)  # begins within a query
     assert sum(len(pairs) for run in Run.batches(path) for pairs in run.to_dict().values()) == 53
-    monkeypatch.setattr("eval.rankings.BATCH", 3)
+    monkeypatch.setattr("eval.ranking_files.BATCH", 3)
     with pytest.raises(JudgeError, match=r"run.parquet: query 'q.' has more than 3 products"):
         list(Run.batches(path))
 
 
 def test_batches_of_what_is_not_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eval.rankings.BATCH", 1)
+    monkeypatch.setattr("eval.ranking_files.BATCH", 1)
     Run.from_dict({"q": {"a": 1.0, "b": 0.0}}).to_trec(tmp_path / "run.txt")
     (run,) = Run.batches(tmp_path / "run.txt")
     assert run.to_dict() == {"q": {"a": 1.0, "b": 0.0}}
@@ -70,11 +71,11 @@ def test_split(nested: dict) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("eval.rankings.BLOCK", 24)  # three pairs at a time
         parts = list(Run.from_dict(nested).split())
-    whole = Run.from_dict(nested)
-    assert [whole.query_ids[some].tolist() for some, _ in parts] == [
+    run = Run.from_dict(nested)
+    assert [run.query_ids[rows].tolist() for rows, _ in parts] == [
         part.query_ids.tolist() for _, part in parts
     ]
-    assert [item for _, part in parts for item in part.to_dict().items()] == list(whole.to_dict().items())
+    assert [item for _, part in parts for item in part.to_dict().items()] == list(run.to_dict().items())
 
 
 @given(NESTED, st.data())
@@ -83,17 +84,17 @@ def test_find(nested: dict, data: st.DataObject) -> None:
     ids = pa.array(["x", "y", "z", "0", "9", "xy"])
     rows = np.array(data.draw(st.lists(st.integers(0, len(nested) - 1), min_size=6, max_size=6)))
     expected = [
-        run.item_ids[run.offsets[row] : run.offsets[row + 1]].tolist().index(item) + 1
+        run.product_ids[run.offsets[row] : run.offsets[row + 1]].tolist().index(item) + 1
         if item in nested[run.query_ids[row]]
         else 0
         for row, item in zip(rows.tolist(), ids.to_pylist(), strict=True)
     ]
-    assert run.find(rows, locate(ids, run.products)).tolist() == expected
+    assert run.index.find_ranks(rows, locate(ids, run.products)).tolist() == expected
 
 
 def test_integers_and_their_digits_are_one_id() -> None:
     assert Qrels.from_arrays([7], [10], [1]).to_dict() == {"7": {"10": 1.0}}
-    assert Run.from_dict({7: {9: 1.0, 10: 1.0}}).item_ids.tolist() == ["10", "9"]  # as text, not by size
+    assert Run.from_dict({7: {9: 1.0, 10: 1.0}}).product_ids.tolist() == ["10", "9"]  # as text, not by size
 
 
 def test_a_query_without_products_is_not_in_it() -> None:
@@ -174,7 +175,7 @@ def test_any_column_of_ids_will_do() -> None:
     [
         ([], [], [], "nothing to judge"),
         (["q"], ["a", "b"], [1.0], "1 query ids, 2 product ids and 1 scores"),
-        (["q", "q"], ["a", "a"], [1.0, 2.0], "query 'q', product 'a': given more than once"),
+        (["q", "q"], ["a", "a"], [1.0, 2.0], "query 'q', product 'a': duplicate pair"),
         (["q", "q"], ["1", "a"], [1.0, np.nan], "query 'q', product 'a': the score is nan"),
         (["q"], ["a"], [-np.inf], "the score is -inf"),
         (["q"], ["a"], ["much"], "scores must be numbers"),
@@ -183,7 +184,7 @@ def test_any_column_of_ids_will_do() -> None:
         ([1.5], ["a"], [1.0], "query ids: must be all text or all integers, not double"),
         (["q"], [b"a"], [1.0], "product ids: must be all text or all integers, not binary"),
         (["q", 1], ["a", "b"], [1.0, 1.0], "query ids: must be all text or all integers"),
-        (["q", None], ["a", "b"], [1.0, 1.0], "query ids: row 1 has none"),
+        (["q", None], ["a", "b"], [1.0, 1.0], "query ids: row 1 has no id"),
         (["q"], [""], [1.0], "product ids: '' is not an id"),
         (["q"], ["a\0"], [1.0], "is not an id"),
     ],
@@ -206,7 +207,7 @@ def test_an_integer_and_its_digits_are_duplicates() -> None:
         ("q Q0 a 1 high x\n", "invalid value 'high'"),
         ("q Q0 a 1 NA x\n", "invalid value 'NA'"),
         ("q Q0 a 1 nan x\n", "product 'a': the score is nan"),
-        ("q Q0 a 1 1 x\nq Q0 a 2 1 x\n", "given more than once"),
+        ("q Q0 a 1 1 x\nq Q0 a 2 1 x\n", "duplicate pair"),
         ("", "expected the columns query_id, iteration, product_id, rank, score, tag"),
     ],
 )

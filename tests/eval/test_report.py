@@ -13,13 +13,22 @@ import pytest
 from PIL import Image
 from selenium.webdriver import ActionChains, Chrome, Keys
 
+from eval.errors import JudgeError
 from eval.gate import Decision, Finding
 from eval.metrics import Scores
 from eval.pages import data_uri
 from eval.people import Agreement, Rating
-from eval.rankings import JudgeError
-from eval.report import Example, FrequentQuery, Report, Result, Why, best_other, extremes, render
-from eval.review import Review, Version, costs
+from eval.report import (
+    Example,
+    FrequentQuery,
+    Report,
+    Result,
+    ResultExplanation,
+    best_other,
+    most_changed_queries,
+    render,
+)
+from eval.review import Review, Version, compare_costs
 from eval.segments import INTERVAL_QUERIES, Segment
 from eval.significance import PairedResult, bootstrap_interval
 
@@ -56,7 +65,7 @@ def report(**changes: object) -> Report:
         HOSTILE,
         picture("PNG"),
         HOSTILE,
-        Why(
+        ResultExplanation(
             {"text": 0.25, "image": -0.125},
             [("red", 0.5), (HOSTILE, 0.0)],
             [("dress", -0.25)],
@@ -143,7 +152,7 @@ def review(**changes: object) -> Review:
         "champion": Version("5", "2026-11-02 08:30 UTC"),
         "decision": decision(),
         "aliases": [],
-        "costs": costs(
+        "costs": compare_costs(
             {"latency_ms_p95": 12.0, "model_mb": 32.0}, {"latency_ms_p95": 10.0, "model_mb": 32.0}
         ),
         "data": ["+120 products", "Drift 0.02."],
@@ -157,9 +166,9 @@ def test_the_page_is_well_formed(page: Page) -> None:
     assert page.texts("h1") == ["Fused & friends"]
     assert page.texts("h2") == [
         "ndcg@10 against its rivals",
-        "Where it is better, where it is worse",
-        "Queries most won against text",
-        "Queries most lost against text",
+        "Differences by segment",
+        "Queries with the largest gain against text",
+        "Queries with the largest loss against text",
         "Every system",
         "Tables",
     ]
@@ -229,10 +238,10 @@ def test_what_people_say() -> None:
     rows = page.texts("tr")
     assert "3 all queries 12 25 3.50 3.000 4.000" in rows
     assert f"3 {HOSTILE} queries 1 1 2.00 – –" in rows
-    lines = [text for text in page.texts("p") if text.startswith("Does")]
+    lines = [text for text in page.texts("p") if text.startswith("Rank correlation")]
     assert len(lines) == 2
     assert "Kendall’s τ +0.250 (-0.500 to 0.750), over 5 queries" in lines[0]
-    assert "Kendall’s τ is not defined: all are equal, over 2 queries" in lines[1]
+    assert "Kendall’s τ is undefined, as all values are equal, over 2 queries" in lines[1]
 
 
 def test_the_best_are_marked_all_of_them() -> None:
@@ -249,7 +258,7 @@ def test_the_first_result_is_explained_in_sentences(page: Page) -> None:
     assert "The words that matter most: “red”." in sentences
     assert "The query names the color “red”; the text of the product names no color." in sentences
     assert f"Both name the brand “{HOSTILE}”." in sentences
-    assert "Its score of 2.500 without its text: 2.250, image: 2.625." in sentences
+    assert "Score 2.500. Without its text: 2.250, image: 2.625." in sentences
     marks = [(a.get("class"), a.get("style")) for tag, a in page.tags if tag == "mark"]
     assert marks == [(None, "--share:60%"), (None, "--share:0%"), ("against", "--share:30%")]
 
@@ -351,8 +360,8 @@ def test_the_rest_is_a_click_away(anchor: str) -> None:
 
 def test_how_to_promote_and_how_to_undo() -> None:
     page = render(report(review=review()))
-    assert "registry.model_registry promote 7 --force --reason" in page
-    assert "registry.model_registry rollback" in page
+    assert "python -m registry promote 7 --force --reason" in page
+    assert "python -m registry rollback" in page
     assert 'href="http://127.0.0.1:5000/#/models/product-search/versions/7"' in page
 
 
@@ -409,7 +418,24 @@ def test_what_is_no_picture_is_left_out(data: bytes | None) -> None:
 
 def test_one_system_alone_and_no_examples() -> None:
     page = Page(render(report(systems={"fused": scores(0.0, 1.0, 0.5)}, comparisons={}, won=[], lost=[])))
-    assert page.texts("h2") == ["Where it is better, where it is worse", "Every system", "Tables"]
+    assert page.texts("h2") == ["Differences by segment", "Every system", "Tables"]
+
+
+def test_without_rivals_the_worst_segment_has_the_lowest_mean() -> None:
+    values = [0.75] * INTERVAL_QUERIES + [0.25] * INTERVAL_QUERIES
+    groups = {"segment": np.repeat(["shoe", "dress"], INTERVAL_QUERIES)}
+    html = render(
+        report(systems={"fused": scores(*values)}, comparisons={}, segments=groups, won=[], lost=[])
+    )
+    assert "Worst segment dress queries 0.250" in Page(html).texts("li")
+
+
+def test_other_sources_of_judgements_have_a_table() -> None:
+    clicks = {"fused": scores(0.5, 0.25), "text": scores(0.75, 0.0), HOSTILE: scores(0.75, 0.0)}
+    page = Page(render(report(judged_by="human", scores_by_judge={"implicit": clicks})))
+    assert "3 judged queries (human), 3 systems." in page.texts("p")[0]
+    assert "ndcg@10 by source of judgements" in page.texts("summary")
+    assert page.texts("tr")[-1] == "implicit 2 – – 0.375 0.375 0.375"
 
 
 def test_grades_of_other_scales() -> None:
@@ -425,8 +451,11 @@ def test_grades_of_other_scales() -> None:
         ({"subject": "other"}, "'other' is not among the systems fused, text"),
         ({"comparisons": {HOSTILE: PairedResult(0, 1, 0, 0, 0.95)}}, "'fused' is not compared with 'text'"),
         ({"segments": {"kind": np.array(["a"])}}, "1 segments for 3 queries"),
-        ({"systems": {"fused": scores(1.0, 0.0), "text": scores(1.0)}}, "'text' was judged on other queries"),
-        ({"rivals": ["bm25"]}, "the rival 'bm25' is not compared; known are text"),
+        (
+            {"systems": {"fused": scores(1.0, 0.0), "text": scores(1.0)}},
+            "'text' and 'fused' were scored on different queries",
+        ),
+        ({"rivals": ["bm25"]}, "the rival 'bm25' has no comparison; known are text"),
     ],
 )
 def test_reports_that_do_not_add_up(changes: dict, message: str) -> None:
@@ -442,14 +471,14 @@ def test_the_best_other_system() -> None:
 def test_extremes() -> None:
     ours, theirs = scores(0.5, 0.9, 0.2, 0.5, 0.0), scores(0.5, 0.4, 0.8, 0.0, 0.1)
     alike = np.full(5, "shoe")
-    assert extremes(ours, theirs, "ndcg@10", alike, 5) == (["q1", "q3"], ["q2", "q4"])
-    assert extremes(ours, theirs, "ndcg@10", alike, 1) == (["q1"], ["q2"])
+    assert most_changed_queries(ours, theirs, "ndcg@10", alike, 5) == (["q1", "q3"], ["q2", "q4"])
+    assert most_changed_queries(ours, theirs, "ndcg@10", alike, 1) == (["q1"], ["q2"])
 
 
 def test_extremes_are_of_every_kind_before_a_second_of_one() -> None:
     ours, theirs = scores(0.9, 0.8, 0.7, 0.1, 0.2), scores(0.0, 0.0, 0.0, 0.0, 0.0)
     kinds = np.array(["shoe", "shoe", "shoe", "dress", "hat"])
-    assert extremes(ours, theirs, "ndcg@10", kinds, 4)[0] == ["q0", "q4", "q3", "q1"]
+    assert most_changed_queries(ours, theirs, "ndcg@10", kinds, 4)[0] == ["q0", "q4", "q3", "q1"]
 
 
 def test_among_equal_gains_the_one_on_all_metrics_comes_first() -> None:
@@ -457,7 +486,7 @@ def test_among_equal_gains_the_one_on_all_metrics_comes_first() -> None:
         np.array(["a", "b"]), np.ones(2, bool), {"ndcg@10": np.ones(2), "mrr@10": np.array([0.0, 1.0])}
     )
     theirs = Scores(np.array(["a", "b"]), np.ones(2, bool), {"ndcg@10": np.zeros(2), "mrr@10": np.zeros(2)})
-    assert extremes(ours, theirs, "ndcg@10", np.array(["x", "x"]), 2)[0] == ["b", "a"]
+    assert most_changed_queries(ours, theirs, "ndcg@10", np.array(["x", "x"]), 2)[0] == ["b", "a"]
 
 
 # In a browser
@@ -535,8 +564,8 @@ def test_the_keyboard_reaches_everything_that_moves(shown: Chrome) -> None:
 
 
 def test_pictures_show_and_nothing_else_is_loaded(shown: Chrome, requested: Callable[[], list[str]]) -> None:
-    shown.execute_script("document.querySelectorAll('details').forEach(one => one.open = true)")
-    sizes = shown.execute_script("return [...document.images].map(one => one.naturalWidth)")
+    shown.execute_script("document.querySelectorAll('details').forEach(details => details.open = true)")
+    sizes = shown.execute_script("return [...document.images].map(image => image.naturalWidth)")
     assert sizes == [4] * 5
     assert requested() == []
     assert shown.get_log("browser") == []

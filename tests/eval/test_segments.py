@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.rankings import JudgeError
-from eval.segments import HEAD, INTERVAL_QUERIES, TAIL, TORSO, segments, traffic
+from eval.errors import JudgeError
+from eval.segments import HEAD, INTERVAL_QUERIES, TAIL, TORSO, segment_means, traffic_thirds
 from eval.significance import bootstrap_interval
 
 
 def test_the_largest_comes_first() -> None:
     values, labels = np.array([1.0, 0.0, 0.5, 0.25, 0.75]), np.array(["b", "c", "c", "a", "b"])
-    b, c, a = segments(values, labels, resamples=200)
+    b, c, a = segment_means(values, labels, resamples=200)
     assert (b.name, b.queries, b.mean) == ("b", 2, 0.875)
     assert (c.name, c.queries, c.mean) == ("c", 2, 0.25)
     assert (a.name, a.queries, a.mean) == ("a", 1, 0.25)
@@ -21,7 +21,7 @@ def test_the_largest_comes_first() -> None:
 @pytest.mark.parametrize("queries", [1, INTERVAL_QUERIES - 1, INTERVAL_QUERIES])
 def test_only_enough_queries_have_an_interval(queries: int) -> None:
     values = np.linspace(0, 1, queries)
-    (part,) = segments(values, np.full(queries, "a"), resamples=200)
+    (part,) = segment_means(values, np.full(queries, "a"), resamples=200)
     if queries < INTERVAL_QUERIES:
         assert math.isnan(part.low) and math.isnan(part.high)
     else:
@@ -31,26 +31,26 @@ def test_only_enough_queries_have_an_interval(queries: int) -> None:
 @given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from("abc")), min_size=1, max_size=30))
 def test_segments_add_up(pairs: list[tuple[float, str]]) -> None:
     values, labels = np.array([v for v, _ in pairs]), np.array([name for _, name in pairs])
-    found = list(segments(values, labels, resamples=20))
-    assert sum(one.queries for one in found) == len(values)
-    assert sum(one.queries * one.mean for one in found) == pytest.approx(values.sum())
-    assert [one.queries for one in found] == sorted((one.queries for one in found), reverse=True)
+    parts = list(segment_means(values, labels, resamples=20))
+    assert sum(part.queries for part in parts) == len(values)
+    assert sum(part.queries * part.mean for part in parts) == pytest.approx(values.sum())
+    assert [part.queries for part in parts] == sorted((part.queries for part in parts), reverse=True)
 
 
 def test_a_label_for_each() -> None:
     with pytest.raises(JudgeError, match="1 segments for 2 queries"):
-        list(segments(np.zeros(2), np.array(["a"])))
+        list(segment_means(np.zeros(2), np.array(["a"])))
 
 
 def test_thirds_of_traffic() -> None:
-    assert traffic(np.array([1, 50, 1, 26, 0, 22])).tolist() == [TAIL, HEAD, TAIL, TORSO, TAIL, TAIL]
-    assert traffic(np.ones(5)).tolist() == [HEAD] * 5
+    assert traffic_thirds(np.array([1, 50, 1, 26, 0, 22])).tolist() == [TAIL, HEAD, TAIL, TORSO, TAIL, TAIL]
+    assert traffic_thirds(np.ones(5)).tolist() == [HEAD] * 5
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=40).filter(any))
 def test_more_frequent_is_never_further_down(counts: list[int]) -> None:
     order = {HEAD: 0, TORSO: 1, TAIL: 2}
-    places = [order[name] for name in traffic(np.array(counts))]
+    places = [order[name] for name in traffic_thirds(np.array(counts))]
     assert all(
         p <= q
         for p, c in zip(places, counts, strict=True)
@@ -63,4 +63,4 @@ def test_more_frequent_is_never_further_down(counts: list[int]) -> None:
 @pytest.mark.parametrize("counts", [[], [0, 0], [1, -1]])
 def test_counts_that_cannot_be(counts: list[int]) -> None:
     with pytest.raises(JudgeError, match="counts of queries must be 0 or more"):
-        traffic(np.array(counts))
+        traffic_thirds(np.array(counts))

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from eval import significance
-from eval.rankings import JudgeError
+from eval.errors import JudgeError
 from eval.significance import (
     benjamini_hochberg,
     bootstrap_interval,
-    detectable,
+    detectable_difference,
     holm,
     paired_test,
     sign_flip,
@@ -131,7 +131,7 @@ def test_same_seed_same_answer_whatever_the_chunk(monkeypatch: pytest.MonkeyPatc
         ([1.0], [0.0], {}, "two queries or more"),
         ([], [], {}, "two queries or more"),
         ([[1.0, 2.0]], [[1.0, 2.0]], {}, r"shape \(1, 2\)"),
-        ([1.0, 2.0], [1.0], {}, r"shape \(2,\) against \(1,\)"),
+        ([1.0, 2.0], [1.0], {}, r"shape \(2,\) and \(1,\)"),
         ([1.0, np.nan], [1.0, 1.0], {}, "difference at index 1 is not a finite number"),
         ([1.0, 2.0], [1.0, 1.0], {"resamples": 0}, "resamples is 0"),
         ([1.0, 2.0], [1.0, 1.0], {"confidence": 1.0}, "confidence is 1.0"),
@@ -193,7 +193,7 @@ def test_benjamini_hochberg_is_scipys(p_values: list[float]) -> None:
 def test_a_detectable_difference_is_found_as_often_as_it_says() -> None:
     rng = np.random.default_rng(0)
     spread, count, runs = 0.3, 50, 2000
-    least = detectable(rng.normal(0, spread, 100_000)) * sqrt(100_000 / count)
+    least = detectable_difference(rng.normal(0, spread, 100_000)) * sqrt(100_000 / count)
     p_values = [t_test(rng.normal(least, spread, count)) for _ in range(runs)]
     assert np.mean(np.array(p_values) < 0.05) == pytest.approx(0.8, abs=0.04)
 
@@ -201,4 +201,4 @@ def test_a_detectable_difference_is_found_as_often_as_it_says() -> None:
 @pytest.mark.parametrize(("power", "confidence"), [(0.0, 0.95), (1.0, 0.95), (0.8, 1.0)])
 def test_a_power_that_cannot_be(power: float, confidence: float) -> None:
     with pytest.raises(JudgeError, match="must lie between 0 and 1"):
-        detectable(np.arange(5.0), power, confidence)
+        detectable_difference(np.arange(5.0), power, confidence)

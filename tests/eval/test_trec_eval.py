@@ -59,7 +59,7 @@ def test_negative_grades_trec_eval_takes_them_as_unjudged() -> None:
 
 def mrr(run: dict, qrels: dict) -> tuple[list[float], list[float]]:
     ours = score(Run.from_dict(run), Qrels.from_dict(qrels), ["mrr"]).values["mrr"].tolist()
-    return ours, [found["recip_rank"] for found in trec_eval(run, qrels, {"recip_rank"}).values()]
+    return ours, [scores["recip_rank"] for scores in trec_eval(run, qrels, {"recip_rank"}).values()]
 
 
 def test_ties_trec_eval_takes_the_last_id_first() -> None:

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fusion.encoders.vocabulary import PAD, UNKNOWN
-from fusion.entities import OUTSIDE, UNKNOWABLE, Entities, Labeller, f1, spans
-from fusion.facets import WORDS, Facets
+from fusion.entities import OUTSIDE, UNLABELLED, Entities, Labeller, f1, spans
+from fusion.facets import NAME_WORDS, Facets
 
 LABELS = st.lists(st.integers(0, 3), max_size=12)
 quick = settings(deadline=None, max_examples=100)
@@ -22,52 +22,53 @@ def facets() -> Facets:
     columns = ("category", "brand", "color", "material", "attributes.Shoe Size", "attributes.sizing")
     names = ([[SHIRT]], [[ORANGE]], [[NAVY, BLUE], [RED], [ORANGE]], [], [[BIG], [RED, BIG]], [[BIG]])
     padded = tuple(
-        np.array([name + [PAD] * (WORDS - len(name)) for name in ([], *values)], np.int32) for values in names
+        np.array([name + [PAD] * (NAME_WORDS - len(name)) for name in ([], *values)], np.int32)
+        for values in names
     )
-    nothing = np.zeros((0, len(columns)), np.int32)
-    return replace(Facets.none(0), columns=columns, values=nothing, names=padded)
+    no_values = np.zeros((0, len(columns)), np.int32)
+    return replace(Facets.empty(0), columns=columns, values=no_values, names=padded)
 
 
-def test_types_are_what_the_catalogue_states(facets: Facets) -> None:
+def test_types_are_those_of_the_catalogue(facets: Facets) -> None:
     entities = Entities(facets)
-    assert entities.types == ("brand", "color", "size", "product type"), "nobody states a material"
-    assert Entities(Facets.none(3)).types == ()
+    assert entities.types == ("brand", "color", "size", "product type"), "no product has a material"
+    assert Entities(Facets.empty(3)).types == ()
 
 
 @pytest.mark.parametrize(
-    ("tokens", "stated", "expected"),
+    ("tokens", "product_values", "expected"),
     [
         ([OTHER, NAVY, BLUE, SHIRT], {"category": 1, "color": 1}, [0, 2, 2, 4]),
         (
             [NAVY, OTHER, BLUE],
             {"color": 1},
-            [UNKNOWABLE, OUTSIDE, UNKNOWABLE],
+            [UNLABELLED, OUTSIDE, UNLABELLED],
         ),  # not the name, though its words
-        ([RED, NAVY, BLUE, PAD], {"color": 1}, [UNKNOWABLE, 2, 2, UNKNOWABLE]),  # another product's colour
+        ([RED, NAVY, BLUE, PAD], {"color": 1}, [UNLABELLED, 2, 2, UNLABELLED]),  # another product's colour
         ([ORANGE, OTHER], {"brand": 1}, [1, 0]),
-        ([ORANGE, OTHER], {"brand": 1, "color": 3}, [UNKNOWABLE, 0]),  # it may be either
+        ([ORANGE, OTHER], {"brand": 1, "color": 3}, [UNLABELLED, 0]),  # it may be either
         ([RED, BIG, UNKNOWN], {"attributes.Shoe Size": 2}, [3, 3, 0]),
-        ([BIG], {"attributes.sizing": 1}, [UNKNOWABLE]),  # no size by its name
+        ([BIG], {"attributes.sizing": 1}, [UNLABELLED]),  # no size by its name
         ([NAVY, BLUE, NAVY, BLUE], {"color": 1}, [2, 2, 2, 2]),
-        ([OTHER, SHIRT], {}, [0, UNKNOWABLE]),
+        ([OTHER, SHIRT], {}, [0, UNLABELLED]),
     ],
 )
-def test_words_are_labelled_by_what_the_columns_state(
-    facets: Facets, tokens: list[int], stated: dict[str, int], expected: list[int]
+def test_words_are_labelled_by_the_columns(
+    facets: Facets, tokens: list[int], product_values: dict[str, int], expected: list[int]
 ) -> None:
-    values = np.array([[stated.get(column, 0) for column in facets.columns]], np.int32)
-    (found,) = Entities(facets).label(np.array([tokens], np.int32), values)
-    assert found.tolist() == expected
+    values = np.array([[product_values.get(column, 0) for column in facets.columns]], np.int32)
+    (labels,) = Entities(facets).label(np.array([tokens], np.int32), values)
+    assert labels.tolist() == expected
 
 
-def test_a_catalogue_without_columns_tells_nothing() -> None:
+def test_a_catalogue_without_columns_has_no_labels() -> None:
     tokens = np.array([[RED, BIG]], np.int32)
-    facets = Facets.none(1)
-    assert (Entities(facets).label(tokens, facets.values) == UNKNOWABLE).all()
+    facets = Facets.empty(1)
+    assert (Entities(facets).label(tokens, facets.values) == UNLABELLED).all()
 
 
 def test_a_word_is_known_by_its_neighbours() -> None:
-    """What follows the word 20 is a colour, what follows 21 is none, also where nobody has seen it before."""
+    """A word after 20 is a colour, a word after 21 is not, even if the word is new."""
     rng = np.random.default_rng(0)
     first = rng.integers(20, 22, 400)
     second = np.where(first == 20, rng.integers(2, 12, 400), rng.integers(25, 30, 400))
@@ -95,9 +96,9 @@ def test_padding_and_neighbours_have_no_influence() -> None:
     torch.testing.assert_close(labeller(padded)[0, :6], labeller(text)[0])
 
 
-def test_unknowable_words_teach_nothing() -> None:
+def test_unlabelled_words_have_no_loss() -> None:
     labeller, text = Labeller(40, 1), torch.randint(2, 40, (2, 6))
-    labels = torch.tensor([[UNKNOWABLE] * 6, [1, 0, UNKNOWABLE, 0, 0, UNKNOWABLE]])
+    labels = torch.tensor([[UNLABELLED] * 6, [1, 0, UNLABELLED, 0, 0, UNLABELLED]])
     loss = labeller.loss(text, labels)
     assert loss.shape == (2,)
     assert loss[0] == 0
@@ -109,9 +110,9 @@ def test_unknowable_words_teach_nothing() -> None:
 @quick
 @given(LABELS)
 def test_spans_are_the_runs(labels: list[int]) -> None:
-    found = spans(labels)
+    entities = spans(labels)
     rebuilt = [OUTSIDE] * len(labels)
-    for kind, start, end in found:
+    for kind, start, end in entities:
         assert start == 0 or labels[start - 1] != kind
         assert end == len(labels) or labels[end] != kind
         rebuilt[start:end] = [kind] * (end - start)
@@ -127,14 +128,14 @@ def test_f1_of_the_truth_is_one(labels: list[int], kind: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("truth", "found", "expected"),
+    ("truth", "predicted", "expected"),
     [
         ([1, 1, 0, 1], [1, 1, 0, 0], 2 / 3),
         ([1, 1, 0, 0], [1, 0, 0, 0], 0),  # it ends too early
-        ([1, 0, UNKNOWABLE, 0], [1, 0, 1, 0], 1),  # nobody can tell whether the second is one
+        ([1, 0, UNLABELLED, 0], [1, 0, 1, 0], 1),  # the second is unlabelled
         ([1, 0, 0, 0], [1, 0, 1, 0], 2 / 3),
         ([2, 0, 0, 0], [1, 0, 0, 0], 0),
     ],
 )
-def test_f1(truth: list[int], found: list[int], expected: float) -> None:
-    assert f1(np.array([truth]), np.array([found]), 1) == pytest.approx(expected)
+def test_f1(truth: list[int], predicted: list[int], expected: float) -> None:
+    assert f1(np.array([truth]), np.array([predicted]), 1) == pytest.approx(expected)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fusion.encoders.vocabulary import PAD, Vocabulary
-from fusion.facets import CATEGORY, COLUMNS, WORDS, Facets, together
+from fusion.facets import CATEGORY, COLUMNS, NAME_WORDS, Facets, move_padding_last
 
 F = len(COLUMNS)
 values = hnp.arrays(np.int32, st.tuples(st.integers(0, 6), st.just(F)), elements=st.integers(0, 3))
@@ -18,20 +18,20 @@ values = hnp.arrays(np.int32, st.tuples(st.integers(0, 6), st.just(F)), elements
 
 @settings(deadline=None, max_examples=100)
 @given(values, values)
-def test_fit_and_may_fit(stated: np.ndarray, asked: np.ndarray) -> None:
-    facets, rows = replace(Facets.none(0), values=stated), np.arange(len(stated))
-    fits, may_fit = facets.fit(asked, rows), facets.may_fit(asked, rows)
-    assert fits.shape == may_fit.shape == (len(asked), len(stated))
-    for i, query in enumerate(asked.tolist()):
-        for j, product in enumerate(stated.tolist()):
+def test_matches_and_may_match(product_values: np.ndarray, queries: np.ndarray) -> None:
+    facets, rows = replace(Facets.empty(0), values=product_values), np.arange(len(product_values))
+    matches, may_match = facets.matches(queries, rows), facets.may_match(queries, rows)
+    assert matches.shape == may_match.shape == (len(queries), len(product_values))
+    for i, query in enumerate(queries.tolist()):
+        for j, product in enumerate(product_values.tolist()):
             pairs = [(q, p) for q, p in zip(query, product, strict=True) if q]
-            assert fits[i, j] == all(q == p for q, p in pairs)
-            assert may_fit[i, j] == (bool(pairs) and all(p in (0, q) for q, p in pairs))
+            assert matches[i, j] == all(q == p for q, p in pairs)
+            assert may_match[i, j] == (bool(pairs) and all(p in (0, q) for q, p in pairs))
 
 
 @pytest.fixture
 def features(tmp_path: Path) -> Path:
-    """Products as featurize passes them on, in two files."""
+    """Products as featurize writes them, in two files."""
     columns = {
         "category": ["clothing/Shirt", "shoes/Boot", None, "clothing/shirt", "a/Unheard"],
         "color": ["Navy Blue", None, "red", "red", "navy blue"],
@@ -49,21 +49,21 @@ def test_load(features: Path) -> None:
     assert facets.values.shape == (5, F)
     category, colour = facets.values[:, CATEGORY], facets.values[:, COLUMNS.index("color")]
     assert category[0] == category[3] != category[1]
-    assert category[[2, 4]].tolist() == [0, 0], "not stated, and not a known word"
+    assert category[[2, 4]].tolist() == [0, 0], "no value, and an unknown word"
     assert colour[0] == colour[4] != colour[2] == colour[3]
     assert colour[1] == 0
     names = facets.names[CATEGORY][category[0]], facets.names[COLUMNS.index("color")][colour[0]]
     assert [name[name != PAD].tolist() for name in names] == [[2], [5, 6]]
     others = [number for number, column in enumerate(COLUMNS) if column not in ("category", "color")]
-    assert (facets.values[:, others] == 0).all(), "columns that no shop has state nothing"
+    assert (facets.values[:, others] == 0).all(), "missing columns have no values"
 
 
-def test_together() -> None:
+def test_move_padding_last() -> None:
     tokens = np.array([[PAD, 5, PAD, 3], [1, 2, 3, 4], [PAD] * 4])
-    assert together(tokens).tolist() == [[5, 3, PAD, PAD], [1, 2, 3, 4], [PAD] * 4]
+    assert move_padding_last(tokens).tolist() == [[5, 3, PAD, PAD], [1, 2, 3, 4], [PAD] * 4]
 
 
-def test_attributes_are_columns_where_they_describe(features: Path) -> None:
+def test_attributes_with_several_values_are_columns(features: Path) -> None:
     for path, rows in zip(sorted((features / "products").iterdir()), (slice(0, 3), slice(3, 5)), strict=True):
         attributes = [
             [("gender", "Women"), ("model", "a1")],
@@ -77,8 +77,8 @@ def test_attributes_are_columns_where_they_describe(features: Path) -> None:
             pq.read_table(path).append_column("attributes", pa.array(attributes[rows], kind)), path
         )
     facets = Facets.load(features, Vocabulary(["men", "women", "summer", "a1"]))
-    assert facets.columns == (*COLUMNS, "attributes.gender"), "a key needs two values to tell products apart"
+    assert facets.columns == (*COLUMNS, "attributes.gender"), "a key needs at least two values"
     gender = facets.values[:, -1]
     assert gender[0] == gender[1] != gender[3] and gender[[2, 4]].tolist() == [0, 0]
-    assert facets.names[-1][gender[0]].tolist() == [3] + [PAD] * (WORDS - 1)
+    assert facets.names[-1][gender[0]].tolist() == [3] + [PAD] * (NAME_WORDS - 1)
     assert facets.labels[-1][gender[0] - 1] == "women"

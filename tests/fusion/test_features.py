@@ -23,20 +23,20 @@ def halves(shape: tuple[int, ...]) -> st.SearchStrategy[np.ndarray]:
 
 @st.composite
 def clips(draw: st.DrawFn, count: int) -> np.ndarray:
-    """Pixels of clips, or features of them; some are missing."""
+    """Pixels or features of clips; some are missing."""
     elements = draw(st.sampled_from([hnp.arrays(np.uint8, (2, 1, 3)), halves((4,))]))
-    found = np.full(count, None, object)
+    videos = np.full(count, None, object)
     for row in range(count):
-        found[row] = draw(st.none() | elements)
-    return found
+        videos[row] = draw(st.none() | elements)
+    return videos
 
 
-def noise(has: np.ndarray, size: int = 2) -> np.ndarray:
-    """As `Items.pictures`, each another."""
-    out = np.full(len(has), None, object)
-    for row in np.flatnonzero(has):
-        out[row] = np.random.default_rng(row).integers(0, 256, (size, size, 3), dtype=np.uint8)
-    return out
+def noise(has_image: np.ndarray, size: int = 2) -> np.ndarray:
+    """Different pictures, as `Items.pictures`."""
+    pictures = np.full(len(has_image), None, object)
+    for row in np.flatnonzero(has_image):
+        pictures[row] = np.random.default_rng(row).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    return pictures
 
 
 @st.composite
@@ -59,23 +59,23 @@ def items(draw: st.DrawFn) -> Items:
     )
 
 
-def equal(one: Items, other: Items) -> bool:
-    pairs = [(getattr(one, field.name), getattr(other, field.name)) for field in fields(Items)]
+def equal(first: Items, second: Items) -> bool:
+    pairs = [(getattr(first, field.name), getattr(second, field.name)) for field in fields(Items)]
     *arrays, videos, pictures = pairs
     same = [
         (a is None and b is None) or (a.dtype == b.dtype and np.array_equal(a, b))
-        for some, others in (videos, pictures)
-        for a, b in zip(some, others, strict=True)
+        for first_objects, second_objects in (videos, pictures)
+        for a, b in zip(first_objects, second_objects, strict=True)
     ]
     return all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in arrays) and all(same)
 
 
 @settings(deadline=None, max_examples=50)
 @given(items())
-def test_table_and_back(one: Items) -> None:
+def test_table_and_back(original: Items) -> None:
     stream = io.BytesIO()
-    pq.write_table(one.to_table(), stream)
-    assert equal(Items.from_table(pq.read_table(stream)), one)
+    pq.write_table(original.to_table(), stream)
+    assert equal(Items.from_table(pq.read_table(stream)), original)
 
 
 def test_files_in_order_of_name(make_items: Callable[..., Items], tmp_path: Path) -> None:
@@ -89,10 +89,10 @@ def test_files_in_order_of_name(make_items: Callable[..., Items], tmp_path: Path
 
 
 @pytest.fixture
-def kept(make_items: Callable[..., Items], tmp_path: Path) -> Items:
-    """In two files, the second without a picture."""
-    has = np.array([True, False, True, False, False])
-    every = make_items(np.ones((5, 1)), np.ones((5, 4)), has, pictures=noise(has))
+def saved_items(make_items: Callable[..., Items], tmp_path: Path) -> Items:
+    """Saved in two files, the second without a picture."""
+    has_image = np.array([True, False, True, False, False])
+    every = make_items(np.ones((5, 1)), np.ones((5, 4)), has_image, pictures=noise(has_image))
     (tmp_path / "products").mkdir()
     for number, rows in enumerate((slice(3), slice(3, 5))):
         part, path = every.take(rows), tmp_path / "products" / f"{number:06d}.parquet"
@@ -101,25 +101,29 @@ def kept(make_items: Callable[..., Items], tmp_path: Path) -> Items:
     return every
 
 
-def test_pictures_are_mapped_into_memory_on_demand(kept: Items, tmp_path: Path) -> None:
-    found = Items.load(tmp_path, "products", regions=True, pictures=True)
-    assert equal(found, kept)
-    base = found.pictures[2]
+def test_pictures_are_mapped_into_memory_on_demand(saved_items: Items, tmp_path: Path) -> None:
+    loaded = Items.load(tmp_path, "products", regions=True, pictures=True)
+    assert equal(loaded, saved_items)
+    base = loaded.pictures[2]
     while isinstance(base.base, np.ndarray):
         base = base.base
     assert isinstance(base, np.memmap) and not base.flags.writeable
-    nothing = np.full(5, None, object)
-    assert equal(Items.load(tmp_path, "products", regions=True), replace(kept, pictures=nothing))
+    no_pictures = np.full(5, None, object)
+    without = replace(saved_items, pictures=no_pictures)
+    assert equal(Items.load(tmp_path, "products", regions=True), without)
 
 
 @pytest.mark.parametrize("fault", ["absent", "other"])
-def test_pictures_that_are_not_there(kept: Items, tmp_path: Path, fault: str) -> None:
+def test_missing_pictures(saved_items: Items, tmp_path: Path, fault: str) -> None:
     path = tmp_path / "products" / "000000.npy"
     path.unlink()
     if fault == "other":
-        kept.take(slice(1)).save_pictures(path)
-    told = {"absent": "kept no pictures; set featurize.keep_pictures: true", "other": "1 pictures of 2; run"}
-    with pytest.raises(DataError, match=rf"000000\.npy: .*{told[fault]}"):
+        saved_items.take(slice(1)).save_pictures(path)
+    messages = {
+        "absent": "kept no pictures; set featurize.keep_pictures: true",
+        "other": "has 1 pictures, expected 2; run featurize again",
+    }
+    with pytest.raises(DataError, match=rf"000000\.npy: .*{messages[fault]}"):
         Items.load(tmp_path, "products", pictures=True)
 
 
@@ -144,7 +148,7 @@ def test_batch_ends_with_its_longest_text(
     assert items.batch(np.array(index))["tokens"].tolist() == items.tokens[index, :width].tolist()
 
 
-def test_batch_says_what_is_there(make_items: Callable[..., Items]) -> None:
+def test_batch_has_the_modalities_that_are_present(make_items: Callable[..., Items]) -> None:
     pictures = np.array([[1.5, 2.0, 3.0, 4.0], [0.0] * 4])
     batch = make_items(np.array([[0, 0], [4, 0]]), pictures, np.array([True, False])).batch(slice(None))
     assert batch["present"].tolist() == [[False, True, False], [True, False, False]]
@@ -163,11 +167,11 @@ def test_batch_has_the_clips_there_are(make_items: Callable[..., Items]) -> None
 
 
 def test_batch_has_the_pictures_there_are(make_items: Callable[..., Items]) -> None:
-    has = np.array([True, False, True])
-    items = make_items(np.ones((3, 1)), np.ones((3, 4)), has, pictures=noise(has))
-    found = items.batch(np.array([2, 1, 0]))["pictures"]
-    assert found.dtype == torch.uint8
-    assert np.array_equal(found, np.stack([items.pictures[2], items.pictures[0]]))
+    has_image = np.array([True, False, True])
+    items = make_items(np.ones((3, 1)), np.ones((3, 4)), has_image, pictures=noise(has_image))
+    pictures = items.batch(np.array([2, 1, 0]))["pictures"]
+    assert pictures.dtype == torch.uint8
+    assert np.array_equal(pictures, np.stack([items.pictures[2], items.pictures[0]]))
     assert "pictures" not in items.batch(np.array([1]))
 
 
@@ -177,14 +181,14 @@ def test_without_a_modality(make_items: Callable[..., Items], modality: str) -> 
     videos = np.array([clip, None], object)
     videos[1] = clip
     pictures = noise(np.ones(2, bool))
-    whole = make_items(np.array([[4, 5], [6, 7]]), np.ones((2, 4)), videos=videos, pictures=pictures)
-    before = replace(whole, tokens=whole.tokens.copy(), images=whole.images.copy(), videos=videos.copy())
+    items = make_items(np.array([[4, 5], [6, 7]]), np.ones((2, 4)), videos=videos, pictures=pictures)
+    before = replace(items, tokens=items.tokens.copy(), images=items.images.copy(), videos=videos.copy())
     before = replace(before, pictures=pictures.copy())
     column = MODALITIES.index(modality)
-    first, none = whole.without(modality, np.array([True, False])), whole.without(modality)
-    assert first.present[:, column].tolist() == [False, True]
-    assert none.present.tolist() == [[name != modality for name in MODALITIES]] * 2
-    assert equal(first.take(np.array([1])), whole.take(np.array([1])))
-    assert none.images.any() == (modality != "image")
-    assert ("pictures" in none.batch(slice(None))) == (modality != "image")
-    assert equal(whole, before), "the original is left alone"
+    first_without, all_without = items.without(modality, np.array([True, False])), items.without(modality)
+    assert first_without.present[:, column].tolist() == [False, True]
+    assert all_without.present.tolist() == [[name != modality for name in MODALITIES]] * 2
+    assert equal(first_without.take(np.array([1])), items.take(np.array([1])))
+    assert all_without.images.any() == (modality != "image")
+    assert ("pictures" in all_without.batch(slice(None))) == (modality != "image")
+    assert equal(items, before), "the original does not change"

@@ -7,7 +7,7 @@ import pytest
 
 from catalog.schema import TEXT_COLUMNS
 from fusion.encoders.image import ImageEncoder
-from fusion.encoders.video import Clips
+from fusion.encoders.video import ClipReader
 from fusion.encoders.vocabulary import PAD, UNKNOWN, Vocabulary
 from fusion.featurizer import BATCH, Featurizer
 
@@ -16,7 +16,7 @@ Row = dict[str, Any]
 
 @pytest.fixture
 def featurizer(encoder: ImageEncoder) -> Featurizer:
-    clips = Clips("conv3d", 4, {})
+    clips = ClipReader("conv3d", 4, {})
     return Featurizer(Vocabulary(["red", "shirt", "cotton"]), encoder, clips, image_size=32, max_tokens=4)
 
 
@@ -31,17 +31,19 @@ def test_texts(featurizer: Featurizer) -> None:
         product(1, title="shirt", description="of a great many red words"),
         product(2, title="—"),
     ]
-    found, broken = featurizer.rows("products", rows)
-    assert found.tokens.tolist() == [[2, 3, 4, PAD], [3, UNKNOWN, UNKNOWN, UNKNOWN], [PAD] * 4]
-    assert found.present[:, 0].tolist() == [True, True, False]
-    assert (found.ids.tolist(), broken) == (["p0", "p1", "p2"], {})
-    assert not found.has_image.any()
-    assert (found.images == 0).all()
+    items, broken = featurizer.featurize_rows("products", rows)
+    assert items.tokens.tolist() == [[2, 3, 4, PAD], [3, UNKNOWN, UNKNOWN, UNKNOWN], [PAD] * 4]
+    assert items.present[:, 0].tolist() == [True, True, False]
+    assert (items.ids.tolist(), broken) == (["p0", "p1", "p2"], {})
+    assert not items.has_image.any()
+    assert (items.images == 0).all()
 
 
 def test_sides(featurizer: Featurizer) -> None:
-    found, _ = featurizer.rows("products", [product(n, title="a") for n in range(3)], {"p1": "test"})
-    assert found.splits.tolist() == ["train", "test", "train"]
+    items, _ = featurizer.featurize_rows(
+        "products", [product(n, title="a") for n in range(3)], {"p1": "test"}
+    )
+    assert items.splits.tolist() == ["train", "test", "train"]
 
 
 def test_queries(featurizer: Featurizer, png: Callable[..., bytes]) -> None:
@@ -50,28 +52,30 @@ def test_queries(featurizer: Featurizer, png: Callable[..., bytes]) -> None:
         {"query_id": "a", "text": "red", "split": "valid", "segment": None, "image": None},
         {"query_id": "b", "text": None, "split": "test", "segment": "photo", "image": photo},
     ]
-    found, _ = featurizer.rows("queries", rows)
-    assert found.splits.tolist() == ["valid", "test"]
-    assert found.segments.tolist() == ["", "photo"]
-    assert found.has_image.tolist() == [False, True]
-    assert found.tokens[:, 0].tolist() == [2, PAD]
+    items, _ = featurizer.featurize_rows("queries", rows)
+    assert items.splits.tolist() == ["valid", "test"]
+    assert items.segments.tolist() == ["", "photo"]
+    assert items.has_image.tolist() == [False, True]
+    assert items.tokens[:, 0].tolist() == [2, PAD]
 
 
 def test_unusable_pictures_count_as_missing(featurizer: Featurizer, png: Callable[..., bytes]) -> None:
     good = png(0)
     pictures = [good, b"", good[:200], None, b"not a picture", good]
-    found, broken = featurizer.rows("products", [product(n, image) for n, image in enumerate(pictures)])
+    items, broken = featurizer.featurize_rows(
+        "products", [product(n, image) for n, image in enumerate(pictures)]
+    )
     assert broken.keys() == {1, 2, 4}
     assert all(broken.values()), "each with its reason"
-    assert found.has_image.tolist() == [True, False, False, False, False, True]
-    assert (found.images[~found.has_image] == 0).all()
-    assert (found.images[found.has_image] != 0).any(1).all()
+    assert items.has_image.tolist() == [True, False, False, False, False, True]
+    assert (items.images[~items.has_image] == 0).all()
+    assert (items.images[items.has_image] != 0).any(1).all()
 
 
 def test_a_picture_without_bytes_is_missing(featurizer: Featurizer) -> None:
     row = product(0, title="a") | {"image": {"bytes": None, "path": "elsewhere.png"}}
-    found, broken = featurizer.rows("products", [row])
-    assert not found.has_image[0]
+    items, broken = featurizer.featurize_rows("products", [row])
+    assert not items.has_image[0]
     assert not broken
 
 
@@ -79,32 +83,31 @@ def test_neighbours_have_no_influence(featurizer: Featurizer, png: Callable[...,
     gaps = {3, BATCH, BATCH + 1}
     images = [None if n in gaps else b"broken" if n == 5 else png(n) for n in range(BATCH + 7)]
     rows = [product(n, image) for n, image in enumerate(images)]
-    together, _ = featurizer.rows("products", rows)
+    together, _ = featurizer.featurize_rows("products", rows)
     for n in (0, 4, 6, BATCH - 1, BATCH + 2, len(rows) - 1):
-        alone, _ = featurizer.rows("products", [rows[n]])
-        np.testing.assert_allclose(together.images[n], alone.images[0], atol=5e-3, rtol=5e-3)
-    assert len(np.unique(together.images, axis=0)) == len(rows) - len(
-        gaps
-    )  # the broken and the missing are alike
+        single, _ = featurizer.featurize_rows("products", [rows[n]])
+        np.testing.assert_allclose(together.images[n], single.images[0], atol=5e-3, rtol=5e-3)
+    distinct = len(np.unique(together.images, axis=0))
+    assert distinct == len(rows) - len(gaps), "broken and missing pictures are both zero"
 
 
-def test_pictures_are_kept_as_the_encoder_sees_them(
+def test_stored_pictures_are_the_input_of_the_encoder(
     featurizer: Featurizer, png: Callable[..., bytes]
 ) -> None:
     pictures = [png(seed) for seed in range(BATCH + 1)]
     rows = [product(n, image) for n, image in enumerate([None, *pictures, b"not a picture"])]
-    found, _ = featurizer.rows("products", rows, keep=True)
-    assert [picture is not None for picture in found.pictures] == found.has_image.tolist()
-    assert found.pictures[1].shape == (32, 32, 3) and found.pictures[1].dtype == np.uint8
-    images, regions = featurizer.encode([found.pictures[BATCH + 1]], BATCH)
-    assert np.array_equal(images[0], found.images[BATCH + 1])
-    assert np.array_equal(regions[0], found.regions[BATCH + 1])
-    without, _ = featurizer.rows("products", rows)
+    items, _ = featurizer.featurize_rows("products", rows, keep_pictures=True)
+    assert [picture is not None for picture in items.pictures] == items.has_image.tolist()
+    assert items.pictures[1].shape == (32, 32, 3) and items.pictures[1].dtype == np.uint8
+    images, regions = featurizer.encode_pictures([items.pictures[BATCH + 1]], BATCH)
+    assert np.array_equal(images[0], items.images[BATCH + 1])
+    assert np.array_equal(regions[0], items.regions[BATCH + 1])
+    without, _ = featurizer.featurize_rows("products", rows)
     assert not any(picture is not None for picture in without.pictures)
 
 
 def test_whole_table(featurizer: Featurizer, tiny_data: Path, tiny_tables: dict[str, list[Row]]) -> None:
-    products, queries = (featurizer.table(tiny_data, table) for table in ("products", "queries"))
+    products, queries = (featurizer.featurize_table(tiny_data, table) for table in ("products", "queries"))
     assert products.ids.tolist() == [row["product_id"] for row in tiny_tables["products"]]
     assert queries.ids.tolist() == [row["query_id"] for row in tiny_tables["queries"]]
     assert products.has_image.tolist() == [row["image"] is not None for row in tiny_tables["products"]]
@@ -116,13 +119,14 @@ def test_empty_table(
     write_data: Callable[[dict[str, list[Row]]], Path],
 ) -> None:
     data = write_data(tiny_tables | {"queries": []})
-    assert len(featurizer.table(data, "queries")) == 0
+    assert len(featurizer.featurize_table(data, "queries")) == 0
 
 
 def test_survives_saving(featurizer: Featurizer, png: Callable[..., bytes], tmp_path: Path) -> None:
     featurizer.save(tmp_path)
     rows = [product(0, png(0), title="red shirt"), product(1, png(1)), product(2, title="cotton")]
-    (before, _), (after, _) = (one.rows("products", rows) for one in (featurizer, Featurizer.load(tmp_path)))
+    before, _ = featurizer.featurize_rows("products", rows)
+    after, _ = Featurizer.load(tmp_path).featurize_rows("products", rows)
     assert np.array_equal(before.tokens, after.tokens)
     assert np.array_equal(before.images, after.images)
 
@@ -134,8 +138,8 @@ def test_clips(featurizer: Featurizer, png: Callable[..., bytes]) -> None:
     good = [png(seed) for seed in range(6)]
     clips = [clip(*good), None, [], clip(*good[:2], b"not a picture", *good[3:]), clip(good[0])]
     rows = [product(n, title="red") | {"video": video} for n, video in enumerate(clips)]
-    found, broken = featurizer.rows("products", rows)
-    assert found.present[:, 2].tolist() == [True, False, False, False, True]
+    items, broken = featurizer.featurize_rows("products", rows)
+    assert items.present[:, 2].tolist() == [True, False, False, False, True]
     assert list(broken) == [3] and broken[3].startswith("frame 2 of its clip: ")
-    assert np.array_equal(found.videos[0], featurizer.clips.read(good))
-    assert found.videos[4].shape == found.videos[0].shape
+    assert np.array_equal(items.videos[0], featurizer.clips.read(good))
+    assert items.videos[4].shape == items.videos[0].shape

@@ -37,25 +37,25 @@ def test_unit_vectors_or_zero(make_model: MakeModel, items: Items, role: str, fu
     vectors = embed(make_model(fusion=fusion), items, role)
     assert vectors.shape == (20, 32)
     assert vectors.dtype == np.float32
-    expected = items.present.any(1)  # nothing to see: zero
+    expected = items.present.any(1)  # items without a modality are zero
     assert 0 < expected.sum() < 20
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), expected, atol=1e-5)
 
 
 @every_fusion
-@pytest.mark.parametrize("only", MODALITIES)
-def test_what_is_not_looked_at_has_no_influence(
-    make_model: MakeModel, items: Items, only: str, fusion: str
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_other_modalities_have_no_influence(
+    make_model: MakeModel, items: Items, modality: str, fusion: str
 ) -> None:
     model = make_model(fusion=fusion)
     blind = items
     for name in MODALITIES:
-        blind = blind if name == only else blind.without(name)
-    through, expected = embed(model, items, "product", [only]), embed(model, blind, "product")
-    np.testing.assert_allclose(through, expected, atol=1e-5)
-    has = items.present[:, MODALITIES.index(only)]
-    assert (through[~has] == 0).all()
-    assert (np.abs(through[has]).max(1) > 0).all()
+        blind = blind if name == modality else blind.without(name)
+    vectors, expected = embed(model, items, "product", [modality]), embed(model, blind, "product")
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+    has_modality = items.present[:, MODALITIES.index(modality)]
+    assert (vectors[~has_modality] == 0).all()
+    assert (np.abs(vectors[has_modality]).max(1) > 0).all()
 
 
 @every_fusion
@@ -63,35 +63,36 @@ def test_what_is_not_looked_at_has_no_influence(
 def test_batches_have_no_influence(make_model: MakeModel, items: Items, batch_size: int, fusion: str) -> None:
     model = make_model(fusion=fusion)
     for role in ("query", "product"):
-        whole, parts = embed(model, items, role), embed(model, items, role, batch_size=batch_size)
-        np.testing.assert_allclose(parts, whole, atol=1e-5)
+        expected, batched = embed(model, items, role), embed(model, items, role, batch_size=batch_size)
+        np.testing.assert_allclose(batched, expected, atol=1e-5)
 
 
 @every_fusion
 def test_a_picture_of_another_product(make_model: MakeModel, items: Items, fusion: str) -> None:
-    """Shown with it are just those that are meant, and in the whole view alone."""
+    """Only the chosen products get it, and only in the fused view."""
     model = make_model(fusion=fusion)
     rows, donors = np.array([0, 8]), np.array([4, 16])  # all have both words and a picture
-    lost = torch.zeros(len(items), len(MODALITIES), dtype=torch.bool)
+    hidden = torch.zeros(len(items), len(MODALITIES), dtype=torch.bool)
     batch, swapped = items.batch(slice(None)), (torch.from_numpy(rows), items.take(donors).batch(slice(None)))
-    found, before = model.views(batch, lost, swapped), model.views(batch, lost)
+    with_swaps, before = model.encode_views(batch, hidden, swapped), model.encode_views(batch, hidden)
     pictured = replace(items, images=items.images.copy(), regions=items.regions.copy())
     pictured.images[rows], pictured.regions[rows] = items.images[donors], items.regions[donors]
     expected = model.encode_product(pictured.batch(slice(None)))
-    torch.testing.assert_close(found[:, 0], expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(found[:, 1:], before[:, 1:], atol=0, rtol=0)
-    changed = (found[:, 0] - before[:, 0]).abs().amax(1) > 1e-3
+    torch.testing.assert_close(with_swaps[:, 0], expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(with_swaps[:, 1:], before[:, 1:], atol=0, rtol=0)
+    changed = (with_swaps[:, 0] - before[:, 0]).abs().amax(1) > 1e-3
     assert np.flatnonzero(changed).tolist() == rows.tolist()
 
 
 @every_fusion
-def test_no_modality_drowns_another(make_model: MakeModel, items: Items, fusion: str) -> None:
+def test_all_modalities_have_the_same_scale(make_model: MakeModel, items: Items, fusion: str) -> None:
     model = make_model(fusion=fusion)
     with torch.no_grad():
         model.image[-1].weight.mul_(100)
-    parts = model.parts(items.batch(slice(None)))
-    size = parts.pooled.square().mean(2).sqrt()
-    torch.testing.assert_close(size[parts.present], torch.ones(int(parts.present.sum())), atol=1e-3, rtol=0)
+    features = model.encode_modalities(items.batch(slice(None)))
+    size = features.pooled.square().mean(2).sqrt()
+    expected = torch.ones(int(features.present.sum()))
+    torch.testing.assert_close(size[features.present], expected, atol=1e-3, rtol=0)
 
 
 def test_nothing_to_embed(make_model: MakeModel, items: Items) -> None:
@@ -121,7 +122,7 @@ def test_unknown_fusion(make_model: MakeModel) -> None:
 
 
 @every_fusion
-def test_a_model_without_clips_overlooks_them(make_model: MakeModel, items: Items, fusion: str) -> None:
+def test_a_model_without_clips_ignores_them(make_model: MakeModel, items: Items, fusion: str) -> None:
     model = make_model(fusion=fusion, video_encoder=None)
     assert model.config.modalities == ("text", "image")
     blind = items.without("video")

@@ -1,4 +1,4 @@
-"""Kubeflow's HTTP APIs as far as Vitrine uses them, kept in memory; what stands behind them needs a cluster."""
+"""Servers with the parts of Kubeflow's HTTP APIs that Vitrine uses; they hold everything in memory."""
 
 import itertools
 import json
@@ -22,7 +22,7 @@ from kubeflow_trainer_api import models
 
 
 class Json(BaseHTTPRequestHandler):
-    """Answers in JSON; who inherits it says what, in `_route`."""
+    """Answers in JSON; subclasses define the answers in `_route`."""
 
     _route: Callable[[], None]
 
@@ -33,22 +33,22 @@ class Json(BaseHTTPRequestHandler):
 
     do_HEAD = do_POST = do_DELETE = do_GET  # noqa: N815 - http.server's names
 
-    def say(self, status: int, content: Any) -> None:
-        told = json.dumps(content).encode()
+    def send_json(self, status: int, content: Any) -> None:
+        body = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(told)))
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(told)
+            self.wfile.write(body)
 
 
 class Kubeflow(ThreadingHTTPServer):
-    """One user's. `kept` is what it holds, by kind and id; `refusing` is what it answers to all but how it is."""
+    """A single-user KFP. `objects` are by kind and id; `refusing` is the status of all answers but health checks."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.kept: dict[str, dict[str, dict[str, Any]]] = {
+        self.objects: dict[str, dict[str, dict[str, Any]]] = {
             kind: {} for kind in ("experiments", "pipelines", "versions", "runs", "recurringruns")
         }
         self.numbers = itertools.count(1)
@@ -61,8 +61,8 @@ class Kubeflow(ThreadingHTTPServer):
 
     def add(self, kind: str, key: str, **content: Any) -> dict[str, Any]:
         name = f"{kind}-{next(self.numbers)}"
-        self.kept[kind][name] = {key: name, **content}
-        return self.kept[kind][name]
+        self.objects[kind][name] = {key: name, **content}
+        return self.objects[kind][name]
 
 
 class Handler(Json):
@@ -75,13 +75,13 @@ class Handler(Json):
         self.query = {key: values[0] for key, values in parse_qs(url.query).items()}
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         words = [unquote(word) for word in re.split("[/:]", url.path.removeprefix("/apis/v2beta1/"))]
-        status, said = self._answer(self.command, words)
+        status, content = self._answer(self.command, words)
         if self.server.refusing and words != ["healthz"]:
-            status, said = self.server.refusing, {"message": "not today"}
-        self.say(status, said)
+            status, content = self.server.refusing, {"message": "not today"}
+        self.send_json(status, content)
 
     def _answer(self, method: str, words: list[str]) -> tuple[int, Any]:  # noqa: PLR0911, PLR0912
-        kept = self.server.kept
+        objects = self.server.objects
         if "namespace" in self.query:
             return 400, {"message": "In single-user mode, nothing is filtered by namespace"}
         match method, *words:
@@ -90,46 +90,50 @@ class Handler(Json):
             case "POST", "pipelines", "upload":
                 return 200, self.server.add("pipelines", "pipeline_id", display_name=self.query["name"])
             case "POST", "pipelines", "upload_version":
-                if any(one["display_name"] == self.query["name"] for one in kept["versions"].values()):
+                if any(
+                    version["display_name"] == self.query["name"] for version in objects["versions"].values()
+                ):
                     return 409, {"message": f"a version {self.query['name']} already exists"}
-                own = {"display_name": self.query["name"], "pipeline_id": self.query["pipelineid"]}
-                return 200, self.server.add("versions", "pipeline_version_id", **own, file=self.body.decode())
+                names = {"display_name": self.query["name"], "pipeline_id": self.query["pipelineid"]}
+                return 200, self.server.add(
+                    "versions", "pipeline_version_id", **names, file=self.body.decode()
+                )
             case "GET", "pipelines", _, "versions":
-                return 200, self._page("pipeline_versions", kept["versions"])
+                return 200, self._page("pipeline_versions", objects["versions"])
             case "GET", "runs", key:
-                run = kept["runs"][key]
+                run = objects["runs"][key]
                 run["state"] = self.server.states[min(run["looks"], len(self.server.states) - 1)]
                 run["looks"] += 1
                 return 200, run
             case "POST", "runs":
                 return 200, self.server.add("runs", "run_id", **json.loads(self.body), looks=0)
             case "POST", "recurringruns":
-                asked = json.loads(self.body)
-                if len(asked["trigger"]["cron_schedule"]["cron"].split()) != 6:
+                schedule = json.loads(self.body)
+                if len(schedule["trigger"]["cron_schedule"]["cron"].split()) != 6:
                     return 400, {"message": "cron"}
-                return 200, self.server.add("recurringruns", "recurring_run_id", **asked)
-            case "POST", "recurringruns", key, ("enable" | "disable") as does:
-                kept["recurringruns"][key]["mode"] = does.upper()
+                return 200, self.server.add("recurringruns", "recurring_run_id", **schedule)
+            case "POST", "recurringruns", key, ("enable" | "disable") as action:
+                objects["recurringruns"][key]["mode"] = action.upper()
                 return 200, {}
             case "DELETE", "recurringruns", key:
-                del kept["recurringruns"][key]
+                del objects["recurringruns"][key]
                 return 200, {}
             case "POST", "experiments":
                 return 200, self.server.add("experiments", "experiment_id", **json.loads(self.body))
             case "GET", ("experiments" | "pipelines" | "runs" | "recurringruns") as kind:
-                return 200, self._page({"recurringruns": "recurringRuns"}.get(kind, kind), kept[kind])
+                return 200, self._page({"recurringruns": "recurringRuns"}.get(kind, kind), objects[kind])
             case _:
                 return 404, {"message": f"{method} {words}"}
 
     def _page(self, key: str, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
-        """Of at most two, so that there are several."""
-        found = list(rows.values())
-        if wanted := self.query.get("filter"):
-            value = json.loads(wanted)["predicates"][0]["stringValue"]
-            found = [one for one in found if one["display_name"] == value]
+        """Pages have at most two rows, so that there are several pages."""
+        selected = list(rows.values())
+        if query_filter := self.query.get("filter"):
+            value = json.loads(query_filter)["predicates"][0]["stringValue"]
+            selected = [row for row in selected if row["display_name"] == value]
         start = int(self.query.get("page_token") or 0)
-        more = {"next_page_token": str(start + 2)} if len(found) > start + 2 else {}
-        return {key: found[start : start + 2], **more}
+        more = {"next_page_token": str(start + 2)} if len(selected) > start + 2 else {}
+        return {key: selected[start : start + 2], **more}
 
 
 @pytest.fixture
@@ -151,7 +155,7 @@ NOW = datetime.now(UTC).isoformat()
 
 
 class Node:
-    """A pod, once it is scheduled."""
+    """A pod; its process starts when it is scheduled."""
 
     def __init__(self, name: str, rank: int, command: list[str], env: dict[str, str], log: Path) -> None:
         self.name, self.rank, self.log, self.command, self.env = name, rank, log, command, env
@@ -168,7 +172,7 @@ class Node:
             return "Pending"
         return {None: "Running", 0: "Succeeded"}.get(self.process.poll(), "Failed")
 
-    def told(self) -> dict[str, Any]:
+    def to_manifest(self) -> dict[str, Any]:
         labels = {
             "jobset.sigs.k8s.io/jobset-name": self.name.partition("-node-")[0],
             "jobset.sigs.k8s.io/replicatedjob-name": "node",
@@ -182,8 +186,8 @@ class Node:
 class Trainer(ThreadingHTTPServer):
     """Kubeflow Trainer of a namespace.
 
-    `command` is what nodes run, by default what the job says; `full` is when no node has room; `cut` is after how many
-    bytes a log's connection ends, once; `refusing` answers posts.
+    `command`: run by the nodes, by default that of the job. `full`: no node has room. `cut`: bytes of a log after which
+    its connection ends, once. `refusing`: status and message for every POST.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -193,7 +197,7 @@ class Trainer(ThreadingHTTPServer):
         self.full, self.cut, self.refusing = False, 0, (0, "")
         self.jobs: dict[str, dict[str, Any]]
         self.pods: dict[str, list[Node]]
-        self.made = 0
+        self.created_jobs = 0
 
     def make(self, job: dict[str, Any]) -> None:
         name, trainer = job["metadata"]["name"], job["spec"]["trainer"]
@@ -202,7 +206,7 @@ class Trainer(ThreadingHTTPServer):
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         command = self.command or [sys.executable, *trainer["command"][1:]]
-        self.jobs[name], self.made = job, self.made + 1
+        self.jobs[name], self.created_jobs = job, self.created_jobs + 1
         self.pods[name] = [
             Node(
                 f"{name}-node-0-{rank}-x",
@@ -215,13 +219,13 @@ class Trainer(ThreadingHTTPServer):
                     "PET_MASTER_ADDR": "127.0.0.1",
                     "PET_MASTER_PORT": str(port),
                 },
-                self.folder / f"{self.made}-{rank}.log",
+                self.folder / f"{self.created_jobs}-{rank}.log",
             )
             for rank in range(trainer["numNodes"])
         ]
 
     def look(self, name: str) -> dict[str, Any]:
-        """A job, when the controllers have done what they do by themselves."""
+        """A job, after the controllers have started its pods and set its status."""
         pods, job = self.pods[name], self.jobs[name]
         for pod in pods:
             if pod.process is None and not self.full:
@@ -263,39 +267,39 @@ class TrainerHandler(Json):
         if words[-1] == "log":
             self._log(words[-2], "follow" in query)
             return
-        self.say(*self._answer(words, query, body))
+        self.send_json(*self._answer(words, query, body))
 
     def _answer(self, words: list[str], query: dict[str, str], body: bytes) -> tuple[int, Any]:  # noqa: PLR0911
-        here = self.server
+        server = self.server
         match self.command, *words:
             case "GET", *_, "clustertrainingruntimes", "torch-distributed":
                 return 200, RUNTIME
             case "POST", "apis", "trainer.kubeflow.org", "v1alpha1", "namespaces", "shop", "trainjobs":
                 job = json.loads(body)
-                if here.refusing[0]:
-                    return here.refusing[0], {"message": here.refusing[1]}
+                if server.refusing[0]:
+                    return server.refusing[0], {"message": server.refusing[1]}
                 if models.TrainerV1alpha1TrainJob.from_dict(job).to_dict() != job:
                     return 422, {"message": "not a TrainJob"}
-                if job["metadata"]["name"] in here.jobs:
+                if job["metadata"]["name"] in server.jobs:
                     return 409, {"message": "already exists"}
-                here.make(job)
+                server.make(job)
                 return 201, job
-            case "GET", *_, "trainjobs", name if name in here.jobs:
-                return 200, here.look(name)
-            case "DELETE", *_, "trainjobs", name if name in here.jobs:
-                here.stop(name)
-                del here.jobs[name]
+            case "GET", *_, "trainjobs", name if name in server.jobs:
+                return 200, server.look(name)
+            case "DELETE", *_, "trainjobs", name if name in server.jobs:
+                server.stop(name)
+                del server.jobs[name]
                 return 200, {}
             case "GET", *_, "pods":
                 name = re.match("jobset.sigs.k8s.io/jobset-name=([^,]+),", query["labelSelector"])[1]  # type: ignore[index]
-                return 200, {"items": [pod.told() for pod in here.pods[name]]}
+                return 200, {"items": [pod.to_manifest() for pod in server.pods[name]]}
             case "GET", *_, "pods", "launcher":
                 owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "w", "uid": "u"}
                 return 200, {
                     "metadata": {"name": "launcher", "ownerReferences": [owner | {"controller": True}]}
                 }
             case "GET", *_, "events":
-                names = here.jobs if here.full else []
+                names = server.jobs if server.full else []
                 return 200, {
                     "items": [
                         SCHEDULING | {"involvedObject": {"kind": "TrainJob", "name": name}} for name in names
@@ -305,7 +309,7 @@ class TrainerHandler(Json):
                 return 404, {"message": f"no {'/'.join(words)}"}
 
     def _log(self, pod: str, follow: bool) -> None:
-        node = next(one for pods in self.server.pods.values() for one in pods if one.name == pod)
+        node = next(node for nodes in self.server.pods.values() for node in nodes if node.name == pod)
         self.send_response(200)
         self.send_header("Content-Type", "text/plain")
         self.send_header("Transfer-Encoding", "chunked")
@@ -380,7 +384,7 @@ def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trainer
     }
     path = tmp_path / "kubeconfig"
     path.write_text(yaml.safe_dump(config))
-    monkeypatch.setenv("KUBECONFIG", str(path))  # for what this test starts
+    monkeypatch.setenv("KUBECONFIG", str(path))  # for processes that the test starts
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
     yield server
     for name in server.jobs:

@@ -1,4 +1,4 @@
-"""What `check` finds: in compiled pipelines that KFP would take and fail on, in registries, and in a cluster."""
+"""Faults that `check` reports: in compiled pipelines that KFP would accept, in registries, and in a cluster."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 from catalog.schema import DataError
-from components.params import pipeline_params
+from components.params import load_pipeline_params
 from pipelines import check, ir
 from pipelines.__main__ import main
-from pipelines.check import faults, missing_images, missing_objects, placement_faults
-from pipelines.cluster import Cluster, load
+from pipelines.check import find_faults, find_missing_images, find_missing_objects, find_placement_faults
+from pipelines.cluster import Cluster, load_cluster
 
 ROOT = Path(__file__).parents[2]
 Documents = list[dict[str, Any]]
@@ -22,11 +22,13 @@ Documents = list[dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def text() -> str:
-    return ir.compiled(load(ROOT / "deploy" / "cluster.yaml"), "abc", pipeline_params(ROOT / "params.yaml"))
+    return ir.compile_pipeline(
+        load_cluster(ROOT / "deploy" / "cluster.yaml"), "abc", load_pipeline_params(ROOT / "params.yaml")
+    )
 
 
 def _tasks(documents: Documents) -> dict[str, Any]:
-    """Of the chain, which stands within the one that tells how it ended."""
+    """Tasks of the chain, which is inside the exit handler."""
     return documents[0]["components"]["comp-exit-handler-1"]["dag"]["tasks"]
 
 
@@ -39,13 +41,13 @@ BROKEN: dict[str, tuple[Callable[[Documents], Any], str]] = {
         lambda d: _tasks(d)["train"]["inputs"]["artifacts"]["features"]["taskOutputArtifact"].update(
             producerTask="x"
         ),
-        "task train, input features: comes from 'x', which is no task here",
+        "task train, input features: comes from 'x', which is not a task here",
     ),
-    "an output that nobody makes": (
+    "an output that does not exist": (
         lambda d: _tasks(d)["train"]["inputs"]["artifacts"]["features"]["taskOutputArtifact"].update(
             outputArtifactKey="vectors"
         ),
-        "task train, input features: 'featurize-in-shards' makes no vectors",
+        "task train, input features: 'featurize-in-shards' has no output vectors",
     ),
     "a missing executor": (
         lambda d: d[0]["deploymentSpec"]["executors"].pop("exec-train"),
@@ -55,13 +57,13 @@ BROKEN: dict[str, tuple[Callable[[Documents], Any], str]] = {
         lambda d: d[0]["components"].pop("comp-train"),
         "task train: there is no component 'comp-train'",
     ),
-    "an input that is not given": (
+    "an input that is missing": (
         lambda d: _tasks(d)["train"]["inputs"]["parameters"].pop("params"),
-        "task train: input params is not given",
+        "task train: input params is missing",
     ),
-    "an input that nobody takes": (
+    "an input that the component does not have": (
         lambda d: _tasks(d)["train"]["inputs"]["parameters"].update(speed={"runtimeValue": {"constant": 1}}),
-        "task train: its component takes no input speed",
+        "task train: its component has no input speed",
     ),
     "a parameter of another type": (
         lambda d: d[0]["components"]["comp-train"]["inputDefinitions"]["parameters"]["params"].update(
@@ -83,7 +85,7 @@ BROKEN: dict[str, tuple[Callable[[Documents], Any], str]] = {
         lambda d: _tasks(d)["train"]["inputs"]["parameters"].update(
             params={"componentInputParameter": "trian"}
         ),
-        "task train, input params: comes from the input 'trian', which is not there",
+        "task train, input params: comes from the input 'trian', which does not exist",
     ),
     "an artifact of another type": (
         lambda d: d[0]["components"]["comp-train"]["inputDefinitions"]["artifacts"]["features"][
@@ -91,20 +93,23 @@ BROKEN: dict[str, tuple[Callable[[Documents], Any], str]] = {
         ].update(schemaTitle="system.Model"),
         "task train, input features: is system.Dataset, not system.Model",
     ),
-    "an order that nobody keeps": (
+    "an unknown dependency": (
         lambda d: _tasks(d)["train"]["dependentTasks"].append("x"),
-        "task train: depends on 'x', which is no task here",
+        "task train: depends on 'x', which is not a task here",
     ),
-    "steps that wait for each other": (
+    "a cycle": (
         lambda d: _tasks(d)["validate"].setdefault("dependentTasks", []).append("register"),
         "wait for each other",
     ),
-    "a name in capitals": (lambda d: d[0]["pipelineInfo"].update(name="Vitrine"), "'Vitrine' is no DNS name"),
+    "a name in capitals": (
+        lambda d: d[0]["pipelineInfo"].update(name="Vitrine"),
+        "'Vitrine' is not a DNS name",
+    ),
     "a task's name with _": (
         lambda d: _tasks(d).update(my_task=_tasks(d)["train"]),
-        "task my_task: no DNS name of at most 63 letters",
+        "task my_task: the name must be a DNS name of at most 63 letters",
     ),
-    "no image": (lambda d: _container(d).pop("image"), "exec-train: names no image"),
+    "no image": (lambda d: _container(d).pop("image"), "exec-train: has no image"),
     "the tag latest": (
         lambda d: _container(d).update(image="vitrine:latest"),
         "exec-train: 'vitrine:latest' names no",
@@ -132,81 +137,84 @@ BROKEN: dict[str, tuple[Callable[[Documents], Any], str]] = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_pipeline_is_refused_with_the_place(name: str, text: str) -> None:
     documents = list(yaml.safe_load_all(text))
-    breach, told = BROKEN[name]
+    breach, message = BROKEN[name]
     breach(documents)
-    found = faults(yaml.safe_dump_all(documents))
-    assert any(told in one for one in found), found
-    assert "hunter2" not in str(found)
+    faults = find_faults(yaml.safe_dump_all(documents))
+    assert any(message in fault for fault in faults), faults
+    assert "hunter2" not in str(faults)
 
 
 @pytest.mark.parametrize("words", ["{", "just words", "[1, 2]"])
-def test_what_is_no_pipeline(words: str) -> None:
-    assert len(faults(words)) == 1
+def test_a_text_that_is_not_a_pipeline(words: str) -> None:
+    assert len(find_faults(words)) == 1
 
 
-def test_ours_has_no_faults(
+def test_the_projects_pipeline_has_no_faults(
     text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert faults(text) == []
-    assert faults(ir.compiled(Cluster(), "abc", pipeline_params(ROOT / "params.yaml"))) == []
+    assert find_faults(text) == []
+    assert (
+        find_faults(ir.compile_pipeline(Cluster(), "abc", load_pipeline_params(ROOT / "params.yaml"))) == []
+    )
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("KUBECONFIG", "/nowhere")
     assert main(["check"]) == 0
-    said = capsys.readouterr()
-    assert "deploy/cluster.yaml: nothing wrong was found" in said.out
-    assert "not checked: image vitrine:" in said.err and "no cluster is configured here" in said.err
+    output = capsys.readouterr()
+    assert "deploy/cluster.yaml: no faults found" in output.out
+    assert "not checked: image vitrine:" in output.err and "no cluster is configured here" in output.err
 
 
-def test_all_faults_are_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_faults_are_reported_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gpu = {"accelerator": {"type": "nvidia.com/gpu"}}
     (tmp_path / "c.yaml").write_text(
         yaml.safe_dump({"steps": {"validate": gpu, "train": {**gpu, "image": "cpu"}}})
     )
     assert main(["check", "--cluster", str(tmp_path / "c.yaml"), "--params", str(ROOT / "params.yaml")]) == 1
-    said = capsys.readouterr().err
-    assert "c.yaml: 2 faults:" in said
+    output = capsys.readouterr().err
+    assert "c.yaml: 2 faults:" in output
     assert (
-        "steps.validate: asks for nvidia.com/gpu" in said and "steps.train: asks for nvidia.com/gpu" in said
+        "steps.validate: requests nvidia.com/gpu" in output
+        and "steps.train: requests nvidia.com/gpu" in output
     )
-    assert len(list(placement_faults(load(tmp_path / "c.yaml")))) == 2
+    assert len(list(find_placement_faults(load_cluster(tmp_path / "c.yaml")))) == 2
 
 
 @pytest.fixture
 def server(json_handler: type[BaseHTTPRequestHandler]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Answers each path with a status and JSON; its address, and what it has."""
+    """A server that answers each path with a status and JSON: its address, and its answers by path."""
     answers: dict[str, Any] = {}
 
     class Handler(json_handler):  # type: ignore[misc, valid-type]
         def _route(self) -> None:
-            self.say(*answers.get(self.path, (404, {"kind": "Status", "code": 404})))
+            self.send_json(*answers.get(self.path, (404, {"kind": "Status", "code": 404})))
 
-    one = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=one.serve_forever, daemon=True).start()
-    yield f"127.0.0.1:{one.server_port}", answers
-    one.shutdown()
-    one.server_close()
+    http_server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=http_server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{http_server.server_port}", answers
+    http_server.shutdown()
+    http_server.server_close()
 
 
-def test_images_are_asked_for(server: tuple[str, dict[str, Any]]) -> None:
+def test_missing_images(server: tuple[str, dict[str, Any]]) -> None:
     host, answers = server
     cluster = Cluster.model_validate(
         {"images": {"cpu": f"{host}/shop/vitrine:1-cpu", "cuda": f"{host}/shop/vitrine:1"}}
     )
-    told = [
-        f"images.{one}: {cluster.images[one]} is not there (the registry answers 404)"
-        for one in ("cpu", "cuda")
+    faults = [
+        f"images.{target}: {cluster.images[target]} does not exist (the registry answers 404)"
+        for target in ("cpu", "cuda")
     ]
-    assert missing_images(cluster) == told
+    assert find_missing_images(cluster) == faults
     answers["/v2/shop/vitrine/manifests/1-cpu"] = (200, {})
-    assert missing_images(cluster) == told[1:]
+    assert find_missing_images(cluster) == faults[1:]
     answers["/v2/shop/vitrine/manifests/1"] = (401, {})
-    with pytest.raises(ConnectionError, match="its registry wants credentials"):
-        missing_images(cluster)
+    with pytest.raises(ConnectionError, match="its registry requires credentials"):
+        find_missing_images(cluster)
     gone = Cluster.model_validate({"images": {"cpu": "127.0.0.1:1/v:1", "cuda": "127.0.0.1:1/v:2"}})
-    assert missing_images(gone)[0] == "images.cpu: 127.0.0.1:1 cannot be reached (ConnectionError)"
+    assert find_missing_images(gone)[0] == "images.cpu: 127.0.0.1:1 cannot be reached (ConnectionError)"
 
 
-def test_secrets_and_the_service_account_are_asked_for(
+def test_missing_secrets_and_service_account(
     server: tuple[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     host, answers = server
@@ -222,36 +230,36 @@ def test_secrets_and_the_service_account_are_asked_for(
     monkeypatch.setattr(
         "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "config")
     )
-    cluster = load(ROOT / "deploy" / "cluster.yaml")
+    cluster = load_cluster(ROOT / "deploy" / "cluster.yaml")
     core = "/api/v1/namespaces/kubeflow"
     place = "steps.fetch.secrets: "
-    assert missing_objects(cluster) == [
+    assert find_missing_objects(cluster) == [
         f"{place}there is no secret vitrine-data in kubeflow",
         "service_account: there is no vitrine in kubeflow",
     ]
     answers[f"{core}/secrets/vitrine-data"] = (200, {"data": {"access-key": "eA=="}})
     answers[f"{core}/serviceaccounts/vitrine"] = (200, {})
-    assert missing_objects(cluster) == [f"{place}the secret vitrine-data has no key secret-key"]
+    assert find_missing_objects(cluster) == [f"{place}the secret vitrine-data has no key secret-key"]
     answers[f"{core}/secrets/vitrine-data"] = (200, {"data": {"access-key": "eA==", "secret-key": "eA=="}})
-    assert missing_objects(cluster) == []
+    assert find_missing_objects(cluster) == []
     several = cluster.model_copy(update={"nodes": 2})
-    assert missing_objects(several) == [
+    assert find_missing_objects(several) == [
         "storage: there is no claim vitrine-training in kubeflow",
         "nodes: there is no ClusterTrainingRuntime torch-distributed; install Kubeflow Trainer",
     ]
     answers[f"{core}/persistentvolumeclaims/vitrine-training"] = (200, {})
     answers["/apis/trainer.kubeflow.org/v1alpha1/clustertrainingruntimes/torch-distributed"] = (200, {})
-    assert missing_objects(several) == []
+    assert find_missing_objects(several) == []
     answers[f"{core}/serviceaccounts/vitrine"] = (403, {})
     with pytest.raises(ConnectionError, match="does not answer"):
-        missing_objects(cluster)
+        find_missing_objects(cluster)
 
 
 def test_a_pipeline_that_cannot_be_compiled_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise ValueError("no such thing")
 
-    monkeypatch.setattr(ir, "pipeline", never)
+    monkeypatch.setattr(ir, "build_pipeline", fail)
     with pytest.raises(DataError, match="the pipeline cannot be compiled: no such thing"):
-        ir.compiled(Cluster(), "abc", {})
-    assert check.PATIENCE < 60
+        ir.compile_pipeline(Cluster(), "abc", {})
+    assert check.TIMEOUT < 60

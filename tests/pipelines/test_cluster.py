@@ -1,4 +1,4 @@
-"""Cluster files: what is refused, and where it is said to be."""
+"""Cluster files: which faults are refused, and with which place."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from catalog.schema import DataError
-from pipelines.cluster import TARGETS, Cluster, load, size
+from pipelines.cluster import TARGETS, Cluster, load_cluster, parse_memory
 
 ROOT = Path(__file__).parents[2]
 Breach = Callable[[dict[str, Any]], Any]
@@ -43,9 +43,9 @@ BROKEN: dict[str, tuple[Breach, str]] = {
         lambda c: c["steps"]["train"]["accelerator"].update(count=0),
         "steps.train.accelerator.count: Input should be greater than or equal to 1",
     ),
-    "a toleration that says too much": (
+    "a toleration with a superfluous value": (
         lambda c: c["steps"]["train"]["tolerations"][0].update(value="x"),
-        "steps.train.tolerations.0: Equal needs a value, and Exists takes none",
+        "steps.train.tolerations.0: Equal needs a value; Exists takes no value",
     ),
     "a label with a space": (
         lambda c: c["labels"].update(team="product search"),
@@ -85,11 +85,11 @@ BROKEN: dict[str, tuple[Breach, str]] = {
     "no nodes": (lambda c: c.update(nodes=0), "nodes: Input should be greater than or equal to 1"),
     "an unknown timezone": (
         lambda c: c.update(timezone="Mars/Olympus"),
-        "timezone: 'Mars/Olympus' is none of",
+        "timezone: 'Mars/Olympus' is not in",
     ),
     "pages with a password": (
         lambda c: c.update(ui="https://me:hunter2@kfp.test"),
-        "ui: no address of a page",
+        "ui: must be the URL of a page",
     ),
     "a list in place of steps": (lambda c: c.update(steps=[]), "steps: Input should be a valid dictionary"),
 }
@@ -102,28 +102,28 @@ def content() -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_file_is_refused_with_the_place(name: str, content: dict[str, Any], tmp_path: Path) -> None:
-    breach, told = BROKEN[name]
+    breach, message = BROKEN[name]
     breach(content)
     path = tmp_path / "cluster.yaml"
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(DataError) as caught:
-        load(path)
-    assert str(caught.value).startswith(f"{path}: ") and told in str(caught.value)
+        load_cluster(path)
+    assert str(caught.value).startswith(f"{path}: ") and message in str(caught.value)
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_step_begins_with_the_defaults(content: dict[str, Any]) -> None:
+def test_a_step_inherits_the_defaults(content: dict[str, Any]) -> None:
     cluster = Cluster.model_validate(content)
     assert cluster.placement("evaluate").timeout == "2h" and cluster.placement("evaluate").cpu == "4"
     assert cluster.placement("train").timeout == "12h" and cluster.placement("train").retries.count == 2
     assert cluster.placement("gather") == cluster.defaults
-    launch = cluster.placement("launch")  # waits for training, and needs nothing of what it needs
+    launch = cluster.placement("launch")  # waits for training, but needs none of its resources
     assert (launch.timeout, launch.memory, launch.accelerator) == ("12h", "2Gi", None)
     assert (
         cluster.image("train", "abc") == "vitrine:abc-cuda"
         and cluster.image("gather", "abc") == "vitrine:abc-cpu"
     )
-    assert cluster.secrets().keys() == {"vitrine-data"}
+    assert cluster.required_secrets().keys() == {"vitrine-data"}
 
 
 def test_any_step_may_run_without_a_gpu() -> None:
@@ -136,4 +136,4 @@ def test_any_step_may_run_without_a_gpu() -> None:
     ("text", "count"), [("2Ki", 2048), ("1.5Gi", 1.5 * 2**30), ("3M", 3e6), ("1Ti", 2**40)]
 )
 def test_sizes(text: str, count: float) -> None:
-    assert size(text) == count
+    assert parse_memory(text) == count

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.__main__ import main, pipeline_params
+from components.params import load_pipeline_params
+from pipelines.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_compiled_twice_it_is_the_same_file(tmp_path: Path) -> None:
-    """Whatever the order in which this Python keeps its sets."""
+    """The order of sets, which differs between two Pythons, plays no part."""
     files = [tmp_path / "one.yaml", tmp_path / "two.yaml"]
     assert main(["compile", "--params", str(ROOT / "params.yaml"), "--output", str(files[0])]) == 0
     command = [sys.executable, "-m", "pipelines", "compile", "--output", str(files[1])]
@@ -24,14 +25,14 @@ def test_compiled_twice_it_is_the_same_file(tmp_path: Path) -> None:
 
 def test_null_is_left_out() -> None:
     written = yaml.safe_load((ROOT / "params.yaml").read_text())["featurize"]
-    passed = pipeline_params(ROOT / "params.yaml")["featurize"]
+    passed = load_pipeline_params(ROOT / "params.yaml")["featurize"]
     assert passed == {name: value for name, value in written.items() if value is not None} != written
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
-        (["compile", "--output", "pipeline.json"], "--output pipeline.json: name it .yaml"),
+        (["compile", "--output", "pipeline.json"], "--output pipeline.json: the file name must end in .yaml"),
         (["compile", "--output", "nowhere/pipeline.yaml"], "nowhere"),
         (["run", "--rev", "no-such-branch"], "no commit 'no-such-branch'"),
         (["run", "--repo", "nowhere"], "nowhere: no commit 'HEAD'"),
@@ -39,15 +40,15 @@ def test_null_is_left_out() -> None:
 )
 def test_bad_input_is_one_message(
     words: list[str],
-    told: str,
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main([*words, "--params", str(ROOT / "params.yaml")]) == 1
-    said = capsys.readouterr().err
-    assert told in said and said.startswith("vitrine: ") and "Traceback" not in said
+    stderr = capsys.readouterr().err
+    assert message in stderr and stderr.startswith("vitrine: ") and "Traceback" not in stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from catalog.schema import DataError
-from pipelines.fetch import _address, fetch, resolve
+from pipelines.fetch import _with_credentials, fetch_data, resolve_commit
 from registry import local_stack
 
-PERSON = {f"GIT_{role}_{what}": "shop" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+PERSON = {f"GIT_{role}_{field}": "shop" for role in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")}
 
 
 class Repository:
-    """A git repository whose folder `data` is versioned by DVC, with a remote beside it."""
+    """A git repository whose folder `data` is versioned by DVC, with a remote next to it."""
 
     def __init__(self, root: Path, remote: str = "", env: Mapping[str, str] | None = None) -> None:
         self.root, self.env = root, os.environ | PERSON | dict(env or {})
@@ -50,9 +50,9 @@ class Repository:
         import boto3
 
         keys = {"aws_access_key_id": "AWS_ACCESS_KEY_ID", "aws_secret_access_key": "AWS_SECRET_ACCESS_KEY"}
-        given = {name: self.env[variable] for name, variable in keys.items()}
+        credentials = {name: self.env[variable] for name, variable in keys.items()}
         store = boto3.resource(
-            "s3", endpoint_url=self.env["AWS_ENDPOINT_URL"], region_name="us-east-1", **given
+            "s3", endpoint_url=self.env["AWS_ENDPOINT_URL"], region_name="us-east-1", **credentials
         )
         store.Bucket(bucket).objects.all().delete()
 
@@ -72,40 +72,40 @@ def test_data_as_it_was_at_a_commit(tmp_path: Path) -> None:
     first = repository.commit(products="one", queries="asked")
     second = repository.commit(products="two")
     url = repository.root.as_uri()
-    fetch(url, first, tmp_path / "data")
+    fetch_data(url, first, tmp_path / "data")
     assert content(tmp_path / "data") == {"products/00000.parquet": "one", "queries/00000.parquet": "asked"}
-    fetch(str(repository.root), second, tmp_path / "data")  # a retry over what is there
+    fetch_data(str(repository.root), second, tmp_path / "data")  # a retry over what is there
     assert content(tmp_path / "data") == {"products/00000.parquet": "two"}
 
     repository.git("branch", "night", first)
-    fetched = fetch(url, "night", tmp_path / "data")
+    fetched = fetch_data(url, "night", tmp_path / "data")
     assert fetched.revision == first and fetched.dvc.endswith(".dir")
     assert content(tmp_path / "data") == {"products/00000.parquet": "one", "queries/00000.parquet": "asked"}
 
     with pytest.raises(
         DataError, match=r"shop has no data\.dvc at '0000000' \(unknown Git revision '0000000'\)"
     ):
-        fetch(url, "0000000", tmp_path / "none")
+        fetch_data(url, "0000000", tmp_path / "none")
     repository.forget()
-    with pytest.raises(DataError, match=r"cannot be had .*; is it pushed to the DVC remote"):
-        fetch(url, second, tmp_path / "none")
+    with pytest.raises(DataError, match=r"cannot read the data of .*; push it to the DVC remote"):
+        fetch_data(url, second, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
 def test_a_remote_within_the_repository(tmp_path: Path) -> None:
-    """As the sample's: it is where the repository is, and a server has no other place for it."""
+    """Like that of the sample: its path is relative to the repository."""
     repository = Repository(tmp_path / "shop", "../kept")
     commit = repository.commit(products="one")
     shutil.rmtree(repository.root / ".dvc" / "cache")
-    fetch(repository.root.as_uri(), commit, tmp_path / "data")
+    fetch_data(repository.root.as_uri(), commit, tmp_path / "data")
     assert content(tmp_path / "data") == {"products/00000.parquet": "one"}
 
 
-def test_what_is_no_repository(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_repository(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"nowhere has no data\.dvc at 'HEAD' \(.*No git repository was found"
     ):
-        fetch(str(tmp_path / "nowhere"), "HEAD", tmp_path / "data")
+        fetch_data(str(tmp_path / "nowhere"), "HEAD", tmp_path / "data")
 
 
 def test_a_name_is_resolved_here_and_on_a_server(tmp_path: Path) -> None:
@@ -113,26 +113,24 @@ def test_a_name_is_resolved_here_and_on_a_server(tmp_path: Path) -> None:
     first, second = repository.commit(products="one"), repository.commit(products="two")
     repository.git("tag", "--annotate", "--message", "v1", "v1", first)
     place, url = str(repository.root), repository.root.as_uri()
-    assert resolve(place, "HEAD") == resolve(url, "HEAD") == second
-    assert resolve(place, "v1") == resolve(url, "v1") == first
-    assert resolve(place, first[:8]) == resolve(url, first) == first
+    assert resolve_commit(place, "HEAD") == resolve_commit(url, "HEAD") == second
+    assert resolve_commit(place, "v1") == resolve_commit(url, "v1") == first
+    assert resolve_commit(place, first[:8]) == resolve_commit(url, first) == first
     for where in (place, url):
         with pytest.raises(DataError, match="shop: no commit 'v2'"):
-            resolve(where, "v2")
+            resolve_commit(where, "v2")
     with pytest.raises(DataError, match="nowhere: no commit 'HEAD'"):
-        resolve(str(tmp_path / "nowhere"), "HEAD")
+        resolve_commit(str(tmp_path / "nowhere"), "HEAD")
 
 
-def test_a_server_is_shown_the_password_and_nobody_else(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_only_an_https_server_gets_the_password(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GIT_USERNAME", "bot")
     monkeypatch.setenv("GIT_PASSWORD", "p@ss/word")
-    assert _address("https://git.test/shop.git") == "https://bot:p%40ss%2Fword@git.test/shop.git"
+    assert _with_credentials("https://git.test/shop.git") == "https://bot:p%40ss%2Fword@git.test/shop.git"
     for repo in ("ssh://git.test/shop.git", "/srv/shop.git", "https://me@git.test/shop.git"):
-        assert _address(repo) == repo
+        assert _with_credentials(repo) == repo
     with pytest.raises(DataError) as caught:
-        fetch("https://127.0.0.1:1/shop.git", "main", tmp_path / "data")
+        fetch_data("https://127.0.0.1:1/shop.git", "main", tmp_path / "data")
     assert "p@ss" not in str(caught.value) and "p%40ss" not in str(caught.value)
 
 
@@ -140,21 +138,21 @@ def test_a_server_is_shown_the_password_and_nobody_else(
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """An S3 server; the environment that may use it."""
     folder = tmp_path_factory.mktemp("s3")
-    with local_stack.s3(folder, port := local_stack.free_port()) as env:
+    with local_stack.run_s3(folder, port := local_stack.find_free_port()) as env:
         yield env | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
 
 
 @pytest.mark.services
 def test_data_in_s3(bucket: dict[str, str], tmp_path: Path) -> None:
-    """Each fetch is a process of its own, as in a pod: what it may do is in its environment."""
+    """Each fetch is a separate process, as in a pod; its environment holds the credentials."""
     repository = Repository(tmp_path / "shop", f"s3://{local_stack.BUCKET}/shop", bucket)
     first = repository.commit(products="one")
     second = repository.commit(products="two")
 
     def fetched(rev: str, **changed: str) -> subprocess.CompletedProcess[str]:
-        code = "import sys; from pathlib import Path; from catalog.command import run; "
-        code += "from pipelines.fetch import fetch; "
-        code += "sys.exit(run(lambda: fetch(sys.argv[1], sys.argv[2], Path(sys.argv[3]))))"
+        code = "import sys; from pathlib import Path; from catalog.command import run_command; "
+        code += "from pipelines.fetch import fetch_data; "
+        code += "sys.exit(run_command(lambda: fetch(sys.argv[1], sys.argv[2], Path(sys.argv[3]))))"
         command = [sys.executable, "-c", code, repository.root.as_uri(), rev, str(tmp_path / "data")]
         return subprocess.run(
             command, env=os.environ | bucket | changed, capture_output=True, text=True, check=False
@@ -172,7 +170,10 @@ def test_data_in_s3(bucket: dict[str, str], tmp_path: Path) -> None:
     missing = fetched(second)
     for done in (refused, lost, missing):
         assert done.returncode == 1
-        told = done.stderr.strip().splitlines()[-1]
-        assert told.startswith("vitrine: fetch: data of ") and f"at {second[:12]} cannot be had" in told
+        message = done.stderr.strip().splitlines()[-1]
+        assert (
+            message.startswith("vitrine: fetch: cannot read the data of ")
+            and f" at {second[:12]} (" in message
+        )
         assert "Traceback" not in done.stderr and wrong not in done.stderr
         assert not (tmp_path / "data").exists()

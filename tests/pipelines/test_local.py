@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from catalog.sample import sample
+from catalog.sample import write_sample
 from catalog.schema import DataError
-from components.featurize import ROWS
-from components.params import SECTIONS, pipeline_params
+from components.featurize import FILE_ROWS
+from components.params import SECTIONS, load_pipeline_params
 from pipelines import local
 from pipelines.__main__ import main
 from pipelines.cluster import Cluster
-from pipelines.local import code, run
+from pipelines.local import hash_code, run_pipeline
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,7 @@ WHO = ["-c", "user.name=shop", "-c", "user.email=shop"]
 
 
 class Shop:
-    """A git repository whose data DVC versions, in a remote within it, as in this project."""
+    """A git repository whose data DVC versions, with a remote inside it, as in this project."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -59,15 +59,15 @@ class Shop:
 
 @pytest.fixture(scope="module")
 def params() -> dict[str, Any]:
-    content = pipeline_params(ROOT / "params.yaml")
+    content = load_pipeline_params(ROOT / "params.yaml")
     return {name: content[name] | SMALL.get(name, {}) for name in SECTIONS}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of two files of features."""
+    """A data set whose features fill two files."""
     folder = tmp_path_factory.mktemp("sample") / "data"
-    sample(folder, products=ROWS + 50, seed=5, queries=60, workers=1)
+    write_sample(folder, products=FILE_ROWS + 50, seed=5, queries=60, workers=1)
     return folder
 
 
@@ -85,23 +85,23 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def tracking(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow keeps artifacts where it is started."""
+    """MLflow writes artifacts into the working directory."""
     monkeypatch.chdir(root)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
 
 
-def made(root: Path) -> Path:
+def latest_run(root: Path) -> Path:
     """The folder of the latest run."""
     return max(root.glob("vitrine-training-*"), key=lambda path: path.name)
 
 
-def ran(root: Path) -> set[str]:
+def executed_steps(root: Path) -> set[str]:
     """Steps of the latest run that were not reused."""
-    return {path.parent.name for path in made(root).rglob("executor_output.json")}
+    return {path.parent.name for path in latest_run(root).rglob("executor_output.json")}
 
 
 def metrics(root: Path) -> Any:
-    return json.loads((made(root) / "evaluate" / "evaluation" / "metrics.json").read_text())
+    return json.loads((latest_run(root) / "evaluate" / "evaluation" / "metrics.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -112,13 +112,13 @@ def first(shop: Shop, params: dict[str, Any], root: Path) -> Any:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
         for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "GIT_PASSWORD", "VITRINE_WEBHOOK"):
             patch.setenv(name, PLANTED)
-        run(str(shop.root), "HEAD", params, root, cache=True)
-    assert ran(root) == {"fetch", *SECTIONS}
+        run_pipeline(str(shop.root), "HEAD", params, root, cache=True)
+    assert executed_steps(root) == {"fetch", *SECTIONS}
     return metrics(root)
 
 
 def test_no_secret_of_the_environment_is_written_anywhere(first: Any, root: Path) -> None:
-    """Not in what steps make, nor in what they say, in KFP's notes, or in MLflow's store."""
+    """Not in outputs or logs of steps, in KFP's files, or in MLflow's store."""
     files = [path for path in root.rglob("*") if path.is_file()]
     assert {"mlflow.db", "MLmodel", "log", "executor_output.json"} <= {path.name for path in files}
     assert "Executing task" in (root / "log").read_text()
@@ -131,18 +131,18 @@ def test_the_same_content_elsewhere_is_reused(
 ) -> None:
     other = Shop(tmp_path / "other")
     other.commit(data)
-    run(str(other.root), "HEAD", params, root, cache=True)
-    assert ran(root) == {"fetch", "register"}
+    run_pipeline(str(other.root), "HEAD", params, root, cache=True)
+    assert executed_steps(root) == {"fetch", "register"}
 
 
 def test_changed_content_in_the_same_place_is_not(
     first: Any, shop: Shop, data: Path, params: dict[str, Any], root: Path, tmp_path: Path
 ) -> None:
-    sample(tmp_path / "changed", products=150, seed=6, queries=60, workers=1)
+    write_sample(tmp_path / "changed", products=150, seed=6, queries=60, workers=1)
     shop.commit(tmp_path / "changed")
     try:
-        run(str(shop.root), "HEAD", params, root, cache=True)
-        assert ran(root) == {"fetch", *SECTIONS}
+        run_pipeline(str(shop.root), "HEAD", params, root, cache=True)
+        assert executed_steps(root) == {"fetch", *SECTIONS}
     finally:
         shop.commit(data)
 
@@ -151,23 +151,23 @@ def test_a_changed_parameter_runs_its_stage_and_what_follows(
     first: Any, shop: Shop, params: dict[str, Any], root: Path
 ) -> None:
     changed = params | {"evaluate": params["evaluate"] | {"resamples": 300}}
-    run(str(shop.root), "HEAD", changed, root, cache=True)
-    assert ran(root) == {"fetch", "evaluate", "register"}
+    run_pipeline(str(shop.root), "HEAD", changed, root, cache=True)
+    assert executed_steps(root) == {"fetch", "evaluate", "register"}
 
 
 def test_steps_are_known_by_their_code(shop: Shop, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The image's name is in the key of KFP's cache."""
     names = []
 
-    def asked(cluster: Cluster, _: str) -> Any:
+    def record_image(cluster: Cluster, _: str) -> Any:
         names.append(cluster.image("train", ""))
         raise RuntimeError
 
-    monkeypatch.setattr(local, "pipeline", asked)
+    monkeypatch.setattr(local, "build_pipeline", record_image)
     for change in ("one", "one", "two"):
-        monkeypatch.setattr(local, "code", lambda change=change: change)
+        monkeypatch.setattr(local, "hash_code", lambda change=change: change)
         with pytest.raises(DataError):
-            run(str(shop.root), "HEAD", {}, root)
+            run_pipeline(str(shop.root), "HEAD", {}, root)
     assert names == ["vitrine:python-one", "vitrine:python-one", "vitrine:python-two"]
 
 
@@ -175,10 +175,10 @@ def test_steps_are_known_by_their_code(shop: Shop, root: Path, monkeypatch: pyte
 def test_features_are_the_same_for_any_number_of_shards(
     shards: int, first: Any, shop: Shop, params: dict[str, Any], root: Path
 ) -> None:
-    """So much so that what follows is reused."""
-    run(str(shop.root), "HEAD", params, root, shards=shards, cache=True)
-    assert ran(root) == {"fetch", "featurize-shard", "gather", "register"}
-    assert len(list(made(root).glob("*/featurize-shard"))) == shards
+    """The digest is the same too, so the following steps are reused."""
+    run_pipeline(str(shop.root), "HEAD", params, root, shards=shards, cache=True)
+    assert executed_steps(root) == {"fetch", "featurize-shard", "gather", "register"}
+    assert len(list(latest_run(root).glob("*/featurize-shard"))) == shards
 
 
 @pytest.fixture(scope="module")
@@ -188,17 +188,17 @@ def image() -> str:
     from docker.errors import DockerException, ImageNotFound
 
     try:
-        found = docker.from_env().images.get(IMAGE)
+        installed_image = docker.from_env().images.get(IMAGE)
     except ImageNotFound:
         pytest.skip(f"no image {IMAGE}; `make test-image` builds it")
     except DockerException as error:
         pytest.skip(f"no Docker engine here ({error})")
-    said = docker.from_env().containers.run(
-        IMAGE, ["python", "-c", "from pipelines.local import code; print(code())"], remove=True
+    output = docker.from_env().containers.run(
+        IMAGE, ["python", "-c", "from pipelines.local import hash_code; print(hash_code())"], remove=True
     )
-    if said.decode().strip() != code():
+    if output.decode().strip() != hash_code():
         pytest.fail(f"{IMAGE} holds other code than this checkout; `make test-image` builds it anew")
-    assert found.attrs["Config"]["User"] == "10001"
+    assert installed_image.attrs["Config"]["User"] == "10001"
     return IMAGE
 
 
@@ -216,37 +216,37 @@ def test_containers_give_the_same_metrics(
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     for folder in (tmp_path, *tmp_path.parents[:2], *shop.root.parents[:3]):
         folder.chmod(0o755)  # pytest's are for its own user alone
-    run(str(shop.root), "HEAD", params, tmp_path / "pipeline", image=image, shards=2)
+    run_pipeline(str(shop.root), "HEAD", params, tmp_path / "pipeline", image=image, shards=2)
     assert metrics(tmp_path / "pipeline") == first
     assert (tmp_path / "pipeline" / "mlflow.db").stat().st_uid != 0
-    assert "featurize-shard" in ran(tmp_path / "pipeline")
+    assert "featurize-shard" in executed_steps(tmp_path / "pipeline")
 
 
 @pytest.mark.docker
 def test_an_image_holds_no_tests_no_compiler_and_no_installer(image: str) -> None:
     import docker
 
-    wanted = "import importlib.util, shutil; print([*filter(shutil.which, ['gcc', 'cc', 'c++', 'make'])],"
-    wanted += " [one for one in ('pip', 'pytest', 'tests') if importlib.util.find_spec(one)])"
-    said = docker.from_env().containers.run(image, ["python", "-c", wanted], remove=True, read_only=True)
-    assert said.decode().strip() == "[] []"
+    script = "import importlib.util, shutil; print([*filter(shutil.which, ['gcc', 'cc', 'c++', 'make'])],"
+    script += " [name for name in ('pip', 'pytest', 'tests') if importlib.util.find_spec(name)])"
+    output = docker.from_env().containers.run(image, ["python", "-c", script], remove=True, read_only=True)
+    assert output.decode().strip() == "[] []"
 
 
 @pytest.mark.docker
 def test_compiled_elsewhere_it_is_the_same_file(
     image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In an image with another Python and other libraries around it, as two machines would be."""
+    """In an image with another Python and other libraries, like another machine."""
     import docker
 
     monkeypatch.setenv("VITRINE_COMMIT", "abc")
-    asked = ["compile", "--params", str(ROOT / "params.yaml"), "--output", str(tmp_path / "here.yaml")]
-    assert main(asked) == 0
-    said = docker.from_env().containers.run(
+    arguments = ["compile", "--params", str(ROOT / "params.yaml"), "--output", str(tmp_path / "here.yaml")]
+    assert main(arguments) == 0
+    output = docker.from_env().containers.run(
         image,
         "sh -c 'python -m pipelines compile --params /params.yaml --output /tmp/there.yaml && cat /tmp/there.yaml'",
         volumes=[f"{ROOT / 'params.yaml'}:/params.yaml:ro"],
         environment={"VITRINE_COMMIT": "abc"},
         remove=True,
     )
-    assert said == (tmp_path / "here.yaml").read_bytes()
+    assert output == (tmp_path / "here.yaml").read_bytes()

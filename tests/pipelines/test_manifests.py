@@ -9,10 +9,10 @@ import pytest
 import yaml
 from kubernetes import client
 
-from components.params import pipeline_params
+from components.params import load_pipeline_params
 from pipelines import ir
-from pipelines.check import faults, placement_faults
-from pipelines.cluster import load
+from pipelines.check import find_faults, find_placement_faults
+from pipelines.cluster import load_cluster
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -27,18 +27,22 @@ KINDS = {
     "Secret": "V1Secret",
 }
 MANIFESTS = [
-    one for path in sorted(DEPLOY.glob("manifests/*.yaml")) for one in yaml.safe_load_all(path.read_text())
+    manifest
+    for path in sorted(DEPLOY.glob("manifests/*.yaml"))
+    for manifest in yaml.safe_load_all(path.read_text())
 ]
 
 
 def through_the_schema(manifest: dict[str, Any]) -> Any:
-    """What is left of a manifest when the client has read it: fields that it does not know are not."""
+    """A manifest after the client has read it, without unknown fields."""
     api = client.ApiClient()
     response = SimpleNamespace(data=json.dumps(manifest))
     return api.sanitize_for_serialization(api.deserialize(response, KINDS[manifest["kind"]]))
 
 
-@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda one: f"{one['kind']} {one['metadata']['name']}")
+@pytest.mark.parametrize(
+    "manifest", MANIFESTS, ids=lambda manifest: f"{manifest['kind']} {manifest['metadata']['name']}"
+)
 def test_a_manifest_is_what_kubernetes_takes(manifest: dict[str, Any]) -> None:
     assert through_the_schema(manifest) == manifest
     broken = manifest | {"speck": {}}
@@ -46,30 +50,33 @@ def test_a_manifest_is_what_kubernetes_takes(manifest: dict[str, Any]) -> None:
 
 
 def test_the_cluster_file_names_what_the_manifests_make() -> None:
-    cluster = load(DEPLOY / "cluster.yaml")
-    made = {(one["kind"], one["metadata"]["name"]): one for one in MANIFESTS}
-    assert ("ServiceAccount", cluster.service_account) in made
-    assert ("PersistentVolumeClaim", cluster.storage) in made
-    assert all(one["metadata"].get("namespace", cluster.namespace) == cluster.namespace for one in MANIFESTS)
+    cluster = load_cluster(DEPLOY / "cluster.yaml")
+    objects = {(manifest["kind"], manifest["metadata"]["name"]): manifest for manifest in MANIFESTS}
+    assert ("ServiceAccount", cluster.service_account) in objects
+    assert ("PersistentVolumeClaim", cluster.storage) in objects
+    assert all(
+        manifest["metadata"].get("namespace", cluster.namespace) == cluster.namespace
+        for manifest in MANIFESTS
+    )
     for step in cluster.steps.values():
         for secret in step.secrets:
-            assert set(secret.keys) <= set(made["Secret", secret.name]["stringData"])
+            assert set(secret.keys) <= set(objects["Secret", secret.name]["stringData"])
     assert (
         cluster.labels.items()
-        >= made["NetworkPolicy", "vitrine"]["spec"]["podSelector"]["matchLabels"].items()
+        >= objects["NetworkPolicy", "vitrine"]["spec"]["podSelector"]["matchLabels"].items()
     )
 
 
 @pytest.mark.parametrize("nodes", [1, 4])
 @pytest.mark.parametrize("name", ["cluster", "kind"])
-def test_a_cluster_file_of_ours_has_no_faults(name: str, nodes: int) -> None:
-    cluster = load(DEPLOY / f"{name}.yaml").model_copy(update={"nodes": nodes})
+def test_the_projects_cluster_files_have_no_faults(name: str, nodes: int) -> None:
+    cluster = load_cluster(DEPLOY / f"{name}.yaml").model_copy(update={"nodes": nodes})
     assert [
-        *placement_faults(cluster),
-        *faults(ir.compiled(cluster, "abc", pipeline_params(ROOT / "params.yaml"))),
+        *find_placement_faults(cluster),
+        *find_faults(ir.compile_pipeline(cluster, "abc", load_pipeline_params(ROOT / "params.yaml"))),
     ] == []
 
 
 def test_no_secret_is_filled_in() -> None:
-    for one in MANIFESTS:
-        assert set(one.get("stringData", {}).values()) <= {"FILL-IN"} and "data" not in one
+    for manifest in MANIFESTS:
+        assert set(manifest.get("stringData", {}).values()) <= {"FILL-IN"} and "data" not in manifest

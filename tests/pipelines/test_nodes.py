@@ -1,4 +1,4 @@
-"""Training on several nodes, which are real processes of this machine; Kubeflow Trainer's API is kept in memory."""
+"""Training on several nodes. They are real processes of this machine; Kubeflow Trainer is a server in memory."""
 
 import csv
 import json
@@ -17,21 +17,21 @@ from typing import Any
 import pytest
 from kubeflow_trainer_api import models
 
-from catalog.sample import sample
+from catalog.sample import write_sample
 from catalog.schema import DataError
 from components.featurize import featurize
 from components.params import FeaturizeParams, TrainParams, ValidateParams
 from components.train import train as train_alone
 from components.validate import validate
 from pipelines import nodes
-from pipelines.cluster import Cluster, load
+from pipelines.cluster import Cluster, load_cluster
 
 ROOT = Path(__file__).parents[2]
 RUN = "6a1c0f62-2f3c-4c53-9a0e-0d4c5a3b8f11"
 JOB = f"train-{RUN}"
 SMALL = TrainParams(epochs=2, batch_size=16, dim=16, dropout=0.0)
 
-# What a node of most tests does in place of training; argument 1 is its folder.
+# What a node runs in most tests instead of training; argument 1 is its folder.
 WRITES = """
 import os, pathlib, sys, time
 folder, rank = pathlib.Path(sys.argv[1]), int(os.environ["PET_NODE_RANK"])
@@ -45,19 +45,19 @@ if rank == 0:
 @pytest.fixture
 def training(tmp_path: Path, trainer: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Train on two nodes, with the storage in `tmp_path`."""
-    monkeypatch.setattr(nodes, "POLL", 0.05)
+    monkeypatch.setattr(nodes, "POLL_INTERVAL", 0.05)
     trainer.command = [sys.executable, "-c", WRITES]
     (tmp_path / "features").mkdir()
     (tmp_path / "features" / "vectors").write_text("vectors")
     (tmp_path / "storage").mkdir()
-    job = nodes.describe(Cluster(nodes=2), "abc")
-    return lambda: nodes.train(
+    job = nodes.build_trainjob(Cluster(nodes=2), "abc")
+    return lambda: nodes.train_on_nodes(
         tmp_path / "features", SMALL, tmp_path / "out" / "model", job, RUN, tmp_path / "storage"
     )
 
 
-def test_the_job_says_all_that_the_cluster_file_says_of_training() -> None:
-    cluster = load(ROOT / "deploy" / "cluster.yaml")
+def test_the_job_has_all_training_settings_of_the_cluster_file() -> None:
+    cluster = load_cluster(ROOT / "deploy" / "cluster.yaml")
     train = cluster.placement("train")
     toleration = train.tolerations[0].model_copy(update={"seconds": 60})
     secret = cluster.placement("fetch").secrets[0]
@@ -74,16 +74,19 @@ def test_the_job_says_all_that_the_cluster_file_says_of_training() -> None:
             "steps": cluster.steps | {"train": train.model_copy(update=more)},
         }
     )
-    job = nodes.describe(cluster, "abc")
+    job = nodes.build_trainjob(cluster, "abc")
     assert (
         models.TrainerV1alpha1TrainJob.from_dict(job).to_dict() == job
-    )  # nothing that Kubernetes does not know
+    )  # no field that Kubernetes does not know
     trainer, spec = job["spec"]["trainer"], job["spec"]
     assert (trainer["image"], trainer["numNodes"], trainer["numProcPerNode"]) == ("vitrine:abc-cuda", 3, 1)
-    wanted = {"cpu": "8", "memory": "32Gi", "nvidia.com/gpu": "1"}
-    assert trainer["resourcesPerNode"] == {"requests": wanted, "limits": wanted}
+    resources = {"cpu": "8", "memory": "32Gi", "nvidia.com/gpu": "1"}
+    assert trainer["resourcesPerNode"] == {"requests": resources, "limits": resources}
     assert spec["activeDeadlineSeconds"] == 12 * 3600
-    env = {one["name"]: one.get("value") or one["valueFrom"]["secretKeyRef"] for one in trainer["env"]}
+    env = {
+        variable["name"]: variable.get("value") or variable["valueFrom"]["secretKeyRef"]
+        for variable in trainer["env"]
+    }
     assert env["MLFLOW_TRACKING_URI"] == "http://mlflow.mlflow:5000"
     assert env["AWS_SECRET_ACCESS_KEY"] == {"name": "vitrine-data", "key": "secret-key", "optional": False}
     (patch,) = spec["runtimePatches"]
@@ -98,10 +101,10 @@ def test_the_job_says_all_that_the_cluster_file_says_of_training() -> None:
     assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["fsGroup"] == 10001
     (container,) = pod["containers"]
     assert container["securityContext"]["readOnlyRootFilesystem"]
-    sources = {one.pop("name"): one for one in pod["volumes"]}
+    sources = {volume.pop("name"): volume for volume in pod["volumes"]}
     assert sources["storage"] == {"persistentVolumeClaim": {"claimName": "vitrine-training"}}
     assert sources["shm"] == {"emptyDir": {"medium": "Memory", "sizeLimit": "8Gi"}}
-    assert {one["name"] for one in container["volumeMounts"]} == set(sources)
+    assert {mount["name"] for mount in container["volumeMounts"]} == set(sources)
 
 
 def test_the_model_comes_back_and_nothing_stays(
@@ -109,30 +112,30 @@ def test_the_model_comes_back_and_nothing_stays(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setenv("KFP_POD_NAME", "launcher")
-    made: list[dict[str, Any]] = []
+    created: list[dict[str, Any]] = []
     make = trainer.make
-    trainer.make = lambda job: (made.append(json.loads(json.dumps(job))), make(job))  # type: ignore[method-assign, assignment]
+    trainer.make = lambda job: (created.append(json.loads(json.dumps(job))), make(job))  # type: ignore[method-assign, assignment]
     training()
     assert (tmp_path / "out" / "model" / "weights").read_text() == "VECTORS"
     assert not trainer.jobs and not list((tmp_path / "storage").iterdir())
-    (owner,) = made[0]["metadata"]["ownerReferences"]
+    (owner,) = created[0]["metadata"]["ownerReferences"]
     assert owner == {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "w", "uid": "u"}
     assert "node 0 of 2\n" in capfd.readouterr().out
 
 
-def test_a_log_that_is_cut_goes_on_where_it_was(
+def test_a_cut_log_continues_where_it_ended(
     trainer: Any, training: Callable[..., None], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    says = "".join(f"print('epoch {n}', flush=True); time.sleep(0.05)\n" for n in range(10))
-    trainer.command[-1] = WRITES + says
+    prints_epochs = "".join(f"print('epoch {n}', flush=True); time.sleep(0.05)\n" for n in range(10))
+    trainer.command[-1] = WRITES + prints_epochs
     trainer.cut = 40
     training()
-    said = capfd.readouterr()
-    assert re.findall(r"epoch \d+", said.out) == [f"epoch {n}" for n in range(10)]
-    assert "was cut" in said.err
+    output = capfd.readouterr()
+    assert re.findall(r"epoch \d+", output.out) == [f"epoch {n}" for n in range(10)]
+    assert "was cut" in output.err
 
 
-def test_a_failed_job_is_told_with_what_the_other_node_said(
+def test_a_failed_job_is_reported_with_the_log_of_the_other_node(
     trainer: Any, training: Callable[..., None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     trainer.command[-1] = WRITES + "if rank: sys.exit('out of memory, says node 1')\ntime.sleep(30)"
@@ -140,63 +143,64 @@ def test_a_failed_job_is_told_with_what_the_other_node_said(
         DataError, match=f"the TrainJob {JOB} failed.*kubectl -n shop describe trainjob {JOB}"
     ):
         training()
-    said = capfd.readouterr().out
-    assert "the last lines of node-1 (Failed):" in said and "out of memory, says node 1" in said
+    output = capfd.readouterr().out
+    assert "the last lines of node-1 (Failed):" in output and "out of memory, says node 1" in output
     assert not (tmp_path / "out").exists()
     assert (
         JOB in trainer.jobs and (tmp_path / "storage" / RUN / "model").exists()
-    )  # to look at, and to go on from
+    )  # to inspect, and to resume from
     trainer.command[-1] = WRITES.replace("mkdir()", "mkdir(exist_ok=True)")
     training()
-    assert (tmp_path / "out" / "model" / "weights").exists() and trainer.made == 2
+    assert (tmp_path / "out" / "model" / "weights").exists() and trainer.created_jobs == 2
 
 
-def test_a_job_that_waits_says_what_for(
+def test_a_waiting_job_prints_its_events(
     trainer: Any, training: Callable[..., None], capfd: pytest.CaptureFixture[str]
 ) -> None:
     trainer.full = True
     threading.Timer(1, lambda: setattr(trainer, "full", False)).start()
     training()
-    said = f"train: {JOB}: FailedScheduling: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu\n"
-    assert capfd.readouterr().out.count(said) == 1
+    line = f"train: {JOB}: FailedScheduling: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu\n"
+    assert capfd.readouterr().out.count(line) == 1
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "told"),
+    ("status", "answer", "message"),
     [
-        (404, "page not found", "knows no TrainJob; install Kubeflow Trainer"),
+        (404, "page not found", "has no TrainJob; install Kubeflow Trainer"),
         (403, "vitrine cannot create trainjobs", "Kubernetes refuses: vitrine cannot create trainjobs"),
         (422, "spec.trainer: Invalid", "Kubernetes refuses: spec.trainer: Invalid"),
     ],
 )
-def test_what_kubernetes_refuses_is_one_message(
-    status: int, said: str, told: str, trainer: Any, training: Callable[..., None]
+def test_a_refusal_of_kubernetes_is_one_message(
+    status: int, answer: str, message: str, trainer: Any, training: Callable[..., None]
 ) -> None:
-    trainer.refusing = status, said
-    with pytest.raises(DataError, match=told):
+    trainer.refusing = status, answer
+    with pytest.raises(DataError, match=message):
         training()
 
 
 def test_storage_that_cannot_be_written(trainer: Any, training: Callable[..., None], tmp_path: Path) -> None:
     (tmp_path / "storage").rmdir()
     (tmp_path / "storage").touch()
-    with pytest.raises(DataError, match=r"the claim at .*storage cannot be written \(Not a directory\)"):
+    with pytest.raises(DataError, match=r"the claim at .*storage is not writable \(Not a directory\)"):
         training()
 
 
 def launcher(tmp_path: Path) -> "subprocess.Popen[str]":
-    """The step as a process of its own."""
+    """Start the step in a separate process."""
     program = f"""
     from pathlib import Path
     from pipelines import nodes
     from pipelines.cluster import Cluster
-    from pipelines.content import work
+    from pipelines.content import run_step
     from components.params import TrainParams
-    nodes.POLL = 0.05
+    nodes.POLL_INTERVAL = 0.05
     tmp = Path({str(tmp_path)!r})
-    job = nodes.describe(Cluster(nodes=2), "abc")
+    job = nodes.build_trainjob(Cluster(nodes=2), "abc")
     params = TrainParams()
-    work(lambda: nodes.train(tmp / "features", params, tmp / "out" / "model", job, {RUN!r}, tmp / "storage"))
+    out, storage = tmp / "out" / "model", tmp / "storage"
+    run_step(lambda: nodes.train_on_nodes(tmp / "features", params, out, job, {RUN!r}, storage))
     """
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, text=True, bufsize=1
@@ -205,7 +209,7 @@ def launcher(tmp_path: Path) -> "subprocess.Popen[str]":
 
 def wait_for(line: str, process: "subprocess.Popen[str]") -> None:
     assert process.stdout
-    assert any(line in said for said in process.stdout), f"it never said {line}"
+    assert any(line in output for output in process.stdout), f"it never printed {line}"
 
 
 def test_a_cancelled_step_ends_its_nodes(trainer: Any, training: Callable[..., None], tmp_path: Path) -> None:
@@ -219,7 +223,7 @@ def test_a_cancelled_step_ends_its_nodes(trainer: Any, training: Callable[..., N
     assert not list((tmp_path / "storage").iterdir())
 
 
-def test_a_step_that_is_tried_again_takes_up_the_job(
+def test_a_retried_step_resumes_the_job(
     trainer: Any, training: Callable[..., None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     trainer.command[-1] = (
@@ -231,21 +235,23 @@ def test_a_step_that_is_tried_again_takes_up_the_job(
     assert JOB in trainer.jobs
     (tmp_path / "go").touch()
     training()
-    assert "is there already; waiting for it" in capfd.readouterr().out
-    assert trainer.made == 1 and (tmp_path / "out" / "model" / "weights").exists()
+    assert "exists already; waiting for it" in capfd.readouterr().out
+    assert trainer.created_jobs == 1 and (tmp_path / "out" / "model" / "weights").exists()
 
 
-def test_a_node_that_nobody_waits_for_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+def test_a_node_without_a_heartbeat_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                            capfd: pytest.CaptureFixture[str]) -> None:  # fmt: skip
-    monkeypatch.setattr(nodes, "BEAT", 0.05)
-    monkeypatch.setattr(nodes, "torchrun", lambda *_: [sys.executable, "-c", "import time; time.sleep(60)"])
-    awaited = tmp_path / nodes.WAITED_FOR
-    awaited.touch()
-    threading.Timer(0.5, lambda: os.utime(awaited, (0, 0))).start()
+    monkeypatch.setattr(nodes, "HEARTBEAT_INTERVAL", 0.05)
+    monkeypatch.setattr(
+        nodes, "torchrun_command", lambda *_: [sys.executable, "-c", "import time; time.sleep(60)"]
+    )
+    heartbeat = tmp_path / nodes.HEARTBEAT_FILE
+    heartbeat.touch()
+    threading.Timer(0.5, lambda: os.utime(heartbeat, (0, 0))).start()
     began = time.monotonic()
-    assert nodes.node(tmp_path) == 1
+    assert nodes.run_node(tmp_path) == 1
     assert 0.4 < time.monotonic() - began < 20
-    assert "nobody waits for this training any more" in capfd.readouterr().err
+    assert "the launching step has stopped" in capfd.readouterr().err
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
@@ -253,10 +259,10 @@ def test_a_node_that_nobody_waits_for_ends(tmp_path: Path, monkeypatch: pytest.M
 def test_two_nodes_train_what_one_process_trains(
     trainer: Any, training: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Up to rounding; nothing is dropped."""
+    """Up to rounding; dropout is 0."""
     trainer.command = []
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    sample(tmp_path / "data", products=60, seed=3, queries=60, workers=1)
+    write_sample(tmp_path / "data", products=60, seed=3, queries=60, workers=1)
     validate(tmp_path / "data", ValidateParams(), tmp_path / "report")
     (tmp_path / "features" / "vectors").unlink()
     (tmp_path / "features").rmdir()

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def repo(tmp_path: Path) -> str:
-    """The URL of a git repository; as another machine would see it, this one's localhost."""
+    """The URL of a git repository on localhost, as another machine would name it."""
     folder = tmp_path / "shop"
     folder.mkdir()
     who = ["-c", "user.name=shop", "-c", "user.email=shop"]
@@ -31,15 +31,15 @@ def repo(tmp_path: Path) -> str:
 def call(
     kubeflow: Any, repo: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Any:
-    """Run a command; its exit code and what it said."""
-    monkeypatch.setattr(remote, "INTERVAL", 0)
+    """Run a command; returns its exit code, stdout and stderr."""
+    monkeypatch.setattr(remote, "POLL_INTERVAL", 0)
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(remote, "_address", lambda given: given or repo)
+    monkeypatch.setattr(remote, "_reachable_repo", lambda url: url or repo)
 
     def run(*words: str) -> tuple[int, str, str]:
         code = main([*words, "--host", kubeflow.address])
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        output = capsys.readouterr()
+        return code, output.out, output.err
 
     return run
 
@@ -50,7 +50,7 @@ NIGHTLY = ["schedule", "nightly", "--rev", "main", "--cron", "0 2 * * *"]
 def test_submit_sends_commit_params_and_service_account(kubeflow: Any, call: Any, repo: str) -> None:
     code, out, err = call("submit", "--wait")
     assert code == 0, err
-    (run,) = kubeflow.kept["runs"].values()
+    (run,) = kubeflow.objects["runs"].values()
     assert out.splitlines()[1:] == [f"run {run['run_id']}", f"run {run['run_id']} succeeded"]
     sent = run["runtime_config"]["parameters"]
     commit = subprocess.run(
@@ -62,19 +62,19 @@ def test_submit_sends_commit_params_and_service_account(kubeflow: Any, call: Any
     assert (sent["repo"], sent["rev"]) == (repo, commit.stdout.strip())
     assert sent["train"]["fusion"] == yaml.safe_load((ROOT / "params.yaml").read_text())["train"]["fusion"]
     assert run["service_account"] == "vitrine"
-    (version,) = kubeflow.kept["versions"].values()
+    (version,) = kubeflow.objects["versions"].values()
     assert run["pipeline_version_reference"]["pipeline_version_id"] == version["pipeline_version_id"]
-    ours = subprocess.run(
+    checkout = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    assert version["display_name"].startswith(ours[:12])
+    assert version["display_name"].startswith(checkout[:12])
 
 
 def test_the_same_pipeline_is_uploaded_once(kubeflow: Any, call: Any) -> None:
     for _ in range(2):
         assert call("submit")[0] == 0
-    assert len(kubeflow.kept["runs"]) == 2
-    assert {kind: len(kubeflow.kept[kind]) for kind in ("pipelines", "versions", "experiments")} == {
+    assert len(kubeflow.objects["runs"]) == 2
+    assert {kind: len(kubeflow.objects[kind]) for kind in ("pipelines", "versions", "experiments")} == {
         "pipelines": 1,
         "versions": 1,
         "experiments": 1,
@@ -87,26 +87,26 @@ def test_a_run_that_fails_is_an_error(kubeflow: Any, call: Any) -> None:
     assert code == 1 and "canceled" in err and "Traceback" not in err
 
 
-def test_dry_run_shows_all_and_sends_nothing(kubeflow: Any, call: Any) -> None:
+def test_dry_run_shows_everything_and_sends_nothing(kubeflow: Any, call: Any) -> None:
     for words in (["submit"], NIGHTLY):
         code, out, _ = call(*words, "--dry-run")
-        shown, spec, platform = yaml.safe_load_all(out)
-        assert code == 0 and shown["pipeline"] == spec["pipelineInfo"]["name"]
-        assert shown["parameters"]["evaluate"]["depth"] == 100 and "platforms" in platform
-    assert shown["cron"] == "0 0 2 * * *" and shown["catch_up"] is False
-    assert not any(kubeflow.kept.values())
+        header, spec, platform = yaml.safe_load_all(out)
+        assert code == 0 and header["pipeline"] == spec["pipelineInfo"]["name"]
+        assert header["parameters"]["evaluate"]["depth"] == 100 and "platforms" in platform
+    assert header["cron"] == "0 0 2 * * *" and header["catch_up"] is False
+    assert not any(kubeflow.objects.values())
 
 
 @pytest.mark.slow
 def test_a_schedule_of_the_same_name_is_replaced_and_stays_paused(kubeflow: Any, call: Any) -> None:
     assert call(*NIGHTLY)[0] == 0
-    (first,) = kubeflow.kept["recurringruns"].values()
+    (first,) = kubeflow.objects["recurringruns"].values()
     assert first["trigger"]["cron_schedule"]["cron"] == "0 0 2 * * *"
     assert first["no_catchup"] is True and first["max_concurrency"] in {1, "1"} and first["mode"] == "ENABLE"
-    assert first["runtime_config"]["parameters"]["rev"] == "main"  # found anew each night
+    assert first["runtime_config"]["parameters"]["rev"] == "main"  # each run resolves it
 
     code, out, _ = call("schedule", "weekly", "--cron", "0 3 * * MON", "--catch-up", "--concurrency", "2")
-    assert code == 0 and "missed runs: all of them; at most 2 at a time" in out
+    assert code == 0 and "missed runs: all; at most 2 at a time" in out
     assert call("schedules", "pause", "nightly")[:2] == (0, "schedule nightly: paused\n")
     code, out, _ = call("schedule", "nightly", "--cron", "30 15 4 * * *")
     assert code == 0 and "schedule nightly replaced: 30 15 4 * * * (UTC), paused" in out
@@ -115,14 +115,14 @@ def test_a_schedule_of_the_same_name_is_replaced_and_stays_paused(kubeflow: Any,
     assert call("schedules", "resume", "nightly")[0] == 0
     assert "nightly\t30 15 4 * * *\tactive" in call("schedules")[1]
     assert call("schedules", "delete", "nightly")[0] == call("schedules", "delete", "weekly")[0] == 0
-    assert not kubeflow.kept["recurringruns"]
+    assert not kubeflow.objects["recurringruns"]
 
 
 @pytest.mark.slow
-def test_of_many_schedules_the_right_one_is_found(kubeflow: Any, call: Any) -> None:
+def test_only_schedules_of_the_same_name_are_replaced(kubeflow: Any, call: Any) -> None:
     for name in ("a", "b", "c", "d", "c"):
         assert call("schedule", name, "--cron", "0 2 * * *")[0] == 0
-    assert sorted(one["display_name"] for one in kubeflow.kept["recurringruns"].values()) == [
+    assert sorted(schedule["display_name"] for schedule in kubeflow.objects["recurringruns"].values()) == [
         "a",
         "b",
         "c",
@@ -132,53 +132,53 @@ def test_of_many_schedules_the_right_one_is_found(kubeflow: Any, call: Any) -> N
 
 def test_status(kubeflow: Any, call: Any) -> None:
     assert call("submit")[0] == 0
-    (run,) = kubeflow.kept["runs"]
+    (run,) = kubeflow.objects["runs"]
     assert f"{run}\tPENDING" in call("status", run)[1]
     assert run in call("status")[1]
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["schedule", "n", "--cron", "0 25 * * *"], "hour: 25 is not within 0-23"),
         (
             ["schedule", "n", "--cron", "0 2 * * *", "--timezone", "Europe/Paris"],
             "set CRON_SCHEDULE_TIMEZONE",
         ),
-        (["schedule", "n", "--cron", "0 2 * * *", "--concurrency", "11"], "KFP takes 1 to 10"),
+        (["schedule", "n", "--cron", "0 2 * * *", "--concurrency", "11"], "KFP accepts 1 to 10"),
         (["schedule", "n", "--cron", "0 2 * * *", "--rev", "no-such"], "no commit 'no-such'"),
         (["submit", "--rev", "no-such"], "no commit 'no-such'"),
         (["submit", "--cluster", "nowhere.yaml"], "nowhere.yaml: No such file"),
         (["schedules", "pause"], "schedules pause: give the name of a schedule"),
-        (["schedules", "delete", "other"], "no schedule 'other'; there are: none"),
+        (["schedules", "delete", "other"], "no schedule 'other'; existing schedules: none"),
     ],
 )
 def test_bad_input_is_one_message_and_sends_nothing(
-    words: list[str], told: str, kubeflow: Any, call: Any
+    words: list[str], message: str, kubeflow: Any, call: Any
 ) -> None:
     code, _, err = call(*words)
-    assert code == 1 and told in err.splitlines()[-1] and "Traceback" not in err
-    assert not any(kubeflow.kept[kind] for kind in ("pipelines", "runs", "recurringruns"))
+    assert code == 1 and message in err.splitlines()[-1] and "Traceback" not in err
+    assert not any(kubeflow.objects[kind] for kind in ("pipelines", "runs", "recurringruns"))
 
 
-def test_what_kfp_refuses_is_told(kubeflow: Any, call: Any) -> None:
+def test_a_refusal_of_kfp_is_reported(kubeflow: Any, call: Any) -> None:
     kubeflow.refusing = 403
     code, _, err = call("submit")
     assert code == 1 and 'Kubeflow Pipelines refuses (403): {"message": "not today"}' in err
 
 
 @pytest.mark.parametrize(
-    ("repo_", "told"),
+    ("repo_", "message"),
     [
-        ("https://me:hunter2@git.test/shop.git", "--repo git.test/shop.git: the address holds a password"),
-        ("/srv/shop", "--repo /srv/shop: a place on this machine"),
-        ("file:///srv/shop", "a place on this machine"),
+        ("https://me:hunter2@git.test/shop.git", "--repo git.test/shop.git: the URL holds a password"),
+        ("/srv/shop", "--repo /srv/shop: is a path of this machine"),
+        ("file:///srv/shop", "is a path of this machine"),
     ],
 )
 def test_a_repository_that_no_pod_can_reach(
-    repo_: str, told: str, capsys: pytest.CaptureFixture[str]
+    repo_: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["submit", "--repo", repo_, "--cluster", str(ROOT / "deploy" / "cluster.yaml")]
     assert main(words) == 1
-    said = capsys.readouterr().err
-    assert told in said and "hunter2" not in said
+    stderr = capsys.readouterr().err
+    assert message in stderr and "hunter2" not in stderr

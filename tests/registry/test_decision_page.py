@@ -11,7 +11,7 @@ def validation(**champion: Any) -> dict[str, Any]:
     return {"counts": NOW, "champion": champion or None, "warnings": 1}
 
 
-def test_data_are_described_beside_the_champions() -> None:
+def test_data_are_compared_with_the_champions() -> None:
     before = {"tables": {"products": 100, "queries": 60}}
     lines = list(describe_data(validation(version="3", drift=0.31), before))
     assert lines[0] == "+20 products"

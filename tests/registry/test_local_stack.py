@@ -1,4 +1,4 @@
-"""MLflow as a team keeps it: its own server, over PostgreSQL and S3."""
+"""MLflow as a team runs it: its own server, with PostgreSQL and S3."""
 
 import os
 import shutil
@@ -21,8 +21,8 @@ import yaml
 from catalog.schema import DataError
 from components.params import RegisterParams
 from components.register import register
-from registry import local_stack, tracking
-from registry.model_registry import Registry
+from registry import local_stack, mlflow_store
+from registry.model_registry import ModelRegistry
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -51,7 +51,7 @@ class Team:
 @pytest.fixture(scope="module")
 def team() -> Iterator[Team]:
     try:
-        local_stack.postgres_binaries()
+        local_stack.find_postgres_binaries()
     except DataError as error:
         pytest.skip(str(error))
     # Not in pytest's folder, into which PostgreSQL's user may not look.
@@ -59,13 +59,15 @@ def team() -> Iterator[Team]:
     root.chmod(0o755)
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, root)
-        database = stack.enter_context(local_stack.postgres(root / "postgres", local_stack.free_port()))
-        env = stack.enter_context(local_stack.s3(root / "s3", local_stack.free_port()))
-        port = local_stack.free_port()
+        database = stack.enter_context(
+            local_stack.run_postgres(root / "postgres", local_stack.find_free_port())
+        )
+        env = stack.enter_context(local_stack.run_s3(root / "s3", local_stack.find_free_port()))
+        port = local_stack.find_free_port()
 
         def start() -> subprocess.Popen[bytes]:
             return stack.enter_context(
-                local_stack.server(root, port, database, f"s3://{local_stack.BUCKET}", env)
+                local_stack.run_mlflow_server(root, port, database, f"s3://{local_stack.BUCKET}", env)
             )
 
         yield Team(port, start, start())
@@ -73,7 +75,7 @@ def team() -> Iterator[Team]:
 
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
-    """Of a registered model of the test's own."""
+    """The name of a registered model that only this test uses."""
     return request.node.name.replace("[", "-").replace("]", "")
 
 
@@ -84,7 +86,7 @@ def client(team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iter
     monkeypatch.setenv("MLFLOW_TRACKING_URI", team.address)
     monkeypatch.chdir(tmp_path)
     mlflow.set_tracking_uri(None)
-    yield tracking.connect()
+    yield mlflow_store.connect()
     mlflow.set_tracking_uri(None)
 
 
@@ -101,56 +103,58 @@ def test_the_chain_registers_and_the_model_answers(
     assert len(version.description or "") <= 5000
     run = client.get_run(version.run_id)
     assert run.info.artifact_uri.startswith("mlflow-artifacts:")
-    listed = {one.path for one in client.list_artifacts(version.run_id)}
+    listed = {artifact.path for artifact in client.list_artifacts(version.run_id)}
     assert {"evaluation", "registration.json", "model_card.md"} <= listed
     served = mlflow.pyfunc.load_model(f"models:/{name}@champion")
     assert len(served.predict(pd.DataFrame({"text": ["red shirt"]}), params={"k": 3})) == 3
-    assert [move.how for move in Registry(client, name).moves()] == ["promoted by the chain"]
+    assert [move.how for move in ModelRegistry(client, name).history.list_moves()] == [
+        "promoted by the chain"
+    ]
 
 
 def test_of_two_processes_that_promote_at_once_one_wins(
     client: "MlflowClient", tmp_path: Path, name: str
 ) -> None:
-    registry = Registry(client, name)
-    experiment = tracking.experiment(client, tracking.EXPERIMENT)
+    registry = ModelRegistry(client, name)
+    experiment = mlflow_store.ensure_experiment(client, mlflow_store.EXPERIMENT)
     for _ in range(3):
         run = client.create_run(experiment).info.run_id
         tags = {"vitrine.gate": "passed", "vitrine.compared_with": ""}
         client.create_model_version(name, f"runs:/{run}/model", run, tags)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"register": {"model_name": name}}))
-    words = [sys.executable, "-m", "registry.model_registry", "promote"]
+    words = [sys.executable, "-m", "registry", "promote"]
     racing = [
         subprocess.Popen([*words, str(number)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for number in (1, 2, 3)
     ]
-    said = [(*process.communicate(timeout=120), process.returncode) for process in racing]
-    (winner,) = (number for number, (_, _, code) in enumerate(said, start=1) if code == 0)
-    assert said[winner - 1][0] == f"version {winner} is the champion; before, there was no champion\n"
-    for number, (out, err, code) in enumerate(said, start=1):
+    results = [(*process.communicate(timeout=120), process.returncode) for process in racing]
+    (winner,) = (number for number, (_, _, code) in enumerate(results, start=1) if code == 0)
+    assert results[winner - 1][0] == f"version {winner} is the champion; before, there was no champion\n"
+    for number, (out, err, code) in enumerate(results, start=1):
         if number != winner:
             assert (out, code) == ("", 1)
-            assert f"version {number} is not" in err and "Traceback" not in err
-    assert registry.settle() == registry.alias("champion") == str(winner)
-    assert [move.new for move in registry.moves()] == [str(winner)]
+            assert f"version {number} is not promoted" in err and "Traceback" not in err
+    assert registry.reconcile_and_warn() == registry.find_by_alias("champion") == str(winner)
+    assert [move.new for move in registry.history.list_moves()] == [str(winner)]
 
 
-def test_a_copy_by_mlflows_page_against_the_gate_is_written_down(
+def test_a_copy_by_mlflows_page_that_bypasses_the_gate_is_recorded(
     client: "MlflowClient", team: Team, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With the request that its button "Promote model" sends."""
-    Registry(client, name)
-    run = client.create_run(tracking.experiment(client, tracking.EXPERIMENT)).info.run_id
+    ModelRegistry(client, name)
+    run = client.create_run(mlflow_store.ensure_experiment(client, mlflow_store.EXPERIMENT)).info.run_id
     client.create_model_version(name, f"runs:/{run}/model", run, {"vitrine.gate": "undecided"})
     client.create_registered_model(f"{name}-shop")
     body = {"name": f"{name}-shop", "source": f"models:/{name}/1", "run_id": run}
     page = f"{team.address}/ajax-api/2.0/mlflow/model-versions/create"
     requests.post(page, json=body, timeout=60).raise_for_status()
     for _ in range(2):
-        Registry(client, name).settle()
-    (copy,) = Registry(client, name).copies()
+        ModelRegistry(client, name).reconcile_and_warn()
+    (copy,) = ModelRegistry(client, name).history.list_copies()
     assert (copy.version, copy.model, copy.number, copy.verdict) == ("1", f"{name}-shop", "1", "undecided")
     warning = (
-        f"{name}: warning: version 1 was copied as {name}-shop version 1 in MLflow, and its gate is undecided"
+        f"{name}: warning: version 1 was copied in MLflow as {name}-shop version 1, but its gate is undecided"
     )
     assert capsys.readouterr().err.count(warning) == 2
 
@@ -194,7 +198,7 @@ def test_a_server_that_is_away_for_a_while_does_no_harm(
     experiment = client.get_run(version.run_id).info.experiment_id
     logged = client.search_logged_models([experiment], f"source_run_id = '{version.run_id}'")
     assert len(logged) == 1
-    assert [move.new for move in Registry(client, name).moves()] == ["1"]
+    assert [move.new for move in ModelRegistry(client, name).history.list_moves()] == ["1"]
 
 
 def test_a_server_that_stays_away_is_one_clear_message_and_nothing_is_lost(
@@ -208,17 +212,17 @@ def test_a_server_that_stays_away_is_one_clear_message_and_nothing_is_lost(
     name: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from components import register as module
+    from registry import comparison as module
 
     params = PARAMS.model_copy(update={"model_name": name})
     decide = module.decide
 
-    def gone(*arguments: Any) -> Any:
+    def stop_server(*arguments: Any) -> Any:
         team.kill()
         return decide(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "decide", gone)
+        patch.setattr(module, "decide", stop_server)
         patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         with pytest.raises(DataError, match=r"MLflow at http://127.0.0.1:\d+ cannot be reached, or refuses"):
             register(data, report, twin, evaluation, params, tmp_path / "out")

@@ -5,10 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.evaluate import CANDIDATE
 from eval.gate import Decision, Evidence, Finding
 from eval.metrics import Scores
-from registry.model_card import LENGTH, card, description, escape_markdown, verdict_sentence
+from registry.model_card import (
+    DESCRIPTION_LENGTH,
+    escape_markdown,
+    render_description,
+    render_model_card,
+    summarize_verdict,
+)
+from scoring.systems import CANDIDATE
 
 GAIN = Finding("gain ndcg@10", "failed", "ndcg@10 did not improve: -0.1.", headline="ndcg@10 did not improve")
 SEGMENT = replace(GAIN, rule="segment a", text="Segment 'a' is worse: -0.2.", headline="Segment 'a' is worse")
@@ -18,7 +24,7 @@ MARGIN = replace(
 FLOOR = replace(GAIN, verdict="passed", text="ndcg@10 is 0.5; at least 0.3.", headline="ndcg@10 is 0.5")
 
 
-def make_card(*findings: Finding, segment: str = "text", again: str = "") -> str:
+def make_card(*findings: Finding, segment: str = "text", rescored: str = "") -> str:
     ids = np.array([f"q{n}" for n in range(20)])
     scores = Scores(ids, np.ones(20, bool), {"ndcg@10": np.linspace(0, 1, 20)})
     params = {
@@ -30,7 +36,7 @@ def make_card(*findings: Finding, segment: str = "text", again: str = "") -> str
         "champion": None,
         "counts": {"tables": {"products": 20}, "splits": {"test": 20}},
     }
-    return card(
+    return render_model_card(
         "product-search",
         "3",
         Decision(findings),
@@ -41,7 +47,7 @@ def make_card(*findings: Finding, segment: str = "text", again: str = "") -> str
         validation,
         {"vitrine.data": "abc"},
         "ndcg@10",
-        again,
+        rescored,
     )
 
 
@@ -60,41 +66,41 @@ def make_card(*findings: Finding, segment: str = "text", again: str = "") -> str
         ),
         (
             [FLOOR, MARGIN],
-            "Gate undecided: do not promote version 3 yet; mrr@10 may have dropped; judge more queries, the decision "
-            "page says how many.",
+            "Gate undecided: do not promote version 3 yet; mrr@10 may have dropped; judge more queries (number: see "
+            "the decision page).",
         ),
     ],
 )
 def test_the_first_sentence_says_what_to_do_and_why(findings: list[Finding], sentence: str) -> None:
-    assert verdict_sentence(Decision(tuple(findings)), "3") == sentence
+    assert summarize_verdict(Decision(tuple(findings)), "3") == sentence
     text = make_card(*findings)
     assert text.startswith(f"# product-search, version 3\n\n**{sentence}**\n\n## What the gate checked\n\n- ")
 
 
-def test_failures_stand_above_what_is_undecided_and_what_passed() -> None:
+def test_failures_come_first_then_undecided_then_passed_findings() -> None:
     lines = [line for line in make_card(FLOOR, MARGIN, GAIN, SEGMENT).splitlines() if line.startswith("- ")]
     assert [line[2] for line in lines[:4]] == ["✗", "✗", "?", "✓"]
 
 
-def test_a_champion_that_was_scored_again_is_mentioned() -> None:
-    assert "\n\nThe champion was scored again.\n\n## Quality on" in make_card(
-        FLOOR, again="The champion was scored again."
+def test_a_rescored_champion_is_mentioned() -> None:
+    assert "\n\nThe champion was rescored.\n\n## Quality on" in make_card(
+        FLOOR, rescored="The champion was rescored."
     )
     assert "\n\n\n" not in make_card(FLOOR).partition("## Quality")[0]
 
 
 def test_the_description_has_the_verdict_and_the_link_first() -> None:
     page = "#/experiments/1/runs/a/artifacts/decision.html"
-    text = description(make_card(GAIN, FLOOR), page)
+    text = render_description(make_card(GAIN, FLOOR), page)
     verdict, link, heading, _ = text.split("\n\n", 3)
-    assert verdict == verdict_sentence(Decision((GAIN, FLOOR)), "3")
+    assert verdict == summarize_verdict(Decision((GAIN, FLOOR)), "3")
     assert (link, heading) == (f"[Open the decision page]({page})", "## What the gate checked")
 
 
-def test_a_description_that_is_too_long_loses_its_last_sections() -> None:
+def test_a_long_description_is_cut_after_a_section() -> None:
     many = [replace(GAIN, text=f"Finding {n} " + "x" * 60 + ".") for n in range(55)]
-    text = description(make_card(*many), "#/page")
-    assert len(text) <= LENGTH
+    text = render_description(make_card(*many), "#/page")
+    assert len(text) <= DESCRIPTION_LENGTH
     assert text.startswith("Gate failed") and "Finding 54" in text and "## Lineage" not in text
 
 

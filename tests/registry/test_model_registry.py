@@ -6,10 +6,9 @@ import pytest
 import yaml
 
 from catalog.schema import DataError
-from registry import model_logging, tracking
-from registry import model_registry as module
+from registry import champion_history, mlflow_store, model_logging
 from registry.__main__ import main
-from registry.model_registry import COMPARED_WITH, GATE, REASONS, Registry
+from registry.model_registry import COMPARED_WITH, GATE, REASONS, ModelRegistry
 from registry.promotion import history, promote, rollback
 
 if TYPE_CHECKING:
@@ -19,41 +18,42 @@ NAME = "product-search"
 
 
 @pytest.fixture
-def registry(client: "MlflowClient") -> Registry:
+def registry(client: "MlflowClient") -> ModelRegistry:
     """With four versions: 1 to 3 passed, 1 without and the others against version 1; 4 failed."""
-    made = Registry(client, NAME)
+    registry = ModelRegistry(client, NAME)
     for number, (verdict, against) in enumerate(
         [("passed", ""), ("passed", "1"), ("passed", "1"), ("failed", "1")], start=1
     ):
-        add(made, number, {GATE: verdict, COMPARED_WITH: against, REASONS: f"Reason {number}."})
-    return made
+        add(registry, number, {GATE: verdict, COMPARED_WITH: against, REASONS: f"Reason {number}."})
+    return registry
 
 
-def add(registry: Registry, number: int, tags: dict[str, str]) -> None:
-    experiment = tracking.experiment(registry.client, tracking.EXPERIMENT)
+def add(registry: ModelRegistry, number: int, tags: dict[str, str]) -> None:
+    experiment = mlflow_store.ensure_experiment(registry.client, mlflow_store.EXPERIMENT)
     run = registry.client.create_run(experiment).info.run_id
     version = registry.client.create_model_version(NAME, f"runs:/{run}/model", run, tags)
     assert int(version.version) == number
 
 
-def moves(registry: Registry) -> list[tuple[str | None, str | None, str, str]]:
-    return [(move.old, move.new, move.how, move.by) for move in registry.moves()]
+def moves(registry: ModelRegistry) -> list[tuple[str | None, str | None, str, str]]:
+    return [(move.old, move.new, move.how, move.by) for move in registry.history.list_moves()]
 
 
-def names(registry: Registry) -> dict[str, str]:
+def names(registry: ModelRegistry) -> dict[str, str]:
     """Version → the name of its run."""
     return {
-        str(one.version): registry.client.get_run(one.run_id).info.run_name for one in registry.versions()
+        str(version.version): registry.client.get_run(version.run_id).info.run_name
+        for version in registry.list_versions()
     }
 
 
-def test_promoted_then_rolled_back(registry: Registry) -> None:
+def test_promoted_then_rolled_back(registry: ModelRegistry) -> None:
     assert promote(registry, "1") == "version 1 is the champion; before, there was no champion"
     assert promote(registry, "2") == "version 2 is the champion; before, there was version 1"
     assert promote(registry, "2") == "version 2 is the champion already"
     assert (names(registry)["1"], names(registry)["2"]) == ("version 1", "version 2 · champion")
-    assert rollback(registry) == "version 1 is the champion again; before, it was version 2"
-    assert registry.alias("champion") == "1"
+    assert rollback(registry) == "version 1 is the champion again; before, there was version 2"
+    assert registry.find_by_alias("champion") == "1"
     assert (names(registry)["1"], names(registry)["2"]) == ("version 1 · champion", "version 2")
     with pytest.raises(DataError, match="product-search has no previous champion to go back to"):
         rollback(registry)
@@ -64,7 +64,7 @@ def test_promoted_then_rolled_back(registry: Registry) -> None:
     ]
 
 
-def test_each_rollback_goes_one_further_back(registry: Registry) -> None:
+def test_each_rollback_goes_back_by_one_champion(registry: ModelRegistry) -> None:
     for number in ("1", "2"):
         promote(registry, number)
     for number in ("3", "1"):
@@ -80,12 +80,15 @@ def test_each_rollback_goes_one_further_back(registry: Registry) -> None:
     ("number", "reason"),
     [
         ("4", "Reason 4."),
-        ("3", "it was judged against version 1, and now there is version 2; register it again"),
-        ("5", "no gate has judged it"),
+        (
+            "3",
+            "judged against version 1, but the champion is version 2 now; judge it again: python -m registry judge 3",
+        ),
+        ("5", "no gate has judged it; judge it: python -m registry judge 5"),
     ],
 )
 def test_what_the_gate_did_not_pass_needs_force_and_a_reason(
-    registry: Registry, number: str, reason: str
+    registry: ModelRegistry, number: str, reason: str
 ) -> None:
     add(registry, 5, {})
     promote(registry, "1")
@@ -95,58 +98,58 @@ def test_what_the_gate_did_not_pass_needs_force_and_a_reason(
     for force, text in ((True, ""), (True, "  "), (False, "because"), (True, "x" * 1001)):
         with pytest.raises(DataError, match="--force and --reason go together"):
             promote(registry, number, force, text)
-    assert registry.alias("champion") == "2" and len(moves(registry)) == 2
+    assert registry.find_by_alias("champion") == "2" and len(moves(registry)) == 2
     promote(registry, number, force=True, reason="the shop window needs it")
-    assert registry.alias("champion") == number
-    assert registry.moves()[-1].reason == "the shop window needs it"
+    assert registry.find_by_alias("champion") == number
+    assert registry.history.list_moves()[-1].reason == "the shop window needs it"
     assert "the shop window needs it" in history(registry)
 
 
-def test_a_version_that_is_not_there(registry: Registry) -> None:
+def test_an_unknown_version(registry: ModelRegistry) -> None:
     with pytest.raises(DataError, match="product-search has no version 9; there are 1, 2, 3, 4"):
         promote(registry, "9")
     with pytest.raises(DataError, match="has no version one"):
         promote(registry, "one")
 
 
-def test_a_move_by_hand_is_noticed(registry: Registry) -> None:
+def test_a_move_by_hand_is_detected(registry: ModelRegistry) -> None:
     promote(registry, "1")
     registry.client.set_registered_model_alias(NAME, "champion", "4")
-    assert registry.settle() == "4"
+    assert registry.reconcile_and_warn() == "4"
     registry.client.delete_registered_model_alias(NAME, "champion")
-    assert registry.settle() is None
-    assert registry.settle() is None
+    assert registry.reconcile_and_warn() is None
+    assert registry.reconcile_and_warn() is None
     assert moves(registry)[1:] == [("1", "4", "by hand", "unknown"), ("4", None, "by hand", "unknown")]
-    assert [move.verdict for move in registry.moves()] == ["passed", "failed", ""]
-    assert rollback(registry) == "version 4 is the champion again; before, it was none"
+    assert [move.verdict for move in registry.history.list_moves()] == ["passed", "failed", ""]
+    assert rollback(registry) == "version 4 is the champion again; before, there was no champion"
 
 
-def warnings(registry: Registry, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """What the next command says on stderr."""
+def warnings(registry: ModelRegistry, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What the next command prints on stderr."""
     capsys.readouterr()
-    Registry(registry.client, NAME).settle()
+    ModelRegistry(registry.client, NAME).reconcile_and_warn()
     return capsys.readouterr().err.splitlines()
 
 
-def test_a_champion_by_hand_against_the_gate_is_warned_of_until_it_is_undone(
-    registry: Registry, capsys: pytest.CaptureFixture[str]
+def test_a_champion_by_hand_that_bypasses_the_gate_is_warned_of_until_it_is_undone(
+    registry: ModelRegistry, capsys: pytest.CaptureFixture[str]
 ) -> None:
     promote(registry, "1")
     registry.client.set_registered_model_alias(NAME, "champion", "2")
     assert warnings(registry, capsys) == []  # its gate passed
     registry.client.set_registered_model_alias(NAME, "champion", "4")
     line = (
-        "product-search: warning: version 4 was made champion by hand, and its gate failed; to undo: python -m "
-        "registry.model_registry rollback"
+        "product-search: warning: version 4 was made champion by hand, but its gate failed; to undo: python -m "
+        "registry rollback"
     )
     assert warnings(registry, capsys) == warnings(registry, capsys) == [line]
     assert len(moves(registry)) == 3
-    registry.settle()
-    registry.settle()
+    registry.reconcile_and_warn()
+    registry.reconcile_and_warn()
     assert capsys.readouterr().err.splitlines() == [line]  # once in a process
     assert (
-        rollback(Registry(registry.client, NAME))
-        == "version 2 is the champion again; before, it was version 4"
+        rollback(ModelRegistry(registry.client, NAME))
+        == "version 2 is the champion again; before, there was version 4"
     )
     assert not capsys.readouterr().err
     assert warnings(registry, capsys) == []
@@ -155,7 +158,7 @@ def test_a_champion_by_hand_against_the_gate_is_warned_of_until_it_is_undone(
 
 
 def test_a_first_champion_by_hand_cannot_be_rolled_back(
-    registry: Registry, capsys: pytest.CaptureFixture[str]
+    registry: ModelRegistry, capsys: pytest.CaptureFixture[str]
 ) -> None:
     add(registry, 5, {})
     registry.client.set_registered_model_alias(NAME, "champion", "5")
@@ -164,8 +167,8 @@ def test_a_first_champion_by_hand_cannot_be_rolled_back(
 
 
 @pytest.mark.parametrize("model", ["shop (live)", NAME])
-def test_a_copy_by_mlflow_against_the_gate_is_written_down_once_and_warned_of_until_it_is_deleted(
-    registry: Registry, capsys: pytest.CaptureFixture[str], model: str
+def test_a_copy_by_mlflow_that_bypasses_the_gate_is_recorded_once_and_warned_of_until_it_is_deleted(
+    registry: ModelRegistry, capsys: pytest.CaptureFixture[str], model: str
 ) -> None:
     """With the call that the button "Promote model" of MLflow's page makes."""
     promote(registry, "1")
@@ -173,11 +176,11 @@ def test_a_copy_by_mlflow_against_the_gate_is_written_down_once_and_warned_of_un
     assert warnings(registry, capsys) == []
     copy = registry.client.copy_model_version(f"models:/{NAME}/4", model)
     line = (
-        f"product-search: warning: version 4 was copied as {model} version {copy.version} in MLflow, and its gate "
+        f"product-search: warning: version 4 was copied in MLflow as {model} version {copy.version}, but its gate "
         f"failed; to undo: delete version {copy.version} of {model} in MLflow"
     )
     assert warnings(registry, capsys) == warnings(registry, capsys) == [line]
-    (written,) = registry.copies()
+    (written,) = registry.history.list_copies()
     assert (written.version, written.model, written.number, written.verdict, written.by) == (
         "4",
         model,
@@ -189,52 +192,52 @@ def test_a_copy_by_mlflow_against_the_gate_is_written_down_once_and_warned_of_un
     assert (
         "promoted" in moved and f"{model} version {copy.version}" in copied and "copied in MLflow" in copied
     )
-    assert registry.alias("champion") == "1" and len(moves(registry)) == 1
+    assert registry.find_by_alias("champion") == "1" and len(moves(registry)) == 1
     registry.client.delete_model_version(model, copy.version)
     assert warnings(registry, capsys) == []
-    assert registry.copies() == [written]
+    assert registry.history.list_copies() == [written]
 
 
-def test_a_copy_that_two_notice_at_once_is_written_down_once(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch
+def test_a_copy_that_two_processes_detect_at_once_is_recorded_once(
+    registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry.client.copy_model_version(f"models:/{NAME}/4", "shop")
     log_param = registry.client.log_param
 
-    def beaten(run: str, key: str, value: str) -> None:
+    def lose_race(run: str, key: str, value: str) -> None:
         log_param(run, key, value.replace("failed", "undecided"))  # judged again in between
         log_param(run, key, value)
 
-    monkeypatch.setattr(registry.client, "log_param", beaten)
-    registry.settle()
-    assert [copy.verdict for copy in registry.copies()] == ["undecided"]
+    monkeypatch.setattr(registry.client, "log_param", lose_race)
+    registry.reconcile_and_warn()
+    assert [copy.verdict for copy in registry.history.list_copies()] == ["undecided"]
 
 
-def test_the_chain_does_not_take_a_copy_for_its_version(registry: Registry) -> None:
-    """Both have the same run; a copy that the chain took for a duplicate would be deleted."""
-    (version,) = [version for version in registry.versions() if str(version.version) == "4"]
+def test_the_chain_does_not_mistake_a_copy_for_its_version(registry: ModelRegistry) -> None:
+    """Both have the same run; the chain would delete a copy that it mistook for a duplicate."""
+    (version,) = [version for version in registry.list_versions() if str(version.version) == "4"]
     registry.client.copy_model_version(f"models:/{NAME}/4", "shop")
     registry.client.copy_model_version(f"models:/{NAME}/4", NAME)
     run = registry.client.get_run(version.run_id)
-    versions = model_logging._versions(registry.client, run, NAME)
+    versions = model_logging._list_versions(registry.client, run, NAME)
     assert [(version.name, str(version.version)) for version in versions] == [(NAME, "4")]
 
 
-def test_who_challenges_no_longer_does_when_promoted(registry: Registry) -> None:
-    registry.challenge("1", earned=True)
+def test_a_promoted_challenger_loses_that_alias(registry: ModelRegistry) -> None:
+    registry.update_challenger("1", earned=True)
     assert names(registry)["1"] == "version 1 · challenger"
-    registry.challenge("2", earned=True)
+    registry.update_challenger("2", earned=True)
     assert (names(registry)["1"], names(registry)["2"]) == ("version 1", "version 2 · challenger")
-    registry.challenge("1", earned=False)  # another one's alias is not taken away
-    assert registry.alias("challenger") == "2"
-    registry.challenge("2", earned=False)
-    assert registry.alias("challenger") is None
-    registry.challenge("1", earned=True)
+    registry.update_challenger("1", earned=False)  # the alias of another version is not removed
+    assert registry.find_by_alias("challenger") == "2"
+    registry.update_challenger("2", earned=False)
+    assert registry.find_by_alias("challenger") is None
+    registry.update_challenger("1", earned=True)
     promote(registry, "1")
-    assert (registry.alias("champion"), registry.alias("challenger")) == ("1", None)
+    assert (registry.find_by_alias("champion"), registry.find_by_alias("challenger")) == ("1", None)
 
 
-def test_the_history_is_a_table(registry: Registry) -> None:
+def test_the_history_is_a_table(registry: ModelRegistry) -> None:
     assert history(registry) == "no champion yet"
     promote(registry, "1")
     heads, line = history(registry).splitlines()
@@ -243,8 +246,8 @@ def test_the_history_is_a_table(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize("after", ["log_param", "set_registered_model_alias"])
-def test_an_interrupted_promotion_is_finished_by_the_next_command(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch, after: str
+def test_the_next_command_completes_an_interrupted_promotion(
+    registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch, after: str
 ) -> None:
     promote(registry, "1")
     original = getattr(registry.client, after)
@@ -256,71 +259,72 @@ def test_an_interrupted_promotion_is_finished_by_the_next_command(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(registry.client, after, once)
         promote(registry, "2")
-    assert Registry(registry.client, NAME).settle() == "2"
-    assert registry.alias("champion") == "2"
+    assert ModelRegistry(registry.client, NAME).reconcile_and_warn() == "2"
+    assert registry.find_by_alias("champion") == "2"
     assert [how for *_, how, _ in moves(registry)] == ["promoted", "promoted"]
 
 
-def test_nothing_that_is_written_can_be_changed(registry: Registry) -> None:
+def test_the_history_cannot_be_changed(registry: ModelRegistry) -> None:
     from mlflow.exceptions import MlflowException
 
     promote(registry, "1")
-    run = registry.client.get_registered_model(NAME).tags[module.HISTORY]
+    run = registry.client.get_registered_model(NAME).tags[champion_history.HISTORY]
     with pytest.raises(MlflowException, match="Changing param values is not allowed"):
         registry.client.log_param(run, "0001", "something else")
 
 
-def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(registry: Registry) -> None:
+def test_of_two_promotions_at_once_one_wins_and_the_other_gets_an_error(registry: ModelRegistry) -> None:
     """Each has seen version 1 as champion before either moves."""
     promote(registry, "1")
     together = threading.Barrier(2)
-    told: dict[str, str] = {}
+    outcomes: dict[str, str] = {}
 
-    class Slow(Registry):
-        def move(self, *arguments: Any) -> None:
+    class Slow(ModelRegistry):
+        def set_champion(self, *arguments: Any) -> None:
             together.wait()
-            super().move(*arguments)
+            super().set_champion(*arguments)
 
     def attempt(number: str) -> None:
         try:
-            told[number] = promote(Slow(registry.client, NAME), number)
+            outcomes[number] = promote(Slow(registry.client, NAME), number)
         except DataError as error:
-            told[number] = str(error)
+            outcomes[number] = str(error)
 
     threads = [threading.Thread(target=attempt, args=(number,)) for number in ("2", "3")]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    champion = registry.settle()
+    champion = registry.reconcile_and_warn()
     assert champion in {"2", "3"}
     (other,) = {"2", "3"} - {champion}
-    assert told[champion] == f"version {champion} is the champion; before, there was version 1"
-    assert told[other].startswith(
-        f"product-search: version {other} is not champion: ada was faster, and version "
+    assert outcomes[champion] == f"version {champion} is the champion; before, there was version 1"
+    assert outcomes[other].startswith(
+        f"product-search: version {other} is not promoted: the champion has changed (version {champion}, "
+        "promoted, user ada)"
     )
     assert moves(registry)[1:] == [("1", champion, "promoted", "ada")]
 
 
-def test_a_late_hand_does_not_undo_what_came_after(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch
+def test_a_delayed_process_does_not_undo_later_moves(
+    registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that stood still between writing its move down and making it, while others went on."""
+    """It paused between recording its move and making it, while others went on."""
     promote(registry, "1")
-    other = Registry(registry.client, NAME)
-    point = registry._point
-    again: list[bool] = []
+    other = ModelRegistry(registry.client, NAME)
+    set_alias = registry._set_champion_alias
+    done: list[bool] = []
 
-    def late(number: str | None) -> None:
-        if not again:
-            again.append(True)
-            assert other.settle() == "2"
-            other.move("3", "promoted", "2", "a test")
-        point(number)
+    def set_late(number: str | None) -> None:
+        if not done:
+            done.append(True)
+            assert other.reconcile_and_warn() == "2"
+            other.set_champion("3", "promoted", "2", "a test")
+        set_alias(number)
 
-    monkeypatch.setattr(registry, "_point", late)
+    monkeypatch.setattr(registry, "_set_champion_alias", set_late)
     promote(registry, "2")
-    assert registry.settle() == registry.alias("champion") == "3"
+    assert registry.reconcile_and_warn() == registry.find_by_alias("champion") == "3"
     assert [new for _, new, *_ in moves(registry)] == ["1", "2", "3"]
 
 
@@ -328,15 +332,15 @@ def test_two_that_make_the_model_share_its_history(
     client: "MlflowClient", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create = client.create_registered_model
-    rivals: list[Registry] = []
+    rivals: list[ModelRegistry] = []
 
-    def beaten(*arguments: Any, **more: Any) -> Any:
+    def lose_race(*arguments: Any, **more: Any) -> Any:
         monkeypatch.setattr(client, "create_registered_model", create)
-        rivals.append(Registry(client, NAME))
+        rivals.append(ModelRegistry(client, NAME))
         return create(*arguments, **more)
 
-    monkeypatch.setattr(client, "create_registered_model", beaten)
-    mine = Registry(client, NAME)
+    monkeypatch.setattr(client, "create_registered_model", lose_race)
+    mine = ModelRegistry(client, NAME)
     add(mine, 1, {GATE: "passed", COMPARED_WITH: ""})
     promote(mine, "1")
     assert moves(rivals[0]) == moves(mine) == [(None, "1", "promoted", "ada")]
@@ -344,20 +348,20 @@ def test_two_that_make_the_model_share_its_history(
 
 def test_a_model_that_was_made_by_hand_gets_a_history(client: "MlflowClient") -> None:
     client.create_registered_model(NAME)
-    made = Registry(client, NAME)
-    add(made, 1, {})
+    registry = ModelRegistry(client, NAME)
+    add(registry, 1, {})
     client.set_registered_model_alias(NAME, "champion", "1")
-    assert Registry(client, NAME).settle() == "1"
-    assert moves(made) == [(None, "1", "by hand", "unknown")]
+    assert ModelRegistry(client, NAME).reconcile_and_warn() == "1"
+    assert moves(registry) == [(None, "1", "by hand", "unknown")]
 
 
-def test_the_command(registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(registry: ModelRegistry, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"register": {"model_name": NAME}}))
     assert main(["promote", "1"]) == 0
     assert capsys.readouterr().out == "version 1 is the champion; before, there was no champion\n"
     assert main(["promote", "4"]) == 1
-    said = capsys.readouterr()
-    assert said.err.startswith("vitrine: version 4 is not promoted: Reason 4.") and not said.out
+    output = capsys.readouterr()
+    assert output.err.startswith("vitrine: version 4 is not promoted: Reason 4.") and not output.out
     assert main(["promote", "4", "--force", "--reason", "why not"]) == 0
     assert main(["rollback"]) == 0
     assert main(["history"]) == 0
@@ -367,7 +371,7 @@ def test_the_command(registry: Registry, tmp_path: Path, capsys: pytest.CaptureF
     for words in (["history"], ["promote", "4"]):
         main(words)
         warning, *_ = capsys.readouterr().err.splitlines()
-        assert warning.startswith("product-search: warning: version 4 was copied as shop version 1")
+        assert warning.startswith("product-search: warning: version 4 was copied in MLflow as shop version 1")
 
 
 def test_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,5 +379,5 @@ def test_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyError("uid not found")
 
     monkeypatch.delenv("MLFLOW_TRACKING_USERNAME", raising=False)
-    monkeypatch.setattr(module.getpass, "getuser", nameless)
-    assert module.user().startswith("user ")
+    monkeypatch.setattr(champion_history.getpass, "getuser", nameless)
+    assert champion_history.current_user().startswith("user ")

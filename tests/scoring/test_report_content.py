@@ -10,11 +10,13 @@ from eval.metrics import Scores
 from eval.rankings import Qrels, Run
 from scoring.report_content import (
     CLIP_SIDE,
+    animate_clip,
     build_report,
-    clip_of,
     compare_systems,
     read_attribute_values,
     read_frequencies,
+    read_survey,
+    select_top_products,
 )
 
 Tables = dict[str, list[dict[str, Any]]]
@@ -24,11 +26,11 @@ Png = Callable[..., bytes]
 
 def test_a_clip_becomes_a_small_animated_picture(png: Png) -> None:
     row = {"video": [{"bytes": png(seed, 300, 200), "path": None} for seed in range(20)]}
-    with Image.open(io.BytesIO(clip_of(row) or b"")) as clip:
+    with Image.open(io.BytesIO(animate_clip(row) or b"")) as clip:
         assert clip.format == "WEBP" and getattr(clip, "n_frames", 0) == 7
         assert max(clip.size) == CLIP_SIDE
-    assert clip_of({"video": row["video"][:1]}) is None
-    assert clip_of({"video": None}) is None
+    assert animate_clip({"video": row["video"][:1]}) is None
+    assert animate_clip({"video": None}) is None
 
 
 def test_frequencies_are_those_of_the_queries_and_else_zero(tiny_tables: Tables, write_data: Write) -> None:
@@ -81,3 +83,18 @@ def test_a_report_shows_examples_against_a_named_rival_and_frequent_queries(
     (frequent,) = page.frequent
     assert (frequent.text, frequent.frequency) == ("gold or navy shirt", 7)
     assert (frequent.subject, frequent.rival) == (1.0, 0.5)
+
+
+def test_a_query_without_results_has_no_top_products() -> None:
+    run = Run.from_dict({"q1": {"p1": 2.0, "p2": 1.0}, "q3": {"p1": 1.0}})
+    assert select_top_products(run, "q1") == [("p1", 2.0), ("p2", 1.0)]
+    assert (
+        select_top_products(run, "q0")
+        == select_top_products(run, "q2")
+        == select_top_products(run, "q4")
+        == []
+    )
+
+
+def test_a_data_set_without_a_survey(tiny_tables: Tables, write_data: Write) -> None:
+    assert read_survey(write_data(tiny_tables)) is None

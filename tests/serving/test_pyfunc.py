@@ -17,7 +17,7 @@ from mlflow.types.schema import ParamSchema, ParamSpec
 
 from fusion.model import embed
 from fusion.search.catalogue_search import FIELDS, SearchIndex
-from serving.pyfunc import MAX_K, PARAMETERS, ProductSearch, UnknownParameters
+from serving.pyfunc import MAX_K, PARAMETERS, ProductSearch, UnknownParameterFilter
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +38,17 @@ def served(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> ProductSear
         }
     )
     vectors = rng.normal(size=(12, 32)).astype(np.float32)
-    without = {name: rng.normal(size=(12, 32)).astype(np.float16) for name in ("text", "image")}
-    without["image"][3] = without["text"][3] = 100 * vectors[3]  # nothing that it loses by either
-    SearchIndex(fields, vectors, without).save(path)
+    vectors_without = {name: rng.normal(size=(12, 32)).astype(np.float16) for name in ("text", "image")}
+    vectors_without["image"][3] = vectors_without["text"][3] = (
+        100 * vectors[3]
+    )  # no loss without either modality
+    SearchIndex(fields, vectors, vectors_without).save(path)
     served = ProductSearch()
     served.load_context(SimpleNamespace(artifacts={"model": str(saved), "index": str(path)}))
     return served
 
 
-def ask(served: ProductSearch, *rows: dict[str, Any], **params: Any) -> pd.DataFrame:
+def search(served: ProductSearch, *rows: dict[str, Any], **params: Any) -> pd.DataFrame:
     return served.predict(None, pd.DataFrame(list(rows)), params or None)
 
 
@@ -54,39 +56,39 @@ def b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def test_answers_are_the_models(served: ProductSearch, png: Callable[..., bytes]) -> None:
+def test_results_are_the_models(served: ProductSearch, png: Callable[..., bytes]) -> None:
     photo = png(3)
-    found = ask(
+    results = search(
         served, {"text": "red shirt"}, {"image": b64(photo)}, {"text": "navy", "image": b64(photo)}, k=4
     )
-    assert found["query"].tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    assert found["rank"].tolist() == [1, 2, 3, 4] * 3
+    assert results["query"].tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert results["rank"].tolist() == [1, 2, 3, 4] * 3
     pictures = [None, photo, photo]
     rows = [
         {"query_id": "", "text": text, "split": "", "segment": "", "image": p and {"bytes": p, "path": None}}
         for text, p in zip(["red shirt", None, "navy"], pictures, strict=True)
     ]
-    queries, _ = served.featurizer.rows("queries", rows)
+    queries, _ = served.featurizer.featurize_rows("queries", rows)
     scores = embed(served.model, queries, "query") @ served.index.vectors.T
     order = np.argsort(-scores, axis=1, kind="stable")[:, :4]
-    assert found["product_id"].tolist() == [f"p{n}" for n in order.ravel()]
-    assert found["title"].tolist() == [f"Product {n}" for n in order.ravel()]
-    np.testing.assert_allclose(found["score"], np.take_along_axis(scores, order, 1).ravel(), atol=1e-5)
+    assert results["product_id"].tolist() == [f"p{n}" for n in order.ravel()]
+    assert results["title"].tolist() == [f"Product {n}" for n in order.ravel()]
+    np.testing.assert_allclose(results["score"], np.take_along_axis(scores, order, 1).ravel(), atol=1e-5)
 
 
-def test_text_picture_and_both_are_three_questions(served: ProductSearch, png: Callable[..., bytes]) -> None:
+def test_text_picture_and_both_are_three_queries(served: ProductSearch, png: Callable[..., bytes]) -> None:
     text, image = {"text": "red"}, {"image": b64(png(3))}
-    found = ask(served, text, image, text | image, k=12).groupby("query")["score"].apply(list)
-    assert len(set(map(tuple, found))) == 3
+    scores = search(served, text, image, text | image, k=12).groupby("query")["score"].apply(list)
+    assert len(set(map(tuple, scores))) == 3
 
 
 @pytest.mark.parametrize(("k", "expected"), [(1, 1), (12, 12), (500, 12)])
 def test_k(served: ProductSearch, k: int, expected: int) -> None:
-    assert len(ask(served, {"text": "red"}, k=k)) == expected
+    assert len(search(served, {"text": "red"}, k=k)) == expected
 
 
-def test_k_is_ten_unless_told(served: ProductSearch) -> None:
-    assert len(ask(served, {"text": "red"})) == 10
+def test_k_is_ten_by_default(served: ProductSearch) -> None:
+    assert len(search(served, {"text": "red"})) == 10
 
 
 @pytest.mark.parametrize("k", [0, -1, MAX_K + 1, 10**9, "many", 2.5, True, [3]])
@@ -94,28 +96,28 @@ def test_impossible_k(served: ProductSearch, k: Any) -> None:
     with pytest.raises(
         MlflowException, match=r"`k`, products per query, .* from 1 to 1,000, got " + re.escape(repr(k))
     ):
-        ask(served, {"text": "red"}, k=k)
+        search(served, {"text": "red"}, k=k)
 
 
 def test_k_is_ten_where_it_is_null(served: ProductSearch) -> None:
-    assert len(ask(served, {"text": "red"}, k=None)) == 10
+    assert len(search(served, {"text": "red"}, k=None)) == 10
 
 
 @pytest.mark.parametrize("missing", [None, float("nan"), "", pd.NA])
-def test_what_a_data_frame_has_for_nothing_is_missing(
+def test_nulls_of_a_data_frame_are_missing_values(
     served: ProductSearch, png: Callable[..., bytes], missing: Any
 ) -> None:
     image = b64(png(3))
-    plain = ask(served, {"image": image})
-    assert ask(served, {"text": missing, "image": image}).equals(plain)
-    text = ask(served, {"text": "red", "image": missing})
-    assert text.equals(ask(served, {"text": "red"}))
+    plain = search(served, {"image": image})
+    assert search(served, {"text": missing, "image": image}).equals(plain)
+    text = search(served, {"text": "red", "image": missing})
+    assert text.equals(search(served, {"text": "red"}))
 
 
 @pytest.mark.parametrize("row", [{}, {"text": None}, {"text": "", "image": ""}, {"text": " \n"}])
-def test_neither(served: ProductSearch, row: dict[str, Any]) -> None:
+def test_a_query_without_text_and_picture(served: ProductSearch, row: dict[str, Any]) -> None:
     with pytest.raises(MlflowException, match="query 1: give `text`"):
-        ask(served, {"text": "red"}, row)
+        search(served, {"text": "red"}, row)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +132,7 @@ def test_neither(served: ProductSearch, row: dict[str, Any]) -> None:
 )
 def test_bad_picture(served: ProductSearch, image: str, reason: str) -> None:
     with pytest.raises(MlflowException, match=rf"query 1: .*{reason}"):
-        ask(served, {"text": "red"}, {"text": "red", "image": image})
+        search(served, {"text": "red"}, {"text": "red", "image": image})
 
 
 @pytest.mark.parametrize("other", [{"query": "red"}, {"text": "red", "query": "red"}])
@@ -138,7 +140,7 @@ def test_an_unknown_column_is_named_with_its_row(served: ProductSearch, other: d
     with pytest.raises(
         MlflowException, match="query 1: unknown column `query`; the columns are text, image"
     ) as raised:
-        ask(served, {"text": "red"}, other)
+        search(served, {"text": "red"}, other)
     assert raised.value.get_http_status_code() == 400
 
 
@@ -149,29 +151,31 @@ def test_an_unknown_column_without_values(served: ProductSearch) -> None:
 
 @pytest.mark.parametrize("value", [5, True, ["red"], {"a": 1}])
 @pytest.mark.parametrize("name", ["text", "image"])
-def test_a_value_that_is_no_text_is_named_with_its_row(served: ProductSearch, name: str, value: Any) -> None:
+def test_a_value_that_is_not_a_text_is_named_with_its_row(
+    served: ProductSearch, name: str, value: Any
+) -> None:
     with pytest.raises(
         MlflowException, match=f"query 1: `{name}` must be a text, got {re.escape(repr(value))}"
     ):
-        ask(served, {"text": "red", "image": ""}, {"text": "blue", name: value})
+        search(served, {"text": "red", "image": ""}, {"text": "blue", name: value})
 
 
 @pytest.mark.parametrize("queries", [{"text": np.array(["red"])}, np.array([["red"]]), "red", None])
-def test_what_is_no_data_frame(served: ProductSearch, queries: Any) -> None:
+def test_a_request_that_is_not_a_data_frame(served: ProductSearch, queries: Any) -> None:
     with pytest.raises(MlflowException, match="send the queries as `dataframe_records` or `dataframe_split`"):
         served.predict(None, queries)
 
 
-def test_a_column_that_is_given_twice(served: ProductSearch) -> None:
-    with pytest.raises(MlflowException, match="a column is given twice"):
+def test_a_column_that_appears_twice(served: ProductSearch) -> None:
+    with pytest.raises(MlflowException, match="a column appears twice"):
         served.predict(None, pd.DataFrame([["red", "blue"]], columns=["text", "text"]))
 
 
 def test_no_rows(served: ProductSearch) -> None:
-    found = served.predict(None, pd.DataFrame({"text": []}))
+    results = served.predict(None, pd.DataFrame({"text": []}))
     shares = ["share_text", "share_image"]
-    assert list(found.columns) == ["query", "rank", "score", "product_id", "title", *FIELDS, *shares]
-    assert len(found) == 0
+    assert list(results.columns) == ["query", "rank", "score", "product_id", "title", *FIELDS, *shares]
+    assert len(results) == 0
 
 
 @pytest.mark.parametrize(
@@ -191,18 +195,21 @@ def test_no_rows(served: ProductSearch) -> None:
     ],
 )
 def test_filters(served: ProductSearch, params: dict[str, Any], expected: set[int]) -> None:
-    found = ask(served, {"text": "red"}, {"text": "blue"}, k=12, **params)
+    results = search(served, {"text": "red"}, {"text": "blue"}, k=12, **params)
     for query in (0, 1):
-        own = found[found["query"] == query]
-        assert set(own["product_id"]) == {f"p{n}" for n in expected}
-        assert own["rank"].tolist() == list(range(1, len(expected) + 1))
-        assert own["score"].is_monotonic_decreasing
+        query_results = results[results["query"] == query]
+        assert set(query_results["product_id"]) == {f"p{n}" for n in expected}
+        assert query_results["rank"].tolist() == list(range(1, len(expected) + 1))
+        assert query_results["score"].is_monotonic_decreasing
 
 
 @pytest.mark.parametrize(
     ("params", "reason"),
     [
-        ({"filters": {"size": ["XL"]}}, "'size' is no filter; there are category, brand, color, material"),
+        (
+            {"filters": {"size": ["XL"]}},
+            "'size' is not a filter; the filters are category, brand, color, material",
+        ),
         ({"min_price": 5.0, "max_price": 4.0}, "prices from 5 to 4: give min_price ≤ max_price"),
         ({"min_price": -1.0}, "prices from -1 to inf"),
         ({"max_price": float("nan")}, "prices from 0 to nan"),
@@ -214,37 +221,37 @@ def test_filters(served: ProductSearch, params: dict[str, Any], expected: set[in
         ({"filters": {"color": None}}, "`filters`: color must be a list of texts, got None"),
     ],
 )
-def test_filters_that_mean_nothing(served: ProductSearch, params: dict[str, Any], reason: str) -> None:
+def test_invalid_filters(served: ProductSearch, params: dict[str, Any], reason: str) -> None:
     with pytest.raises(MlflowException, match=reason) as raised:
-        ask(served, {"text": "red"}, **params)
+        search(served, {"text": "red"}, **params)
     assert raised.value.get_http_status_code() == 400
 
 
-def test_the_share_of_each_modality_is_what_the_score_loses_without_it(served: ProductSearch) -> None:
-    found = ask(served, {"text": "red shirt"}, k=12).set_index("product_id")
-    shares = found[["share_text", "share_image"]]
+def test_modality_shares_are_the_losses_without_each_modality(served: ProductSearch) -> None:
+    results = search(served, {"text": "red shirt"}, k=12).set_index("product_id")
+    shares = results[["share_text", "share_image"]]
     assert ((shares >= 0) & (shares <= 1)).all(axis=None)
-    assert (shares.loc["p3"] == 0).all() or found.loc["p3", "score"] < 0
+    assert (shares.loc["p3"] == 0).all() or results.loc["p3", "score"] < 0
     rows = [{"query_id": "", "text": "red shirt", "split": "", "segment": "", "image": None}]
-    (query,) = embed(served.model, served.featurizer.rows("queries", rows)[0], "query")
+    (query,) = embed(served.model, served.featurizer.featurize_rows("queries", rows)[0], "query")
     for n in range(12):
-        one = found.loc[f"p{n}"]
+        score = results.loc[f"p{n}", "score"]
         losses = [
-            max(0.0, one["score"] - float(served.index.without[name][n].astype(np.float32) @ query))
+            max(0.0, score - float(served.index.vectors_without[name][n].astype(np.float32) @ query))
             for name in ("text", "image")
         ]
         expected = np.array(losses) / sum(losses) if sum(losses) > 1e-3 else np.zeros(2)
         np.testing.assert_allclose(shares.loc[f"p{n}"], expected, atol=1e-5)
 
 
-def test_what_a_product_lacks_is_null_in_strict_json(served: ProductSearch) -> None:
-    found = ask(served, {"text": "red"}, k=12).set_index("product_id")
-    assert found.loc["p0", "category"] == "Shoes/Boots" and found.loc["p3", "category"] is None
-    assert found.loc["p4", "price"] == 4.0 and found.loc["p11", "price"] is None
-    json.dumps(found.to_dict("records"), allow_nan=False)
+def test_missing_values_are_null_in_strict_json(served: ProductSearch) -> None:
+    results = search(served, {"text": "red"}, k=12).set_index("product_id")
+    assert results.loc["p0", "category"] == "Shoes/Boots" and results.loc["p3", "category"] is None
+    assert results.loc["p4", "price"] == 4.0 and results.loc["p11", "price"] is None
+    json.dumps(results.to_dict("records"), allow_nan=False)
 
 
-class TestUnknownParameters:
+class TestUnknownParameterFilter:
     """As MLflow calls its logger, in `_enforce_params_schema`."""
 
     SCHEMA = ParamSchema([ParamSpec(name, "double", None) for name in PARAMETERS])
@@ -254,13 +261,15 @@ class TestUnknownParameters:
     def _installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         logger = logging.getLogger("mlflow.models.utils")
         monkeypatch.setattr(logger, "filters", [])
-        monkeypatch.setattr(logging.getLogger("mlflow"), "level", logging.ERROR)  # as `tracking.connect` does
+        monkeypatch.setattr(
+            logging.getLogger("mlflow"), "level", logging.ERROR
+        )  # as `mlflow_store.connect` does
         for _ in range(2):
-            UnknownParameters.install()
+            UnknownParameterFilter.install()
         assert len(logger.filters) == 1
 
     @pytest.mark.parametrize("name", ["K", "filter", "a' Supported params are: {'a'}. b", "ü"])
-    def test_is_refused_with_the_known_names(self, name: str) -> None:
+    def test_error_names_the_known_parameters(self, name: str) -> None:
         with pytest.raises(MlflowException) as raised:
             _enforce_params_schema({"k": 1.0, name: 1.0}, self.SCHEMA)
         assert raised.value.message == (
@@ -268,7 +277,7 @@ class TestUnknownParameters:
         )
         assert raised.value.get_http_status_code() == 400
 
-    def test_another_model_keeps_its_warning(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_warnings_of_other_models_pass(self, caplog: pytest.LogCaptureFixture) -> None:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         with caplog.at_level(logging.WARNING):
             logger = logging.getLogger("mlflow")
@@ -282,7 +291,7 @@ class TestUnknownParameters:
                 logger.removeHandler(caplog.handler)
         assert "Unrecognized params ['K']" in caplog.text
 
-    def test_what_mlflows_level_drops_is_still_dropped(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_mlflows_log_level_still_applies(self, caplog: pytest.LogCaptureFixture) -> None:
         logger = logging.getLogger("mlflow.models.utils")
         logger.addHandler(caplog.handler)
         try:

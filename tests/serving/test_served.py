@@ -1,4 +1,4 @@
-"""The registered model as `mlflow models serve` serves it: every answer is strict JSON, with a documented status."""
+"""The registered model under `mlflow models serve`: every response is strict JSON with a documented status."""
 
 import base64
 import json
@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from catalog import store
 from fusion.search.catalogue_search import FILTERS
-from registry import local_stack, tracking
-from registry.model_logging import registered
+from registry import local_stack, mlflow_runs, mlflow_store
+from registry.model_logging import ensure_registered
 from serving.pyfunc import MAX_K, PARAMETERS
 from validation.champion_comparison import PROFILE
 
@@ -23,14 +23,14 @@ pytestmark = pytest.mark.slow
 
 NAME = "product-search"
 JSON = {"Content-Type": "application/json"}
-SECONDS = 60  # for one answer
+TIMEOUT = 60  # seconds for one response
 
 
 @pytest.fixture(scope="module")
 def address(
     model: Path, evaluation: Path, report: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    """Where a model over 60 products answers."""
+    """The endpoint of a model over 60 products."""
     import mlflow
 
     root = tmp_path_factory.mktemp("served")
@@ -39,38 +39,38 @@ def address(
         patch.chdir(root)
         (root / "mlflow.db").write_bytes(empty_store.read_bytes())
         mlflow.set_tracking_uri(None)
-        client = tracking.connect()
-        with tracking.run("chain", "training", {}) as run:
-            version = registered(client, run, model, evaluation / "index", report / PROFILE, NAME, {})
-        with local_stack.model(f"models:/{NAME}/{version.version}", root / "log") as served:
+        client = mlflow_store.connect()
+        with mlflow_runs.open_chain_run("chain", "training", {}) as run:
+            version = ensure_registered(client, run, model, evaluation / "index", report / PROFILE, NAME, {})
+        with local_stack.serve_model(f"models:/{NAME}/{version.version}", root / "log") as served:
             yield served
         mlflow.set_tracking_uri(None)
 
 
-def strict(text: str) -> Any:
-    """What JSON says, without Python's NaN and Infinity."""
+def parse_strict_json(text: str) -> Any:
+    """Parse JSON, without Python's NaN and Infinity."""
 
-    def refuse(constant: str) -> NoReturn:
-        raise AssertionError(f"{constant} is no JSON")
+    def raise_error(constant: str) -> NoReturn:
+        raise AssertionError(f"{constant} is not JSON")
 
-    return json.loads(text, parse_constant=refuse)
+    return json.loads(text, parse_constant=raise_error)
 
 
 def post(address: str, body: Any) -> requests.Response:
-    return requests.post(address, data=json.dumps(body).encode(), headers=JSON, timeout=SECONDS)
+    return requests.post(address, data=json.dumps(body).encode(), headers=JSON, timeout=TIMEOUT)
 
 
-def reason(answer: requests.Response) -> str:
-    """The last line of a refusal."""
+def error_of(answer: requests.Response) -> str:
+    """The last line of an error message."""
     assert answer.status_code == 400, answer.text
-    return str(strict(answer.text)["message"]).splitlines()[-1]
+    return str(parse_strict_json(answer.text)["message"]).splitlines()[-1]
 
 
 def test_products_without_a_value_have_null(address: str, data: Path) -> None:
     answer = post(address, {"dataframe_records": [{"text": "red"}], "params": {"k": 60}})
     assert answer.status_code == 200
-    products = {product["product_id"]: product for product in strict(answer.text)["predictions"]}
-    rows = store.read(data, "products", ["product_id", *FILTERS, "price"]).to_pylist()
+    products = {product["product_id"]: product for product in parse_strict_json(answer.text)["predictions"]}
+    rows = store.read_table(data, "products", ["product_id", *FILTERS, "price"]).to_pylist()
     assert any(value is None for row in rows for value in row.values())
     assert all(products[row["product_id"]] | row == products[row["product_id"]] for row in rows)
 
@@ -96,8 +96,8 @@ def test_products_without_a_value_have_null(address: str, data: Path) -> None:
         ({"inputs": {"text": ["x"]}}, "Error: send the queries as `dataframe_records` or `dataframe_split`"),
     ],
 )
-def test_what_is_wrong_stands_in_the_last_line(address: str, body: dict[str, Any], expected: str) -> None:
-    assert reason(post(address, body)).startswith(expected)
+def test_the_last_line_of_an_error_names_the_cause(address: str, body: dict[str, Any], expected: str) -> None:
+    assert error_of(post(address, body)).startswith(expected)
 
 
 @pytest.mark.parametrize(
@@ -121,11 +121,11 @@ def test_what_is_wrong_stands_in_the_last_line(address: str, body: dict[str, Any
     ],
 )
 def test_a_parameter_of_a_wrong_type_or_value_is_named(address: str, params: Any, name: str) -> None:
-    assert name in reason(post(address, {"dataframe_records": [{"text": "red"}], "params": params}))
+    assert name in error_of(post(address, {"dataframe_records": [{"text": "red"}], "params": params}))
 
 
-def test_another_content_type_is_refused(address: str) -> None:
-    answer = requests.post(address, data=b"red", headers={"Content-Type": "text/plain"}, timeout=SECONDS)
+def test_another_content_type_is_rejected(address: str) -> None:
+    answer = requests.post(address, data=b"red", headers={"Content-Type": "text/plain"}, timeout=TIMEOUT)
     assert answer.status_code == 415
 
 
@@ -161,21 +161,21 @@ other_requests = st.one_of(
     st.dictionaries(st.sampled_from([*FORMATS, "params"]) | words, anything, max_size=3),
     anything,
 )
-everything = st.tuples(st.just(True), good_requests) | st.tuples(st.just(False), other_requests)
+all_requests = st.tuples(st.just(True), good_requests) | st.tuples(st.just(False), other_requests)
 hypothesis = settings(deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 def test_a_thousand_requests(address: str) -> None:
-    """Good ones are answered; of the others each gets products, or a reason."""
+    """Valid requests get products; other requests get products or an error message."""
     statuses: Counter[int] = Counter()
 
     @settings(hypothesis, max_examples=1000)
-    @given(everything)
+    @given(all_requests)
     def check(drawn: tuple[bool, Any]) -> None:
         good, body = drawn
         answer = post(address, body)
         statuses[answer.status_code] += 1
-        content = strict(answer.text)
+        content = parse_strict_json(answer.text)
         if answer.status_code == 200:
             columns = {"query", "rank", "score", "product_id", "title"}
             assert all(columns <= product.keys() for product in content["predictions"])
@@ -201,9 +201,9 @@ def test_bytes_of_any_kind(address: str) -> None:
     @settings(hypothesis, max_examples=200)
     @given(st.sampled_from(kinds), bodies)
     def check(kind: str, body: bytes) -> None:
-        answer = requests.post(address, data=body, headers={"Content-Type": kind}, timeout=SECONDS)
+        answer = requests.post(address, data=body, headers={"Content-Type": kind}, timeout=TIMEOUT)
         assert answer.status_code in (200, 400, 415), (answer.status_code, answer.text)
         if answer.status_code != 415:
-            strict(answer.text)
+            parse_strict_json(answer.text)
 
     check()

@@ -1,4 +1,4 @@
-"""What a reviewer sees: MLflow's own pages, of a real server, in a real browser."""
+"""MLflow's own pages as a reviewer sees them: a real server in a real browser."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from registry import local_stack, tracking
-from registry.model_registry import HISTORY
+from registry import local_stack, mlflow_store, mlflow_urls
+from registry.champion_history import HISTORY
 from serving import ui
 
 if TYPE_CHECKING:
@@ -17,11 +17,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 NAME = "product-search"
-LIMIT = 180  # seconds for a page to show what it should
+LIMIT = 180  # seconds for a page to show its content
 
-CLOSE = (
-    'document.querySelectorAll(\'[aria-label="Close"], [data-testid*="close"]\').forEach(one => one.click())'
-)
+CLOSE = 'document.querySelectorAll(\'[aria-label="Close"], [data-testid*="close"]\').forEach(button => button.click())'
 Look = Callable[..., None]
 Reviewed = tuple[str, dict[str, str]]
 
@@ -34,17 +32,17 @@ def reviewed(
     import mlflow
 
     root = tmp_path_factory.mktemp("ui")
-    port = local_stack.free_port()
+    port = local_stack.find_free_port()
     with (
         pytest.MonkeyPatch.context() as patch,
-        local_stack.server(root, port, f"sqlite:///{root / 'mlflow.db'}", str(root / "artifacts")),
+        local_stack.run_mlflow_server(root, port, f"sqlite:///{root / 'mlflow.db'}", str(root / "artifacts")),
     ):
         patch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
         patch.chdir(root)
         mlflow.set_tracking_uri(None)
         two_versions(root)
-        client = tracking.connect()
-        runs = {str(one.version): one.run_id for one in client.search_model_versions(f"name = '{NAME}'")}
+        client = mlflow_store.connect()
+        runs = {str(item.version): item.run_id for item in client.search_model_versions(f"name = '{NAME}'")}
         runs["history"] = client.get_registered_model(NAME).tags[HISTORY]
         yield f"http://127.0.0.1:{port}", runs
         mlflow.set_tracking_uri(None)
@@ -57,18 +55,18 @@ def look(
     keep: Callable[[str], None],
     sent_requests: Callable[[], list[dict[str, Any]]],
 ) -> Look:
-    """Open a page of MLflow's, wait until it shows some texts, keep a picture of it; all that it shows."""
+    """Open a page of MLflow, wait until it shows some texts, and save a screenshot."""
     from selenium.webdriver.support.ui import WebDriverWait
 
     size = {"width": 1400, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
-    def shown() -> str:
+    def page_text() -> str:
         return browser.execute_script("return document.body.innerText")
 
-    def look(path: str, picture: str, wanted: list[str], search: str = "", framed: str = "") -> None:
+    def look(path: str, picture: str, texts: list[str], search: str = "", framed: str = "") -> None:
         browser.get("about:blank")
-        # as for who opens MLflow for the first time: it keeps its view and searches
+        # as on the first visit: MLflow stores its view and searches
         storage = {"origin": reviewed[0], "storageTypes": "local_storage"}
         browser.execute_cdp_cmd("Storage.clearDataForOrigin", storage)
         browser.get(path if path.startswith("http") else f"{reviewed[0]}/#/{path}")
@@ -79,13 +77,13 @@ def look(
             ]
             field.send_keys(search)
         try:
-            wait.until(lambda _: all(text in shown() for text in wanted), f"{picture} shows {wanted}")
+            wait.until(lambda _: all(text in page_text() for text in texts), f"{picture} shows {texts}")
             if framed:
                 frame = wait.until(lambda _: browser.find_elements("css selector", "iframe"))[0]
                 browser.switch_to.frame(frame)
-                wait.until(lambda _: framed in shown(), f"{picture} shows '{framed}' in its frame")
+                wait.until(lambda _: framed in page_text(), f"{picture} shows '{framed}' in its frame")
                 assert browser.execute_script(
-                    "return [...document.images].every(one => one.naturalWidth > 0)"
+                    "return [...document.images].every(image => image.naturalWidth > 0)"
                 )
             urls = [event["request"]["url"] for event in sent_requests()]
             hosts = {urlsplit(url).hostname for url in urls if url.startswith(("http", "ws"))}
@@ -94,13 +92,13 @@ def look(
             browser.switch_to.default_content()
             browser.execute_script(CLOSE)
             keep(picture)
-            print(shown())
+            print(page_text())
 
     return look
 
 
 def test_the_run(look: Look, reviewed: Reviewed) -> None:
-    wanted = [
+    texts = [
         "version 1 · champion",
         "Gate passed: version 1 may be promoted",
         "Open the decision page",
@@ -109,7 +107,7 @@ def test_the_run(look: Look, reviewed: Reviewed) -> None:
         "Training And Evaluation",
         "v1",
     ]
-    look(f"experiments/1/runs/{reviewed[1]['1']}", "run", wanted)
+    look(f"experiments/1/runs/{reviewed[1]['1']}", "run", texts)
 
 
 def test_its_learning_curves(look: Look, reviewed: Reviewed) -> None:
@@ -119,7 +117,7 @@ def test_its_learning_curves(look: Look, reviewed: Reviewed) -> None:
 
 def test_its_report(look: Look, reviewed: Reviewed) -> None:
     path = f"experiments/1/runs/{reviewed[1]['1']}/artifacts/evaluation/report.html"
-    look(path, "report", ["report.html"], framed="Where it is better, where it is worse")
+    look(path, "report", ["report.html"], framed="Differences by segment")
 
 
 def test_the_baselines_are_a_table(look: Look, reviewed: Reviewed) -> None:
@@ -131,19 +129,19 @@ def test_curves_come_before_charts_of_one_bar(look: Look, reviewed: Reviewed, br
     """MLflow draws a bar for each metric of one value; those of baselines and surveys are tables instead."""
     path = f"experiments/1/runs/{reviewed[1]['1']}/model-metrics"
     look(path, "metrics", ["version 1 · champion (train/loss)"])
-    shown = browser.execute_script("return document.body.innerText")
-    assert shown.index("(train/loss)") < f"{shown}ndcg_at_10".index("ndcg_at_10")
-    assert not {"bm25", "rating", "agreement"} & set(shown.split())
+    page_text = browser.execute_script("return document.body.innerText")
+    assert page_text.index("(train/loss)") < f"{page_text}ndcg_at_10".index("ndcg_at_10")
+    assert not {"bm25", "rating", "agreement"} & set(page_text.split())
 
 
 def test_the_version(look: Look) -> None:
-    wanted = [
+    texts = [
         "challenger",
         "Gate failed: do not promote version 2; ndcg@10 did not improve",
         "Known weaknesses",
     ]
-    wanted += ["vitrine.gate", "vitrine.judgements", "vitrine.libraries", "vitrine.compared_with"]
-    look(f"models/{NAME}/versions/2", "version", wanted)
+    texts += ["vitrine.gate", "vitrine.judgements", "vitrine.libraries", "vitrine.compared_with"]
+    look(f"models/{NAME}/versions/2", "version", texts)
 
 
 @pytest.mark.parametrize("page", ["run", "version"])
@@ -162,17 +160,17 @@ def test_the_decision_page_is_one_click_away(
 def test_the_links_of_make_ui_show_runs_and_versions(
     look: Look, reviewed: Reviewed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs, versions = (line.split()[1] for line in ui.links(NAME).splitlines())
+    runs, versions = (line.split()[1] for line in ui.build_links(NAME).splitlines())
     assert runs.startswith(reviewed[0])
     look(runs, "experiment", ["version 1 · champion", "version 2 · challenger"])
     look(versions, "model", ["Version 1", "Version 2", "champion"])
-    look(tracking.version_url(NAME, "2"), "version-url", ["Gate failed"])
+    look(mlflow_urls.version_url(NAME, "2"), "version-url", ["Gate failed"])
 
 
-def test_champion_and_challenger_are_told_apart(look: Look, reviewed: Reviewed) -> None:
-    one, other = reviewed[1]["1"], reviewed[1]["2"]
-    wanted = ["version 1 · champion", "version 2 · challenger"]
-    look(f'compare-runs?runs=["{one}","{other}"]&experiments=["1"]', "compare", wanted)
+def test_champion_and_challenger_are_compared(look: Look, reviewed: Reviewed) -> None:
+    champion, challenger = reviewed[1]["1"], reviewed[1]["2"]
+    texts = ["version 1 · champion", "version 2 · challenger"]
+    look(f'compare-runs?runs=["{champion}","{challenger}"]&experiments=["1"]', "compare", texts)
 
 
 def test_the_history(look: Look, reviewed: Reviewed) -> None:

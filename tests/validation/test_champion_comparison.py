@@ -1,4 +1,4 @@
-"""The page of the champion's view of a data set."""
+"""The comparison of a data set with the champion's, and its page."""
 
 import json
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from components.params import ValidateParams
-from validation.champion_comparison import Beside, read_thumbnails
+from validation.champion_comparison import ChampionComparison, read_thumbnails
 from validation.drift import Drift
 from validation.expectations import Inspection, rules
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 PARAMS = ValidateParams(model_name="product-search")
 
 
-def drift(what: str, index: float, p: float = 0.0) -> Drift:
+def drift(name: str, index: float, p: float = 0.0) -> Drift:
     shares = np.array([0.25, 0.75])
-    return Drift(what, ["low", "high"], shares, shares[::-1], index, p)
+    return Drift(name, ["low", "high"], shares, shares[::-1], index, p)
 
 
-def champion_view(embeddings: float, p: float = 0.0, match: float = 0.1) -> Beside:
+def make_comparison(embeddings: float, p: float = 0.0, match: float = 0.1) -> ChampionComparison:
     drifts = [drift("prices", 0.02, 0.5), drift("embeddings", embeddings, p)]
     matches = pa.table({"product_id": [f"p{n}" for n in range(6)], "match": [match] * 6})
-    return Beside("3", drifts, matches, PARAMS.max_drift)
+    return ChampionComparison("3", drifts, matches, PARAMS.max_drift)
 
 
-def mismatched(view: Beside) -> tuple[int, bool]:
+def mismatched(comparison: ChampionComparison) -> tuple[int, bool]:
     """How many products the rule counts, and whether it holds."""
     inspection = Inspection(rules(PARAMS))
-    inspection.check(view.frames())
+    inspection.check(comparison.frames())
     (finding,) = (finding for finding in inspection.findings if finding.rule == "mismatched")
     return finding.count, finding.passed
 
@@ -45,10 +45,10 @@ def mismatched(view: Beside) -> tuple[int, bool]:
 def test_mismatches_count_only_where_the_champion_knows_such_products(
     index: float, p: float, counted: int, tiny_data: Path, tmp_path: Path
 ) -> None:
-    view = champion_view(index, p)
-    assert mismatched(view) == (counted, counted == 0)
-    assert view.summary()["reliable"] == (counted > 0)
-    view.write(tmp_path / "champion.html", tiny_data, PARAMS)
+    comparison = make_comparison(index, p)
+    assert mismatched(comparison) == (counted, counted == 0)
+    assert comparison.summary()["reliable"] == (counted > 0)
+    comparison.write(tmp_path / "champion.html", tiny_data, PARAMS)
     page = (tmp_path / "champion.html").read_text()
     assert ("Not reliable here, so none is counted" in page) == (counted == 0)
     assert page.count("data:image/jpeg") == (6 if counted else 0)
@@ -71,7 +71,7 @@ def test_everybody_can_use_the_page(
     tmp_path: Path,
     requested: Callable[[], list[str]],
 ) -> None:
-    champion_view(embeddings).write(tmp_path / "champion.html", tiny_data, PARAMS)
+    make_comparison(embeddings).write(tmp_path / "champion.html", tiny_data, PARAMS)
     browser.get((tmp_path / "champion.html").as_uri())
     assert axe() == []
     assert requested() == []

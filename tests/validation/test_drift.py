@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalog.schema import product_text
-from validation.drift import Drift, compare, profile, with_vectors
+from validation.drift import Drift, add_vectors, measure_drift, profile_products
 
 Tables = dict[str, list[dict[str, Any]]]
 COUNT, WIDTH = 800, 12
@@ -31,43 +31,51 @@ def products(seed: int, start: int = 0, **changed: Any) -> pa.Table:
     return table.append_column("vector", pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), WIDTH))
 
 
-def by_name(then: pa.Table, now: pa.Table) -> dict[str, Drift]:
-    return {one.what: one for one in compare(then, now)}
+def measure_by_name(reference: pa.Table, current: pa.Table) -> dict[str, Drift]:
+    return {drift.name: drift for drift in measure_drift(reference, current)}
 
 
 def test_the_index_by_hand() -> None:
     """60 and 40 of 100, then 30 and 70, each with half a product more."""
-    then, now = (
+    reference, current = (
         products(0).slice(0, 100).set_column(1, "category", pa.array(["a"] * n + ["b"] * (100 - n)))
         for n in (60, 30)
     )
-    found = by_name(then, now)["categories"]
-    shares = {"then": (60.5 / 101, 40.5 / 101), "now": (30.5 / 101, 70.5 / 101)}
-    expected = sum((b - a) * log(b / a) for a, b in zip(shares["then"], shares["now"], strict=True))
-    assert found.index == pytest.approx(expected) == pytest.approx(0.365, abs=0.01)
-    assert (found.bins, found.then.tolist(), found.now.tolist()) == (["b", "a"], [0.4, 0.6], [0.7, 0.3])
-    assert found.proven and found.p < 1e-4
+    drift = measure_by_name(reference, current)["categories"]
+    shares = {"reference": (60.5 / 101, 40.5 / 101), "current": (30.5 / 101, 70.5 / 101)}
+    expected = sum((b - a) * log(b / a) for a, b in zip(shares["reference"], shares["current"], strict=True))
+    assert drift.index == pytest.approx(expected) == pytest.approx(0.365, abs=0.01)
+    assert (drift.bins, drift.reference.tolist(), drift.current.tolist()) == (
+        ["b", "a"],
+        [0.4, 0.6],
+        [0.7, 0.3],
+    )
+    assert drift.significant and drift.p < 1e-4
 
 
 @pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
 def test_the_same_data_have_not_drifted(order: slice) -> None:
     """In any order: what is learned of a product in one must not judge it in the other."""
-    for one in compare(products(0), products(0).take(np.arange(COUNT)[order])):
-        assert (one.index, one.p, one.proven) == (0, 1, False), one.what
+    for drift in measure_drift(products(0), products(0).take(np.arange(COUNT)[order])):
+        assert (drift.index, drift.p, drift.significant) == (0, 1, False), drift.name
 
 
 def test_other_products_of_the_same_kind_have_hardly_drifted() -> None:
     """Chance proves something in a hundredth of the cases, or little more, and the index stays small."""
-    found = [one for seed in range(20) for one in compare(products(seed), products(seed + 100, start=COUNT))]
-    assert max(one.index for one in found) < 0.1
-    assert sum(one.proven for one in found) <= 0.06 * len(found)
+    drifts = [
+        drift
+        for seed in range(20)
+        for drift in measure_drift(products(seed), products(seed + 100, start=COUNT))
+    ]
+    assert max(drift.index for drift in drifts) < 0.1
+    assert sum(drift.significant for drift in drifts) <= 0.06 * len(drifts)
 
 
 def test_part_of_the_products_are_the_same() -> None:
-    then, now = products(0), products(1, start=COUNT)
-    half = pa.concat_tables([then.slice(0, COUNT // 2), now.slice(0, COUNT // 2)])
-    for one in compare(then, half):
-        assert one.index < 0.05, (one.what, one.index)
+    reference, current = products(0), products(1, start=COUNT)
+    half = pa.concat_tables([reference.slice(0, COUNT // 2), current.slice(0, COUNT // 2)])
+    for drift in measure_drift(reference, half):
+        assert drift.index < 0.05, (drift.name, drift.index)
 
 
 MOVED = np.random.default_rng(7).normal(size=(COUNT, WIDTH)) + np.eye(WIDTH)[0]
@@ -79,55 +87,58 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("what", CHANGES)
-def test_what_changes_is_found_and_nothing_else(what: str) -> None:
-    found = compare(products(0), products(1, start=COUNT, **CHANGES[what]))
-    assert [one.what for one in found if one.index > 0.25 and one.proven] == [what]
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_changes_is_found_and_nothing_else(name: str) -> None:
+    drifts = measure_drift(products(0), products(1, start=COUNT, **CHANGES[name]))
+    assert [drift.name for drift in drifts if drift.index > 0.25 and drift.significant] == [name]
 
 
 def test_what_is_no_longer_filled_has_drifted() -> None:
-    found = by_name(products(0), products(1, category=[None] * COUNT, price=[float("nan")] * COUNT))
-    for what in ("categories", "prices"):
-        assert found[what].proven and found[what].now[found[what].bins.index("none")] == 1
+    drifts = measure_by_name(products(0), products(1, category=[None] * COUNT, price=[float("nan")] * COUNT))
+    for name in ("categories", "prices"):
+        assert drifts[name].significant and drifts[name].current[drifts[name].bins.index("none")] == 1
 
 
 def test_what_was_never_filled_has_not() -> None:
     empty = {"category": pa.nulls(COUNT, pa.string()), "price": pa.nulls(COUNT, pa.float64())}
-    found = by_name(products(0, **empty), products(1, **empty))
-    for what in ("categories", "prices"):
-        assert (found[what].bins, found[what].index, found[what].p) == (["none"], 0, 1)
+    drifts = measure_by_name(products(0, **empty), products(1, **empty))
+    for name in ("categories", "prices"):
+        assert (drifts[name].bins, drifts[name].index, drifts[name].p) == (["none"], 0, 1)
 
 
 def test_a_few_products_prove_nothing() -> None:
     """Index over the limit, yet it may well be chance."""
-    then, now = products(0).slice(0, 9), products(1).slice(0, 9)
-    found = by_name(then, now)
-    assert found["prices"].index > 0.25
-    assert not any(one.proven for one in found.values())
-    assert found["embeddings"].bins == ["all"]
+    reference, current = products(0).slice(0, 9), products(1).slice(0, 9)
+    drifts = measure_by_name(reference, current)
+    assert drifts["prices"].index > 0.25
+    assert not any(drift.significant for drift in drifts.values())
+    assert drifts["embeddings"].bins == ["all"]
 
 
 def test_many_categories_share_a_bin() -> None:
     many = [f"kind {n % 100}" for n in range(COUNT)]
-    found = by_name(products(0, category=many), products(0, category=many))["categories"]
-    assert len(found.bins) == 51 and found.bins[-1] == "others"
-    assert found.then[-1] == pytest.approx(0.5) and found.index == 0
+    drift = measure_by_name(products(0, category=many), products(0, category=many))["categories"]
+    assert len(drift.bins) == 51 and drift.bins[-1] == "others"
+    assert drift.reference[-1] == pytest.approx(0.5) and drift.index == 0
 
 
 values = st.lists(st.none() | st.floats(0, 100), min_size=1, max_size=40)
 
 
 @given(values, values)
-def test_laws(then: list[float | None], now: list[float | None]) -> None:
+def test_laws(reference: list[float | None], current: list[float | None]) -> None:
     def table(prices: list[float | None]) -> pa.Table:
         rows = products(0).slice(0, len(prices))
         return rows.set_column(2, "price", pa.array(prices, pa.float64()))
 
-    found, back = by_name(table(then), table(now))["prices"], by_name(table(now), table(now))["prices"]
-    assert found.index >= 0 and 0 <= found.p <= 1
-    assert len(found.bins) == len(found.then) == len(found.now) == len(set(found.bins))
-    assert found.then.sum() == pytest.approx(1) and found.now.sum() == pytest.approx(1)
-    assert (found.then + found.now > 0).all()
+    drift, back = (
+        measure_by_name(table(reference), table(current))["prices"],
+        measure_by_name(table(current), table(current))["prices"],
+    )
+    assert drift.index >= 0 and 0 <= drift.p <= 1
+    assert len(drift.bins) == len(drift.reference) == len(drift.current) == len(set(drift.bins))
+    assert drift.reference.sum() == pytest.approx(1) and drift.current.sum() == pytest.approx(1)
+    assert (drift.reference + drift.current > 0).all()
     assert back.index == 0
 
 
@@ -135,34 +146,34 @@ class TestProfile:
     def test_says_what_is_compared(self, tiny_tables: Tables, write_data: Callable[[Tables], Path]) -> None:
         rows = tiny_tables["products"]
         rows[0] |= {"category": "clothing/shirt", "price": 9.5, "description": "With two  pockets"}
-        found = profile(write_data(tiny_tables), 100)
-        assert found["product_id"].to_pylist() == [row["product_id"] for row in rows]
-        assert found["category"].to_pylist()[0] == "clothing/shirt"
-        assert found["price"].to_pylist()[0] == 9.5
-        assert found["length"].to_pylist() == [len(product_text(row)) for row in rows]
+        profile = profile_products(write_data(tiny_tables), 100)
+        assert profile["product_id"].to_pylist() == [row["product_id"] for row in rows]
+        assert profile["category"].to_pylist()[0] == "clothing/shirt"
+        assert profile["price"].to_pylist()[0] == 9.5
+        assert profile["length"].to_pylist() == [len(product_text(row)) for row in rows]
 
     def test_draws_the_same_products_of_a_larger_catalogue(
         self, tiny_tables: Tables, write_data: Callable[[Tables], Path]
     ) -> None:
-        drawn = set(profile(write_data(tiny_tables), 6)["product_id"].to_pylist())
+        drawn = set(profile_products(write_data(tiny_tables), 6)["product_id"].to_pylist())
         assert len(drawn) == 6
         tiny_tables["products"] += [
             tiny_tables["products"][0] | {"product_id": f"new {n}", "title": f"new {n}"} for n in range(4)
         ]
-        more = profile(write_data(tiny_tables), 6)["product_id"].to_pylist()
+        more = profile_products(write_data(tiny_tables), 6)["product_id"].to_pylist()
         assert len(more) == 6
         assert all(key in drawn for key in more if not key.startswith("new"))
         tiny_tables["products"].reverse()
-        assert set(more) == set(profile(write_data(tiny_tables), 6)["product_id"].to_pylist())
+        assert set(more) == set(profile_products(write_data(tiny_tables), 6)["product_id"].to_pylist())
 
     def test_takes_vectors_by_id(self, tiny_tables: Tables, write_data: Callable[[Tables], Path]) -> None:
-        own = profile(write_data(tiny_tables), 100)
-        backwards = own["product_id"].to_pylist()[::-1]
+        sample = profile_products(write_data(tiny_tables), 100)
+        backwards = sample["product_id"].to_pylist()[::-1]
         vectors = pa.table(
             {
                 "product_id": backwards,
                 "vector": pa.array([[float(n)] for n in range(12)], pa.list_(pa.float32(), 1)),
             }
         )
-        found = with_vectors(own, vectors)
-        assert pc.list_flatten(found["vector"]).to_pylist() == [11 - n for n in range(12)]
+        profile = add_vectors(sample, vectors)
+        assert pc.list_flatten(profile["vector"]).to_pylist() == [11 - n for n in range(12)]

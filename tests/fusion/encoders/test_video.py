@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from catalog.images import PictureError
 from catalog.schema import DataError
-from fusion.encoders.video import ENCODERS, Clips, VideoEncoder
+from fusion.encoders.video import ENCODERS, ClipReader, VideoEncoder
 
 DIM = 16
 
@@ -37,7 +37,7 @@ def encoder(request: pytest.FixtureRequest) -> VideoEncoder:
 
 
 def clips(encoder: VideoEncoder) -> Tensor:
-    """Three, as `Clips` hands them over."""
+    """Three clips, as `ClipReader` returns them."""
     rng = np.random.default_rng(0)
     if encoder.trunk():
         return torch.from_numpy(rng.normal(size=(3, encoder.width)).astype(np.float16))
@@ -45,15 +45,15 @@ def clips(encoder: VideoEncoder) -> Tensor:
 
 
 def test_clips_are_encoded_one_by_one(encoder: VideoEncoder) -> None:
-    given = clips(encoder)
-    pooled, states = encoder(given)
+    batch = clips(encoder)
+    pooled, states = encoder(batch)
     assert pooled.shape == (3, DIM)
     assert states.ndim == 3 and states.shape[::2] == (3, encoder.width)
     assert torch.pdist(pooled).min() > 1e-3
     for row in range(3):
-        alone = encoder(given[row : row + 1])
-        torch.testing.assert_close(alone[0][0], pooled[row], atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(alone[1][0], states[row], atol=1e-5, rtol=1e-4)
+        single_pooled, single_states = encoder(batch[row : row + 1])
+        torch.testing.assert_close(single_pooled[0], pooled[row], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(single_states[0], states[row], atol=1e-5, rtol=1e-4)
 
 
 def test_every_weight_learns(encoder: VideoEncoder) -> None:
@@ -90,28 +90,30 @@ def test_conv3d_tells_a_clip_from_its_reverse() -> None:
 
 
 @pytest.mark.parametrize("name", list(ENCODERS.entries))
-def test_what_is_kept_of_clips(trunks: dict[str, str | None], name: str, png: Callable[..., bytes]) -> None:
-    """One shape, whatever the length; what the encoder reads."""
-    reader = Clips.pretrained(name, 8, trunks[name])
+def test_clips_of_any_length_have_one_shape(
+    trunks: dict[str, str | None], name: str, png: Callable[..., bytes]
+) -> None:
+    """And the encoder can read them."""
+    reader = ClipReader.pretrained(name, 8, trunks[name])
     frames = [png(seed) for seed in range(11)]
     read = np.stack([reader.read(frames), reader.read(frames[:3]), reader.read(frames[:1])])
     assert read.shape == (3, 8, reader.size, reader.size, 3)
     assert read.dtype == np.uint8
     assert (read[2] == read[2, 0]).all()
     assert (read[0, 0] == read[1, 0]).all() and (read[0, 0] != read[0, -1]).any(), "from first to last"
-    kept = reader(read)
-    pooled, _ = ENCODERS[name](DIM, 0.0)(torch.from_numpy(kept))
+    encoder_input = reader(read)
+    pooled, _ = ENCODERS[name](DIM, 0.0)(torch.from_numpy(encoder_input))
     assert pooled.shape == (3, DIM)
-    assert np.array_equal(kept, read) == (ENCODERS[name].trunk() is None)
+    assert np.array_equal(encoder_input, read) == (ENCODERS[name].trunk() is None)
 
 
 @pytest.mark.parametrize("name", list(ENCODERS.entries))
 def test_survives_saving(
     trunks: dict[str, str | None], name: str, tmp_path: Path, png: Callable[..., bytes]
 ) -> None:
-    reader = Clips.pretrained(name, 4, trunks[name])
+    reader = ClipReader.pretrained(name, 4, trunks[name])
     reader.save(tmp_path / "clips.safetensors")
-    loaded = Clips.load(name, 4, tmp_path / "clips.safetensors")
+    loaded = ClipReader.load(name, 4, tmp_path / "clips.safetensors")
     read = reader.read([png(seed) for seed in range(4)])[None]
     assert np.array_equal(loaded(read), reader(read))
 
@@ -121,7 +123,7 @@ def test_r3d_is_that_of_torchvision(
 ) -> None:
     from torchvision.models import video
 
-    reader = Clips.pretrained("r3d_18", 8, trunks["r3d_18"])
+    reader = ClipReader.pretrained("r3d_18", 8, trunks["r3d_18"])
     read = reader.read([png(seed) for seed in range(8)])[None]
     network = video.r3d_18(weights=None).eval()
     network.load_state_dict(r3d)
@@ -130,16 +132,16 @@ def test_r3d_is_that_of_torchvision(
     scaled = ((torch.from_numpy(read) / 255 - mean) / std).permute(0, 4, 1, 2, 3)
     with torch.inference_mode():
         scores = network(scaled)
-        found = network.fc(torch.from_numpy(reader(read)).float())
-    torch.testing.assert_close(found, scores, atol=5e-3, rtol=1e-2)
+        reader_scores = network.fc(torch.from_numpy(reader(read)).float())
+    torch.testing.assert_close(reader_scores, scores, atol=5e-3, rtol=1e-2)
 
 
 def test_a_broken_frame_is_named(png: Callable[..., bytes]) -> None:
     with pytest.raises(PictureError, match="frame 2 of its clip: "):
-        Clips("conv3d", 4, {}).read([png(0), png(1), b"", png(3)])
+        ClipReader("conv3d", 4, {}).read([png(0), png(1), b"", png(3)])
 
 
-def test_weights_that_cannot_be_had(tmp_path: Path) -> None:
+def test_weights_out_of_reach(tmp_path: Path) -> None:
     message = r"featurize\.video_encoder: r3d_18: weights .*absent.*featurize\.video_weights"
     with pytest.raises(DataError, match=message):
-        Clips.pretrained("r3d_18", 8, str(tmp_path / "absent.safetensors"))
+        ClipReader.pretrained("r3d_18", 8, str(tmp_path / "absent.safetensors"))

@@ -35,12 +35,14 @@ def test_encoding_is_words_then_padding(texts: list[str], length: int) -> None:
     assert encoded.shape == (len(texts), length)
     assert encoded.dtype == np.int32
     for text, row in zip(texts, encoded.tolist(), strict=True):
-        kept = words(text)[:length]
-        assert row[len(kept) :] == [PAD] * (length - len(kept))
-        assert [token == UNKNOWN for token in row[: len(kept)]] == [w not in vocabulary.known for w in kept]
+        first_words = words(text)[:length]
+        assert row[len(first_words) :] == [PAD] * (length - len(first_words))
+        assert [token == UNKNOWN for token in row[: len(first_words)]] == [
+            w not in vocabulary.known_words for w in first_words
+        ]
         assert all(
-            vocabulary.known[token - 2] == word
-            for token, word in zip(row, kept, strict=False)
+            vocabulary.known_words[token - 2] == word
+            for token, word in zip(row, first_words, strict=False)
             if token != UNKNOWN
         )
         assert max(row) < len(vocabulary)
@@ -50,7 +52,7 @@ def test_encoding_is_words_then_padding(texts: list[str], length: int) -> None:
 @given(TEXTS, st.integers(1, 6), st.integers(1, 3))
 def test_vocabulary_keeps_the_most_frequent(texts: list[str], size: int, min_count: int) -> None:
     every = [word for text in texts for word in words(text)]
-    known = Vocabulary.build(texts, size, min_count).known
+    known = Vocabulary.build(texts, size, min_count).known_words
     ranks = [(-every.count(word), word) for word in known]
     assert ranks == sorted(ranks), "by falling frequency, then by the alphabet"
     enough = {word for word in every if every.count(word) >= min_count}
@@ -62,11 +64,15 @@ def test_vocabulary_keeps_the_most_frequent(texts: list[str], size: int, min_cou
 @quick
 @given(texts=TEXTS)
 def test_order_of_texts_plays_no_part(texts: list[str]) -> None:
-    assert Vocabulary.build(texts, 5, 1).known == Vocabulary.build(texts[::-1], 5, 1).known
+    assert Vocabulary.build(texts, 5, 1).known_words == Vocabulary.build(texts[::-1], 5, 1).known_words
 
 
 def test_vocabulary_survives_saving(tmp_path: Path) -> None:
     vocabulary = Vocabulary.build(["Straße Кофта écru 100", "écru"], 10, 1)
     vocabulary.save(tmp_path / "vocabulary.json")
     loaded = Vocabulary.load(tmp_path / "vocabulary.json")
-    assert (loaded.known, loaded.ids, len(loaded)) == (vocabulary.known, vocabulary.ids, len(vocabulary))
+    assert (loaded.known_words, loaded.ids, len(loaded)) == (
+        vocabulary.known_words,
+        vocabulary.ids,
+        len(vocabulary),
+    )

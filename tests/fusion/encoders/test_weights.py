@@ -1,4 +1,4 @@
-"""What a published network's layers are, whatever its publisher called them."""
+"""The numbered layers of published networks with different naming schemes."""
 
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,8 @@ import transformers
 from torch import nn
 
 from catalog.schema import DataError
-from fusion.encoders.image import ImageEncoder, architecture
-from fusion.encoders.weights import freeze, layers
+from fusion.encoders.image import ImageEncoder, build_architecture
+from fusion.encoders.weights import freeze, numbered_layers
 
 
 def trained(network: nn.Module) -> list[str]:
@@ -18,19 +18,23 @@ def trained(network: nn.Module) -> list[str]:
 
 def test_layers_of_a_resnet() -> None:
     names = ["conv1", "bn1", "layer1", "layer2", "layer3", "layer4"]
-    assert list(layers(architecture("resnet18").features)) == [f"network.{name}" for name in names]
+    assert list(numbered_layers(build_architecture("resnet18").features)) == [
+        f"network.{name}" for name in names
+    ]
 
 
 def test_layers_of_an_efficientnet_and_of_a_transformer(encoder: ImageEncoder) -> None:
     numbers = ["_bn0", *(f"_blocks.{n}" for n in range(16)), "_bn1"]
-    assert list(layers(encoder.features)) == [f"network.{name}" for name in numbers]
+    assert list(numbered_layers(encoder.features)) == [f"network.{name}" for name in numbers]
     numbers = [f"encoder.layers.encoder_layer_{n}" for n in range(12)]
-    assert list(layers(architecture("vit_b_32").features)) == [f"network.{name}" for name in numbers]
+    assert list(numbered_layers(build_architecture("vit_b_32").features)) == [
+        f"network.{name}" for name in numbers
+    ]
 
 
 def test_layers_of_a_sentence_encoder(bert: Path) -> None:
     network: Any = transformers.BertModel.from_pretrained(bert, add_pooling_layer=False)
-    assert list(layers(network)) == [f"encoder.layer.{n}" for n in range(3)]
+    assert list(numbered_layers(network)) == [f"encoder.layer.{n}" for n in range(3)]
 
 
 @pytest.mark.parametrize("tower", ["CLIPTextModelWithProjection", "CLIPVisionModelWithProjection"])
@@ -51,11 +55,11 @@ def test_what_follows_the_last_layers_learns_with_them(clip: Path, tower: str) -
 def test_extents() -> None:
     network = nn.Sequential(*(nn.Linear(1, 1, bias=False) for _ in range(3)))
     network.register_parameter("token", nn.Parameter(nn.Linear(1, 1).weight))  # comes first
-    found = {}
+    trained_weights = {}
     for extent in ("all", "last_1", "last_3", "none"):
         freeze(network, extent, "knob")
-        found[extent] = trained(network)
-    assert found == {
+        trained_weights[extent] = trained(network)
+    assert trained_weights == {
         "all": [],
         "last_1": ["2.weight"],
         "last_3": ["0.weight", "1.weight", "2.weight"],
@@ -64,8 +68,8 @@ def test_extents() -> None:
 
 
 @pytest.mark.parametrize(
-    ("network", "told"), [(nn.Sequential(nn.Linear(1, 1)), "1 layers .0."), (nn.Linear(1, 1), "0")]
+    ("network", "message"), [(nn.Sequential(nn.Linear(1, 1)), "1 layers .0."), (nn.Linear(1, 1), "0")]
 )
-def test_more_layers_than_there_are(network: nn.Module, told: str) -> None:
-    with pytest.raises(DataError, match=rf"knob: last_2, but the encoder has {told}.*give fewer, or none"):
+def test_more_layers_than_there_are(network: nn.Module, message: str) -> None:
+    with pytest.raises(DataError, match=rf"knob: last_2, but the encoder has {message}.*give fewer, or none"):
         freeze(network, "last_2", "knob")

@@ -13,15 +13,15 @@ from catalog.schema import DataError
 from fusion.__main__ import main
 from fusion.featurizer import Featurizer
 from fusion.model import ProductSearchModel, embed
-from fusion.search.catalogue_search import load
-from fusion.search.explanations import CELLS, Explanation, explain, explain_data
+from fusion.search.catalogue_search import load_model
+from fusion.search.explanations import GRID_CELLS, Explanation, explain, explain_data
 
 Row = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
 def parts(saved: Path) -> tuple[ProductSearchModel, Featurizer]:
-    return load(saved)
+    return load_model(saved)
 
 
 @pytest.fixture
@@ -46,49 +46,55 @@ def product(png: Callable[..., bytes]) -> Row:
 
 def score(parts: tuple[ProductSearchModel, Featurizer], query: Row, product: Row) -> float:
     model, featurizer = parts
-    asked, shown = featurizer.rows("queries", [query])[0], featurizer.rows("products", [product])[0]
-    return (embed(model, asked, "query") @ embed(model, shown, "product").T).item()
+    query_item, _ = featurizer.featurize_rows("queries", [query])
+    product_item, _ = featurizer.featurize_rows("products", [product])
+    return (embed(model, query_item, "query") @ embed(model, product_item, "product").T).item()
 
 
-def test_every_loss_is_that_of_scoring_again(
+def test_losses_agree_with_scoring_each_variant(
     parts: tuple[ProductSearchModel, Featurizer], query: Row, product: Row
 ) -> None:
-    found = explain(*parts, query, product)
-    whole = score(parts, query, product)
-    assert found.score == pytest.approx(whole, abs=1e-5)
+    explanation = explain(*parts, query, product)
+    full_score = score(parts, query, product)
+    assert explanation.score == pytest.approx(full_score, abs=1e-5)
 
     blank = dict.fromkeys(("title", "category"), "")
-    less = {
-        "text": whole - score(parts, query, product | blank),
-        "image": whole - score(parts, query, product | {"image": None}),
+    losses = {
+        "text": full_score - score(parts, query, product | blank),
+        "image": full_score - score(parts, query, product | {"image": None}),
     }
-    assert found.modalities == pytest.approx(less, abs=1e-5)
+    assert explanation.modality_losses == pytest.approx(losses, abs=1e-5)
 
-    by_word = {
+    shorter_queries = {
         "red": query | {"text": "or blue shirt"},
         "or": query | {"text": "red blue shirt"},
         "blue": query | {"text": "red or shirt"},
         "shirt": query | {"text": "red or blue"},
     }
-    expected = {word: whole - score(parts, without, product) for word, without in by_word.items()}
-    assert dict(found.query) == pytest.approx(expected, abs=1e-5)
-    assert [word for word, _ in found.product] == ["red", "shirt", "navy", "clothing", "shirt"]
+    expected = {
+        word: full_score - score(parts, shorter, product) for word, shorter in shorter_queries.items()
+    }
+    assert dict(explanation.query_losses) == pytest.approx(expected, abs=1e-5)
+    assert [word for word, _ in explanation.product_losses] == ["red", "shirt", "navy", "clothing", "shirt"]
     without_red = score(parts, query, product | {"title": "shirt, navy"})
-    assert found.product[0][1] == pytest.approx(whole - without_red, abs=1e-5)
+    assert explanation.product_losses[0][1] == pytest.approx(full_score - without_red, abs=1e-5)
 
 
-def test_places_are_where_the_picture_was_covered(
+def test_region_losses_are_where_the_picture_was_covered(
     parts: tuple[ProductSearchModel, Featurizer], query: Row, product: Row
 ) -> None:
-    """Covering what is grey already changes nothing."""
+    """Covering a grey part of the picture changes nothing."""
     pixels = np.full((32, 32, 3), 127, np.uint8)
     pixels[:10, 22:] = np.random.default_rng(0).integers(0, 256, (10, 10, 3))
-    found = explain(*parts, query, product | {"image": {"bytes": _encode(pixels), "path": None}})
-    assert found.regions is not None and found.regions.shape == (CELLS, CELLS)
-    effect = np.abs(found.regions)
+    explanation = explain(*parts, query, product | {"image": {"bytes": _encode(pixels), "path": None}})
+    assert explanation.region_losses is not None and explanation.region_losses.shape == (
+        GRID_CELLS,
+        GRID_CELLS,
+    )
+    effect = np.abs(explanation.region_losses)
     assert effect[:2, -2:].max() > 1e-4
     assert effect[3:, :3].max() < 1e-5
-    overlay = found.overlay()
+    overlay = explanation.overlay()
     assert overlay is not None and overlay.size == (32, 32)
 
 
@@ -98,8 +104,8 @@ def _encode(pixels: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def test_overlay_is_red_where_it_speaks_for_the_product() -> None:
-    regions = np.zeros((CELLS, CELLS))
+def test_overlay_is_red_where_covering_lowers_the_score() -> None:
+    regions = np.zeros((GRID_CELLS, GRID_CELLS))
     regions[0, 0], regions[-1, -1] = 0.2, -0.2
     grey = np.full((60, 60, 3), 100, np.uint8)
     drawn = Explanation(0.5, {}, {}, [], [], regions, grey).overlay()
@@ -108,44 +114,44 @@ def test_overlay_is_red_where_it_speaks_for_the_product() -> None:
     assert red[0] > red[2] + 50 and blue[2] > blue[0] + 50 and middle == (100, 100, 100)  # type: ignore[index]
 
 
-@pytest.mark.parametrize("lacking", ["text", "picture", "broken"])
-def test_what_is_missing_is_left_out(
-    parts: tuple[ProductSearchModel, Featurizer], query: Row, product: Row, lacking: str
+@pytest.mark.parametrize("missing", ["text", "picture", "broken"])
+def test_missing_modalities_are_left_out(
+    parts: tuple[ProductSearchModel, Featurizer], query: Row, product: Row, missing: str
 ) -> None:
     changes: dict[str, Row] = {
         "text": {"title": "", "category": None},
         "picture": {"image": None},
         "broken": {"image": {"bytes": b"no picture", "path": None}},
     }
-    found = explain(*parts, query, product | changes[lacking])
-    assert list(found.modalities) == (["image"] if lacking == "text" else ["text"])
-    assert (found.overlay() is None) == (lacking != "text")
-    assert bool(found.product) == (lacking != "text")
+    explanation = explain(*parts, query, product | changes[missing])
+    assert list(explanation.modality_losses) == (["image"] if missing == "text" else ["text"])
+    assert (explanation.overlay() is None) == (missing != "text")
+    assert bool(explanation.product_losses) == (missing != "text")
 
 
 def test_entities_of_both_sides(
     parts: tuple[ProductSearchModel, Featurizer], query: Row, product: Row, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Words in the order of the texts, each once; what the query does not name is left out."""
+    """Words in the order of the texts, each once; types that are not in the query are left out."""
     model, featurizer = parts
-    known = ProductSearchModel(replace(model.config, entities=["color", "brand", "product type"])).eval()
+    tagger = ProductSearchModel(replace(model.config, entities=["color", "brand", "product type"])).eval()
     ids = {word: featurizer.vocabulary.ids[word] for word in ("red", "blue", "navy", "shirt")}
     kinds = torch.zeros(len(featurizer.vocabulary), dtype=torch.int64)
     kinds[[ids["red"], ids["blue"], ids["navy"]]], kinds[ids["shirt"]] = 1, 3
-    monkeypatch.setattr(known, "recognise", lambda tokens: kinds[tokens])
-    found = explain(known, featurizer, query | {"text": "red or blue, red"}, product)
-    assert found.entities == {"color": ("red blue", "red navy")}
-    assert "  color            red blue: red navy" in found.lines()
+    monkeypatch.setattr(tagger, "recognise", lambda tokens: kinds[tokens])
+    explanation = explain(tagger, featurizer, query | {"text": "red or blue, red"}, product)
+    assert explanation.entities == {"color": ("red blue", "red navy")}
+    assert "  color            red blue: red navy" in explanation.lines()
 
 
 def test_command(saved: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["explain", "--model", saved, "--data", tiny_data, "--query", "q0", "--product"]
     overlay = tmp_path / "overlay.png"
     assert main([str(word) for word in [*words, "p3", "--overlay", overlay]]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     expected = explain_data(saved, tiny_data, "q0", "p3")
-    assert said.splitlines() == expected.lines()
-    assert "the query without the word" in said and "  image" in said
+    assert output.splitlines() == expected.lines()
+    assert "the query without the word" in output and "  image" in output
     assert Image.open(overlay).size == (32, 32)
     assert main([str(word) for word in [*words, "p11", "--overlay", tmp_path / "none.png"]]) == 0
     assert "no picture" in capsys.readouterr().err
@@ -153,5 +159,5 @@ def test_command(saved: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_no_such_product(saved: Path, tiny_data: Path) -> None:
-    with pytest.raises(DataError, match="products: there is no product_id 'p99'"):
+    with pytest.raises(DataError, match="products: no product_id 'p99'"):
         explain_data(saved, tiny_data, "q0", "p99")

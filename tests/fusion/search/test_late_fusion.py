@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fusion.features import MODALITIES, Items
 from fusion.fusions import FUSIONS
 from fusion.model import ProductSearchModel, blend, embed
-from fusion.search.late_fusion import WEIGHTS, weigh
+from fusion.search.late_fusion import WEIGHTS, tune_late_fusion
 
 MakeModel = Callable[..., ProductSearchModel]
 Validate = Callable[[ProductSearchModel, np.ndarray], float]
@@ -18,15 +18,15 @@ Validate = Callable[[ProductSearchModel, np.ndarray], float]
 
 @pytest.fixture
 def like(items: Items) -> Callable[[ProductSearchModel, dict[str, float]], Validate]:
-    """Validation that likes the vectors of products with text and picture the better, the nearer to a blend."""
+    """Validation whose score is the similarity to a given blend, over products with text and picture."""
     both = items.present[:, :2].all(1)
 
     def make(model: ProductSearchModel, weights: dict[str, float]) -> Validate:
-        sought = embed(model, items, "product")
+        target = embed(model, items, "product")
         for name, weight in weights.items():
-            sought = sought + weight * embed(model, items, "product", [name])
-        sought = sought / np.linalg.norm(sought, axis=1, keepdims=True).clip(1e-9)
-        return lambda _, vectors: float((vectors * sought)[both].sum())
+            target = target + weight * embed(model, items, "product", [name])
+        target = target / np.linalg.norm(target, axis=1, keepdims=True).clip(1e-9)
+        return lambda _, vectors: float((vectors * target)[both].sum())
 
     return make
 
@@ -49,21 +49,21 @@ def test_a_blend_is_a_direction(count: int, weights: list[float], seed: int) -> 
 
 @pytest.mark.parametrize("fusion", list(FUSIONS.entries))
 @pytest.mark.parametrize("only", [MODALITIES, ("text", "image"), ("text",), ("image", "video")])
-def test_only_what_is_seen_counts(
+def test_only_the_selected_modalities_count(
     make_model: MakeModel, items: Items, fusion: str, only: tuple[str, ...]
 ) -> None:
     model = make_model(fusion=fusion)
-    whole = embed(model, items, "product", only)
-    alone = {name: embed(model, items, "product", [name]) for name in ("text", "image") if name in only}
-    model.late.copy_(torch.tensor([0.5, 2.0]))
-    expected = whole + sum(weight * alone.get(name, 0) for name, weight in (("text", 0.5), ("image", 2.0)))
+    fused = embed(model, items, "product", only)
+    views = {name: embed(model, items, "product", [name]) for name in ("text", "image") if name in only}
+    model.late_fusion_weights.copy_(torch.tensor([0.5, 2.0]))
+    expected = fused + sum(weight * views.get(name, 0) for name, weight in (("text", 0.5), ("image", 2.0)))
     expected = expected / np.linalg.norm(expected, axis=1, keepdims=True).clip(1e-9)
     np.testing.assert_allclose(embed(model, items, "product", only), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("video_encoder", [None, "conv3d"])
 @pytest.mark.parametrize("weights", [{"text": 1.0}, {"image": 0.5}])
-def test_what_validation_likes_is_chosen(
+def test_the_best_weights_are_chosen(
     make_model: MakeModel,
     items: Items,
     like: Callable[..., Validate],
@@ -73,54 +73,52 @@ def test_what_validation_likes_is_chosen(
     model = make_model(video_encoder=video_encoder)
     validate = like(model, weights)
     before = validate(model, embed(model, items, "product"))
-    score = weigh(model, items, validate)
-    assert model.late.tolist() == [weights.get(name, 0.0) for name in model.config.modalities]
+    score = tune_late_fusion(model, items, validate)
+    assert model.late_fusion_weights.tolist() == [weights.get(name, 0.0) for name in model.config.modalities]
     assert score > before
     assert validate(model, embed(model, items, "product")) == pytest.approx(score, abs=1e-4)
 
 
-def test_nothing_counts_where_nothing_is_better(
+def test_weights_stay_zero_if_none_is_better(
     make_model: MakeModel, items: Items, like: Callable[..., Validate]
 ) -> None:
     model = make_model()
     before = embed(model, items, "product")
-    assert weigh(model, items, like(model, {})) == pytest.approx(float(before.any(1).sum() / 3))
-    assert model.late.tolist() == [0.0, 0.0]
+    assert tune_late_fusion(model, items, like(model, {})) == pytest.approx(float(before.any(1).sum() / 3))
+    assert model.late_fusion_weights.tolist() == [0.0, 0.0]
     assert np.array_equal(embed(model, items, "product"), before)
 
 
-def test_equal_scores_leave_it_alone(make_model: MakeModel, items: Items) -> None:
+def test_weights_stay_zero_for_equal_scores(make_model: MakeModel, items: Items) -> None:
     model = make_model()
-    tried: list[np.ndarray] = []
+    trials: list[np.ndarray] = []
 
     def validate(_: ProductSearchModel, vectors: np.ndarray) -> float:
-        tried.append(vectors)
+        trials.append(vectors)
         return 0.5
 
-    assert weigh(model, items, validate) == 0.5
-    assert not model.late.any()
-    assert len(tried) == 1 + len(model.late) * len(WEIGHTS)
-    assert all(not vectors[3::4].any() for vectors in tried)  # those that have neither stay zero
+    assert tune_late_fusion(model, items, validate) == 0.5
+    assert not model.late_fusion_weights.any()
+    assert len(trials) == 1 + len(model.late_fusion_weights) * len(WEIGHTS)
+    assert all(not vectors[3::4].any() for vectors in trials)  # products with neither stay zero
 
 
 def test_it_survives_saving(make_model: MakeModel, items: Items, tmp_path: Path) -> None:
     model = make_model()
-    model.late.copy_(torch.tensor([0.25, 1.0]))
+    model.late_fusion_weights.copy_(torch.tensor([0.25, 1.0]))
     model.save(tmp_path)
     loaded = ProductSearchModel.load(tmp_path)
-    assert torch.equal(loaded.late, model.late)
+    assert torch.equal(loaded.late_fusion_weights, model.late_fusion_weights)
     assert np.array_equal(embed(loaded, items, "product"), embed(model, items, "product"))
 
 
 @pytest.mark.parametrize("only", [MODALITIES, ("text",)])
-def test_tags_are_read_off_the_view_that_was_tagged(
-    make_model: MakeModel, items: Items, only: tuple[str, ...]
-) -> None:
+def test_tags_ignore_late_fusion(make_model: MakeModel, items: Items, only: tuple[str, ...]) -> None:
     model = make_model(tags={"color": ["red", "blue", "green"]})
     vectors = torch.from_numpy(embed(model, items, "product", only))
-    (expected,) = (logits.argmax(-1).numpy() for logits in model.tag(vectors))
-    seen = items.seen(set(only) & set(model.config.modalities))
-    model.late.copy_(torch.tensor([0.0, 50.0]))
-    (found,) = model.best_tags(items, only)
-    np.testing.assert_array_equal(found[seen], expected[seen])
-    assert len(set(found[seen])) > 1
+    (expected,) = (logits.argmax(-1).numpy() for logits in model.score_tags(vectors))
+    seen = items.has_any(set(only) & set(model.config.modalities))
+    model.late_fusion_weights.copy_(torch.tensor([0.0, 50.0]))
+    (tags,) = model.predict_tags(items, only)
+    np.testing.assert_array_equal(tags[seen], expected[seen])
+    assert len(set(tags[seen])) > 1

@@ -13,44 +13,44 @@ from fusion.model import ProductSearchModel, embed
 from fusion.training.objective import Objective
 from fusion.training.sampling import TrainingSet
 
-Train = Callable[..., list[dict[str, float]]]
+FitWorld = Callable[..., list[dict[str, float]]]
 MakeModel = Callable[..., ProductSearchModel]
 
 
 class KilledError(Exception):
-    """What stops a run in the middle."""
+    """Stops a run in the middle."""
 
 
 def scores_of(values: list[float]) -> Callable[[ProductSearchModel, np.ndarray], float]:
-    """A validation that gives these scores one after the other."""
+    """A validation that returns these scores in order."""
     remaining = iter(values)
     return lambda *_: next(remaining)
 
 
-def assert_same(one: ProductSearchModel, other: ProductSearchModel) -> None:
-    ours, theirs = one.state_dict(), other.state_dict()
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+def assert_same(first: ProductSearchModel, second: ProductSearchModel) -> None:
+    first_state, second_state = first.state_dict(), second.state_dict()
+    assert first_state.keys() == second_state.keys()
+    assert all(torch.equal(value, second_state[name]) for name, value in first_state.items())
 
 
-def test_same_seed_same_weights(make_model: MakeModel, train: Train, tmp_path: Path) -> None:
-    one, again, other = make_model(), make_model(), make_model()
-    history = train(one, tmp_path / "one.pt", epochs=2)
-    torch.rand(7)  # what was drawn before plays no part
-    assert train(again, tmp_path / "again.pt", epochs=2) == history
-    assert_same(one, again)
-    train(other, tmp_path / "other.pt", epochs=2, seed=1)
+def test_same_seed_same_weights(make_model: MakeModel, fit_world: FitWorld, tmp_path: Path) -> None:
+    first, repeated, other = make_model(), make_model(), make_model()
+    history = fit_world(first, tmp_path / "first.pt", epochs=2)
+    torch.rand(7)  # earlier draws have no influence
+    assert fit_world(repeated, tmp_path / "repeated.pt", epochs=2) == history
+    assert_same(first, repeated)
+    fit_world(other, tmp_path / "other.pt", epochs=2, seed=1)
     with pytest.raises(AssertionError):
-        assert_same(one, other)
+        assert_same(first, other)
 
 
 @pytest.mark.parametrize("finished", [0, 1, 3])
 def test_an_interrupted_run_ends_as_one_never_stopped(
-    make_model: MakeModel, train: Train, tmp_path: Path, finished: int
+    make_model: MakeModel, fit_world: FitWorld, tmp_path: Path, finished: int
 ) -> None:
     values = [0.1, 0.5, 0.3, 0.4]
     whole, stopped = make_model(), make_model()
-    history = train(whole, tmp_path / "whole.pt", scores_of(values), epochs=4)
+    history = fit_world(whole, tmp_path / "whole.pt", scores_of(values), epochs=4)
 
     validate, calls = scores_of(values), iter(range(4))
 
@@ -61,26 +61,32 @@ def test_an_interrupted_run_ends_as_one_never_stopped(
 
     checkpoint = tmp_path / "stopped.pt"
     with pytest.raises(KilledError):
-        train(stopped, checkpoint, killed, epochs=4)
+        fit_world(stopped, checkpoint, killed, epochs=4)
     assert checkpoint.exists() == (finished > 0)
     resumed = make_model(seed=99) if finished else make_model()
-    assert train(resumed, checkpoint, scores_of(values[finished:]), epochs=4) == history
+    assert fit_world(resumed, checkpoint, scores_of(values[finished:]), epochs=4) == history
     assert_same(resumed, whole)
 
 
-def test_a_finished_run_is_not_trained_again(make_model: MakeModel, train: Train, tmp_path: Path) -> None:
-    model, again = make_model(), make_model(seed=99)
-    history = train(model, tmp_path / "c.pt", scores_of([0.2, 0.1]), epochs=2)
-    assert train(again, tmp_path / "c.pt", scores_of([]), epochs=2) == history
-    assert_same(again, model)
+def test_a_finished_run_is_not_trained_again(
+    make_model: MakeModel, fit_world: FitWorld, tmp_path: Path
+) -> None:
+    model, restored = make_model(), make_model(seed=99)
+    history = fit_world(model, tmp_path / "c.pt", scores_of([0.2, 0.1]), epochs=2)
+    assert fit_world(restored, tmp_path / "c.pt", scores_of([]), epochs=2) == history
+    assert_same(restored, model)
 
 
-def test_scores_of_any_kind_of_float_survive(make_model: MakeModel, train: Train, tmp_path: Path) -> None:
-    history = train(make_model(), tmp_path / "c.pt", scores_of([np.float64(0.2)]), epochs=1)
-    assert train(make_model(), tmp_path / "c.pt", scores_of([]), epochs=1) == history
+def test_scores_of_any_kind_of_float_survive(
+    make_model: MakeModel, fit_world: FitWorld, tmp_path: Path
+) -> None:
+    history = fit_world(make_model(), tmp_path / "c.pt", scores_of([np.float64(0.2)]), epochs=1)
+    assert fit_world(make_model(), tmp_path / "c.pt", scores_of([]), epochs=1) == history
 
 
-def test_stops_after_patience_and_keeps_the_best(make_model: MakeModel, train: Train, tmp_path: Path) -> None:
+def test_stops_after_patience_and_keeps_the_best(
+    make_model: MakeModel, fit_world: FitWorld, tmp_path: Path
+) -> None:
     model, seen = make_model(), []
     values = iter([0.1, 0.4, 0.4, 0.3, 0.2, 0.9])
 
@@ -89,7 +95,7 @@ def test_stops_after_patience_and_keeps_the_best(make_model: MakeModel, train: T
         seen.append({name: value.clone() for name, value in candidate.state_dict().items()})
         return next(values)
 
-    history = train(model, tmp_path / "c.pt", validate, epochs=6, patience=3)
+    history = fit_world(model, tmp_path / "c.pt", validate, epochs=6, patience=3)
     assert [row["score"] for row in history] == [0.1, 0.4, 0.4, 0.3, 0.2], "three epochs without a better one"
     assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5]
     assert all(torch.equal(value, seen[1][name]) for name, value in model.state_dict().items())
@@ -97,65 +103,69 @@ def test_stops_after_patience_and_keeps_the_best(make_model: MakeModel, train: T
     assert not model.training
 
 
-def test_history_has_the_loss_and_its_terms(make_model: MakeModel, train: Train, tmp_path: Path) -> None:
-    history = train(make_model(), tmp_path / "c.pt", epochs=3, objective=Objective(alpha=0.3, beta=0.7))
+def test_history_has_the_loss_and_its_terms(
+    make_model: MakeModel, fit_world: FitWorld, tmp_path: Path
+) -> None:
+    history = fit_world(make_model(), tmp_path / "c.pt", epochs=3, objective=Objective(alpha=0.3, beta=0.7))
     for row in history:
         assert row["loss"] == pytest.approx(0.3 * row["text"] + 0.7 * row["vision"] + row["fused"], rel=1e-4)
     assert history[-1]["loss"] < history[0]["loss"]
 
 
-def test_every_weight_is_trained(make_model: MakeModel, train: Train, tmp_path: Path) -> None:
+def test_every_weight_is_trained(make_model: MakeModel, fit_world: FitWorld, tmp_path: Path) -> None:
     model, before = make_model(), make_model().state_dict()
-    train(model, tmp_path / "c.pt", epochs=1, weight_decay=0.0)
+    fit_world(model, tmp_path / "c.pt", epochs=1, weight_decay=0.0)
     after = model.state_dict()
     same = [name for name, value in before.items() if value.numel() and torch.equal(value, after[name])]
-    assert same == ["late"]  # chosen once training is over
+    assert same == ["late_fusion_weights"]  # chosen after training
 
 
 def test_nan_features_stop_training(
-    make_model: MakeModel, train: Train, make_items: Callable[..., Items], tmp_path: Path, world: Any
+    make_model: MakeModel, fit_world: FitWorld, make_items: Callable[..., Items], tmp_path: Path, world: Any
 ) -> None:
     training: TrainingSet = world.training
     images = training.products.images.copy()
     images[17] = np.nan
     broken = replace(training, products=replace(training.products, images=images))
-    told = r"nan in epoch 1, step \d+; the pictures of p017 have features that are not finite; remove"
-    with pytest.raises(FloatingPointError, match=told):
-        train(make_model(), tmp_path / "c.pt", data=broken)
+    message = r"nan in epoch 1, step \d+; the pictures of p017 have features that are not finite; remove"
+    with pytest.raises(FloatingPointError, match=message):
+        fit_world(make_model(), tmp_path / "c.pt", data=broken)
     assert not (tmp_path / "c.pt").exists()
 
 
-def test_a_diverged_model_stops_training(make_model: MakeModel, train: Train, tmp_path: Path) -> None:
+def test_a_diverged_model_stops_training(make_model: MakeModel, fit_world: FitWorld, tmp_path: Path) -> None:
     with pytest.raises(
         FloatingPointError,
         match=r"epoch \d+, step \d+.*train\.learning_rate.*queries q\d.*products p\d.* more",
     ):
-        train(make_model(), tmp_path / "c.pt", learning_rate=1e30)
+        fit_world(make_model(), tmp_path / "c.pt", learning_rate=1e30)
 
 
 @pytest.mark.parametrize("fusion", list(FUSIONS.entries))
 def test_both_modalities_beat_either(
-    make_model: MakeModel, train: Train, tmp_path: Path, world: Any, fusion: str
+    make_model: MakeModel, fit_world: FitWorld, tmp_path: Path, world: Any, fusion: str
 ) -> None:
     """On pairs of kind and colour that training never saw together."""
     model = make_model(fusion=fusion)
-    train(model, tmp_path / "c.pt")
-    asked = embed(model, world.asked, "query")
+    fit_world(model, tmp_path / "c.pt")
+    queries = embed(model, world.held_out_queries, "query")
 
-    def recall(*only: str) -> float:
-        return world.recall(asked @ embed(model, world.training.products, "product", only).T)
+    def recall(*modalities: str) -> float:
+        return world.recall(queries @ embed(model, world.training.products, "product", modalities).T)
 
     single, both = max(recall("text"), recall("image")), recall("text", "image")
     assert both > single + 0.2
 
 
-def test_each_epoch_is_reported_as_it_ends(make_model: MakeModel, train: Train, tmp_path: Path) -> None:
-    told: list[dict[str, float]] = []
+def test_each_epoch_is_reported_as_it_ends(
+    make_model: MakeModel, fit_world: FitWorld, tmp_path: Path
+) -> None:
+    reports: list[dict[str, float]] = []
 
     def validate(*_: object) -> float:
-        return float(len(told))
+        return float(len(reports))
 
-    history = train(make_model(), tmp_path / "c.pt", validate, epochs=3, report=told.append)
+    history = fit_world(make_model(), tmp_path / "c.pt", validate, epochs=3, report=reports.append)
     assert [row["score"] for row in history] == [0, 1, 2], "before the next one is validated"
-    paces = [row.pop("samples_per_s") for row in told]
-    assert told == history and all(pace > 0 for pace in paces)
+    rates = [row.pop("samples_per_s") for row in reports]
+    assert reports == history and all(rate > 0 for rate in rates)

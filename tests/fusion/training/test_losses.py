@@ -10,7 +10,7 @@ from catalog.schema import COMPLEMENT, EXACT, GAINS, GRADES, IRRELEVANT, SUBSTIT
 from fusion.training.losses import IGNORED, LOSSES, UNJUDGED, answerable, contrastive
 
 quick = settings(deadline=None, max_examples=50)
-every_loss = pytest.mark.parametrize("loss", list(LOSSES))
+every_loss = pytest.mark.parametrize("loss", list(LOSSES.entries))
 
 
 def value(scores: list[float], grades: list[int], loss: str = "graded") -> float:
@@ -30,17 +30,17 @@ def test_graded_by_hand() -> None:
 
 
 def test_binary_by_hand() -> None:
-    """A substitute is as wrong as anything else."""
+    """A substitute counts as irrelevant."""
     scores, grades = [math.log(2), 0.0, 0.0], [EXACT, SUBSTITUTE, UNJUDGED]
     assert value(scores, grades, "binary") == pytest.approx(math.log(4 / 2))
 
 
 @every_loss
 def test_what_has_the_same_grade_does_not_compete(loss: str) -> None:
-    """However well one exact product does, the others are asked no more of than without it."""
-    alone, low = value([1.0, 0.0], [EXACT, UNJUDGED], loss), value([-2.0, 0.0], [EXACT, UNJUDGED], loss)
+    """The score of one exact product has no influence on the loss of another."""
+    high, low = value([1.0, 0.0], [EXACT, UNJUDGED], loss), value([-2.0, 0.0], [EXACT, UNJUDGED], loss)
     both = value([1.0, -2.0, 0.0], [EXACT, EXACT, UNJUDGED], loss)
-    assert both == pytest.approx((alone + low) / 2)
+    assert both == pytest.approx((high + low) / 2)
 
 
 @every_loss
@@ -67,39 +67,39 @@ def test_pull_falls_with_the_grade() -> None:
     assert scores.grad is not None
     exact, substitute, complement, irrelevant, unjudged = (-scores.grad[0]).tolist()
     assert exact > substitute > complement > irrelevant
-    assert exact > 0 > irrelevant, "drawn near, pushed away"
-    assert unjudged == pytest.approx(irrelevant), "what nobody judged is a negative"
+    assert exact > 0 > irrelevant, "pulled near, pushed away"
+    assert unjudged == pytest.approx(irrelevant), "unjudged products are negatives"
 
 
 @every_loss
-def test_what_is_ignored_might_as_well_not_be_there(loss: str) -> None:
+def test_ignored_products_have_no_influence(loss: str) -> None:
     with_it = torch.tensor([[1.0, 9.0, -2.0]], requires_grad=True)
-    found = contrastive(with_it, torch.tensor([[EXACT, IGNORED, UNJUDGED]]), loss)
-    found.sum().backward()
-    assert found.item() == pytest.approx(value([1.0, -2.0], [EXACT, UNJUDGED], loss))
+    losses = contrastive(with_it, torch.tensor([[EXACT, IGNORED, UNJUDGED]]), loss)
+    losses.sum().backward()
+    assert losses.item() == pytest.approx(value([1.0, -2.0], [EXACT, UNJUDGED], loss))
     assert with_it.grad is not None and with_it.grad[0, 1] == 0
 
 
 @every_loss
 @quick
 @given(st.lists(st.lists(st.sampled_from([*GRADES, UNJUDGED, IGNORED]), min_size=4, max_size=4), min_size=1))
-def test_queries_are_independent_and_those_without_targets_are_told(
+def test_queries_are_independent_and_those_without_targets_have_no_loss(
     loss: str, grades: list[list[int]]
 ) -> None:
-    judged = torch.tensor(grades)
-    scores = torch.randn(judged.shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    found = contrastive(scores, judged, loss)
-    found.sum().backward()
-    assert found.shape == (len(grades),)
-    assert (found >= 0).all()
-    for row, expected in enumerate(found):
+    grade_table = torch.tensor(grades)
+    scores = torch.randn(grade_table.shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    losses = contrastive(scores, grade_table, loss)
+    losses.sum().backward()
+    assert losses.shape == (len(grades),)
+    assert (losses >= 0).all()
+    for row, expected in enumerate(losses):
         torch.testing.assert_close(
-            contrastive(scores[row : row + 1], judged[row : row + 1], loss)[0], expected
+            contrastive(scores[row : row + 1], grade_table[row : row + 1], loss)[0], expected
         )
     targets = [grade for grade, weight in LOSSES[loss].items() if weight]
-    assert answerable(judged, loss).tolist() == [any(g in targets for g in row) for row in grades]
-    silent = ~answerable(judged, loss)
-    assert (found[silent] == 0).all()
+    assert answerable(grade_table, loss).tolist() == [any(g in targets for g in row) for row in grades]
+    silent = ~answerable(grade_table, loss)
+    assert (losses[silent] == 0).all()
     assert scores.grad is not None and scores.grad.isfinite().all() and (scores.grad[silent] == 0).all()
 
 

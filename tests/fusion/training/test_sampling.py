@@ -12,7 +12,7 @@ from fusion.encoders.vocabulary import PAD, UNKNOWN
 from fusion.facets import CATEGORY, COLUMNS, Facets
 from fusion.features import Items
 from fusion.training.losses import IGNORED, UNJUDGED
-from fusion.training.sampling import Judged, Pairs, TrainingSet, pseudo_queries
+from fusion.training.sampling import JudgementIndex, Pairs, TrainingSet, draw_word_queries
 
 QUERIES, PRODUCTS = 6, 9
 quick = settings(deadline=None, max_examples=50)
@@ -23,23 +23,25 @@ FACET_WORDS = 20
 Truth = dict[tuple[int, int], int]
 
 
-def judged(truth: Truth) -> Judged:
+def index_judgements(truth: Truth) -> JudgementIndex:
     query, product = np.array(list(truth)).T
-    return Judged.build(query, product, np.array(list(truth.values()), np.int8), PRODUCTS)
+    return JudgementIndex.build(query, product, np.array(list(truth.values()), np.int8), PRODUCTS)
 
 
 @quick
 @given(truths, st.lists(st.integers(0, QUERIES - 1)), st.lists(st.integers(0, PRODUCTS - 1)))
 def test_lookup(truth: Truth, queries: list[int], products: list[int]) -> None:
-    found = judged(truth).lookup(np.array(queries, np.int64)[:, None], np.array(products, np.int64))
-    assert found.shape == (len(queries), len(products))
-    assert found.tolist() == [[truth.get((q, p), UNJUDGED) for p in products] for q in queries]
+    judgements = index_judgements(truth)
+    grades = judgements.lookup(np.array(queries, np.int64)[:, None], np.array(products, np.int64))
+    assert grades.shape == (len(queries), len(products))
+    assert grades.tolist() == [[truth.get((q, p), UNJUDGED) for p in products] for q in queries]
 
 
 @quick
 @given(truths, st.lists(st.integers(0, QUERIES - 1)), st.booleans(), st.integers(0, 99))
 def test_draw(truth: Truth, queries: list[int], exact: bool, seed: int) -> None:
-    drawn = judged(truth).draw(np.array(queries, np.int64), exact, np.random.default_rng(seed)).tolist()
+    rng = np.random.default_rng(seed)
+    drawn = index_judgements(truth).draw_products(np.array(queries, np.int64), exact, rng).tolist()
     choices = [
         {p for (q, p), grade in truth.items() if q == query and (grade == EXACT) == exact}
         for query in queries
@@ -51,13 +53,13 @@ def test_draw(truth: Truth, queries: list[int], exact: bool, seed: int) -> None:
 
 def test_every_candidate_is_drawn_some_time() -> None:
     truth = {(0, 1): EXACT, (0, 4): EXACT, (0, 5): 0, (1, 2): EXACT}
-    rng = np.random.default_rng(0)
-    assert {judged(truth).draw(np.array([0]), True, rng).item() for _ in range(60)} == {1, 4}
+    rng, judgements = np.random.default_rng(0), index_judgements(truth)
+    assert {judgements.draw_products(np.array([0]), True, rng).item() for _ in range(60)} == {1, 4}
 
 
 @pytest.fixture
 def training(make_items: Callable[..., Items]) -> TrainingSet:
-    """Products of both sides, some with unknown words, without text, or with the words of another."""
+    """Products of all splits: some with unknown words, some without text, two with the same words."""
     rng = np.random.default_rng(3)
     tokens = np.where(np.arange(6) < rng.integers(1, 7, (40, 1)), rng.integers(1, 9, (40, 6)), PAD)
     tokens[7] = tokens[8]
@@ -66,7 +68,9 @@ def training(make_items: Callable[..., Items]) -> TrainingSet:
     queries = make_items(rng.integers(2, 9, (10, 3)), np.zeros((10, 4)), np.zeros(10, bool), prefix="q")
     products = make_items(tokens, images, prefix="p", splits=splits)
     query, product = np.nonzero(rng.random((10, 40)) < 0.3)
-    return TrainingSet(products, queries, Judged.build(query, product, rng.integers(0, 4, len(query)), 40))
+    return TrainingSet(
+        products, queries, JudgementIndex.build(query, product, rng.integers(0, 4, len(query)), 40)
+    )
 
 
 def known(row: np.ndarray) -> set[int]:
@@ -75,51 +79,52 @@ def known(row: np.ndarray) -> set[int]:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_pseudo_queries_are_made_of_the_products_own_words(training: TrainingSet, seed: int) -> None:
-    asked = pseudo_queries(training.products, np.random.default_rng(seed))
-    assert asked.ids.tolist() == training.products.ids.tolist()
-    for row, source in zip(asked.tokens, training.products.tokens, strict=True):
+    queries = draw_word_queries(training.products, np.random.default_rng(seed))
+    assert queries.ids.tolist() == training.products.ids.tolist()
+    for row, source in zip(queries.tokens, training.products.tokens, strict=True):
         count = np.count_nonzero(row)
         assert (row[count:] == PAD).all(), "words, then padding"
-        assert known(row) == set(row[:count].tolist()) <= known(source), "known words of its own"
+        assert known(row) == set(row[:count].tolist()) <= known(source), "known words of its text"
         assert (count > 0) == bool(known(source))
-        places = iter(source.tolist())
-        assert all(token in places for token in row[:count].tolist()), "in the text's order"
+        remaining = iter(source.tolist())
+        assert all(token in remaining for token in row[:count].tolist()), "in the text's order"
 
 
 @pytest.mark.parametrize("width", range(1, 7))
 def test_pseudo_queries_of_short_texts(make_items: Callable[..., Items], width: int) -> None:
     texts = np.arange(2, 2 + 4 * width).reshape(4, width)
-    asked = pseudo_queries(make_items(texts, np.zeros((4, 4))), np.random.default_rng(0))
-    assert all(known(row) <= known(text) for row, text in zip(asked.tokens, texts, strict=True))
+    queries = draw_word_queries(make_items(texts, np.zeros((4, 4))), np.random.default_rng(0))
+    assert all(known(row) <= known(text) for row, text in zip(queries.tokens, texts, strict=True))
 
 
 def test_pseudo_queries_differ_from_draw_to_draw(training: TrainingSet) -> None:
-    one, other = (pseudo_queries(training.products, np.random.default_rng(seed)).tokens for seed in (0, 1))
-    assert not np.array_equal(one, other)
+    first, second = (
+        draw_word_queries(training.products, np.random.default_rng(seed)).tokens for seed in (0, 1)
+    )
+    assert not np.array_equal(first, second)
 
 
 def epoch(training: TrainingSet, batch_size: int = 8, seed: int = 0, hard: Pairs | None = None) -> list[Any]:
-    return list(training.epoch(batch_size, np.random.default_rng(seed), hard or Pairs.none()))
+    return list(training.draw_epoch(batch_size, np.random.default_rng(seed), hard or Pairs.empty()))
 
 
 def test_judged_queries_meet_their_hard_negatives(training: TrainingSet) -> None:
-    """Of the ten queries, the even ones have two each, which nothing else brings along as often."""
-    asking = np.repeat(np.arange(0, 10, 2), 2)
-    hard = Pairs(asking, np.arange(10, 20))
+    """Of the ten queries, the even ones have two hard negatives each; at least one is in each step."""
+    hard = Pairs(np.repeat(np.arange(0, 10, 2), 2), np.arange(10, 20))
     met: dict[int, set[int]] = {query: set() for query in range(10)}
     for step in (step for seed in range(9) for step in epoch(training, seed=seed, hard=hard)):
         for query in (int(item[1:]) for item in step.queries.ids if item.startswith("q")):
-            its = {10 + query, 11 + query} & set(step.products.tolist())
-            assert its or query % 2
-            met[query] |= its
-    assert all(len(met[query]) == 2 for query in range(0, 10, 2)), "each some time"
+            negatives = {10 + query, 11 + query} & set(step.products.tolist())
+            assert negatives or query % 2
+            met[query] |= negatives
+    assert all(len(met[query]) == 2 for query in range(0, 10, 2)), "each negative in some step"
 
 
 def test_an_epoch_asks_for_every_training_product_once_and_for_no_other(training: TrainingSet) -> None:
     steps = epoch(training)
-    assert len(steps) == training.steps(8)
+    assert len(steps) == training.steps_per_epoch(8)
     products = set(training.products.ids)
-    asked = [item for step in steps for item in step.queries.ids if item in products]
+    sources = [item for step in steps for item in step.queries.ids if item in products]
     answerable = [
         i
         for i, row, split in zip(
@@ -127,15 +132,17 @@ def test_an_epoch_asks_for_every_training_product_once_and_for_no_other(training
         )
         if split == "train" and known(row)
     ]
-    assert len(asked) == len(set(asked))
-    assert set(answerable) <= set(asked) <= set(training.products.ids[training.products.splits == "train"])
+    assert len(sources) == len(set(sources))
+    assert set(answerable) <= set(sources) <= set(training.products.ids[training.products.splits == "train"])
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_grades_are_the_truth(training: TrainingSet, seed: int) -> None:
     """A judged pair has its grade; a pseudo-query is answered by every product that has all its words."""
     row_of = {item: row for row, item in enumerate(training.queries.ids)}
-    triples = zip(training.judged.query, training.judged.product, training.judged.grade, strict=True)
+    triples = zip(
+        training.judgements.query, training.judgements.product, training.judgements.grade, strict=True
+    )
     truth = {(q, p): grade for q, p, grade in triples}
     for step in epoch(training, seed=seed):
         assert step.grades.shape == (len(step.queries), len(step.products))
@@ -150,7 +157,7 @@ def test_grades_are_the_truth(training: TrainingSet, seed: int) -> None:
 
 
 def test_each_query_finds_its_answers_in_the_batch(training: TrainingSet) -> None:
-    exact = {training.queries.ids[q] for q in training.judged.query[training.judged.grade == EXACT]}
+    exact = {training.queries.ids[q] for q in training.judgements.query[training.judgements.grade == EXACT]}
     for step in epoch(training):
         answered = set(step.queries.ids[(step.grades == EXACT).any(1)])
         assert set(step.queries.ids) & exact <= answered
@@ -158,10 +165,12 @@ def test_each_query_finds_its_answers_in_the_batch(training: TrainingSet) -> Non
 
 
 def test_a_query_without_words_teaches_nothing(make_items: Callable[..., Items]) -> None:
-    """Nobody can say what a product with no known word is asked for by; least of all that all products answer."""
+    """A product without a known word makes no word query; in particular not one that all products answer."""
     products = make_items(np.pad([[UNKNOWN, 0], [0, 0], [5, 6], [7, 8]], ((0, 0), (0, 4))), np.ones((4, 4)))
     queries = make_items(np.array([[5, 6]]), np.zeros((1, 4)), np.array([False]), prefix="q")
-    training = TrainingSet(products, queries, Judged.build(*np.array([[0], [2], [EXACT]]), products=4))
+    training = TrainingSet(
+        products, queries, JudgementIndex.build(*np.array([[0], [2], [EXACT]]), product_count=4)
+    )
     for step in epoch(training):
         wordless = (step.queries.tokens == PAD).all(1) & ~step.queries.has_image
         assert (step.grades[wordless] == UNJUDGED).all()
@@ -169,14 +178,14 @@ def test_a_query_without_words_teaches_nothing(make_items: Callable[..., Items])
 
 @pytest.fixture
 def faceted(training: TrainingSet) -> TrainingSet:
-    """The same, where columns state some values, each called by a word of its own."""
+    """The same training set with columns; each value has a word of its own as its name."""
     rng = np.random.default_rng(5)
-    stated = rng.random((40, len(COLUMNS))) < 0.7
-    values = (rng.integers(1, 4, (40, len(COLUMNS))) * stated).astype(np.int32)
+    has_value = rng.random((40, len(COLUMNS))) < 0.7
+    values = (rng.integers(1, 4, (40, len(COLUMNS))) * has_value).astype(np.int32)
     names = [np.zeros((4, 2), np.int32) for _ in COLUMNS]
-    for number, called in enumerate(names):
-        called[1:, 0] = FACET_WORDS + 3 * number + np.arange(3)
-    return replace(training, stated=Facets(COLUMNS, ((),) * len(COLUMNS), values, tuple(names)))
+    for number, column_names in enumerate(names):
+        column_names[1:, 0] = FACET_WORDS + 3 * number + np.arange(3)
+    return replace(training, catalogue_facets=Facets(COLUMNS, ((),) * len(COLUMNS), values, tuple(names)))
 
 
 def test_facets_make_queries_of_words_and_pictures_of_the_training_side(faceted: TrainingSet) -> None:
@@ -186,7 +195,7 @@ def test_facets_make_queries_of_words_and_pictures_of_the_training_side(faceted:
     used_facets, used_pictures = 0, 0
     for step in (step for seed in range(5) for step in epoch(faceted, seed=seed)):
         pictures = step.queries.regions.reshape(step.queries.images.shape)
-        assert np.array_equal(pictures, step.queries.images), "regions are of the same picture"
+        assert np.array_equal(pictures, step.queries.images), "regions belong to the same picture"
         for item, tokens, image, has_image, grades in zip(
             step.queries.ids, step.queries.tokens, step.queries.images, step.queries.has_image, step.grades,
             strict=True,
@@ -195,58 +204,58 @@ def test_facets_make_queries_of_words_and_pictures_of_the_training_side(faceted:
                 continue
             source = row_of[item]
             assert products.splits[source] == "train"
-            own = {
+            source_words = {
                 int(names[value, 0]) for names, value in zip(facets.names, facets.values[source], strict=True)
             }
-            assert known(tokens) <= known(products.tokens[source]) or known(tokens) <= own
-            used_facets += bool(known(tokens) & own)
+            assert known(tokens) <= known(products.tokens[source]) or known(tokens) <= source_words
+            used_facets += bool(known(tokens) & source_words)
             if has_image:
-                assert (training_side == image).all(1).any(), "no picture of the other sides"
+                assert (training_side == image).all(1).any(), "no picture of the other splits"
                 used_pictures += 1
             if known(tokens) or has_image:
-                assert grades[step.products == source].item() == EXACT, "its source answers it"
+                assert grades[step.products == source].item() == EXACT, "its source is relevant"
             assert set(grades.tolist()) <= {EXACT, UNJUDGED, IGNORED}
     assert used_facets > 0
     assert used_pictures > 0
 
 
 def test_same_generator_same_epoch(training: TrainingSet) -> None:
-    for one, other in zip(epoch(training), epoch(training), strict=True):
-        assert np.array_equal(one.queries.tokens, other.queries.tokens)
-        assert np.array_equal(one.products, other.products)
-        assert np.array_equal(one.grades, other.grades)
+    for first, second in zip(epoch(training), epoch(training), strict=True):
+        assert np.array_equal(first.queries.tokens, second.queries.tokens)
+        assert np.array_equal(first.products, second.products)
+        assert np.array_equal(first.grades, second.grades)
     assert not np.array_equal(epoch(training)[0].queries.tokens, epoch(training, seed=1)[0].queries.tokens)
 
 
 @pytest.mark.parametrize("batch_size", [2, 3, 9, 1000])
 def test_any_batch_size(training: TrainingSet, batch_size: int) -> None:
     steps = epoch(training, batch_size)
-    assert len(steps) == training.steps(batch_size)
+    assert len(steps) == training.steps_per_epoch(batch_size)
     assert all(len(step.queries) <= batch_size for step in steps)
 
 
-def test_what_exact_products_share_tells_what_is_asked() -> None:
-    """Query 0 asks for the first facet, query 1 for both; what query 2 asks for nobody can tell."""
+def test_facets_on_which_exact_products_agree() -> None:
+    """Query 0 asks for the first facet, query 1 for both; query 2 has too few exact products to tell."""
     values = np.array([[1, 1], [1, 2], [1, 0], [2, 3], [2, 3], [0, 3], [3, 3]])
     grades = {
         0: {0: EXACT, 1: EXACT, 2: EXACT, 6: IRRELEVANT},
         1: {3: EXACT, 4: EXACT, 5: EXACT},
         2: {6: EXACT},
     }
-    rows = np.array([(q, p, grade) for q, found in grades.items() for p, grade in found.items()])
-    judged = Judged.build(*rows.T, len(values))
-    assert judged.shared(values, np.arange(3)).tolist() == [1.0, 0.5]
-    assert judged.shared(values, np.array([0])).tolist() == [1.0, 0.0]
-    assert np.isnan(judged.shared(values, np.array([2]))).all()
-    assert np.isnan(judged.shared(values, np.array([], int))).all()
+    rows = np.array([(q, p, grade) for q, products in grades.items() for p, grade in products.items()])
+    judgements = JudgementIndex.build(*rows.T, len(values))
+    assert judgements.facet_agreement(values, np.arange(3)).tolist() == [1.0, 0.5]
+    assert judgements.facet_agreement(values, np.array([0])).tolist() == [1.0, 0.0]
+    assert np.isnan(judgements.facet_agreement(values, np.array([2]))).all()
+    assert np.isnan(judgements.facet_agreement(values, np.array([], int))).all()
 
 
 def test_chances_are_those_of_the_judged_queries(faceted: TrainingSet) -> None:
     """All columns of `faceted` but the category are drawn at random, so its queries ask for none of them."""
-    assert faceted.asked[CATEGORY] == 1
-    assert faceted.asked.shape == faceted.visible.shape == (len(COLUMNS),)
-    assert set(faceted.asked[1:]) <= {0.0, 0.5}
-    assert faceted.visible.tolist() == [True, False, True, False], "nobody asked by picture: as usual"
+    assert faceted.facet_chances[CATEGORY] == 1
+    assert faceted.facet_chances.shape == faceted.visible_facets.shape == (len(COLUMNS),)
+    assert set(faceted.facet_chances[1:]) <= {0.0, 0.5}
+    assert faceted.visible_facets.tolist() == [True, False, True, False], "no picture queries: the default"
 
 
 def test_tags_are_of_the_training_side(faceted: TrainingSet) -> None:
@@ -260,10 +269,10 @@ def test_tags_are_of_the_training_side(faceted: TrainingSet) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shared", "chance"), [(0.0, 0.0), (0.1, 0.0), (0.3, 0.5), (0.8, 0.8), (1.0, 1.0), (np.nan, 0.5)]
+    ("agreement", "chance"), [(0.0, 0.0), (0.1, 0.0), (0.3, 0.5), (0.8, 0.8), (1.0, 1.0), (np.nan, 0.5)]
 )
-def test_a_facet_is_asked_for_seldom_or_never(
-    faceted: TrainingSet, monkeypatch: pytest.MonkeyPatch, shared: float, chance: float
+def test_a_rare_facet_is_never_asked_for(
+    faceted: TrainingSet, monkeypatch: pytest.MonkeyPatch, agreement: float, chance: float
 ) -> None:
-    monkeypatch.setattr(Judged, "shared", lambda *_: np.full(len(COLUMNS), shared))
-    assert replace(faceted).asked.tolist() == [1.0, *[chance] * (len(COLUMNS) - 1)]
+    monkeypatch.setattr(JudgementIndex, "facet_agreement", lambda *_: np.full(len(COLUMNS), agreement))
+    assert replace(faceted).facet_chances.tolist() == [1.0, *[chance] * (len(COLUMNS) - 1)]

@@ -1,4 +1,4 @@
-"""An image encoder that is trained with the rest of the model: a tiny one, on pictures of plain colours."""
+"""Tuning of the image encoder: a tiny encoder, on pictures of plain colours."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -13,23 +13,23 @@ import torch
 from torch import Tensor, nn
 
 from fusion.encoders.image import ENCODERS, Architecture, ImageEncoder
-from fusion.encoders.video import Clips
+from fusion.encoders.video import ClipReader
 from fusion.encoders.vocabulary import Vocabulary
 from fusion.features import Items
 from fusion.featurizer import Featurizer, load_items
 from fusion.fusions import FUSIONS
 from fusion.model import ProductSearchModel, embed
-from fusion.training.objective import Objective, joint_loss
+from fusion.training.objective import LossBatch, Objective, joint_loss
 from fusion.training.sampling import Pairs, TrainingSet
 
 MakeModel = Callable[..., ProductSearchModel]
-Train = Callable[..., list[dict[str, float]]]
+FitWorld = Callable[..., list[dict[str, float]]]
 WIDTH, REGION_WIDTH, GRID, SIDE = 12, 8, 2, 32
 every_fusion = pytest.mark.parametrize("fusion", list(FUSIONS.entries))
 
 
 class Tiny(nn.Module):
-    """All that an encoder may be made of: batch statistics, and something that training would drop."""
+    """An encoder with batch statistics and dropout."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Tiny(nn.Module):
 
 @pytest.fixture
 def reader(monkeypatch: pytest.MonkeyPatch) -> Featurizer:
-    """With the tiny encoder, the same weights each time."""
+    """A featurizer with the tiny encoder; the same weights each time."""
 
     def tiny(_: str, __: Mapping[str, Any]) -> Architecture:
         return Architecture(Tiny(), WIDTH, REGION_WIDTH, (0.5,) * 3, (0.25,) * 3, dict)
@@ -52,34 +52,38 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> Featurizer:
     monkeypatch.setitem(ENCODERS.entries, "tiny", tiny)
     torch.manual_seed(5)
     encoder = ImageEncoder("tiny", GRID, Tiny().state_dict())
-    return Featurizer(Vocabulary([]), encoder, Clips("conv3d", 4, {}), SIDE, max_tokens=6)
+    return Featurizer(Vocabulary([]), encoder, ClipReader("conv3d", 4, {}), SIDE, max_tokens=6)
 
 
 @pytest.fixture
 def data(world: Any, reader: Featurizer) -> TrainingSet:
-    """The world's products with pictures in place of what stood for their features; every fifth has none."""
+    """The world with real pictures and their features; every fifth product has no picture."""
     count = len(world.training.products)
-    rng, shown = np.random.default_rng(3), np.full(count, None, object)
+    rng, product_pictures = np.random.default_rng(3), np.full(count, None, object)
     for row in range(count):
         colour = np.random.default_rng(row // 2 % 5).integers(0, 256, 3)
         noisy = colour + rng.normal(0, 20, (SIDE, SIDE, 3))
         if row % 5:
-            shown[row] = noisy.clip(0, 255).astype(np.uint8)
+            product_pictures[row] = noisy.clip(0, 255).astype(np.uint8)
 
     def pictured(items: Items, pictures: np.ndarray) -> Items:
         empty = {"images": (WIDTH,), "regions": (GRID**2, REGION_WIDTH)}
         zeros = {name: np.zeros((len(items), *shape), np.float16) for name, shape in empty.items()}
-        has = np.array([picture is not None for picture in pictures], bool)
-        return reader.encode_again(replace(items, **zeros, has_image=has, pictures=pictures))
+        has_image = np.array([picture is not None for picture in pictures], bool)
+        return reader.reencode_pictures(replace(items, **zeros, has_image=has_image, pictures=pictures))
 
     products, queries = world.training.products, world.training.queries
-    none = np.full(len(queries), None, object)
-    return replace(world.training, products=pictured(products, shown), queries=pictured(queries, none))
+    no_pictures = np.full(len(queries), None, object)
+    return replace(
+        world.training,
+        products=pictured(products, product_pictures),
+        queries=pictured(queries, no_pictures),
+    )
 
 
 @pytest.fixture
 def make(make_model: MakeModel, reader: Featurizer) -> MakeModel:
-    """A model with an encoder to tune: make(seed, image="last_1", …)."""
+    """A model with an image encoder to tune: make(seed, image="last_1", …)."""
 
     def build(seed: int = 0, image: str = "last_1", **settings: Any) -> ProductSearchModel:
         model = make_model(seed, image_features=WIDTH, region_features=REGION_WIDTH, **settings)
@@ -100,14 +104,15 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
 
 
 def gradients(model: ProductSearchModel, data: TrainingSet, chunk: int | None = None) -> dict[str, Tensor]:
-    """Of a step's loss, by name."""
-    step = next(data.epoch(32, np.random.default_rng(0), Pairs.none()))
+    """The gradients of a step's loss, by name."""
+    step = next(data.draw_epoch(32, np.random.default_rng(0), Pairs.empty()))
     products, objective = data.products.take(step.products), Objective(alpha=0.5, beta=0.5, chunk=chunk)
-    known = step.grades, np.zeros(len(products)), np.zeros((len(products), 0), np.int64)
+    categories, tags = np.zeros(len(products)), np.zeros((len(products), 0), np.int64)
+    batch = LossBatch(step.queries, products, step.grades, categories, tags)
     model.zero_grad()
-    loss, _ = joint_loss(model, step.queries, products, *known, objective, np.random.default_rng(0))
+    loss, _ = joint_loss(model, batch, objective, np.random.default_rng(0))
     loss.backward()
-    return {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+    return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
 
 
 @every_fusion
@@ -118,60 +123,62 @@ def gradients(model: ProductSearchModel, data: TrainingSet, chunk: int | None = 
 def test_gradients_reach_the_layers_that_are_not_frozen(
     make: MakeModel, data: TrainingSet, fusion: str, image: str, learning: set[str]
 ) -> None:
-    found = gradients(make(image=image, fusion=fusion), data)
-    ours = {name: grad for name, grad in found.items() if name.startswith("image_encoder.features.")}
-    assert {name.split(".")[2] for name in ours} == learning
-    assert all(grad.isfinite().all() and grad.any() for grad in ours.values())
+    encoder_gradients = {
+        name: grad
+        for name, grad in gradients(make(image=image, fusion=fusion), data).items()
+        if name.startswith("image_encoder.features.")
+    }
+    assert {name.split(".")[2] for name in encoder_gradients} == learning
+    assert all(grad.isfinite().all() and grad.any() for grad in encoder_gradients.values())
 
 
-def test_regions_are_seen_by_it(make: MakeModel, data: TrainingSet) -> None:
-    """Not only the picture as a whole: fusions that attend read the regions' features too."""
+def test_regions_come_from_the_tuned_encoder(make: MakeModel, data: TrainingSet) -> None:
+    """Fusions that attend read features of regions too."""
     model = make(fusion="coattention").eval()
     batch = data.products.batch(slice(None))
-    before = model.parts(batch).states[1]
+    before = model.encode_modalities(batch).states[1]
     batch["regions"] = torch.zeros_like(batch["regions"])
-    assert torch.equal(model.parts(batch).states[1], before)
+    assert torch.equal(model.encode_modalities(batch).states[1], before)
 
 
-def test_training_moves_what_it_should_and_nothing_else(
-    make: MakeModel, data: TrainingSet, train: Train, tmp_path: Path
+def test_training_changes_only_weights_that_are_not_frozen(
+    make: MakeModel, data: TrainingSet, fit_world: FitWorld, tmp_path: Path
 ) -> None:
-    """Batch statistics are no weights, but would move in training mode."""
+    """Batch statistics must not change either; they would in training mode."""
     for image, moving in (
         ("last_1", ("layer2", "head")),
         ("none", ("layer1.0", "layer1.1", "layer2", "head")),
     ):
         model = make(image=image)
         before = weights(model.image_encoder)
-        train(model, tmp_path / f"{image}.pt", data=data, epochs=2)
+        fit_world(model, tmp_path / f"{image}.pt", data=data, epochs=2)
         learned = {name for name in before if name.startswith(moving) and name.endswith(("weight", "bias"))}
         assert changed(before, weights(model.image_encoder)) == learned
 
 
 def test_statistics_of_features_are_those_of_the_start(
-    make: MakeModel, data: TrainingSet, train: Train, tmp_path: Path
+    make: MakeModel, data: TrainingSet, fit_world: FitWorld, tmp_path: Path
 ) -> None:
     model = make(fusion="attention")
-    train(model, tmp_path / "c.pt", data=data, epochs=1)
-    shown = data.products.take(data.products.has_image)
+    fit_world(model, tmp_path / "c.pt", data=data, epochs=1)
     expected = copy.deepcopy(model)
-    expected.measure(shown)
+    expected.measure(data.products.take(data.products.has_image))
     assert torch.equal(model.standardise.mean, expected.standardise.mean)
     assert torch.equal(model.standardise_regions.std, expected.standardise_regions.std)
 
 
-def test_drops_nothing(make: MakeModel, data: TrainingSet) -> None:
+def test_the_encoder_has_no_dropout(make: MakeModel, data: TrainingSet) -> None:
     model = make(dropout=0.0).train()
     assert model.training and model.image_encoder and not model.image_encoder.features.training
     batch = data.products.batch(slice(None))
     assert torch.equal(model.encode_product(batch), model.encode_product(batch))
 
 
-def test_chunks_have_the_gradients_of_the_whole(make: MakeModel, data: TrainingSet) -> None:
+def test_chunks_give_the_same_gradients(make: MakeModel, data: TrainingSet) -> None:
     model = make(image="none", fusion="attention")
-    whole, chunked = gradients(model, data), gradients(model, data, chunk=7)
-    assert whole.keys() == chunked.keys()
-    for name, grad in whole.items():
+    expected, chunked = gradients(model, data), gradients(model, data, chunk=7)
+    assert expected.keys() == chunked.keys()
+    for name, grad in expected.items():
         torch.testing.assert_close(chunked[name], grad, atol=1e-4, rtol=1e-3)
 
 
@@ -183,24 +190,24 @@ def test_half_precision_as_on_a_gpu(make: MakeModel, data: TrainingSet, fusion: 
     expected = model.encode_product(batch)
     # not every CPU has a kernel of oneDNN for an LSTM in bfloat16
     with torch.backends.mkldnn.flags(enabled=False), torch.autocast("cpu", torch.bfloat16):
-        found = model.encode_product(batch)
+        vectors = model.encode_product(batch)
         half = gradients(model, data)
-    torch.testing.assert_close(found, expected, atol=0.05, rtol=0)
-    whole = gradients(model, data)
-    for name in (name for name in whole if name.startswith("image_encoder.")):
-        cosine = torch.nn.functional.cosine_similarity(half[name].flatten(), whole[name].flatten(), 0)
+    torch.testing.assert_close(vectors, expected, atol=0.05, rtol=0)
+    full = gradients(model, data)
+    for name in (name for name in full if name.startswith("image_encoder.")):
+        cosine = torch.nn.functional.cosine_similarity(half[name].flatten(), full[name].flatten(), 0)
         assert cosine > 0.9, name
 
 
 @every_fusion
 def test_missing_pictures_have_no_influence(make: MakeModel, data: TrainingSet, fusion: str) -> None:
-    """Each product is what it is alone, beside others with and without a picture."""
+    """A product's vector does not depend on others in the batch, with or without a picture."""
     model, few = make(fusion=fusion), data.products.take(slice(12))
     assert 0 < few.has_image.sum() < 12
     together = embed(model, few, "product")
     for row in range(12):
-        alone = embed(model, few.take(slice(row, row + 1)), "product")[0]
-        np.testing.assert_allclose(together[row], alone, atol=1e-5)
+        single = embed(model, few.take(slice(row, row + 1)), "product")[0]
+        np.testing.assert_allclose(together[row], single, atol=1e-5)
     blind = embed(model, few.without("image"), "product")
     np.testing.assert_allclose(together[~few.has_image], blind[~few.has_image], atol=1e-6)
     assert (np.abs(together - blind).max(1) > 1e-3).tolist() == few.has_image.tolist()
@@ -209,13 +216,13 @@ def test_missing_pictures_have_no_influence(make: MakeModel, data: TrainingSet, 
 def test_many_pictures_at_once(make: MakeModel, data: TrainingSet, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make(fusion="attention")
     expected = embed(model, data.products, "product")
-    monkeypatch.setattr("fusion.model.AT_ONCE", 7)
+    monkeypatch.setattr("fusion.model.PICTURES_AT_ONCE", 7)
     np.testing.assert_allclose(embed(model, data.products, "product"), expected, atol=1e-5)
 
 
 @every_fusion
-def test_what_is_saved_ranks_as_what_was_trained(
-    make: MakeModel, data: TrainingSet, reader: Featurizer, train: Train, tmp_path: Path, fusion: str
+def test_the_saved_model_ranks_as_the_trained_model(
+    make: MakeModel, data: TrainingSet, reader: Featurizer, fit_world: FitWorld, tmp_path: Path, fusion: str
 ) -> None:
     """Pictures → features of the tuned encoder → the model that reads features."""
     features, folder = tmp_path / "features", tmp_path / "model"
@@ -226,8 +233,8 @@ def test_what_is_saved_ranks_as_what_was_trained(
     data.products.save_pictures(features / "products" / "000000.npy")
 
     model = make(image="none", fusion=fusion)
-    train(model, tmp_path / "c.pt", data=data, epochs=2, learning_rate=0.1)
-    asked, vectors = embed(model, data.queries, "query"), embed(model, data.products, "product")
+    fit_world(model, tmp_path / "c.pt", data=data, epochs=2, learning_rate=0.1)
+    queries, products = embed(model, data.queries, "query"), embed(model, data.products, "product")
     model.save(folder)
     reader.save(folder)
     assert model.image_encoder
@@ -235,46 +242,48 @@ def test_what_is_saved_ranks_as_what_was_trained(
 
     loaded = ProductSearchModel.load(folder)
     assert loaded.image_encoder is None and loaded.config == model.config
-    again = load_items(features, "products", folder, loaded.attends)
+    items = load_items(features, "products", folder, loaded.attends)
     if loaded.attends:
-        regions = model.image_encoder(again.batch(slice(None))["pictures"])[1].detach().numpy()
-        np.testing.assert_allclose(again.regions[again.has_image], regions, atol=1e-3)
-        assert np.abs(again.regions - data.products.regions).max() > 5e-3
-    found = embed(loaded, again, "product")
-    rounding = 5e-3  # features are kept in half precision
-    np.testing.assert_allclose(found, vectors, atol=rounding)
-    np.testing.assert_allclose(asked @ found.T, asked @ vectors.T, atol=rounding)
-    before = embed(loaded, data.products, "product")
-    assert np.abs(before - vectors).max() > 6 * rounding, "the features before tuning are others"
+        regions = model.image_encoder(items.batch(slice(None))["pictures"])[1].detach().numpy()
+        np.testing.assert_allclose(items.regions[items.has_image], regions, atol=1e-3)
+        assert np.abs(items.regions - data.products.regions).max() > 5e-3
+    loaded_products = embed(loaded, items, "product")
+    rounding = 5e-3  # features have half precision
+    np.testing.assert_allclose(loaded_products, products, atol=rounding)
+    np.testing.assert_allclose(queries @ loaded_products.T, queries @ products.T, atol=rounding)
+    untuned = embed(loaded, data.products, "product")
+    assert np.abs(untuned - products).max() > 6 * rounding, "the features before tuning differ"
     reader.save(folder)
     same = load_items(features, "products", folder, loaded.attends)
     assert np.array_equal(same.images, data.products.images)
-    assert not any(picture is not None for picture in same.pictures), "nothing was tuned, nothing is read"
+    assert not any(picture is not None for picture in same.pictures), "pictures are loaded only after tuning"
 
 
 class KilledError(Exception):
-    """What stops a run in the middle."""
+    """Stops a run in the middle."""
 
 
 def test_an_interrupted_run_ends_as_one_never_stopped(
-    make: MakeModel, data: TrainingSet, train: Train, tmp_path: Path
+    make: MakeModel, data: TrainingSet, fit_world: FitWorld, tmp_path: Path
 ) -> None:
     scores = [0.1, 0.3, 0.2]
-    whole, stopped = make(), make()
+    uninterrupted, stopped = make(), make()
     values = iter(scores)
-    history = train(whole, tmp_path / "whole.pt", lambda *_: next(values), data=data, epochs=3)
-    told = iter(scores[:2])
+    history = fit_world(
+        uninterrupted, tmp_path / "uninterrupted.pt", lambda *_: next(values), data=data, epochs=3
+    )
+    first_scores = iter(scores[:2])
 
     def killed(*_: object) -> float:
         try:
-            return next(told)
+            return next(first_scores)
         except StopIteration:
             raise KilledError from None
 
     with pytest.raises(KilledError):
-        train(stopped, tmp_path / "c.pt", killed, data=data, epochs=3)
+        fit_world(stopped, tmp_path / "c.pt", killed, data=data, epochs=3)
     resumed = make(seed=99)
-    assert train(resumed, tmp_path / "c.pt", lambda *_: scores[2], data=data, epochs=3) == history
-    ours, theirs = resumed.state_dict(), whole.state_dict()
-    assert ours.keys() == theirs.keys() and any(name.startswith("image_encoder.") for name in ours)
-    assert changed(ours, theirs) == set()
+    assert fit_world(resumed, tmp_path / "c.pt", lambda *_: scores[2], data=data, epochs=3) == history
+    state, expected = resumed.state_dict(), uninterrupted.state_dict()
+    assert state.keys() == expected.keys() and any(name.startswith("image_encoder.") for name in state)
+    assert changed(state, expected) == set()

@@ -37,7 +37,7 @@ def address(
     local_store: Callable[[Path], AbstractContextManager[None]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[str]:
-    """Of the page, over a champion and a challenger."""
+    """The address of the page, with a champion and a challenger."""
     import mlflow
 
     root = tmp_path_factory.mktemp("demo")
@@ -45,16 +45,16 @@ def address(
     with local_store(root):
         two_versions(root)
         mlflow.set_tracking_uri(None)
-        os.environ.pop("MLFLOW_TRACKING_URI", None)  # which MLflow sets itself
-        port = local_stack.free_port()
+        os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow sets it
+        port = local_stack.find_free_port()
         command = [sys.executable, "-m", "serving.demo.__main__", "--headless", "--port", str(port)]
         command += ["--data", str(ROOT / "data" if screenshots else data)]
         page = f"http://127.0.0.1:{port}"
-        with local_stack.running(command, root / "log", local_stack.answers(page)):
+        with local_stack.run_service(command, root / "log", local_stack.make_page_check(page)):
             yield page
         served = re.findall(r"answers at (http\S+)", (root / "log").read_text())
         assert len(served) == 2
-        assert not any(local_stack.answers(url.replace("invocations", "ping"))() for url in served), (
+        assert not any(local_stack.make_page_check(url.replace("invocations", "ping"))() for url in served), (
             "a model is still served"
         )
 
@@ -63,7 +63,7 @@ def address(
 def page(
     browser: "Chrome", address: str, width: int, sent_requests: Callable[[], list[dict[str, Any]]]
 ) -> Iterator["Chrome"]:
-    """The empty page at each width; after the test, what it asked the network for is looked at."""
+    """The start page at each width; after the test, checks its network requests."""
     sent_requests()  # of the tests before
     browser.get_log("browser")
     browser.get(address)
@@ -87,13 +87,13 @@ def text_of(page: "Chrome") -> str:
 
 
 def submit(page: "Chrome", act: Callable[[], None]) -> None:
-    """Do what sends a form or follows a link, and wait for the next page."""
+    """Run an action that opens another page, and wait for that page."""
     from selenium.common.exceptions import WebDriverException
     from selenium.webdriver.support.ui import WebDriverWait
 
     page.execute_script("window.left = true")
     act()
-    # elements of the page that is left may not be asked for: the driver fails while one page replaces the other
+    # do not use elements of the old page: the driver fails while a new page replaces it
     wait = WebDriverWait(page, LIMIT, ignored_exceptions=[WebDriverException])
     done = "return !window.left && document.readyState === 'complete'"
     wait.until(lambda _: page.execute_script(done))
@@ -105,7 +105,7 @@ def search(page: "Chrome", words: str) -> None:
 
 
 def check_look(page: "Chrome", axe: Callable[[], list[str]]) -> None:
-    """Nothing is wider than the page, every picture is there, and axe has no complaint, light or dark."""
+    """Nothing is wider than the page, every picture is loaded, and axe reports nothing, light or dark."""
     assert page.execute_script("const d = document.documentElement; return d.scrollWidth <= d.clientWidth")
     # pictures below the fold are fetched when they are scrolled to
     page.execute_script("document.querySelectorAll('img').forEach(image => image.loading = 'eager')")
@@ -134,8 +134,8 @@ def test_both_models_answer_words(
     columns = page.find_elements("css selector", ".column")
     assert [column.is_displayed() for column in columns] == [True, width >= NARROW]
     titles = [title.text for title in visible(page, ".product h3")]
-    shop = ROOT / "data" if screenshots else data
-    assert set(titles) <= set(store.read(shop, "products", ["title"])["title"].to_pylist())
+    data_set = ROOT / "data" if screenshots else data
+    assert set(titles) <= set(store.read_table(data_set, "products", ["title"])["title"].to_pylist())
     assert len(titles) == (16 if width >= NARROW else 8)
     assert titles[:8] == titles[-8:]  # the models are copies
     if width >= NARROW:
@@ -167,7 +167,7 @@ def test_tabs_by_keyboard(page: "Chrome", width: int) -> None:
 
 
 def test_a_picture_alone_then_with_words(page: "Chrome", data: Path, tmp_path: Path) -> None:
-    image = store.read(data, "products", ["image"])["image"].drop_null()[0].as_py()
+    image = store.read_table(data, "products", ["image"])["image"].drop_null()[0].as_py()
     (tmp_path / "photo.png").write_bytes(image["bytes"])
     find(page, "#upload").send_keys(str(tmp_path / "photo.png"))
     button = find(page, ".search .main")
@@ -182,7 +182,9 @@ def test_a_picture_alone_then_with_words(page: "Chrome", data: Path, tmp_path: P
     assert page.current_url.endswith("/?text=red")
 
 
-def test_what_is_no_picture(page: "Chrome", tmp_path: Path, axe: Callable[[], list[str]]) -> None:
+def test_an_upload_that_is_not_a_picture(
+    page: "Chrome", tmp_path: Path, axe: Callable[[], list[str]]
+) -> None:
     (tmp_path / "photo.png").write_text("no picture")
     find(page, "#upload").send_keys(str(tmp_path / "photo.png"))
     button = find(page, ".search .main")
@@ -219,7 +221,7 @@ def test_similar_products(page: "Chrome", axe: Callable[[], list[str]]) -> None:
     submit(page, link.click)
     assert f"Like {title}" in text_of(page)
     assert len(page.find_elements("css selector", ".product")) == 16
-    assert title not in [shown.text for shown in page.find_elements("css selector", ".product h3")]
+    assert title not in [heading.text for heading in page.find_elements("css selector", ".product h3")]
     check_look(page, axe)
 
 
@@ -227,10 +229,10 @@ def test_a_vote_by_keyboard(page: "Chrome", width: int, axe: Callable[[], list[s
     from selenium.webdriver import Keys
 
     search(page, f"a mug at {width} pixels")
-    assert "Is the challenger’s answer better than the champion’s?" in text_of(page)
+    assert "Are the challenger’s results better than the champion’s?" in text_of(page)
     button = find(page, ".vote button[value=worse]")
     submit(page, lambda: button.send_keys(Keys.ENTER))
-    assert "Your answer is kept: the challenger is worse." in text_of(page)
+    assert "Your vote is saved: the challenger is worse." in text_of(page)
     assert find(page, ".vote button[value=worse]").get_attribute("aria-pressed") == "true"
     find(page, ".vote summary").click()
     assert "dvc add" in find(page, ".vote pre").text
@@ -238,7 +240,7 @@ def test_a_vote_by_keyboard(page: "Chrome", width: int, axe: Callable[[], list[s
 
 
 def run_demo(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    """The command in a folder with a store of its own."""
+    """Run the command in a folder with its own store."""
     (folder / "params.yaml").write_text("register: {}")
     env = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     return subprocess.run(
@@ -251,9 +253,9 @@ def run_demo(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_nothing_to_try(empty_store: Path, tmp_path: Path) -> None:
+def test_no_model_to_serve(empty_store: Path, tmp_path: Path) -> None:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     done = run_demo(tmp_path)
     assert done.returncode == 1
-    assert "product-search has neither champion nor challenger to try; run the chain first" in done.stderr
+    assert "product-search has neither champion nor challenger; run the chain first" in done.stderr
     assert "Traceback" not in done.stderr

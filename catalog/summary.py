@@ -1,4 +1,4 @@
-"""What is in a data set, for a person: figures as text, and a sheet of pictures and clips."""
+"""Summary of a data set for people: statistics as text, and a contact sheet of pictures and clips."""
 
 import textwrap
 from collections import Counter, defaultdict
@@ -15,53 +15,54 @@ from PIL import Image, ImageDraw, ImageFont
 
 from catalog.images import PictureError, decode, fit
 from catalog.schema import EXACT, GRADE_NAMES, SPLITS
-from catalog.store import batches
+from catalog.store import read_batches
 
-TOP = 12  # categories and examples listed
-ROWS = 128  # products with clips in memory at a time
-TILE, CAPTION = 144, 44  # pixels of a sheet's pictures, and of the space for their captions
+TOP = 12  # number of categories listed
+ROWS_PER_BATCH = 128  # few, because products can have clips
+TILE, CAPTION = 144, 44  # pixels of a picture and of its caption's height
 
 
-def describe(data: Path) -> str:
-    """A summary to read at a glance; the data set is streamed, not held.
+def summarise_data(data: Path) -> str:
+    """Summarise the tables of a data set as text; reads it in batches.
 
     Raises:
-        DataError: where a table is missing or cannot be read.
+        DataError: if a table is missing or cannot be read.
     """
-    return "\n\n".join("\n".join(part(data)) for part in (_products, _queries, _judgements))
+    sections = (_summarise_products, _summarise_queries, _summarise_judgements)
+    return "\n\n".join("\n".join(summarise(data)) for summarise in sections)
 
 
-def _products(data: Path) -> Iterator[str]:
+def _summarise_products(data: Path) -> Iterator[str]:
     count, present, categories = 0, Counter[str](), Counter[str]()
     prices: list[float] = []
     lengths, frames = Counter[int](), Counter[int]()
     optional = ("description", "category", "brand", "color", "material", "price", "image")
-    for batch in batches(data, "products", ("title", *optional, "video"), ROWS):
+    for batch in read_batches(data, "products", ("title", *optional, "video"), ROWS_PER_BATCH):
         count += batch.num_rows
         present.update({name: batch.num_rows - batch[name].null_count for name in optional})
         categories.update(name for name in batch["category"].to_pylist() if name)
         lengths.update(len(title.split()) for title in batch["title"].to_pylist())
-        sold = [price for price in batch["price"].to_pylist() if price is not None]
-        frames.update(n for n in pc.list_value_length(batch["video"]).to_pylist() if n)
-        prices = [min(prices + sold), max(prices + sold)] if prices + sold else []
+        prices += [price for price in batch["price"].to_pylist() if price is not None]
+        prices = [min(prices), max(prices)] if prices else []
+        frames.update(count for count in pc.list_value_length(batch["video"]).to_pylist() if count)
     yield f"{count:,} products"
-    yield "  with      " + ", ".join(f"{name} {_share(present[name], count)}" for name in optional)
+    yield "  with      " + ", ".join(f"{name} {_format_share(present[name], count)}" for name in optional)
     if prices:
         yield f"  prices    {prices[0]:,.2f} to {prices[1]:,.2f}"
     if lengths:
         yield f"  titles    {min(lengths)} to {max(lengths)} words, median {median(lengths.elements()):.0f}"
     if clips := frames.total():
         spread = f"{min(frames)} to {max(frames)} frames, median {median(frames.elements()):.0f}"
-        yield f"  clips     {clips:,} ({_share(clips, count)}), {spread}"
+        yield f"  clips     {clips:,} ({_format_share(clips, count)}), {spread}"
     yield f"  {len(categories)} categories: " + ", ".join(
-        f"{name} {n:,}" for name, n in categories.most_common(TOP)
+        f"{name} {number:,}" for name, number in categories.most_common(TOP)
     )
 
 
-def _queries(data: Path) -> Iterator[str]:
+def _summarise_queries(data: Path) -> Iterator[str]:
     cells: Counter[tuple[str, str]] = Counter()
     examples: dict[str, list[str]] = defaultdict(list)
-    for batch in batches(data, "queries", ("text", "split", "segment")):
+    for batch in read_batches(data, "queries", ("text", "split", "segment")):
         for query in batch.to_pylist():
             segment = query["segment"] or "-"
             cells[segment, query["split"]] += 1
@@ -75,46 +76,48 @@ def _queries(data: Path) -> Iterator[str]:
         yield from (f"  {segment:<12}{text}" for text in texts)
 
 
-def _judgements(data: Path) -> Iterator[str]:
+def _summarise_judgements(data: Path) -> Iterator[str]:
     grades: Counter[int] = Counter()
     exact: Counter[str] = Counter()
-    for batch in batches(data, "judgements"):
+    for batch in read_batches(data, "judgements"):
         grades.update(batch["grade"].to_pylist())
         for query, grade in zip(batch["query_id"].to_pylist(), batch["grade"].to_pylist(), strict=True):
             exact[query] += grade == EXACT
     yield f"{grades.total():,} judgements"
     for grade, name in sorted(GRADE_NAMES.items(), reverse=True):
-        yield f"  {grade} {name:<11}{grades[grade]:>10,}  {_share(grades[grade], grades.total())}"
+        yield f"  {grade} {name:<11}{grades[grade]:>10,}  {_format_share(grades[grade], grades.total())}"
     if exact:
-        found = exact.values()
-        yield f"  exact matches of a query: {min(found)} to {max(found)}, median {median(found):g}"
+        matches = exact.values()
+        yield f"  exact matches of a query: {min(matches)} to {max(matches)}, median {median(matches):g}"
 
 
-def _share(part: int, whole: int) -> str:
-    return f"{part / whole:.0%}" if whole else "0%"
+def _format_share(part: int, total: int) -> str:
+    return f"{part / total:.0%}" if total else "0%"
 
 
 class Tile(NamedTuple):
-    """A picture of a sheet, and what is written under it."""
+    """A picture of the sheet, and the caption under it."""
 
     picture: bytes
     caption: str
 
 
-def contact_sheet(data: Path, out: Path, count: int = 48, columns: int = 8) -> None:
-    """Write pictures of products, a few clips as strips of frames, and pictures of queries, a line between, as one PNG.
+def write_contact_sheet(data: Path, out: Path, count: int = 48, columns: int = 8) -> None:
+    """Write one PNG with three sections: pictures of products, clips as strips of frames, pictures of queries.
 
     Args:
-        count: Pictures of products, at most; a third as many of queries, an eighth as many clips.
-        columns: Pictures in a row; a longer clip gives frames at equal distances.
+        data: The data set.
+        out: The PNG file.
+        count: Number of product pictures, at most; a third as many of queries, an eighth as many clips.
+        columns: Pictures per row; of a longer clip, evenly spaced frames.
 
     Raises:
-        DataError: where a table is missing or cannot be read.
+        DataError: if a table is missing or cannot be read.
     """
     sections = [
-        _rows(_tiles(data, "products", "title", count), columns),
-        _strips(data, count // 8, columns),
-        _rows(_tiles(data, "queries", "text", count // 3), columns),
+        _split_into_rows(_select_tiles(data, "products", "title", count), columns),
+        _select_strips(data, count // 8, columns),
+        _split_into_rows(_select_tiles(data, "queries", "text", count // 3), columns),
     ]
     *ends, height = accumulate(len(rows) * (TILE + CAPTION) for rows in sections)
     sheet = Image.new("RGB", (columns * TILE, max(1, height)), "white")
@@ -126,34 +129,34 @@ def contact_sheet(data: Path, out: Path, count: int = 48, columns: int = 8) -> N
     sheet.save(out, "PNG")
 
 
-def _rows(tiles: Sequence[Tile], columns: int) -> list[Sequence[Tile]]:
+def _split_into_rows(tiles: Sequence[Tile], columns: int) -> list[Sequence[Tile]]:
     return [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
 
 
-def _tiles(data: Path, table: str, text: str, count: int) -> list[Tile]:
-    """Rows that have a picture, chosen by its hash: no order of the table shows, and another run shows the same."""
+def _select_tiles(data: Path, table: str, text: str, count: int) -> list[Tile]:
+    """Select rows that have a picture, by the picture's hash: a reproducible, unordered sample."""
     pictured = (
         Tile(row["image"]["bytes"], row[text] or "")
-        for batch in batches(data, table, (text, "image"))
+        for batch in read_batches(data, table, (text, "image"))
         for row in batch.to_pylist()
         if row["image"] and row["image"]["bytes"]
     )
     return nsmallest(count, pictured, key=lambda tile: crc32(tile.picture))
 
 
-def _strips(data: Path, count: int, columns: int) -> list[Sequence[Tile]]:
-    """A row for each of some clips, chosen as pictures are; the title is under the first frame."""
+def _select_strips(data: Path, count: int, columns: int) -> list[Sequence[Tile]]:
+    """Select clips, like `_select_tiles`; each is a row of frames, with the title under the first."""
     clips = (
         [
-            Tile((frame and frame["bytes"]) or b"", "" if n else row["title"])
-            for n, frame in enumerate(row["video"])
+            Tile((frame and frame["bytes"]) or b"", "" if number else row["title"])
+            for number, frame in enumerate(row["video"])
         ]
-        for batch in batches(data, "products", ("title", "video"), ROWS)
+        for batch in read_batches(data, "products", ("title", "video"), ROWS_PER_BATCH)
         for row in batch.to_pylist()
         if row["video"]
     )
-    chosen = nsmallest(count, clips, key=lambda tiles: crc32(tiles[0].picture))
-    return [tiles[:: -(-len(tiles) // columns)] for tiles in chosen]
+    selected = nsmallest(count, clips, key=lambda tiles: crc32(tiles[0].picture))
+    return [tiles[:: -(-len(tiles) // columns)] for tiles in selected]
 
 
 def _paste(sheet: Image.Image, tile: Tile, x: int, y: int) -> None:

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from catalog.describe import CAPTION, TILE, contact_sheet, describe
 from catalog.schema import DataError
+from catalog.summary import CAPTION, TILE, summarise_data, write_contact_sheet
 
 Tables = dict[str, list[dict[str, Any]]]
 Write = Callable[[Tables], Path]
 
 
 def test_describe_counts_what_is_there(tiny_data: Path) -> None:
-    text = describe(tiny_data)
+    text = summarise_data(tiny_data)
     assert text.startswith("12 products\n")
     assert "price 100%, image 92%" in text
     assert "prices    10.00 to 21.00" in text
@@ -32,11 +32,11 @@ def test_describe_counts_what_is_there(tiny_data: Path) -> None:
 def test_describe_counts_clips(tiny_tables: Tables, write_data: Write) -> None:
     for number, frames in enumerate((8, 0, 2, 8)):
         tiny_tables["products"][number]["video"] = [tiny_tables["products"][5]["image"]] * frames
-    assert "  clips     3 (25%), 2 to 8 frames, median 8\n" in describe(write_data(tiny_tables))
+    assert "  clips     3 (25%), 2 to 8 frames, median 8\n" in summarise_data(write_data(tiny_tables))
 
 
 def test_describe_of_empty_tables(write_data: Write) -> None:
-    text = describe(write_data({"products": [], "queries": [], "judgements": []}))
+    text = summarise_data(write_data({"products": [], "queries": [], "judgements": []}))
     assert "0 products" in text
     assert "0 queries" in text
     assert "0 judgements" in text
@@ -44,11 +44,11 @@ def test_describe_of_empty_tables(write_data: Write) -> None:
 
 def test_describe_wants_a_data_set(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no parquet files"):
-        describe(tmp_path)
+        summarise_data(tmp_path)
 
 
 def test_sheet_shows_products_above_clips_above_queries(drawn: Path, tmp_path: Path) -> None:
-    contact_sheet(drawn, tmp_path / "sheet.png", count=9, columns=4)
+    write_contact_sheet(drawn, tmp_path / "sheet.png", count=9, columns=4)
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.size == (
             4 * TILE,
@@ -68,9 +68,9 @@ def test_sheet_shows_products_above_clips_above_queries(drawn: Path, tmp_path: P
     )
 
 
-@pytest.mark.parametrize(("frames", "shown"), [(2, [0, 1]), (3, [0, 1, 2]), (8, [0, 3, 6])])
+@pytest.mark.parametrize(("frames", "numbers"), [(2, [0, 1]), (3, [0, 1, 2]), (8, [0, 3, 6])])
 def test_a_clip_is_a_strip_of_frames_in_order(
-    frames: int, shown: list[int], tiny_tables: Tables, write_data: Write, tmp_path: Path
+    frames: int, numbers: list[int], tiny_tables: Tables, write_data: Write, tmp_path: Path
 ) -> None:
     def flat(level: int) -> dict[str, Any]:
         stream = io.BytesIO()
@@ -80,10 +80,10 @@ def test_a_clip_is_a_strip_of_frames_in_order(
     tiny_tables["products"] = [
         {"product_id": "p0", "title": "mug", "video": [flat(9 + 30 * n) for n in range(frames)]}
     ]
-    contact_sheet(write_data(tiny_tables), tmp_path / "sheet.png", count=8, columns=3)
+    write_contact_sheet(write_data(tiny_tables), tmp_path / "sheet.png", count=8, columns=3)
     with Image.open(tmp_path / "sheet.png") as sheet:
-        seen = [sheet.getpixel((x * TILE + TILE // 2, TILE // 2)) for x in range(3)]
-    assert seen == [(9 + 30 * n, 0, 0) for n in shown] + [(255, 255, 255)] * (3 - len(shown))
+        pixels = [sheet.getpixel((x * TILE + TILE // 2, TILE // 2)) for x in range(3)]
+    assert pixels == [(9 + 30 * n, 0, 0) for n in numbers] + [(255, 255, 255)] * (3 - len(numbers))
 
 
 def test_sheet_shows_which_pictures_are_broken(
@@ -92,7 +92,7 @@ def test_sheet_shows_which_pictures_are_broken(
     for product in tiny_tables["products"]:
         product["image"] = {"bytes": b"no picture", "path": None}
     tiny_tables["products"][3]["video"] = [{"bytes": None, "path": "frame.png"}, None]
-    contact_sheet(write_data(tiny_tables), tmp_path / "sheet.png", count=8, columns=4)
+    write_contact_sheet(write_data(tiny_tables), tmp_path / "sheet.png", count=8, columns=4)
     with Image.open(tmp_path / "sheet.png") as sheet:
         for column, row in ((0, 0), (0, 2), (1, 2)):
             place = column * TILE + TILE // 2, row * (TILE + CAPTION) + TILE - 10

@@ -1,4 +1,4 @@
-"""Draw the pictures and clips of the sample catalogue: a type in a colour, a pattern, a pose and a motion."""
+"""Pictures and clips of the sample catalogue: a type in a colour, a pattern, a pose and a motion."""
 
 import io
 import math
@@ -8,16 +8,16 @@ import numpy as np
 from PIL import Image
 
 from catalog.sample.canvas import RGB, Canvas
-from catalog.sample.motions import MOVES
+from catalog.sample.motions import MOTION_PATHS
 from catalog.sample.silhouettes import SILHOUETTES
 from catalog.sample.words import COLOURS, MOTIONS, PATTERNS, TYPES, Colour
 
 SIDE, CLIP_SIDE = 96, 48  # pixels of a finished picture, of a clip's frame
-OVERSAMPLING = 4  # drawn this many times as large, then reduced: smooth edges
-KEY: RGB = (255, 0, 255)  # around a product that is cut out; no product has it
-MARGIN = 0.62  # size of a product that is cut out, so that all that sticks out of its square is there
+OVERSAMPLING = 4  # drawn larger by this factor, then reduced, for smooth edges
+KEY: RGB = (255, 0, 255)  # background of a product that is cut out; no product has this colour
+MARGIN = 0.62  # size of a product that is cut out; leaves space for parts outside of its square
 
-# Patterns: the share of the accent colour at a point of the cloth, u and v counted in repeats.
+# Patterns: share of the accent colour at a point of the cloth; u and v are counted in repeats.
 
 Pattern = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -47,7 +47,7 @@ def floral(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _motif(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets from the nearest motif, every other row being set off by half a repeat."""
+    """Offsets from the nearest motif; every second row is shifted by half a repeat."""
     row = np.floor(v)
     return (u + 0.5 * (row % 2)) % 1 - 0.5, v - row - 0.5
 
@@ -57,7 +57,7 @@ WEAVES: dict[str, Pattern] = {
 }
 
 
-def picture(
+def draw_picture(
     kind: int, colour: int, pattern: int, rng: np.random.Generator, rough: bool = False
 ) -> Image.Image:
     """Draw one product: an RGB picture of 96 × 96 pixels.
@@ -73,50 +73,52 @@ def picture(
     angle = math.radians(rng.uniform(-24, 24) if rough else rng.uniform(-9, 9))
     size = rng.uniform(0.66, 0.9) if rough else rng.uniform(0.78, 0.96)
     canvas = Canvas(
-        _background(rng, rough),
-        _cloth(look, PATTERNS[pattern][0], angle, rng),
+        _draw_background(rng, rough),
+        _draw_cloth(look, PATTERNS[pattern][0], angle, rng),
         look,
-        _pose(angle, size, rng),
+        _draw_pose(angle, size, rng),
         rng,
     )
     SILHOUETTES[TYPES[kind].name](canvas)
     return _photograph(canvas.image.reduce(OVERSAMPLING), rng, rough)
 
 
-def clip(kind: int, colour: int, pattern: int, motion: int, rng: np.random.Generator) -> list[Image.Image]:
-    """Draw one product moving: RGB frames of 48 × 48 pixels.
+def draw_clip(
+    kind: int, colour: int, pattern: int, motion: int, rng: np.random.Generator
+) -> list[Image.Image]:
+    """Draw one moving product: RGB frames of 48 × 48 pixels.
 
     Args:
         kind: Index into `words.TYPES`.
         colour: Index into `words.COLOURS`.
         pattern: Index into `words.PATTERNS`.
         motion: Index into `words.MOTIONS`.
-        rng: Draws what a picture's does, once for the clip, then the motion's course and the noise of each frame.
+        rng: Draws pose, proportions and background once, then the path of the motion and the noise of each frame.
     """
     angle, size = math.radians(rng.uniform(-9, 9)), rng.uniform(0.72, 0.88)
-    ground = _background(rng, rough=False).reduce(SIDE // CLIP_SIDE)
-    pose = np.vstack([_pose(angle, size, rng) * CLIP_SIDE / SIDE, [0, 0, 1]])
+    ground = _draw_background(rng, rough=False).reduce(SIDE // CLIP_SIDE)
+    pose = np.vstack([_draw_pose(angle, size, rng) * CLIP_SIDE / SIDE, [0, 0, 1]])
     shape, place = _cut_out(kind, colour, pattern, rng)
-    light = _light(CLIP_SIDE, rng)
+    light = _draw_light(CLIP_SIDE, rng)
     frames = []
-    for step in MOVES[MOTIONS[motion][0]](rng):
-        back = place @ np.linalg.inv(pose @ step)  # from pixels of the frame to those of the shape
-        moved = shape.transform(ground.size, Image.Transform.AFFINE, back[:2].ravel().tolist())
+    for step in MOTION_PATHS[MOTIONS[motion][0]](rng):
+        inverse = place @ np.linalg.inv(pose @ step)  # maps pixels of the frame to pixels of the shape
+        moved = shape.transform(ground.size, Image.Transform.AFFINE, inverse[:2].ravel().tolist())
         frame = ground.copy()
         frame.paste(moved, mask=moved)
-        frames.append(_grain(np.asarray(frame.reduce(OVERSAMPLING)) * light, rng, rough=False))
+        frames.append(_add_noise(np.asarray(frame.reduce(OVERSAMPLING)) * light, rng, rough=False))
     return frames
 
 
-def encode(image: Image.Image) -> bytes:
-    """WebP, about 2.5 kB for 96 × 96 pixels, 0.5 kB for 48 × 48."""
+def encode_webp(image: Image.Image) -> bytes:
+    """Encode as WebP: about 2.5 kB for 96 × 96 pixels, 0.5 kB for 48 × 48."""
     stream = io.BytesIO()
     image.save(stream, "WEBP", quality=80, method=2)
     return stream.getvalue()
 
 
-def _pose(angle: float, size: float, rng: np.random.Generator) -> np.ndarray:
-    """A 2 × 3 affine map from the outline's square to oversampled pixels."""
+def _draw_pose(angle: float, size: float, rng: np.random.Generator) -> np.ndarray:
+    """Draw a 2 × 3 affine map from the outline's square to oversampled pixels."""
     flip = -1 if rng.random() < 0.5 else 1
     stretch = np.diag([flip * rng.uniform(0.9, 1.1), rng.uniform(0.9, 1.1)])
     shear = np.array([[1, rng.uniform(-0.07, 0.07)], [0, 1]])
@@ -126,12 +128,12 @@ def _pose(angle: float, size: float, rng: np.random.Generator) -> np.ndarray:
     return np.column_stack([half * size * (turn @ shear @ stretch), shift])
 
 
-def _cloth(colour: Colour, pattern: str, angle: float, rng: np.random.Generator) -> Image.Image:
-    """A sheet of the product's surface, at the oversampled size; the pattern turns with the product."""
+def _draw_cloth(colour: Colour, pattern: str, angle: float, rng: np.random.Generator) -> Image.Image:
+    """Draw the product's surface at the oversampled size; the pattern turns with the product."""
     shade = np.array(colour.rgb) + rng.uniform(-10, 10, size=3)
     repeats, phase = rng.uniform(3.6, 4.8), rng.uniform(0, 1, size=2)
     turn = angle + (math.pi / 2 if rng.random() < 0.4 else 0)
-    x = np.linspace(-1, 1, SIDE * OVERSAMPLING // 2, dtype=np.float32)  # half the canvas: fine enough
+    x = np.linspace(-1, 1, SIDE * OVERSAMPLING // 2, dtype=np.float32)  # half resolution is sufficient
     u = repeats * (math.cos(turn) * x + math.sin(turn) * x[:, None]) + phase[0]
     v = repeats * (math.cos(turn) * x[:, None] - math.sin(turn) * x) + phase[1]
     share = Image.fromarray((255 * WEAVES[pattern](u, v)).astype(np.uint8))
@@ -139,8 +141,8 @@ def _cloth(colour: Colour, pattern: str, angle: float, rng: np.random.Generator)
     return _enlarge(Image.merge("RGB", [share.point(ramp.tolist()) for ramp in ramps]))
 
 
-def _background(rng: np.random.Generator, rough: bool) -> Image.Image:
-    """A tinted gradient with a soft shadow under the product, at the oversampled size."""
+def _draw_background(rng: np.random.Generator, rough: bool) -> Image.Image:
+    """Draw a tinted gradient with a soft shadow under the product, at the oversampled size."""
     x = np.linspace(-1, 1, SIDE, dtype=np.float32)
     level = rng.uniform(120, 205) if rough else rng.uniform(175, 226)
     tint = level + rng.uniform(-18, 18, size=3)
@@ -157,24 +159,24 @@ def _enlarge(image: Image.Image) -> Image.Image:
 def _cut_out(
     kind: int, colour: int, pattern: int, rng: np.random.Generator
 ) -> tuple[Image.Image, np.ndarray]:
-    """A product alone, upright, transparent around it (RGBA); and the 3 × 3 map from the outline's square to it."""
+    """Draw an upright product on a transparent background (RGBA), and its 3 × 3 map from the outline's square."""
     side = SIDE * OVERSAMPLING
     image = Image.new("RGB", (side, side), KEY)
     middle, zoom = side / 2, MARGIN * side / 2
     place = np.array([[zoom, 0, middle], [0, zoom, middle], [0, 0, 1]])
-    cloth = _cloth(COLOURS[colour], PATTERNS[pattern][0], 0, rng)
+    cloth = _draw_cloth(COLOURS[colour], PATTERNS[pattern][0], 0, rng)
     SILHOUETTES[TYPES[kind].name](Canvas(image, cloth, COLOURS[colour], place[:2], rng))
     image.putalpha(Image.fromarray((np.asarray(image) != KEY).any(axis=2)).convert("L"))
     return image, place
 
 
 def _photograph(image: Image.Image, rng: np.random.Generator, rough: bool) -> Image.Image:
-    """Uneven light, exposure and sensor noise."""
-    return _grain(np.asarray(image) * _light(SIDE, rng), rng, rough)
+    """Add uneven light, exposure and sensor noise."""
+    return _add_noise(np.asarray(image) * _draw_light(SIDE, rng), rng, rough)
 
 
-def _light(side: int, rng: np.random.Generator) -> np.ndarray:
-    """How bright it is at each pixel: float32 of shape (side, side, 1), about 1."""
+def _draw_light(side: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw the brightness of each pixel: float32 of shape (side, side, 1), about 1."""
     x = np.linspace(-1, 1, side, dtype=np.float32)
     light = (
         rng.uniform(0.93, 1.05)
@@ -184,7 +186,7 @@ def _light(side: int, rng: np.random.Generator) -> np.ndarray:
     return light[..., None]
 
 
-def _grain(pixels: np.ndarray, rng: np.random.Generator, rough: bool) -> Image.Image:
-    """The picture of pixels from 0 to 255, float of shape (height, width, 3), with sensor noise."""
+def _add_noise(pixels: np.ndarray, rng: np.random.Generator, rough: bool) -> Image.Image:
+    """Add sensor noise to pixels from 0 to 255, float of shape (height, width, 3), and make a picture of them."""
     noise = rng.standard_normal((*pixels.shape[:2], 1), dtype=np.float32) * rng.uniform(2, 6 if rough else 4)
     return Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8))

@@ -1,0 +1,155 @@
+"""Compares a candidate with the champion on the same data, and applies the gate."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from eval.gate import Decision, Rules, decide
+from eval.metrics import Scores
+from eval.people import Answers, mean_ratings
+from eval.segments import Segment
+from registry.champion_scoring import EvaluatedModel, evaluate_champion, load_evaluation
+from registry.model_registry import CHALLENGER, CHAMPION, ModelRegistry
+from registry.params import RegisterParams
+from scoring.report_content import read_survey
+from scoring.systems import CANDIDATE
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run as MlflowRun
+    from mlflow.entities.model_registry import ModelVersion
+
+WEIGHTS = "vitrine.weights"  # tag of a version: fingerprint of its weights
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A version to judge, with the output of the stages before `register`.
+
+    Attributes:
+        version: The model version.
+        run: Its MLflow run.
+        data: The data set.
+        evaluation: Folder that `evaluate` wrote.
+        provenance: How the evaluation was made: its made_from.json.
+        validation: The report of `validate`: report.json.
+    """
+
+    version: "ModelVersion"
+    run: "MlflowRun"
+    data: Path
+    evaluation: Path
+    provenance: dict[str, Any]
+    validation: Mapping[str, Any]
+
+    @property
+    def number(self) -> str:
+        """The version's number."""
+        return str(self.version.version)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The gate's decision on a candidate, and what it is based on.
+
+    Attributes:
+        candidate: The version that was judged.
+        model: Its scores and rankings.
+        champion_version: None for no champion.
+        champion: The champion's scores and rankings; None for no champion.
+        systems: Scores of the candidate and its baselines, by system.
+        rules: Of the gate.
+        decision: Of the gate.
+        aliases: Those that the candidate earned.
+    """
+
+    candidate: Candidate
+    model: EvaluatedModel
+    champion_version: "ModelVersion | None"
+    champion: EvaluatedModel | None
+    systems: dict[str, Scores]
+    rules: Rules
+    decision: Decision
+    aliases: list[str]
+
+    @property
+    def champion_number(self) -> str | None:
+        """The champion's number; None for no champion."""
+        return str(self.champion_version.version) if self.champion_version else None
+
+    @property
+    def rescored(self) -> str:
+        """A sentence on how the champion was rescored; empty if it was not."""
+        return self.champion.rescored if self.champion else ""
+
+
+def compare_with_champion(
+    registry: ModelRegistry, candidate: Candidate, champion_number: str | None, params: RegisterParams
+) -> Comparison:
+    """Evaluate candidate and champion on the candidate's data, and apply the gate.
+
+    Raises:
+        DataError: where the champion was not registered by this chain, or its process fails.
+    """
+    rules = make_rules(params)
+    model = _evaluate_candidate(candidate, _find_equal_versions(registry, candidate.version))
+    champion_version = registry.get_version(champion_number) if champion_number else None
+    champion = (
+        evaluate_champion(champion_version, candidate.data, candidate.provenance, rules.primary)
+        if champion_version
+        else None
+    )
+    decision = decide(model.evidence, champion.evidence if champion else None, rules)
+    return Comparison(
+        candidate=candidate,
+        model=model,
+        champion_version=champion_version,
+        champion=champion,
+        systems=read_systems(candidate.evaluation),
+        rules=rules,
+        decision=decision,
+        aliases=_list_earned_aliases(decision, params),
+    )
+
+
+def make_rules(params: RegisterParams) -> Rules:
+    """The gate's rules in params.yaml."""
+    return Rules(**params.model_dump(exclude={"model_name", "promote"}))
+
+
+def read_systems(evaluation: Path) -> dict[str, Scores]:
+    """Scores of the candidate, which is first, and its baselines; by system."""
+    files = sorted((evaluation / "scores").glob("*.parquet"), key=lambda file: (file.stem != CANDIDATE, file))
+    return {file.stem: Scores.from_parquet(file) for file in files}
+
+
+def _find_equal_versions(registry: ModelRegistry, version: "ModelVersion") -> set[str]:
+    """Numbers of the versions that have the same weights."""
+    weights = version.tags.get(WEIGHTS)
+    equal = [other for other in registry.list_versions() if weights and other.tags.get(WEIGHTS) == weights]
+    return {str(other.version) for other in (version, *equal)}
+
+
+def _evaluate_candidate(candidate: Candidate, equal_versions: set[str]) -> EvaluatedModel:
+    """The candidate's evaluation with the other facts that the gate reads: warnings and the survey's rating."""
+    model = load_evaluation(candidate.evaluation)
+    facts = {**model.evidence.facts, "validation_warnings": candidate.validation["warnings"]}
+    rating = _read_rating(candidate.data, equal_versions)
+    return replace(model, evidence=replace(model.evidence, facts=facts, rating=rating))
+
+
+def _read_rating(data: Path, versions: set[str]) -> Segment | None:
+    """The mean rating of the given versions in the survey; None where it rated none of them."""
+    survey = read_survey(data)
+    if survey is None or not (rated := np.isin(survey.models, list(versions))).any():
+        return None
+    answers = Answers(survey.query_ids[rated], np.full(rated.sum(), CANDIDATE), survey.ratings[rated])
+    return next(mean_ratings(answers, {})).segment
+
+
+def _list_earned_aliases(decision: Decision, params: RegisterParams) -> list[str]:
+    if not decision.passed:
+        return []
+    return [CHAMPION if params.promote == "auto" else CHALLENGER]

@@ -1,0 +1,71 @@
+"""Names and sizes that reviews would otherwise have to watch; see CONTRIBUTING.md, "Names and language"."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = (
+    "catalog",
+    "eval",
+    "fusion",
+    "scoring",
+    "registry",
+    "validation",
+    "components",
+    "serving",
+    "pipelines",
+)
+LINES = 50  # of a function, with signature and docstring
+TABLES = {"rules"}  # functions that are a table
+# past participles and pronouns say nothing about what a value holds
+VAGUE = {"found", "told", "said", "asked", "wanted", "sought", "apart", "own", "one", "again"}
+FILES = [
+    path.relative_to(ROOT).as_posix()
+    for package in PACKAGES
+    for path in sorted((ROOT / package).rglob("*.py"))
+]
+OTHERS = [
+    path.relative_to(ROOT).as_posix()
+    for folder in ("bench", "tests")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
+
+
+def functions(tree: ast.Module) -> Iterator[ast.FunctionDef]:
+    yield from (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+
+
+def defined_names(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Names of functions, classes, arguments, variables and attributes, where they are defined."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name, node.lineno
+        elif isinstance(node, ast.arg):
+            yield node.arg, node.lineno
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id, node.lineno
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr, node.lineno
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_functions_fit_a_screen(file: str) -> None:
+    long = {
+        function.name: size
+        for function in functions(ast.parse((ROOT / file).read_text()))
+        if (size := (function.end_lineno or 0) - function.lineno + 1) > LINES and function.name not in TABLES
+    }
+    assert not long, f"{file}: functions of more than {LINES} lines: {long}"
+
+
+@pytest.mark.parametrize("file", FILES + OTHERS)
+def test_names_are_nouns_and_verbs(file: str) -> None:
+    vague = [
+        f"{name} (line {line})"
+        for name, line in defined_names(ast.parse((ROOT / file).read_text()))
+        if name.strip("_") in VAGUE
+    ]
+    assert not vague, f"{file}: say what it holds or does: {', '.join(vague)}"
