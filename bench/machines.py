@@ -26,7 +26,6 @@ SSE4 = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_EN
 SETTINGS: dict[str, dict[str, str]] = {
     "1 thread": {"OMP_NUM_THREADS": "1"},
     "2 threads": {"OMP_NUM_THREADS": "2"},
-    "4 threads": {"OMP_NUM_THREADS": "4"},
     "AVX2, 2 threads": {"OMP_NUM_THREADS": "2", **AVX2},
     "SSE4, 2 threads": {"OMP_NUM_THREADS": "2", **SSE4},
 }

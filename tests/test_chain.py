@@ -193,8 +193,8 @@ def test_a_second_repro_runs_nothing(shop: Shop) -> None:
 
 def test_dvc_knows_the_metrics(shop: Shop) -> None:
     table = json.loads(shop.run("dvc", "metrics", "show", "--json"))
-    assert table[""]["data"]["artifacts/evaluate/metrics.json"]["data"] == shop.read(
-        "artifacts/evaluate/metrics.json"
+    assert table[""]["data"]["artifacts/evaluate/summary.json"]["data"] == shop.read(
+        "artifacts/evaluate/summary.json"
     )
 
 
@@ -404,10 +404,9 @@ def test_an_experiment_is_another_run_in_the_same_store(shop: Shop, client: "Mlf
     experiment, base = experiments["gated"], next(row["data"] for row in rows if row["rev"] == "workspace")
     settings = [row["params"]["params.yaml"]["data"]["train"]["fusion"] for row in (base, experiment)]
     assert settings == ["concat", "gated"]
-    base_metrics, metrics = (
-        row["metrics"]["artifacts/evaluate/metrics.json"]["data"] for row in (base, experiment)
-    )
-    assert base_metrics["bm25"] == metrics["bm25"] and base_metrics["fused"] != metrics["fused"]
+    (base_metrics,), (metrics,) = (row["metrics"].values() for row in (base, experiment))
+    assert set(base_metrics["data"]) == set(shop.read("artifacts/evaluate/summary.json"))
+    assert base_metrics["data"]["ndcg@10"] != metrics["data"]["ndcg@10"]
 
 
 def _flatten(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -33,7 +33,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 SHARD = 16  # rows, in place of components.featurize.FILE_ROWS
 LIMIT = 120  # seconds
-KILLS = 20
+KILLS = 8
 
 # Files that appear while a stage runs, as patterns below its folder: when they appear, the stage is killed.
 MOMENTS = {
@@ -189,7 +189,7 @@ def one_run_and_one_version(work: Path) -> None:
 
 
 def test_register_may_be_killed_at_any_time(undisturbed: dict[str, Path], tmp_path: Path) -> None:
-    """Killed at twenty random times over its duration; each time, the next call completes it."""
+    """Killed at eight random times over its duration; each time, the next call completes it."""
     paths = undisturbed | {"work": tmp_path / "undisturbed", "registration": tmp_path / "undisturbed" / "out"}
     paths["work"].mkdir()
     began = time.monotonic()

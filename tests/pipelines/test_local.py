@@ -171,14 +171,13 @@ def test_steps_are_known_by_their_code(shop: Shop, root: Path, monkeypatch: pyte
     assert names == ["vitrine:python-one", "vitrine:python-one", "vitrine:python-two"]
 
 
-@pytest.mark.parametrize("shards", [2, 3])
-def test_features_are_the_same_for_any_number_of_shards(
-    shards: int, first: Any, shop: Shop, params: dict[str, Any], root: Path
+def test_features_of_three_shards_are_those_of_a_single_shard(
+    first: Any, shop: Shop, params: dict[str, Any], root: Path
 ) -> None:
     """The digest is the same too, so the following steps are reused."""
-    run_pipeline(str(shop.root), "HEAD", params, root, shards=shards, cache=True)
+    run_pipeline(str(shop.root), "HEAD", params, root, shards=3, cache=True)
     assert executed_steps(root) == {"fetch", "featurize-shard", "gather", "register"}
-    assert len(list(latest_run(root).glob("*/featurize-shard"))) == shards
+    assert len(list(latest_run(root).glob("*/featurize-shard"))) == 3
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,10 @@ def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The client of an MLflow store."""
+    """The client of an empty MLflow store."""
+    import mlflow
+
+    mlflow.set_tracking_uri(None)  # set by earlier tests, it would override the variable
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     return mlflow_store.connect()
@@ -72,6 +75,9 @@ def test_a_run_without_a_new_version(webhook: list[Any], store: Any) -> None:
 
 
 def test_an_unreachable_mlflow(webhook: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    mlflow.set_tracking_uri(None)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     send_notification("SUCCEEDED", "", "r1", "")

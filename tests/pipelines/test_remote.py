@@ -1,5 +1,6 @@
 """submit, schedule, schedules and status, through kfp's own client against its HTTP API."""
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines import remote
+from pipelines import ir, remote
 from pipelines.__main__ import main
+from pipelines.cluster import Cluster
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,11 +29,30 @@ def repo(tmp_path: Path) -> str:
     return f"file://localhost{folder}"
 
 
+@pytest.fixture(scope="module")
+def compile_once() -> Any:
+    """Compile as the project does, but each pipeline only once: kfp takes seconds."""
+    compile_pipeline, texts = ir.compile_pipeline, {}
+
+    def compile_cached(cluster: Cluster, commit: str, params: dict[str, Any]) -> str:
+        key = (cluster.model_dump_json(), commit, json.dumps(params))
+        if key not in texts:
+            texts[key] = compile_pipeline(cluster, commit, params)
+        return texts[key]
+
+    return compile_cached
+
+
 @pytest.fixture
 def call(
-    kubeflow: Any, repo: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    kubeflow: Any,
+    repo: str,
+    compile_once: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> Any:
     """Run a command; returns its exit code, stdout and stderr."""
+    monkeypatch.setattr(ir, "compile_pipeline", compile_once)
     monkeypatch.setattr(remote, "POLL_INTERVAL", 0)
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(remote, "_reachable_repo", lambda url: url or repo)
