@@ -22,12 +22,10 @@ from scoring.systems import CANDIDATE
 
 PRIMARY = "ndcg@10"
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
-SSE4 = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}
 SETTINGS: dict[str, dict[str, str]] = {
     "1 thread": {"OMP_NUM_THREADS": "1"},
     "2 threads": {"OMP_NUM_THREADS": "2"},
     "AVX2, 2 threads": {"OMP_NUM_THREADS": "2", **AVX2},
-    "SSE4, 2 threads": {"OMP_NUM_THREADS": "2", **SSE4},
 }
 
 

@@ -15,6 +15,7 @@ from urllib3.exceptions import HTTPError
 from catalog.images import Limits
 
 TIMEOUT = 60  # seconds per picture
+BACKOFF = 0.5  # seconds before the second retry; doubles with each further one
 PERMANENT_STATUSES = (400, 401, 403, 404, 410, 451)  # a retry would not help
 USER_AGENT = "vitrine (product search; pictures for a catalogue)"
 
@@ -38,7 +39,7 @@ class Downloader:
         self.database = database
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
-        retries = Retry(4, redirect=3, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504))
+        retries = Retry(4, redirect=3, backoff_factor=BACKOFF, status_forcelist=(429, 500, 502, 503, 504))
         self._pool = PoolManager(
             maxsize=16,
             headers={"User-Agent": USER_AGENT},

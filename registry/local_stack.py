@@ -138,6 +138,7 @@ def run_s3(folder: Path, port: int) -> Iterator[dict[str, str]]:
     ports |= {f"{name}.grpc": find_free_port() for name in list(ports)} | {"s3.port.grpc": find_free_port()}
     command = [weed, "server", "-ip=127.0.0.1", f"-dir={folder / 'data'}", "-s3", f"-s3.port={port}"]
     command += [f"-s3.config={folder / 's3.json'}", "-volume.max=20", "-master.volumeSizeLimitMB=64"]
+    command += ["-volume.preStopSeconds=0"]  # no other server has to take over
     command += [f"-{name}={number}" for name, number in ports.items()]
     address = f"http://127.0.0.1:{port}"
     env = {

@@ -51,8 +51,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Complete chains first: they take longest, so no worker should start one last."""
-    items.sort(key=lambda item: len(item.path.parts))
+    """Files with slow tests first, complete chains before all: no worker should start one last."""
+    slow = {
+        item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("services")
+    }
+    items.sort(key=lambda item: (item.path not in slow, len(item.path.parts)))
 
 
 @pytest.fixture(scope="session")

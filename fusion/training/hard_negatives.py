@@ -9,9 +9,7 @@ from fusion.training.sampling import Pairs, TrainingSet
 
 MAX_CANDIDATES = 20_000  # products to search, drawn from those with the split "train"
 RANKING_DEPTH = 30  # products per query
-MAX_SCORE_RATIO = (
-    0.95  # to the score of the best exact product; higher ones may be answers that nobody judged
-)
+MAX_SCORE_RATIO = 0.95  # to the score of the best exact product; higher ones may be unjudged answers
 
 
 def mine_hard_negatives(

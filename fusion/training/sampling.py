@@ -21,9 +21,7 @@ QUERY_WORDS = (1, 5)  # fewest and most words of a pseudo-query
 WORDS, FACETS, PICTURE = range(3)  # kinds of pseudo-queries
 KIND_SHARES = (0.25, 0.6, 0.15)
 RARE_FACET = 0.2  # share of judged queries; a facet that fewer of them ask for gets no pseudo-queries
-USUAL_FACET = (
-    0.5  # lowest chance of a facet that is not rare; also its chance if the judgements are inconclusive
-)
+USUAL_FACET = 0.5  # lowest chance of a facet that is not rare; its chance if the judgements are inconclusive
 USUALLY_VISIBLE = ("category", "color")
 COMPOSED_SHARE = 0.5  # of the facet queries: they show the category in a picture instead of naming it
 

@@ -10,9 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from catalog import download
 from catalog.sample import write_sample
 
 VIDEO = {"MP4": ("mp4", "libx264"), "WebM": ("webm", "libvpx-vp9")}  # container, codec
+
+
+@pytest.fixture(autouse=True)
+def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry failed downloads at once."""
+    monkeypatch.setattr(download, "BACKOFF", 0)
 
 
 @pytest.fixture(scope="session")

@@ -152,7 +152,7 @@ def test_data_in_s3(bucket: dict[str, str], tmp_path: Path) -> None:
     def fetched(rev: str, **changed: str) -> subprocess.CompletedProcess[str]:
         code = "import sys; from pathlib import Path; from catalog.command import run_command; "
         code += "from pipelines.fetch import fetch_data; "
-        code += "sys.exit(run_command(lambda: fetch(sys.argv[1], sys.argv[2], Path(sys.argv[3]))))"
+        code += "sys.exit(run_command(lambda: fetch_data(sys.argv[1], sys.argv[2], Path(sys.argv[3]))))"
         command = [sys.executable, "-c", code, repository.root.as_uri(), rev, str(tmp_path / "data")]
         return subprocess.run(
             command, env=os.environ | bucket | changed, capture_output=True, text=True, check=False
