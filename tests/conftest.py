@@ -50,8 +50,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are selected by their markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first, complete chains before all: no worker should start one last."""
+    """Tests with a browser are slow. Files with slow tests first, complete chains before all: no worker should start one last."""
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
     slow = {
         item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("services")
     }

@@ -22,16 +22,6 @@ LINES = 50  # of a function, with signature and docstring
 TABLES = {"rules"}  # functions that are a table
 # past participles and pronouns say nothing about what a value holds
 VAGUE = {"found", "told", "said", "asked", "wanted", "sought", "apart", "own", "one", "again"}
-FILES = [
-    path.relative_to(ROOT).as_posix()
-    for package in PACKAGES
-    for path in sorted((ROOT / package).rglob("*.py"))
-]
-OTHERS = [
-    path.relative_to(ROOT).as_posix()
-    for folder in ("bench", "tests")
-    for path in sorted((ROOT / folder).rglob("*.py"))
-]
 
 
 def functions(tree: ast.Module) -> Iterator[ast.FunctionDef]:
@@ -51,21 +41,29 @@ def defined_names(tree: ast.Module) -> Iterator[tuple[str, int]]:
             yield node.attr, node.lineno
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_functions_fit_a_screen(file: str) -> None:
-    long = {
-        function.name: size
-        for function in functions(ast.parse((ROOT / file).read_text()))
+def parsed_files(folder: str) -> Iterator[tuple[str, ast.Module]]:
+    """The files below a folder, by their path in the project."""
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text())
+
+
+@pytest.mark.parametrize("folder", PACKAGES)
+def test_functions_fit_a_screen(folder: str) -> None:
+    long = [
+        f"{file}:{function.lineno} {function.name}, {size} lines"
+        for file, tree in parsed_files(folder)
+        for function in functions(tree)
         if (size := (function.end_lineno or 0) - function.lineno + 1) > LINES and function.name not in TABLES
-    }
-    assert not long, f"{file}: functions of more than {LINES} lines: {long}"
+    ]
+    assert not long, f"functions of more than {LINES} lines: {long}"
 
 
-@pytest.mark.parametrize("file", FILES + OTHERS)
-def test_names_are_nouns_and_verbs(file: str) -> None:
+@pytest.mark.parametrize("folder", [*PACKAGES, "plugins", "bench", "examples", "tests"])
+def test_names_are_nouns_and_verbs(folder: str) -> None:
     vague = [
-        f"{name} (line {line})"
-        for name, line in defined_names(ast.parse((ROOT / file).read_text()))
+        f"{file}:{line} {name}"
+        for file, tree in parsed_files(folder)
+        for name, line in defined_names(tree)
         if name.strip("_") in VAGUE
     ]
-    assert not vague, f"{file}: say what it holds or does: {', '.join(vague)}"
+    assert not vague, f"names that do not say what they hold or do: {vague}"
