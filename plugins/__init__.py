@@ -1,8 +1,9 @@
 """Your own fusions, metrics and importers: put a module into this folder, and its names can be used everywhere.
 
 A module registers a name with a decorator, as `@FUSIONS("mean")`, `@metric("name")` or `@source("name")`. The modules
-are imported when a name is looked up for the first time. Every stage depends on this folder, the image holds it, and
-it is logged with each model, together with the packages that a plugin may import: catalog, eval and fusion.
+are imported when a name is looked up for the first time. The stages that look up names depend on this folder, the
+image holds it, and it is logged with each model, together with the packages that a plugin may import: catalog, eval
+and fusion.
 """
 
 from importlib import import_module
