@@ -1,5 +1,6 @@
 """Fixtures for every package."""
 
+import builtins
 import io
 import json
 import os
@@ -60,6 +61,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("services")
     }
     items.sort(key=lambda item: (item.path not in slow, len(item.path.parts)))
+
+
+@pytest.fixture(autouse=True)
+def _keep_print() -> Iterator[None]:
+    """Restore `print`: kfp's local runner replaces it by one that indents, and may leave that behind."""
+    function = builtins.print
+    yield
+    builtins.print = function
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,7 @@ MOMENTS = {
     "evaluate": [
         ".evaluate.partial",
         ".evaluate.partial/runs/text-only.trec",
-        ".evaluate.partial/report.html",
+        ".evaluate.partial/tasks.json",
     ],
     "register": [
         ".register.partial",
