@@ -371,6 +371,7 @@ def test_another_folder_is_one_message(name: str, tmp_path: Path) -> None:
         ("visual_genome", "formats/visual_genome", {}, (5, None, 1278)),
     ],
 )
+@pytest.mark.slow
 def test_the_real_samples(
     name: str,
     source: str,
