@@ -4,6 +4,7 @@ Sections that a lower package reads are defined there: `validate` in validation/
 scoring/params.py, `register` in registry/params.py.
 """
 
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,30 +17,19 @@ from scoring.params import EvaluateParams
 from validation.params import ValidateParams
 
 
-def _check_fusion(name: str) -> str:
-    from fusion.fusions import FUSIONS  # imports torch, so only where it is needed
+def _name_of(module: str, registry: str) -> AfterValidator:
+    """Check that a name is registered; the module imports torch, so it is imported only for the check."""
 
-    FUSIONS[name]
-    return name
+    def check(name: str) -> str:
+        getattr(import_module(module), registry)[name]
+        return name
 
-
-def _check_loss(name: str) -> str:
-    from fusion.training.losses import LOSSES
-
-    LOSSES[name]
-    return name
+    return AfterValidator(check)
 
 
-def _check_video_encoder(name: str) -> str:
-    from fusion.encoders.video import ENCODERS
-
-    ENCODERS[name]
-    return name
-
-
-FusionName = Annotated[str, AfterValidator(_check_fusion)]
-LossName = Annotated[str, AfterValidator(_check_loss)]
-VideoEncoderName = Annotated[str, AfterValidator(_check_video_encoder)]
+FusionName = Annotated[str, _name_of("fusion.fusions", "FUSIONS")]
+LossName = Annotated[str, _name_of("fusion.training.losses", "LOSSES")]
+VideoEncoderName = Annotated[str, _name_of("fusion.encoders.video", "ENCODERS")]
 Extent = Annotated[str, Field(pattern=r"^(all|none|last_[1-9]\d*)$")]  # see fusion.encoders.weights.freeze
 
 
