@@ -6,11 +6,17 @@ image holds it, and it is logged with each model, together with the packages tha
 and fusion.
 """
 
+from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
 
 
 def load() -> None:
     """Import every module of this folder, in alphabetical order; a second call does nothing."""
-    for module in sorted(iter_modules(__path__), key=lambda module: module.name):
+    _import_modules(tuple(__path__))
+
+
+@cache  # names are looked up in each step of training, and listing a folder takes time
+def _import_modules(folders: tuple[str, ...]) -> None:
+    for module in sorted(iter_modules(folders), key=lambda module: module.name):
         import_module(f"plugins.{module.name}")

@@ -42,6 +42,7 @@ def forget_plugin() -> None:
     FUSIONS.entries.pop(NAME, None)
     sys.modules.pop(f"plugins.{MODULE}", None)
     vars(plugins).pop(MODULE, None)
+    plugins._import_modules.cache_clear()
 
 
 @pytest.fixture
