@@ -24,10 +24,10 @@ demo: $(BIN)/.installed  ## download the sample, run the chain, show the results
 
 test: $(BIN)/.installed  ## all tests
 	dvc pull --quiet data
-	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 quick: $(BIN)/.installed  ## tests without complete chains, kills, browsers, services and containers: some minutes
-	pytest --numprocesses 2 --dist loadfile -m 'not slow and not services and not docker'
+	pytest --numprocesses 3 --dist loadfile -m 'not slow and not services and not docker'
 
 lint: $(BIN)/.installed docs  ## style, types, imports, spelling, links of the documentation
 	ruff check .

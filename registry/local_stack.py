@@ -44,8 +44,18 @@ def run_service(
     env: Mapping[str, str] | None = None,
     stop: signal.Signals = signal.SIGTERM,
     user: str | None = None,
+    grace: float = 10,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Start a process and wait until it is ready; at the end, stop it and its children.
+
+    Args:
+        command: Program and its arguments.
+        log: File for its output.
+        is_ready: Whether it answers.
+        env: Variables besides those of this process.
+        stop: Signal that asks it to end.
+        user: Who runs it; None is the user of this process.
+        grace: Seconds that it may take to end; then it is killed.
 
     Raises:
         DataError: where it exits, or is not ready after `LIMIT` seconds; with the end of its log.
@@ -70,7 +80,7 @@ def run_service(
         if process.poll() is None:
             os.killpg(process.pid, stop)
             try:
-                process.wait(10)
+                process.wait(grace)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
@@ -139,6 +149,8 @@ def run_s3(folder: Path, port: int) -> Iterator[dict[str, str]]:
     command = [weed, "server", "-ip=127.0.0.1", f"-dir={folder / 'data'}", "-s3", f"-s3.port={port}"]
     command += [f"-s3.config={folder / 's3.json'}", "-volume.max=20", "-master.volumeSizeLimitMB=64"]
     command += ["-volume.preStopSeconds=0"]  # no other server has to take over
+    # no ports besides those named here, and no reports of usage to its makers
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
     command += [f"-{name}={number}" for name, number in ports.items()]
     address = f"http://127.0.0.1:{port}"
     env = {
@@ -147,7 +159,8 @@ def run_s3(folder: Path, port: int) -> Iterator[dict[str, str]]:
         "AWS_DEFAULT_REGION": "us-east-1",
         "MLFLOW_S3_ENDPOINT_URL": address,
     }
-    with run_service(command, folder.parent / "s3.log", _make_bucket_check(env)):
+    # it waits for its own streams, which end only with it; what it has stored is on disk already
+    with run_service(command, folder.parent / "s3.log", _make_bucket_check(env), grace=1):
         yield env
 
 

@@ -126,23 +126,18 @@ def test_no_secret_of_the_environment_is_written_anywhere(first: Any, root: Path
         assert PLANTED.encode() not in path.read_bytes(), path
 
 
-def test_the_same_content_elsewhere_is_reused(
-    first: Any, data: Path, params: dict[str, Any], root: Path, tmp_path: Path
-) -> None:
-    other = Shop(tmp_path / "other")
-    other.commit(data)
-    run_pipeline(str(other.root), "HEAD", params, root, cache=True)
-    assert executed_steps(root) == {"fetch", "register"}
-
-
-def test_changed_content_in_the_same_place_is_not(
+def test_changed_content_in_the_same_place_is_not_reused(
     first: Any, shop: Shop, data: Path, params: dict[str, Any], root: Path, tmp_path: Path
 ) -> None:
-    write_sample(tmp_path / "changed", products=150, seed=6, queries=60, workers=1)
+    """Each product stands in it twice: `validate` runs, and refuses it."""
+    shutil.copytree(data, tmp_path / "changed")
+    file = next((tmp_path / "changed" / "products").glob("*.parquet"))
+    shutil.copy(file, file.with_stem("again"))
     shop.commit(tmp_path / "changed")
     try:
-        run_pipeline(str(shop.root), "HEAD", params, root, cache=True)
-        assert executed_steps(root) == {"fetch", *SECTIONS}
+        with pytest.raises(DataError, match="validate"):
+            run_pipeline(str(shop.root), "HEAD", params, root, cache=True)
+        assert executed_steps(root) == {"fetch"}
     finally:
         shop.commit(data)
 
@@ -171,11 +166,13 @@ def test_steps_are_known_by_their_code(shop: Shop, root: Path, monkeypatch: pyte
     assert names == ["vitrine:python-one", "vitrine:python-one", "vitrine:python-two"]
 
 
-def test_features_of_three_shards_are_those_of_a_single_shard(
-    first: Any, shop: Shop, params: dict[str, Any], root: Path
+def test_the_same_content_elsewhere_in_three_shards_is_reused(
+    first: Any, data: Path, params: dict[str, Any], root: Path, tmp_path: Path
 ) -> None:
-    """The digest is the same too, so the following steps are reused."""
-    run_pipeline(str(shop.root), "HEAD", params, root, shards=3, cache=True)
+    """Another repository, and features of the same digest: only what reads other inputs runs."""
+    other = Shop(tmp_path / "other")
+    other.commit(data)
+    run_pipeline(str(other.root), "HEAD", params, root, shards=3, cache=True)
     assert executed_steps(root) == {"fetch", "featurize-shard", "gather", "register"}
     assert len(list(latest_run(root).glob("*/featurize-shard"))) == 3
 
