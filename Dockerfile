@@ -36,7 +36,9 @@ RUN /opt/build/bin/uv pip install --python /opt/build/bin/python --no-build-isol
 FROM ${BASE_IMAGE} AS runtime
 # Mounted repositories belong to another user.
 RUN useradd --uid 10001 --no-create-home vitrine && printf '[safe]\n\tdirectory = *\n' > /etc/gitconfig
-ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp DVC_SITE_CACHE_DIR=/tmp/dvc
+# Steps and servers load PyTorch before catalog/threads.py runs, and it reads GOMP_SPINCOUNT once.
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp DVC_SITE_CACHE_DIR=/tmp/dvc \
+    GOMP_SPINCOUNT=1000
 LABEL org.opencontainers.image.title="vitrine" org.opencontainers.image.licenses="Apache-2.0"
 USER 10001
 WORKDIR /tmp

@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test quick check deps lint docs experiments ui try services image test-image lock audit clean
+.PHONY: help demo test quick check deps lint docs experiments ui try services image image-cpu image-cuda test-image lock audit clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -63,10 +63,12 @@ IMAGE ?= vitrine
 TORCH_BACKEND ?= cpu
 BUILD = docker build $(BUILD_FLAGS) --build-arg COMMIT=$(COMMIT) --build-arg TORCH_BACKEND=$(TORCH_BACKEND)
 
-image:  ## container images, targets cpu and cuda; IMAGE=HOST/NAME names them
-	$(BUILD) --target cpu --tag $(IMAGE):$(COMMIT)-cpu .
-	$(BUILD) --target cuda --tag $(IMAGE):$(COMMIT)-cuda .
-	@docker image ls --no-trunc --filter 'reference=$(IMAGE):$(COMMIT)-*' --format '{{.Repository}}:{{.Tag}}  {{.ID}}  {{.Size}}'
+image: image-cpu image-cuda  ## container images, targets cpu and cuda; IMAGE=HOST/NAME names them
+image-cpu:  ## only the image without CUDA, for a cluster without GPUs
+image-cuda:  ## only the image with CUDA
+image-cpu image-cuda: image-%:
+	$(BUILD) --target $* --tag $(IMAGE):$(COMMIT)-$* .
+	@docker image ls --no-trunc --filter 'reference=$(IMAGE):$(COMMIT)-$*' --format '{{.Repository}}:{{.Tag}}  {{.ID}}  {{.Size}}'
 
 test-image: TORCH_BACKEND =
 test-image:  ## image for tests marked `docker`; same PyTorch as here, so that metrics are the same

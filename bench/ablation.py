@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from tqdm import tqdm
 
 from catalog import store
+from catalog.progress import show_progress
 from components.params import EvaluateParams
 from eval.metrics import Scores
 from eval.significance import PairedResult, paired_test
@@ -62,7 +62,7 @@ def run_grid(arguments: argparse.Namespace) -> Groups:
         results = pool.map(
             lambda setting: run_setting(arguments.runs, setting, arguments.data, arguments.features), settings
         )
-        folders = list(tqdm(results, "runs", len(settings)))
+        folders = list(show_progress(results, "runs", len(settings)))
     names = parameter_names(arguments.grid)
     groups: Groups = {}
     for setting, folder in zip(settings, folders, strict=True):

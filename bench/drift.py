@@ -10,10 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from catalog import store
 from catalog.images import decode
+from catalog.progress import show_progress
 from catalog.sample import write_sample
 from components.params import ValidateParams
 from eval.tables import format_table
@@ -60,7 +59,7 @@ def main(data: Path) -> None:
     rows = store.read_table(data, "products").to_pylist()
     comparisons: dict[str, ChampionComparison] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for number, (name, change) in enumerate(tqdm(CHANGES.items())):
+        for number, (name, change) in enumerate(show_progress(CHANGES.items())):
             changed = Path(folder) / str(number)
             with store.TableWriter(changed, "products") as writer:
                 for row in map(change, rows):

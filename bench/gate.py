@@ -18,8 +18,8 @@ from typing import cast
 
 import numpy as np
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
+from catalog.progress import show_progress
 from components.params import RegisterParams, load_section
 from eval.gate import Evidence, Rules, decide
 from eval.metrics import Scores
@@ -87,7 +87,7 @@ def main() -> None:
             *zip(*((q, g) for g, q in cells), strict=True),
             [arguments.gates] * len(cells),
         )
-        promoted = dict(zip(cells, tqdm(counts, "gates", len(cells)), strict=True))
+        promoted = dict(zip(cells, show_progress(counts, "gates", len(cells)), strict=True))
     print(format_counts(promoted, arguments.gates))
     if arguments.plot:
         plot_counts(promoted, arguments.gates, arguments.plot)

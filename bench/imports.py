@@ -12,9 +12,8 @@ import time
 import zipfile
 from pathlib import Path
 
-from tqdm import tqdm
-
 from catalog import store
+from catalog.progress import show_progress
 
 PICTURES = 500  # distinct pictures
 BARE = """
@@ -47,7 +46,7 @@ def write_input(folder: Path, products: int) -> tuple[Path, Path]:
     keep = ("title", "description", "category", "brand", "price")
     table, pictures = folder / "products.jsonl", folder / "pictures.zip"
     with table.open("w") as lines, zipfile.ZipFile(pictures, "w") as archive:
-        for number in tqdm(range(products), desc="writing", disable=None):
+        for number in show_progress(range(products), desc="writing"):
             row = rows[number % len(rows)]
             name = f"images/{number}.png"
             archive.writestr(name, row["image"]["bytes"])

@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 import faiss
 import numpy as np
-from tqdm import tqdm
 from usearch.index import Index
 
+from catalog.progress import show_progress
 from fusion.search.vector_index import TARGET_RECALL, TUNING_K, IVFIndex, recall, top_k
 
 ATTRIBUTES, VALUES, INDIVIDUAL_DIM, DIM = 4, 16, 16, 256
@@ -89,7 +89,7 @@ def add_peer(
     began = time.perf_counter()
     peer = PEERS[name](products)
     contest.build_seconds[name], contest.nbytes[name] = time.perf_counter() - began, peer.nbytes
-    for effort in tqdm(EFFORTS, name):
+    for effort in show_progress(EFFORTS, name):
         if measure_recall(peer.search(queries, effort)) >= TARGET_RECALL:
             contest.searches[name] = partial(peer.search, effort=effort)
             return

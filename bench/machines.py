@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
+from catalog.progress import show_progress
 from eval.metrics import Scores
 from scoring.systems import CANDIDATE
 
@@ -35,7 +35,9 @@ def main() -> None:
     )
     parser.add_argument("runs", type=Path)
     folder = parser.parse_args().runs
-    means = {name: run_setting(folder / name.replace(" ", "-"), SETTINGS[name]) for name in tqdm(SETTINGS)}
+    means = {
+        name: run_setting(folder / name.replace(" ", "-"), SETTINGS[name]) for name in show_progress(SETTINGS)
+    }
     print(format_table(means))
 
 

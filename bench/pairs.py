@@ -17,9 +17,9 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
-from tqdm import tqdm
 
 from catalog import store
+from catalog.progress import show_progress
 from fusion.encoders.text import TextEncoderInit, Transformer
 from fusion.encoders.vocabulary import Vocabulary
 from fusion.features import Items
@@ -83,7 +83,7 @@ def ridge(
     def scores(regression: Any, rows: np.ndarray) -> np.ndarray:
         return unit(regression.predict(source[rows]) - mean) @ unit(target[rows] - mean).T
 
-    fitted = [Ridge(alpha=penalty).fit(source[train], target[train]) for penalty in tqdm(PENALTIES)]
+    fitted = [Ridge(alpha=penalty).fit(source[train], target[train]) for penalty in show_progress(PENALTIES)]
     best = max(fitted, key=lambda regression: recalls(scores(regression, valid))[0])
     return recalls(scores(best, test))
 
@@ -108,7 +108,7 @@ def minilm(titles: np.ndarray, _: np.ndarray) -> np.ndarray:
     tokens = torch.from_numpy(vocabulary.encode(titles, 64).astype(np.int64))
     order = (tokens != 0).sum(1).argsort()  # texts of similar length together, so that padding costs little
     out = torch.zeros(len(titles), start.settings["config"]["hidden_size"])
-    for rows in tqdm(order.split(256)):
+    for rows in show_progress(order.split(256)):
         longest = int((tokens[rows] != 0).sum(1).max())
         out[rows] = encoder.encode(tokens[rows, :longest])[0]
     return unit(out.numpy())

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import yaml
 
-FETCH = "from pathlib import Path; from pipelines.fetch import fetch_data; import sys; "
-FETCH += "fetch_data('.', 'HEAD', Path(sys.argv[1]))"
+FETCH = "from pathlib import Path; from pipelines.fetch import fetch_data, resolve_version; import sys; "
+FETCH += "fetch_data('.', *resolve_version('.', 'HEAD')[1:], Path(sys.argv[1]))"
 
 
 def measure(*words: str) -> float:

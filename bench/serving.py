@@ -20,9 +20,9 @@ from typing import Any
 import mlflow
 import numpy as np
 import requests
-from tqdm import tqdm
 
 from catalog import store
+from catalog.progress import show_progress
 from fusion.model import embed
 from fusion.search.catalogue_search import SearchIndex, load_model
 from registry import local_stack, mlflow_store
@@ -60,7 +60,7 @@ def measure_in_process(model: str, queries: dict[str, list[dict[str, Any]]], fol
     index = SearchIndex.load(package / "artifacts" / "index")
     for kind, rows in queries.items():
         seconds = []
-        for row in tqdm(list(islice(cycle(rows), REQUESTS)), f"{kind}, bare"):
+        for row in show_progress(list(islice(cycle(rows), REQUESTS)), f"{kind}, bare"):
             began = time.perf_counter()
             items, _ = featurizer.featurize_rows("queries", [row])
             index.search(embed(network, items, "query"), K)
@@ -89,7 +89,7 @@ def load_test(address: str, kind: str, rows: Sequence[dict[str, Any]], together:
         list(pool.map(send_query, rows[:20]))  # warm up the server
         began = time.perf_counter()
         running = pool.map(send_query, islice(cycle(rows), REQUESTS))
-        answers = list(tqdm(running, f"{kind}, {together} at a time", REQUESTS))
+        answers = list(show_progress(running, f"{kind}, {together} at a time", REQUESTS))
         duration = time.perf_counter() - began
     errors = sum(not correct for _, correct in answers)
     print_row(kind, together, [seconds for seconds, _ in answers], duration, errors)

@@ -10,10 +10,12 @@ from typing import Any
 
 from catalog.command import run_command
 from catalog.schema import DataError
+from catalog.threads import limit_threads
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code of `catalog.command.run_command`."""
+    limit_threads()
     words = sys.argv[1:] if argv is None else argv
     arguments = _build_parser(formats="import" in words[:1]).parse_args(words)
     return run_command(lambda: arguments.run(arguments))

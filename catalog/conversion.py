@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from catalog import store
 from catalog.clips import read_frames
 from catalog.files import Fault, Media
 from catalog.images import PictureError, decode
 from catalog.prices import read_amount, read_currency, read_currency_column
+from catalog.progress import show_progress
 from catalog.reading import MAX_FIELD_CHARS
 from catalog.schema import GRADES, JUDGED_BY, OPTIONAL_TABLES, PICTURE, SPLITS, TABLES
 
@@ -108,7 +108,7 @@ def convert(
         store.resume_if_same(partial, provenance)
         progress = _Progress(partial / "progress.json")
         checker = _RowChecker()
-        with ThreadPoolExecutor(THREADS) as pool, tqdm(desc=name, unit="row", disable=None) as bar:
+        with ThreadPoolExecutor(THREADS) as pool, show_progress(desc=name, unit="row") as bar:
             for number, chunk in enumerate(_split_into_chunks(itertools.chain(first, stream))):
                 unread = [Rejection(None, fault.where, None, None, fault.reason) for fault in faults]
                 faults.clear()

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from catalog import store
 from catalog.clicks import count_searches, grade_clicks, read_impressions
 from catalog.fashion_queries import MAX_PRODUCTS, MIN_PRODUCTS, connected_components
 from catalog.images import decode_and_hash
+from catalog.progress import show_progress
 from catalog.schema import DERIVED, EXACT, IMPLICIT, IRRELEVANT, SPLITS, SUBSTITUTE, DataError
 from catalog.splits import assign_splits
 from catalog.text import normalise
+from catalog.threads import cpu_count
 
 ATTRIBUTES = ("brand", "color", "material")  # a derived query names one of these and a category
 WORD = re.compile(r"\w+(?:[-'’.]\w+)*")
@@ -258,7 +259,7 @@ def _hash_pictures(data: Path, product_ids: Collection[str]) -> dict[str, str]:
         return (row["product_id"], pixels) if pixels else None
 
     hashes: dict[str, str] = {}
-    with ThreadPoolExecutor() as pool, tqdm(desc="hash pictures", unit="product", disable=None) as bar:
+    with ThreadPoolExecutor(cpu_count()) as pool, show_progress(desc="hash pictures", unit="product") as bar:
         for batch in store.read_batches(data, "products", ["product_id", "image"], rows=256):
             hashes.update(filter(None, pool.map(hash_picture, batch.to_pylist())))
             bar.update(batch.num_rows)

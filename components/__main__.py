@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 from catalog.command import run_command
+from catalog.threads import limit_threads
 from components.params import SECTIONS, load_section
 from eval.errors import JudgeError
 
@@ -31,6 +32,7 @@ def build_parser(name: str) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a stage; returns the exit code of `catalog.command.run_command`."""
+    limit_threads()  # before the stage imports PyTorch
     words = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser("python -m components", description="Run one stage of the chain.")
     parser.add_argument("stage", choices=SECTIONS, help="STAGE --help lists its flags")

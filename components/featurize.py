@@ -9,9 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from catalog import store
+from catalog.progress import show_progress
 from catalog.schema import EXACT, HUMAN, SPLITS, TEXT_COLUMNS, DataError, product_text
 from components.params import FeaturizeParams
 from fusion.encoders.image import ImageEncoder
@@ -104,7 +104,11 @@ def _featurize(
     text_encoder = TextEncoderInit.from_name(params.text_encoder, params.max_tokens)
     featurizer = Featurizer(
         text_encoder.vocabulary
-        or Vocabulary.build(_training_texts(data, splits), params.vocabulary, params.min_count),
+        or Vocabulary.build(
+            show_progress(_training_texts(data, splits), "vocabulary", unit="text"),
+            params.vocabulary,
+            params.min_count,
+        ),
         ImageEncoder.pretrained(params.image_encoder, params.image_grid, params.image_weights),
         ClipReader.pretrained(params.video_encoder, params.clip_frames, params.video_weights),
         params.image_size,
@@ -176,7 +180,7 @@ def _list_files(data: Path, table: str, folder: Path) -> Iterator[tuple[Path, pa
     columns = (*COLUMNS[table], ATTRIBUTES) if table == "products" else COLUMNS[table]
     total = sum(store.open_file(path).metadata.num_rows for path in store.list_files(data, table))
     batches = store.read_batches(data, table, columns, FILE_ROWS)
-    with tqdm(total=total, desc=f"featurize {table}", unit="row") as bar:
+    with show_progress(total=total, desc=f"featurize {table}", unit="row") as bar:
         for number, rows in enumerate(_regroup(batches)):
             yield folder / f"{number:06d}.parquet", rows
             bar.update(rows.num_rows)

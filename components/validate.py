@@ -24,7 +24,18 @@ if TYPE_CHECKING:
 
 
 class ValidationFailed(DataError):  # noqa: N818 - reads as what happened
-    """Rules of severity "error" failed. The message lists them all, with counts and the first ids."""
+    """Rules of severity "error" failed. The message lists them all, with counts and the first ids.
+
+    Attributes:
+        faults: The rules that failed, a line each.
+        report: Folder with the report.
+    """
+
+    def __init__(self, faults: str, report: Path) -> None:
+        from validation.data_page import PAGE
+
+        super().__init__(f"{faults}\nThe full report is {report / PAGE}")
+        self.faults, self.report = faults, report
 
 
 @dataclass(frozen=True)
@@ -72,7 +83,7 @@ def validate(data: Path, params: ValidateParams, report: Path) -> None:
     with store.new_atomic_dir(failed_report if errors else report) as folder:
         write_report(folder, data, params, validation)
     if errors:
-        raise ValidationFailed(describe_failure(data, errors, failed_report))
+        raise ValidationFailed(describe_errors(data, errors), failed_report)
     if failed_report.exists():
         shutil.rmtree(failed_report)
 
@@ -155,10 +166,7 @@ def describe_finding(finding: "Finding") -> str:
     return f"{finding.rule} ({finding.table}): {finding.requirement}; {share} fail{allowed}: {examples}"
 
 
-def describe_failure(data: Path, errors: Sequence["Finding"], failed_report: Path) -> str:
-    """List all rules that failed, and name the report."""
-    from validation.data_page import PAGE
-
+def describe_errors(data: Path, errors: Sequence["Finding"]) -> str:
+    """List all rules that failed."""
     lines = [f"{data}: not fit to use, {len(errors)} rule{'s fail' if len(errors) > 1 else ' fails'}:"]
-    lines += [f"  {describe_finding(finding)}" for finding in errors]
-    return "\n".join([*lines, f"The full report is {failed_report / PAGE}"])
+    return "\n".join([*lines, *(f"  {describe_finding(finding)}" for finding in errors)])

@@ -1,6 +1,5 @@
 """Arrays of ids and numbers: convert between NumPy and Arrow without copying, and work in blocks that fit the cache."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -90,9 +89,9 @@ def _block_size(count: int) -> int:
 
 
 def map_parallel(function: Callable[[_Block], _Result], blocks: Iterable[_Block]) -> list[_Result]:
-    """The function of each block, in threads on all cores: NumPy releases the interpreter lock while it works."""
+    """The function of each block, in as many threads as pyarrow has: NumPy releases the interpreter lock."""
     block_list = list(blocks)
     if len(block_list) == 1:
         return [function(block_list[0])]
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(pa.cpu_count()) as pool:
         return list(pool.map(function, block_list))

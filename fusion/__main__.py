@@ -9,19 +9,19 @@ import pyarrow.parquet as pq
 
 from catalog.command import run_command
 from catalog.schema import SPLITS
-from fusion.search.catalogue_search import rank_data
-from fusion.search.explanations import explain_data
-from fusion.search.matching import embed_data
-from fusion.search.rerank import RERANKERS
+from catalog.threads import limit_threads
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code of `catalog.command.run_command`."""
+    limit_threads()  # before PyTorch is imported
     arguments = _build_parser().parse_args(argv)
     return run_command(lambda: arguments.function(arguments))
 
 
 def _build_parser() -> argparse.ArgumentParser:
+    from fusion.search.rerank import RERANKERS
+
     parser = argparse.ArgumentParser(prog="python -m fusion")
     commands = parser.add_subparsers(dest="command", required=True)
     rank = commands.add_parser("rank", help="rank products for the queries of a data set")
@@ -54,6 +54,9 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def _rank(arguments: argparse.Namespace) -> None:
+    from fusion.search.catalogue_search import rank_data
+    from fusion.search.rerank import RERANKERS
+
     reranker = RERANKERS[arguments.rerank](arguments.rerank_weights) if arguments.rerank else None
     run = rank_data(
         arguments.model, arguments.data, arguments.split, arguments.depth, reranker, arguments.top
@@ -62,12 +65,16 @@ def _rank(arguments: argparse.Namespace) -> None:
 
 
 def _embed(arguments: argparse.Namespace) -> None:
+    from fusion.search.matching import embed_data
+
     products = pq.read_table(arguments.products, columns=["product_id"])
     product_ids = products["product_id"].combine_chunks()
     pq.write_table(embed_data(arguments.model, arguments.data, product_ids), arguments.vectors)
 
 
 def _explain(arguments: argparse.Namespace) -> None:
+    from fusion.search.explanations import explain_data
+
     explanation = explain_data(arguments.model, arguments.data, arguments.query, arguments.product)
     print("\n".join(explanation.lines()))
     overlay = explanation.overlay()

@@ -2,7 +2,6 @@
 
 import filecmp
 import json
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,11 +10,12 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from catalog import store
 from catalog.images import PictureError, decode, fit
+from catalog.progress import show_progress
 from catalog.schema import TEXT_COLUMNS, product_text
+from catalog.threads import cpu_count
 from fusion.encoders.image import ImageEncoder
 from fusion.encoders.video import ClipReader
 from fusion.encoders.vocabulary import Vocabulary
@@ -55,7 +55,7 @@ class Featurizer:
         self.vocabulary = vocabulary
         self.encoder, self.clips = encoder.to(self.device), clips.to(self.device)
         self.image_size, self.max_tokens = image_size, max_tokens
-        self.thread_pool = ThreadPoolExecutor(os.cpu_count())
+        self.thread_pool = ThreadPoolExecutor(cpu_count())
 
     def save(self, folder: Path) -> None:
         """Write `FILES`."""
@@ -121,7 +121,9 @@ class Featurizer:
 
     def featurize_table(self, data: Path, table: str) -> Items:
         """Featurize a whole table of a data set."""
-        batches = tqdm(store.read_batches(data, table, COLUMNS[table]), f"featurize {table}", unit="batch")
+        batches = show_progress(
+            store.read_batches(data, table, COLUMNS[table]), f"featurize {table}", unit="batch"
+        )
         no_items, _ = self.featurize_rows(table, [])  # a table may be empty
         shards = (self.featurize_rows(table, batch.to_pylist())[0] for batch in batches)
         return Items.concatenate([no_items, *shards])
@@ -148,7 +150,7 @@ class Featurizer:
         """The same items with new features of the pictures that they hold."""
         images, regions = items.images.copy(), items.regions.copy()
         rows = np.flatnonzero(items.has_image)
-        for start in tqdm(range(0, len(rows), BATCH), "encode pictures", unit="batch"):
+        for start in show_progress(range(0, len(rows), BATCH), "encode pictures", unit="batch"):
             batch = rows[start : start + BATCH]
             images[batch], batch_regions = self.encode_pictures(items.pictures[batch].tolist(), BATCH)
             if regions.size:  # regions may not be loaded

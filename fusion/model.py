@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from catalog.progress import show_progress
 from fusion.encoders.image import ImageEncoder
 from fusion.encoders.text import ENCODERS as TEXT_ENCODERS
 from fusion.encoders.video import ENCODERS as VIDEO_ENCODERS
@@ -402,5 +403,13 @@ def embed(
     usable = items.has_any(set(modalities) & set(model.config.modalities))
     encode_product = partial(model.encode_product, modalities=modalities)
     encode = encode_product if role == "product" else model.encode_query
-    embeddings = [encode(batch).cpu() for batch in items.batches(device, batch_size)]
+    batches = show_progress(
+        items.batches(device, batch_size),
+        f"{role} embeddings",
+        -(-len(items) // batch_size),
+        unit="batch",
+        leave=False,  # training embeds after each epoch
+        disable=len(items) <= batch_size,
+    )
+    embeddings = [encode(batch).cpu() for batch in batches]
     return torch.cat([torch.empty(0, model.config.dim), *embeddings]).numpy() * usable[:, None]

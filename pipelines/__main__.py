@@ -1,4 +1,4 @@
-"""`python -m pipelines compile|run|check|submit|schedule|schedules|status`."""
+"""`python -m pipelines compile|components|run|check|submit|schedule|schedules|status`."""
 
 import argparse
 import sys
@@ -8,8 +8,9 @@ from typing import Any
 
 from catalog import command
 from catalog.schema import DataError
+from catalog.threads import limit_threads
 from components.params import load_pipeline_params
-from pipelines import check, ir, local, remote
+from pipelines import check, components, ir, local, remote
 from pipelines.cluster import Cluster, current_commit, load_cluster
 
 Verb = Callable[[str, Callable[..., None], str], argparse.ArgumentParser]
@@ -42,6 +43,7 @@ def schedule(name: str, cron: str, timezone: str, catch_up: bool, concurrency: i
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit code of `catalog.command.run_command`."""
+    limit_threads()
     arguments = vars(_build_parser().parse_args(argv))
     function = arguments.pop("function")
     return command.run_command(lambda: function(**arguments))
@@ -64,6 +66,12 @@ def _build_parser() -> argparse.ArgumentParser:
 def _add_local_verbs(add_verb: Verb) -> None:
     compile_verb = add_verb("compile", compile_to, "write the pipeline as IR YAML")
     compile_verb.add_argument("--output", type=Path, required=True, metavar="FILE")
+    components_verb = add_verb(
+        "components", components.export_components, "write steps as KFP components for other pipelines"
+    )
+    components_verb.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", dest="folder", help="folder for NAME.yaml of each"
+    )
     run_verb = add_verb("run", run, "run the pipeline on this machine, with kfp's local runner")
     run_verb.add_argument("--root", type=Path, default=Path("artifacts/pipeline"), metavar="DIR")
     run_verb.add_argument("--image", help="run each step in a container of this image (default: a process)")
@@ -74,7 +82,8 @@ def _add_local_verbs(add_verb: Verb) -> None:
     _add_data_options(run_verb, repo=".")
     for verb in (compile_verb, run_verb):
         _add_params_option(verb)
-    _add_cluster_option(compile_verb, default=None)
+    for verb in (compile_verb, components_verb):
+        _add_cluster_option(verb, default=None)
 
 
 def _add_cluster_verbs(add_verb: Verb) -> None:

@@ -3,12 +3,9 @@
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import requests
 from google.protobuf import json_format
 
 from catalog.schema import DataError
@@ -23,18 +20,13 @@ from pipelines.cluster import (
     current_commit,
     load_cluster,
 )
-from pipelines.nodes import API, RUNTIME
+from pipelines.inspection import inspect_cluster, inspect_images
 
-TIMEOUT = 10  # seconds
-MANIFESTS = (
-    "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
-    "application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json"
-)
 _DNS_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 def check_pipeline(cluster_file: Path, params_file: Path) -> None:
-    """Check everything that this machine can check; print what it could not check.
+    """Check everything that this machine can check; print what it could not check, and limits of the cluster.
 
     Raises:
         DataError: with all faults.
@@ -42,13 +34,14 @@ def check_pipeline(cluster_file: Path, params_file: Path) -> None:
     cluster = load_cluster(cluster_file)
     text = ir.compile_pipeline(cluster, current_commit(), load_pipeline_params(params_file))
     faults = [*find_faults(text), *find_placement_faults(cluster)]
-    for find_missing in (find_missing_images, find_missing_objects):
-        try:
-            faults += find_missing(cluster)
-        except ConnectionError as error:
-            print(f"check: not checked: {error}", file=sys.stderr)
+    for inspect in (inspect_images, inspect_cluster):
+        findings = inspect(cluster)
+        faults += findings.faults
+        for note in findings.notes:
+            print(f"check: {note}", file=sys.stderr)
     if faults:
-        raise DataError("\n  ".join([f"{cluster_file}: {len(faults)} faults:", *faults]))
+        count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
+        raise DataError("\n  ".join([f"{cluster_file}: {count}:", *faults]))
     print(f"{cluster_file}: no faults found")
 
 
@@ -246,103 +239,3 @@ def find_placement_faults(cluster: Cluster) -> Iterator[str]:
                 f"steps.{step}: requests {placement.accelerator.type}, but runs in the cpu image, "
                 "which cannot use it"
             )
-
-
-def find_missing_images(cluster: Cluster) -> list[str]:
-    """Images that their registries do not have.
-
-    Raises:
-        ConnectionError: if an image cannot be checked: it names no registry, or the registry requires credentials.
-    """
-    faults, unchecked = [], []
-    for target in cluster.images:
-        image = cluster.images[target].replace("{commit}", current_commit())
-        host, slash, name = image.partition("/")
-        if not slash or not (set(host) & {".", ":"} or host == "localhost"):
-            unchecked.append(f"image {image}: it names no registry")
-            continue
-        try:
-            status = _request_manifest(host, name)
-        except requests.RequestException as error:
-            faults.append(f"images.{target}: {host} cannot be reached ({type(error).__name__})")
-            continue
-        if status in {401, 403}:
-            unchecked.append(f"image {image}: its registry requires credentials")
-        elif status >= 400:
-            faults.append(f"images.{target}: {image} does not exist (the registry answers {status})")
-    if unchecked and not faults:
-        raise ConnectionError("; ".join(unchecked))
-    return faults
-
-
-def _request_manifest(host: str, name: str) -> int:
-    """The HTTP status with which a registry answers for an image."""
-    repository, tag = name.rsplit("@" if "@" in name else ":", 1)
-    scheme = "http" if host.partition(":")[0] in {"localhost", "127.0.0.1"} else "https"
-    url = f"{scheme}://{host}/v2/{repository}/manifests/{tag}"
-    return requests.head(url, headers={"Accept": MANIFESTS}, timeout=TIMEOUT).status_code
-
-
-def find_missing_objects(cluster: Cluster) -> list[str]:
-    """What the cluster lacks: secrets, keys of secrets, the service account, and what multi-node training needs.
-
-    Raises:
-        ConnectionError: if no cluster can be reached.
-    """
-    from kubernetes import client, config
-    from urllib3.exceptions import HTTPError
-
-    try:
-        config.load_kube_config()
-    except config.ConfigException as error:
-        raise ConnectionError(
-            f"secrets and service account: no cluster is configured here ({error})"
-        ) from error
-    api = client.CoreV1Api()
-    try:
-        faults = [*_secret_faults(api, cluster), *_account_faults(api, cluster)]
-        if cluster.nodes > 1:
-            faults += _training_faults(api, cluster)
-    except (HTTPError, client.ApiException) as error:
-        host = urlsplit(api.api_client.configuration.host).netloc
-        raise ConnectionError(
-            f"secrets and service account: {host} does not answer ({type(error).__name__})"
-        ) from error
-    return faults
-
-
-def _secret_faults(api: Any, cluster: Cluster) -> Iterator[str]:
-    for name, (keys, place) in cluster.required_secrets().items():
-        if (secret := _read_object(api.read_namespaced_secret, name, cluster.namespace)) is None:
-            yield f"{place}: there is no secret {name} in {cluster.namespace}"
-        elif missing := keys - set(secret.data or {}):
-            yield f"{place}: the secret {name} has no key {', '.join(sorted(missing))}"
-
-
-def _account_faults(api: Any, cluster: Cluster) -> Iterator[str]:
-    account = cluster.service_account
-    if account and _read_object(api.read_namespaced_service_account, account, cluster.namespace) is None:
-        yield f"service_account: there is no {account} in {cluster.namespace}"
-
-
-def _training_faults(api: Any, cluster: Cluster) -> Iterator[str]:
-    from kubernetes.client import CustomObjectsApi
-
-    read_claim = api.read_namespaced_persistent_volume_claim
-    if _read_object(read_claim, cluster.storage, cluster.namespace) is None:
-        yield f"storage: there is no claim {cluster.storage} in {cluster.namespace}"
-    read_runtime = partial(CustomObjectsApi().get_cluster_custom_object, *API, "clustertrainingruntimes")
-    if _read_object(read_runtime, RUNTIME) is None:
-        yield f"nodes: there is no ClusterTrainingRuntime {RUNTIME}; install Kubeflow Trainer"
-
-
-def _read_object(read: Any, *names: str) -> Any:
-    """An object of the cluster; None if it does not exist."""
-    from kubernetes.client import ApiException
-
-    try:
-        return read(*names, _request_timeout=TIMEOUT)
-    except ApiException as error:
-        if error.status == 404:
-            return None
-        raise

@@ -12,8 +12,10 @@ from registry.lineage import read_commit
 
 Target = Literal["cpu", "cuda"]
 TARGETS: dict[str, Target] = {
+    "resolve": "cpu",
     "fetch": "cpu",
     "validate": "cpu",
+    "require_valid": "cpu",
     "featurize": "cuda",
     "gather": "cpu",
     "train": "cuda",
@@ -91,12 +93,11 @@ class Toleration(Params):
 
 
 class Retries(Params):
-    """Retries of a failed step, with a growing wait before each."""
+    """Retries of a step, with a growing wait before each. KFP retries only lost pods: see docs/kubernetes.md."""
 
     count: int = Field(0, ge=0, le=10)
     wait: Duration = "30s"
-    factor: float = Field(2.0, ge=1)
-    longest: Duration = "10m"
+    factor: int = Field(2, ge=1)  # Argo reads whole numbers only
 
 
 class Secret(Params):
@@ -191,7 +192,13 @@ class Cluster(Params):
         return self
 
     def placement(self, step: str) -> Placement:
-        """Settings of a step of `TARGETS`. `launch` waits for training, so it takes timeout and retries of `train`."""
+        """Settings of a step of `TARGETS`.
+
+        `resolve` reads the repository that `fetch` reads, so it takes the settings of `fetch`. `launch` waits for
+        training, so it takes timeout and retries of `train`.
+        """
+        if step == "resolve" and step not in self.steps:
+            return self.placement("fetch")
         if step == "launch" and step not in self.steps:
             train = self.placement("train")
             return self.defaults.model_copy(update={"timeout": train.timeout, "retries": train.retries})
@@ -206,7 +213,7 @@ class Cluster(Params):
         secrets: dict[str, tuple[set[str], str]] = {
             name: (set(), "pull_secrets") for name in self.pull_secrets
         }
-        for step in TARGETS:
+        for step in [*self.steps, *TARGETS]:  # those of the file first: others may take their settings
             for secret in self.placement(step).secrets:
                 if not secret.optional:
                     keys, place = secrets.get(secret.name, (set(), f"steps.{step}.secrets"))

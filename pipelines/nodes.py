@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from catalog import store
 from catalog.schema import DataError
+from catalog.threads import share_threads
 from components.params import TrainParams
 from pipelines.cluster import USER_ID, Cluster, Placement, parse_duration
 from pipelines.processes import torchrun_command, write_params
@@ -208,7 +209,8 @@ def run_node(folder: Path) -> int:
     command = torchrun_command(folder / "features", folder / "params.yaml", folder / "model")
     # the first process of a container has no default handler
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
-    with subprocess.Popen(command) as process:
+    processes = int(os.environ.get("PET_NPROC_PER_NODE", "1"))
+    with subprocess.Popen(command, env=share_threads(processes)) as process:
         try:
             while True:
                 try:

@@ -6,27 +6,29 @@ import sys
 import requests
 
 from catalog.schema import DataError
+from pipelines.failures import ReasonsUnavailable, explain_failures, read_failures
 from registry.model_registry import GATE, REASONS, find_pipeline_version
 
 TIMEOUT = 30  # seconds
+# KFP passes on the states of ML Metadata (backend/src/v2/driver/resolve.go at tag 2.17.0); SUCCEEDED is its own
+SUCCESS, FAILURE = {"COMPLETE", "CACHED", "SUCCEEDED"}, "FAILED"
 
 
-def send_notification(state: str, error: str | None, run_id: str, ui: str) -> None:
+def send_notification(state: str, run_id: str, ui: str) -> None:
     """Post the outcome of a run to the URL in VITRINE_WEBHOOK; does nothing if that is not set.
 
     A failed post is logged, without the URL, and does not fail the step.
 
     Args:
-        state: "SUCCEEDED", "FAILED" or another state of KFP.
-        error: KFP's error message.
+        state: Of the steps of the run, from `PipelineTaskFinalStatus`. Its error is always empty.
         run_id: KFP's id of the run.
         ui: URL of KFP's pages; "" if unknown.
     """
     webhook = os.environ.get("VITRINE_WEBHOOK")
     if not webhook:
         return
-    link = f"\n{ui}/#/runs/details/{run_id}" if ui else ""
-    message = compose_message(state, error, run_id) + link
+    link = f"\n{run_link(ui, run_id)}" if ui else ""
+    message = compose_message(state, run_id) + link
     try:
         answer = requests.post(webhook, json={"text": message}, timeout=TIMEOUT)
         if not answer.ok:
@@ -35,19 +37,50 @@ def send_notification(state: str, error: str | None, run_id: str, ui: str) -> No
         print(f"notify: the webhook cannot be reached ({type(failure).__name__})", file=sys.stderr)
 
 
-def compose_message(state: str, error: str | None, run_id: str) -> str:
-    """The outcome of a run and its reasons."""
-    if state != "SUCCEEDED":
-        return f"Vitrine: run {run_id} {state.lower()}: {error or 'no reason given'}"
+def run_link(ui: str, run_id: str) -> str:
+    """The address of a run's page in KFP."""
+    return f"{ui}/#/runs/details/{run_id}"
+
+
+def compose_message(state: str, run_id: str) -> str:
+    """The outcome of a run, and its reasons."""
+    from kubeflow.common.utils import get_default_target_namespace
+
+    namespace = get_default_target_namespace()
+    if state in SUCCESS or (state != FAILURE and _has_succeeded(run_id, namespace)):
+        return f"Vitrine: run {run_id} succeeded: {describe_version(run_id)}"
+    return "\n".join([f"Vitrine: run {run_id} failed", *explain_failures(run_id, namespace)])
+
+
+def _has_succeeded(run_id: str, namespace: str) -> bool:
+    """Whether a run succeeded whose state says nothing.
+
+    Only the end of a step updates the state of the steps as a whole (`UpdateDAGExecutionsState` of
+    backend/src/v2/component/launcher_v2.go at tag 2.17.0). So it remains RUNNING if a step was killed, but also if all
+    shards were reused.
+    """
+    try:
+        return not read_failures(run_id, namespace)
+    except ReasonsUnavailable as error:
+        print(f"notify: {error}", file=sys.stderr)
+    try:
+        return find_pipeline_version(run_id) is not None  # the last step registers it
+    except DataError as error:
+        print(f"notify: {error}", file=sys.stderr)
+        return False
+
+
+def describe_version(run_id: str) -> str:
+    """The version that a run registered, and the verdict of its gate."""
     try:
         version = find_pipeline_version(run_id)
     except DataError as failure:
-        return f"Vitrine: run {run_id} succeeded; its verdict is unknown, MLflow cannot be reached: {failure}"
+        return f"its verdict is unknown, MLflow cannot be reached: {failure}"
     if version is None:
-        return f"Vitrine: run {run_id} succeeded; it registered no new version"
+        return "it registered no new version"
     verdict = version.tags.get(REASONS) or f"Gate: {version.tags.get(GATE, 'unknown')}."
     server = os.environ.get("MLFLOW_TRACKING_URI", "")
     link = (
         f"\n{server}/#/models/{version.name}/versions/{version.version}" if server.startswith("http") else ""
     )
-    return f"Vitrine: {version.name} version {version.version}. {verdict}{link}"
+    return f"{version.name} version {version.version}. {verdict}{link}"

@@ -4,11 +4,16 @@ from kfp import kubernetes
 from kfp.dsl import PipelineTask
 
 from pipelines.cluster import USER_ID, Cluster, Placement, parse_duration
+from pipelines.failures import STEP_LABEL
 from pipelines.nodes import STORAGE
+
+# Seconds from the first start of a step in which Argo retries it; then it also ends a retried pod (Argo 4.0.5,
+# workflow/controller/operator.go, processNodeRetries). No limit on the wait, and `timeout` already limits each attempt.
+RETRY_WINDOW = 30 * 86400
 
 
 def apply_placement(task: PipelineTask, step: str, cluster: Cluster, commit: str) -> PipelineTask:
-    """Set a task's image, resources, pod settings, environment and retries.
+    """Set a task's image, resources, pod settings, labels, environment and retries.
 
     Args:
         task: Task of the step.
@@ -32,7 +37,7 @@ def apply_placement(task: PipelineTask, step: str, cluster: Cluster, commit: str
         kubernetes.add_toleration(
             task, toleration.key, toleration.operator, toleration.value, toleration.effect, toleration.seconds
         )
-    for key, value in {**cluster.labels, **placement.labels}.items():
+    for key, value in {**cluster.labels, **placement.labels, STEP_LABEL: step}.items():
         kubernetes.add_pod_label(task, key, value)
     return task
 
@@ -45,8 +50,7 @@ def _set_resources(task: PipelineTask, placement: Placement) -> None:
         task.set_accelerator_type(accelerator.type).set_accelerator_limit(accelerator.count)
     if placement.retries.count:
         retries = placement.retries
-        wait, longest = (f"{parse_duration(duration)}s" for duration in (retries.wait, retries.longest))
-        task.set_retry(retries.count, wait, retries.factor, longest)
+        task.set_retry(retries.count, f"{parse_duration(retries.wait)}s", retries.factor, f"{RETRY_WINDOW}s")
     if placement.shm:
         kubernetes.empty_dir_mount(task, "shm", "/dev/shm", "Memory", placement.shm)  # noqa: S108 - inside the pod
     if placement.timeout:

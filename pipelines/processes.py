@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from catalog.schema import DataError
+from catalog.threads import share_threads
 from components.params import TrainParams
 
 
@@ -34,7 +35,7 @@ def train_on_gpus(features: Path, params: TrainParams, model: Path, processes: i
     with tempfile.TemporaryDirectory() as folder:
         params_file = write_params(params, Path(folder))
         command = torchrun_command(features, params_file, model, "--standalone", f"--nproc-per-node={count}")
-        if code := subprocess.run(command, check=False).returncode:
+        if code := subprocess.run(command, env=share_threads(count), check=False).returncode:
             raise DataError(
                 f"train: one of {count} processes failed (exit code {code}); see its message above"
             )

@@ -1,11 +1,10 @@
 """Runs and schedules on a cluster, through Kubeflow Pipelines' own client, which also handles logins."""
 
 import hashlib
+import io
 import logging
 import subprocess
-import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import yaml
-from tqdm import tqdm
 
 from catalog.schema import DataError
 from components.params import load_pipeline_params
@@ -23,14 +21,17 @@ from pipelines.check import find_faults, find_placement_faults
 from pipelines.cluster import Cluster, current_commit, load_cluster
 from pipelines.cron import normalize_cron
 from pipelines.fetch import resolve_commit
+from pipelines.notify import run_link
+from pipelines.status import END_STATES, SUCCEEDED, describe_end, describe_progress, wait_for_run
+from registry.mlflow_store import EXPERIMENT as MLFLOW_EXPERIMENT
 
 if TYPE_CHECKING:
     from kfp import Client
-    from kfp_server_api import V2beta1RecurringRun
+    from kfp_server_api import V2beta1RecurringRun, V2beta1Run
 
 PIPELINE, EXPERIMENT = "vitrine-training", "vitrine"
-END_STATES = {"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED", "ERROR"}
-POLL_INTERVAL = 10  # seconds
+# KFP's MLflow plugin then puts its runs where Vitrine's are; without the plugin, KFP ignores it
+PLUGINS_INPUT = {"mlflow": {"experiment_name": MLFLOW_EXPERIMENT}}
 PAGE_SIZE = 100
 ACTIONS = {
     "pause": "disable_recurring_run",
@@ -103,22 +104,50 @@ def submit_run(
     cluster, repo = load_cluster(cluster_file), _reachable_repo(repo)
     submission = prepare_submission(cluster, params_file, repo, resolve_commit(repo, rev))
     if dry_run:
-        submission.show(service_account=cluster.service_account)
+        submission.show(service_account=cluster.service_account, plugins_input=PLUGINS_INPUT)
         return
     with _connect(cluster, host) as client:
-        pipeline_id, version_id = _upload(client, submission)
-        run = client.run_pipeline(
-            _experiment_id(client, cluster),
-            f"{EXPERIMENT} {submission.parameters['rev'][:12]}",
-            params=submission.parameters,
-            pipeline_id=pipeline_id,
-            version_id=version_id,
-            pipeline_root=cluster.pipeline_root,
-            service_account=cluster.service_account,
-        )
+        run = _create_run(client, cluster, submission)
+        if cluster.ui:
+            print(f"Run details: {run_link(cluster.ui, run.run_id)}")
         print(f"run {run.run_id}")
         if wait:
-            _wait_for_run(client, run.run_id)
+            _print_end(wait_for_run(client, run.run_id), cluster)
+
+
+def _create_run(client: "Client", cluster: Cluster, submission: Submission) -> "V2beta1Run":
+    """Create a run; kfp's `run_pipeline` cannot send the input of plugins.
+
+    Schedules send none: the runs of a schedule with plugins' input and a pipeline version would get no parameters
+    (`CreateJob` of backend/src/apiserver/resource/resource_manager.go at tag 2.17.0).
+    """
+    from kfp_server_api import V2beta1PipelineVersionReference, V2beta1Run, V2beta1RuntimeConfig
+
+    pipeline_id, version_id = _upload(client, submission)
+    body = V2beta1Run(
+        experiment_id=_experiment_id(client, cluster),
+        display_name=f"{EXPERIMENT} {submission.parameters['rev'][:12]}",
+        pipeline_version_reference=V2beta1PipelineVersionReference(
+            pipeline_id=pipeline_id, pipeline_version_id=version_id
+        ),
+        runtime_config=V2beta1RuntimeConfig(
+            parameters=submission.parameters, pipeline_root=cluster.pipeline_root
+        ),
+        service_account=cluster.service_account,
+        plugins_input=PLUGINS_INPUT,
+    )
+    return client.runs.run_service_create_run(run=body)
+
+
+def _print_end(run: "V2beta1Run", cluster: Cluster) -> None:
+    """Print how a run ended.
+
+    Raises:
+        DataError: if it did not succeed; says why.
+    """
+    if run.state != SUCCEEDED:
+        raise DataError(describe_end(run, cluster))
+    print(describe_end(run, cluster))
 
 
 def save_schedule(
@@ -227,7 +256,7 @@ def _print_schedules(schedules: "list[V2beta1RecurringRun]") -> None:
 
 
 def print_status(run_id: str | None, cluster_file: Path, host: str | None = None) -> None:
-    """Print the state of a run, or of the latest ten.
+    """Print the state of a run and, if it has ended, why; or the states of the latest ten.
 
     Raises:
         DataError: if there is no such run, or KFP refuses.
@@ -235,34 +264,17 @@ def print_status(run_id: str | None, cluster_file: Path, host: str | None = None
     cluster = load_cluster(cluster_file)
     with _connect(cluster, host) as client:
         if run_id:
-            runs = [client.get_run(run_id)]
-        else:
-            experiment_id = _experiment_id(client, cluster)
-            page = client.list_runs(page_size=10, sort_by="created_at desc", experiment_id=experiment_id)
-            runs = page.runs or []
-        for run in runs:
-            print(f"{run.run_id}\t{run.state}\t{run.created_at}\t{run.display_name}")
-            if run.error:
-                print(f"  {run.error.message}")
+            _print_run(run := client.get_run(run_id))
+            print(describe_end(run, cluster) if run.state in END_STATES else describe_progress(run))
+            return
+        experiment_id = _experiment_id(client, cluster)
+        page = client.list_runs(page_size=10, sort_by="created_at desc", experiment_id=experiment_id)
+        for run in page.runs or []:
+            _print_run(run)
 
 
-def _wait_for_run(client: "Client", run_id: str) -> None:
-    """Wait until a run ends.
-
-    Raises:
-        DataError: if it does not succeed.
-    """
-    with tqdm(desc="pending", bar_format="{desc} {elapsed}") as bar:
-        while True:
-            run = client.get_run(run_id)
-            bar.set_description_str(str(run.state or "PENDING").lower())
-            if run.state in END_STATES:
-                break
-            time.sleep(POLL_INTERVAL)
-    if run.state != "SUCCEEDED":
-        reason = f": {run.error.message}" if run.error else ""
-        raise DataError(f"run {run_id} {run.state.lower()}{reason}")
-    print(f"run {run_id} succeeded")
+def _print_run(run: "V2beta1Run") -> None:
+    print(f"{run.run_id}\t{run.state}\t{run.created_at}\t{run.display_name}")
 
 
 @contextmanager
@@ -305,7 +317,8 @@ def _create_client(host: str | None, cluster: Cluster) -> "Client":
 
 def _upload(client: "Client", submission: Submission) -> tuple[str, str]:
     """Upload the pipeline and its version unless they exist; returns their ids."""
-    with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
+    # without kfp's links, which it prints only if something is new
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
         path = Path(folder) / "pipeline.yaml"
         path.write_text(submission.ir_yaml)
         pipeline_id = client.get_pipeline_id(PIPELINE)
@@ -324,7 +337,7 @@ def _upload(client: "Client", submission: Submission) -> tuple[str, str]:
 def _experiment_id(client: "Client", cluster: Cluster) -> str:
     """The id of the experiment, which is created if needed. A single-user KFP refuses namespaces."""
     namespace = cluster.namespace if client.get_kfp_healthz().multi_user else None
-    with redirect_stdout(sys.stderr):  # links
+    with redirect_stdout(io.StringIO()):  # a link
         return str(client.create_experiment(EXPERIMENT, namespace=namespace).experiment_id)
 
 

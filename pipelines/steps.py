@@ -1,7 +1,7 @@
 """One thin KFP component per stage, plus the steps that only a pipeline needs. The stages are those of components/.
 
-A step also takes the digest of each input artifact, and returns that of its outputs. KFP identifies artifacts by name;
-the digests make it reuse a step if, and only if, the content is the same.
+KFP reuses a step if its image, its parameters and the ids of its input artifacts are the same. A step that runs again
+gives its artifacts new ids, so all that follows runs again too: see `resolve`.
 """
 
 from functools import partial
@@ -14,64 +14,98 @@ step = partial(dsl.component, base_image="vitrine:python", install_kfp_package=F
 
 
 @step
-def fetch(
-    repo: str, rev: str, data: Output[Dataset], data_digest: OutputPath(str), revision: OutputPath(str)
+def resolve(
+    repo: str, rev: str, commit: OutputPath(str), data_commit: OutputPath(str), data_hash: OutputPath(str)
 ):
     from pathlib import Path
 
-    from pipelines.content import record_digest, run_step
-    from pipelines.fetch import fetch_data
+    from pipelines.fetch import resolve_version
+    from pipelines.step_runner import run_step
 
-    version = run_step(lambda: fetch_data(repo, rev, Path(data.path)))
-    data.metadata |= {"dvc": version.dvc, "fingerprint": record_digest(data, data_digest)}
-    Path(revision).write_text(version.revision)
+    version = run_step("resolve", lambda: resolve_version(repo, rev))
+    Path(commit).write_text(version.commit)
+    Path(data_commit).write_text(version.data_commit)
+    Path(data_hash).write_text(version.data_hash)
 
 
 @step
-def validate(
-    data: Input[Dataset],
-    data_digest: str,
-    params: dict,
-    report: Output[Artifact],
-    report_digest: OutputPath(str),
-):
+def fetch(repo: str, commit: str, data_hash: str, data: Output[Dataset]):
+    from pathlib import Path
+
+    from pipelines.fetch import fetch_data
+    from pipelines.step_runner import run_step
+
+    run_step("fetch", lambda: fetch_data(repo, commit, data_hash, Path(data.path)))
+
+
+@step
+def validate(data: Input[Dataset], params: dict, report: Output[Artifact], faults: OutputPath(str)):
+    """Check a data set and write a report; succeed although the data are invalid, so that the report is stored.
+
+    Args:
+        data: Data set of tables; see catalog/schema.py.
+        params: Section `validate` of params.yaml; {} takes the defaults.
+        report: Facts and pages about the data; give it to require_valid.
+        faults: What makes the data invalid, a line each; empty if they are valid.
+    """
     from pathlib import Path
 
     from components.params import ValidateParams
-    from components.validate import validate
-    from pipelines.content import record_digest, run_step
+    from pipelines.step_runner import run_step
+    from pipelines.validity import list_faults
 
-    run_step(lambda: validate(Path(data.path), ValidateParams(**params), Path(report.path)))
-    record_digest(report, report_digest, "report.json")
+    paths = Path(data.path), Path(report.path)
+    Path(faults).write_text(run_step("validate", lambda: list_faults(*paths, ValidateParams(**params))))
+
+
+@step
+def require_valid(checked: Input[Artifact], faults: str, report: Output[Artifact]):
+    """Fail if validate has reported faults; otherwise copy its report for the steps that follow.
+
+    Args:
+        checked: Output `report` of validate.
+        faults: Output `faults` of validate.
+        report: The same report, of valid data.
+    """
+    from pathlib import Path
+
+    from pipelines.step_runner import run_step
+    from pipelines.validity import accept_report
+
+    run_step(
+        "require_valid", lambda: accept_report(Path(checked.path), faults, checked.uri, Path(report.path))
+    )
 
 
 @step
 def featurize(
     data: Input[Dataset],
     report: Input[Artifact],
-    data_digest: str,
-    report_digest: str,
     params: dict,
     features: Output[Dataset],
-    features_digest: OutputPath(str),
 ):
+    """Compute the features of products and queries.
+
+    Args:
+        data: Data set of tables; see catalog/schema.py.
+        report: Output of require_valid.
+        params: Section `featurize` of params.yaml; {} takes the defaults.
+        features: Features, and the encoders that computed them.
+    """
     from pathlib import Path
 
     from components.featurize import featurize
     from components.params import FeaturizeParams
-    from pipelines.content import record_digest, run_step
+    from pipelines.step_runner import run_step
 
     paths = Path(data.path), Path(report.path)
-    run_step(lambda: featurize(*paths, FeaturizeParams(**params), Path(features.path)))
-    record_digest(features, features_digest)
+    run_step("featurize", lambda: featurize(*paths, FeaturizeParams(**params), Path(features.path)))
 
 
 @step
 def featurize_shard(
     data: Input[Dataset],
     report: Input[Artifact],
-    data_digest: str,
-    report_digest: str,
     params: dict,
     shard: int,
     shards: int,
@@ -81,68 +115,69 @@ def featurize_shard(
 
     from components.featurize import featurize_shard
     from components.params import FeaturizeParams
-    from pipelines.content import run_step
+    from pipelines.step_runner import run_step
 
     paths = Path(data.path), Path(report.path)
-    run_step(lambda: featurize_shard(*paths, FeaturizeParams(**params), Path(part.path), shard, shards))
+    run_step(
+        "featurize",
+        lambda: featurize_shard(*paths, FeaturizeParams(**params), Path(part.path), shard, shards),
+    )
 
 
 @step
 def gather(
     parts: Input[list[Dataset]],
-    data_digest: str,
     params: dict,
     features: Output[Dataset],
-    features_digest: OutputPath(str),
 ):
     from pathlib import Path
 
     from components.featurize import merge_shards
     from components.params import FeaturizeParams
-    from pipelines.content import record_digest, run_step
+    from pipelines.step_runner import run_step
 
     paths = [Path(part.path) for part in parts]
-    run_step(lambda: merge_shards(paths, FeaturizeParams(**params), Path(features.path)))
-    record_digest(features, features_digest)
+    run_step("gather", lambda: merge_shards(paths, FeaturizeParams(**params), Path(features.path)))
 
 
 @step
 def train(
     features: Input[Dataset],
-    features_digest: str,
     params: dict,
     model: Output[Model],
-    model_digest: OutputPath(str),
 ):
+    """Train a model on all GPUs of the pod, or on its CPUs.
+
+    Args:
+        features: Output of featurize.
+        params: Section `train` of params.yaml; {} takes the defaults.
+        model: Weights and configuration.
+    """
     from pathlib import Path
 
     from components.params import TrainParams
-    from pipelines.content import record_digest, run_step
     from pipelines.processes import train_on_gpus
+    from pipelines.step_runner import run_step
 
-    run_step(lambda: train_on_gpus(Path(features.path), TrainParams(**params), Path(model.path)))
-    record_digest(model, model_digest)
+    run_step("train", lambda: train_on_gpus(Path(features.path), TrainParams(**params), Path(model.path)))
 
 
 @step
 def train_on_nodes(
     features: Input[Dataset],
-    features_digest: str,
     params: dict,
     job: dict,
     model: Output[Model],
-    model_digest: OutputPath(str),
 ):
     import os
     from pathlib import Path
 
     from components.params import TrainParams
-    from pipelines.content import record_digest, run_step
     from pipelines.nodes import train_on_nodes
+    from pipelines.step_runner import run_step
 
     paths = Path(features.path), TrainParams(**params), Path(model.path)
-    run_step(lambda: train_on_nodes(*paths, job, os.environ["KFP_RUN_ID"]))
-    record_digest(model, model_digest)
+    run_step("train", lambda: train_on_nodes(*paths, job, os.environ["KFP_RUN_ID"]))
 
 
 @step
@@ -150,22 +185,26 @@ def evaluate(
     data: Input[Dataset],
     features: Input[Dataset],
     model: Input[Model],
-    data_digest: str,
-    features_digest: str,
-    model_digest: str,
     params: dict,
     evaluation: Output[Artifact],
-    evaluation_digest: OutputPath(str),
 ):
+    """Evaluate a model and the baselines on the test queries.
+
+    Args:
+        data: Data set of tables; see catalog/schema.py.
+        features: Output of featurize.
+        model: Output of train.
+        params: Section `evaluate` of params.yaml; {} takes the defaults.
+        evaluation: Metrics, rankings and a report.
+    """
     from pathlib import Path
 
     from components.evaluate import evaluate
     from components.params import EvaluateParams
-    from pipelines.content import record_digest, run_step
+    from pipelines.step_runner import run_step
 
     paths = Path(data.path), Path(features.path), Path(model.path)
-    run_step(lambda: evaluate(*paths, EvaluateParams(**params), Path(evaluation.path)))
-    record_digest(evaluation, evaluation_digest)
+    run_step("evaluate", lambda: evaluate(*paths, EvaluateParams(**params), Path(evaluation.path)))
 
 
 @step
@@ -176,24 +215,37 @@ def register(
     evaluation: Input[Artifact],
     params: dict,
     revision: str,
+    data_hash: str,
     run_id: str,
     registration: Output[Artifact],
 ):
+    """Register a model in MLflow and decide whether it may replace the champion. Disable caching: the registry changes.
+
+    Args:
+        data: Data set of tables; see catalog/schema.py.
+        report: Output of require_valid.
+        model: Output of train.
+        evaluation: Output of evaluate.
+        params: Section `register` of params.yaml; {} takes the defaults.
+        revision: Commit of the data, for the version's tags.
+        data_hash: DVC's hash of the data, for the version's tags.
+        run_id: KFP's id of the run (dsl.PIPELINE_JOB_ID_PLACEHOLDER), for the version's tags.
+        registration: Version, verdict and reasons.
+    """
     import os
     from pathlib import Path
 
     from components.params import RegisterParams
     from components.register import register
-    from pipelines.content import run_step
+    from pipelines.step_runner import run_step
 
-    os.environ |= {"KFP_RUN_ID": run_id, "VITRINE_DATA_REVISION": revision}
-    os.environ["VITRINE_DATA_DVC"] = data.metadata["dvc"]
+    os.environ |= {"KFP_RUN_ID": run_id, "VITRINE_DATA_REVISION": revision, "VITRINE_DATA_DVC": data_hash}
     paths = Path(data.path), Path(report.path), Path(model.path), Path(evaluation.path)
-    run_step(lambda: register(*paths, RegisterParams(**params), Path(registration.path)))
+    run_step("register", lambda: register(*paths, RegisterParams(**params), Path(registration.path)))
 
 
 @step
 def notify(status: PipelineTaskFinalStatus, run_id: str, ui: str):
     from pipelines.notify import send_notification
 
-    send_notification(status.state, status.error_message, run_id, ui)
+    send_notification(status.state, run_id, ui)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from kfp import dsl
 from kfp.dsl import Artifact, Dataset, Input
@@ -19,13 +19,6 @@ Place = Callable[
     [dsl.PipelineTask, str], dsl.PipelineTask
 ]  # applies the cluster's settings to a task of a step
 Outputs = Mapping[str, Any]  # outputs of a step, by name
-
-
-class Features(NamedTuple):
-    """Outputs of featurize, with or without shards."""
-
-    features: Dataset
-    features_digest: str
 
 
 def build_pipeline(cluster: Cluster, commit: str) -> dsl.base_component.BaseComponent:
@@ -54,20 +47,22 @@ def build_pipeline(cluster: Cluster, commit: str) -> dsl.base_component.BaseComp
             register: See `components.params.RegisterParams`.
         """
         with _notification(cluster, place):
-            fetched = place(steps.fetch(repo=repo, rev=rev), "fetch").set_caching_options(False).outputs
-            data = {name: fetched[name] for name in ("data", "data_digest")}
-            report = place(steps.validate(**data, params=validate), "validate").outputs
+            version = place(steps.resolve(repo=repo, rev=rev), "resolve").set_caching_options(False).outputs
+            fetch_task = steps.fetch(repo=repo, commit=version["data_commit"], data_hash=version["data_hash"])
+            data = place(fetch_task, "fetch").outputs
+            report = _add_validate(place, {**data, "params": validate})
             features = add_featurize(**data, **report, params=featurize)
             model = _add_train(cluster, commit, place, {**features, "params": train})
             evaluate_task = steps.evaluate(**data, **features, **model, params=evaluate)
             evaluation = place(evaluate_task, "evaluate").outputs
             register_task = steps.register(
-                data=data["data"],
-                report=report["report"],
-                model=model["model"],
-                evaluation=evaluation["evaluation"],
+                **data,
+                **report,
+                **model,
+                **evaluation,
                 params=register,
-                revision=fetched["revision"],
+                revision=version["commit"],
+                data_hash=version["data_hash"],
                 run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
             )
             place(register_task, "register").set_caching_options(False)
@@ -84,6 +79,13 @@ def _notification(cluster: Cluster, place: Place) -> AbstractContextManager[obje
     return dsl.ExitHandler(place(task, "notify").set_caching_options(False), name="all-steps")
 
 
+def _add_validate(place: Place, inputs: Mapping[str, Any]) -> Outputs:
+    """Check the data in two steps: KFP does not store the report of a step that fails."""
+    checked = place(steps.validate(**inputs), "validate").outputs
+    task = steps.require_valid(checked=checked["report"], faults=checked["faults"])
+    return place(task, "require_valid").outputs
+
+
 def _featurize_builder(shards: int, place: Place) -> Callable[..., Outputs]:
     """A function that adds featurize to the pipeline, as one step or in shards, and returns its outputs.
 
@@ -93,26 +95,14 @@ def _featurize_builder(shards: int, place: Place) -> Callable[..., Outputs]:
         return lambda **inputs: place(steps.featurize(**inputs), "featurize").outputs
 
     @dsl.pipeline(name="featurize-in-shards")
-    def featurize_in_shards(
-        data: Input[Dataset], report: Input[Artifact], data_digest: str, report_digest: str, params: dict
-    ) -> Features:
+    def featurize_in_shards(data: Input[Dataset], report: Input[Artifact], params: dict) -> Dataset:
         with dsl.ParallelFor(list(range(shards))) as shard:
-            part = steps.featurize_shard(
-                data=data,
-                report=report,
-                data_digest=data_digest,
-                report_digest=report_digest,
-                params=params,
-                shard=shard,
-                shards=shards,
-            )
+            part = steps.featurize_shard(data=data, report=report, params=params, shard=shard, shards=shards)
             place(part, "featurize")
-        parts = dsl.Collected(part.outputs["part"])
-        gather_task = steps.gather(parts=parts, data_digest=data_digest, params=params)
-        outputs = place(gather_task, "gather").outputs
-        return Features(outputs["features"], outputs["features_digest"])
+        task = steps.gather(parts=dsl.Collected(part.outputs["part"]), params=params)
+        return place(task, "gather").outputs["features"]
 
-    return lambda **inputs: featurize_in_shards(**inputs).outputs
+    return lambda **inputs: {"features": featurize_in_shards(**inputs).output}
 
 
 def _add_train(cluster: Cluster, commit: str, place: Place, inputs: Mapping[str, Any]) -> Outputs:

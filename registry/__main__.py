@@ -7,6 +7,7 @@ from pathlib import Path
 
 from catalog.command import run_command
 from catalog.config import read_yaml, validate_values
+from catalog.threads import limit_threads
 from eval.errors import JudgeError
 from registry.mlflow_store import connect, translate_errors
 from registry.model_registry import ModelRegistry
@@ -16,6 +17,7 @@ from registry.promotion import history, promote, rollback
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; the exit code of `catalog.command.run_command`."""
+    limit_threads()
     arguments = create_parser().parse_args(argv)
     return run_command(lambda: print(run_verb(arguments)), JudgeError)
 

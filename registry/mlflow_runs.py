@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from catalog.schema import TABLES, DataError
 from registry.mlflow_store import EXPERIMENT, connect
+from registry.task_runs import leave_task_run, link_task_run
 
 if TYPE_CHECKING:
     from mlflow import ActiveRun, MlflowClient
@@ -33,21 +34,28 @@ def open_chain_run(chain: str, training: str, tags: Mapping[str, str]) -> Iterat
         chain: Identifies the output of the chain; a second call with the same value resumes the same run.
         training: Identifies data and settings of the training, as for `track_training`.
         tags: Set when the run first belongs to the chain. They do not change later.
+
+    Where KFP's MLflow plugin is on, the step that first calls this is the run's parent.
     """
     import mlflow
 
-    os.environ.pop("MLFLOW_RUN_ID", None)  # it would override the run chosen here
-    tags = {CHAIN: chain, **tags}
+    client = mlflow.MlflowClient()
+    with leave_task_run(client) as task_run, _start_chain_run(chain, training, tags) as run:
+        is_new = CHAIN not in run.data.tags  # of its training
+        link_task_run(client, run, task_run, "register", move=is_new)
+        if is_new:
+            mlflow.set_tags({CHAIN: chain, **tags})
+        yield run
+
+
+def _start_chain_run(chain: str, training: str, tags: Mapping[str, str]) -> "ActiveRun":
+    import mlflow
+
     if chain_runs := _search_runs(CHAIN, chain):
-        with mlflow.start_run(run_id=chain_runs[0].info.run_id) as run:
-            yield run
-    elif free := [trained for trained in _search_runs(TRAINING, training) if CHAIN not in trained.data.tags]:
-        with mlflow.start_run(run_id=free[0].info.run_id) as run:
-            mlflow.set_tags(tags)
-            yield run
-    else:
-        with mlflow.start_run(run_name=f"chain-{chain[:8]}", tags={TRAINING: training, **tags}) as run:
-            yield run
+        return mlflow.start_run(run_id=chain_runs[0].info.run_id)
+    if free := [trained for trained in _search_runs(TRAINING, training) if CHAIN not in trained.data.tags]:
+        return mlflow.start_run(run_id=free[0].info.run_id)
+    return mlflow.start_run(run_name=f"chain-{chain[:8]}", tags={TRAINING: training, CHAIN: chain, **tags})
 
 
 def _search_runs(tag: str, value: str) -> list["MlflowRun"]:
@@ -78,7 +86,7 @@ def track_training(training: str) -> Iterator[Callable[[dict[str, float]], None]
     with ExitStack() as stack:
         try:
             client = connect()
-            run = stack.enter_context(_open_training_run(training))
+            run = stack.enter_context(_open_training_run(client, training))
         except (DataError, MlflowException) as error:
             print(f"train: warning: not shown in MLflow: {error}", file=sys.stderr)
             yield lambda _: None
@@ -86,10 +94,16 @@ def track_training(training: str) -> Iterator[Callable[[dict[str, float]], None]
         yield _epoch_logger(client, run)
 
 
-def _open_training_run(training: str) -> "ActiveRun":
+@contextmanager
+def _open_training_run(client: "MlflowClient", training: str) -> Iterator["ActiveRun"]:
+    with leave_task_run(client) as task_run, _start_training_run(training) as run:
+        link_task_run(client, run, task_run, "train")
+        yield run
+
+
+def _start_training_run(training: str) -> "ActiveRun":
     import mlflow
 
-    os.environ.pop("MLFLOW_RUN_ID", None)
     if runs := _search_runs(TRAINING, training):
         return mlflow.start_run(run_id=runs[0].info.run_id)
     return mlflow.start_run(run_name=f"train-{training[:8]}", tags={TRAINING: training})

@@ -39,6 +39,11 @@ def experiment_url(experiment_id: str) -> str:
     return ui_url(f"experiments/{experiment_id}/runs{ML_VIEW}")
 
 
+def run_link(experiment_id: str, run_id: str) -> str:
+    """A link to the page of a run, for use in another page of MLflow's UI."""
+    return f"#/experiments/{experiment_id}/runs/{run_id}{ML_VIEW}"
+
+
 def artifact_link(experiment_id: str, run_id: str, path: str) -> str:
     """A link to the page of a run's artifact, for use in another page of MLflow's UI."""
     return f"#/experiments/{experiment_id}/runs/{run_id}/artifacts/{quote(path)}{ML_VIEW}"

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from catalog.progress import show_progress
 from eval.combine import best_weight, weighted
 from eval.metrics import Scores
 from eval.rankings import Run
@@ -89,7 +90,8 @@ def rank_systems(
     test_ids, validation_ids = candidate.test_queries.ids, candidate.validation_queries.ids
     bm25_rankings = rank_bm25(data, np.concatenate([test_ids, validation_ids]), params.depth)
     rankings = {BM25: _select_queries(bm25_rankings, test_ids)}
-    for system, modalities in list_ablations(candidate.network, candidate.products).items():
+    ablations = list_ablations(candidate.network, candidate.products)
+    for system, modalities in show_progress(ablations.items(), "ablations", unit="system"):
         product_embeddings = embed(candidate.network, candidate.products, "product", modalities)
         rankings[system] = rank_products(candidate, product_embeddings, params.depth)
     rankings[CANDIDATE] = rank_products(candidate, index.vectors, params.depth)

@@ -17,6 +17,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 from catalog.images import Limits
+from catalog.threads import limit_threads
 from fusion.featurizer import Featurizer
 from fusion.model import ProductSearchModel, embed
 from fusion.search.catalogue_search import FILTERS, SearchIndex
@@ -66,6 +67,7 @@ class ProductSearch(PythonModel):
         Args:
             context: Has the artifacts `model` (output folder of the train stage) and `index` (from `SearchIndex.save`).
         """
+        limit_threads()  # MLflow's server, which calls this, sets none
         folder = Path(context.artifacts["model"])
         self.model, self.featurizer = ProductSearchModel.load(folder), Featurizer.load(folder)
         self.index = SearchIndex.load(Path(context.artifacts["index"]))

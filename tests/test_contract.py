@@ -107,48 +107,64 @@ def dvc_edges(dvc: dict[str, Any]) -> Edges:
     }
 
 
-RUNTIME_PARAMETERS = {"register": {"revision": "STRING", "run_id": "STRING"}}  # besides params and digests
-NOT_REUSED = {"fetch", "register"}  # a branch can move, the registry can change
+# Steps that only the pipeline has. `require-valid` passes the report of valid data on.
+PIPELINE_STEPS = {
+    "resolve": Shape((), ()),
+    "fetch": Shape((), ("data",)),
+    "require-valid": Shape(("checked",), ("report",)),
+}
+PARAMETERS = {
+    "resolve": {"repo": "STRING", "rev": "STRING"},
+    "fetch": {"repo": "STRING", "commit": "STRING", "data_hash": "STRING"},
+    "require-valid": {"faults": "STRING"},
+    "register": {"params": "STRUCT", "revision": "STRING", "data_hash": "STRING", "run_id": "STRING"},
+}
+RESOLVED = {  # (step, parameter) → output of `resolve`
+    ("fetch", "commit"): "data_commit",
+    ("fetch", "data_hash"): "data_hash",
+    ("register", "revision"): "commit",
+    ("register", "data_hash"): "data_hash",
+}
+OUTPUT_PARAMETERS = {"resolve": {"commit", "data_commit", "data_hash"}, "validate": {"faults"}}
+NOT_REUSED = {"resolve", "register"}  # a branch can move, the registry can change
 
 
 def check_ir(ir: dict[str, Any], expected: Edges) -> None:
     """Every stage is a task of its name with its inputs, params and outputs; the data flow alone defines the order.
-    Each input comes with its digest, or KFP would reuse steps although their data changed."""
+    Only what can change elsewhere runs in each run."""
     tasks = ir["root"]["dag"]["tasks"]
-    shapes = signatures() | {"fetch": Shape((), ("data",))}
+    shapes = signatures() | PIPELINE_STEPS
     assert set(tasks) == set(shapes)
     edges: Edges = {}
+    resolved: dict[tuple[str, str], str] = {}
     for name, task in tasks.items():
         component = ir["components"][task["componentRef"]["name"]]
-        inputs = component.get("inputDefinitions", {})
+        inputs, outputs = component.get("inputDefinitions", {}), component["outputDefinitions"]
         parameters = {key: value["parameterType"] for key, value in inputs.get("parameters", {}).items()}
-        outputs = component["outputDefinitions"]
         assert set(inputs.get("artifacts", {})) == set(shapes[name].inputs), name
-        assert set(outputs["artifacts"]) == set(shapes[name].outputs), name
-        reused = name not in NOT_REUSED
-        assert task["cachingOptions"].get("enableCache", False) == reused, name
-        if name != "register":
-            names = {f"{output}_digest" for output in shapes[name].outputs} | (
-                {"revision"} if name == "fetch" else set()
-            )
-            assert set(outputs["parameters"]) == names
-        if name == "fetch":
-            assert parameters == {"repo": "STRING", "rev": "STRING"}
-            continue
-        digests = {f"{key}_digest": "STRING" for key in shapes[name].inputs if reused}
-        assert parameters == {"params": "STRUCT", **digests, **RUNTIME_PARAMETERS.get(name, {})}, name
-        sources = task["inputs"]["parameters"]
-        assert sources["params"] == {"componentInputParameter": name}, name
+        assert set(outputs.get("artifacts", {})) == set(shapes[name].outputs), name
+        assert set(outputs.get("parameters", {})) == OUTPUT_PARAMETERS.get(name, set()), name
+        assert parameters == PARAMETERS.get(name, {"params": "STRUCT"}), name
+        assert task["cachingOptions"].get("enableCache", False) == (name not in NOT_REUSED), name
+        sources = task["inputs"]["parameters"] if parameters else {}
+        if "params" in parameters:
+            assert sources["params"] == {"componentInputParameter": name}, name
         before = set()
-        for key, source in task["inputs"]["artifacts"].items():
+        for key, source in sources.items():
+            if output := source.get("taskOutputParameter"):
+                before.add(output["producerTask"])
+                if output["producerTask"] == "resolve":
+                    resolved[name, key] = output["outputParameterKey"]
+        for key, source in task["inputs"].get("artifacts", {}).items():
             output = source["taskOutputArtifact"]
             edges[name, key] = output["producerTask"], output["outputArtifactKey"]
             before.add(output["producerTask"])
-            if reused:
-                digest = {"producerTask": output["producerTask"], "outputParameterKey": f"{key}_digest"}
-                assert sources[f"{key}_digest"] == {"taskOutputParameter": digest}, name
-        assert set(task["dependentTasks"]) == before, f"{name} waits for more than its data"
-    assert edges == expected
+        assert set(task.get("dependentTasks", [])) == before, f"{name} waits for more than its data"
+    assert resolved == RESOLVED
+    assert edges.pop(("require-valid", "checked")) == (report := ("validate", "report"))
+    assert report not in edges.values(), "a stage takes a report that may be of data that are not valid"
+    accepted = ("require-valid", "report")
+    assert {key: report if source == accepted else source for key, source in edges.items()} == expected
     check_containers(ir["deploymentSpec"]["executors"])
 
 
@@ -238,10 +254,12 @@ def _container(ir: dict[str, Any]) -> dict[str, Any]:
 
 
 IR_BREACHES: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "a digest of other data": lambda ir: _task(ir, "train")["inputs"]["parameters"].update(
-        features_digest={
-            "taskOutputParameter": {"producerTask": "fetch", "outputParameterKey": "data_digest"}
-        }
+    "data of another hash": lambda ir: _task(ir, "fetch")["inputs"]["parameters"].pop("data_hash"),
+    "the data are fetched anew in each run": lambda ir: _task(ir, "fetch")["cachingOptions"].update(
+        enableCache=False
+    ),
+    "a report that nobody checked": lambda ir: _task(ir, "featurize")["inputs"]["artifacts"]["report"].update(
+        taskOutputArtifact={"producerTask": "validate", "outputArtifactKey": "report"}
     ),
     "register is reused": lambda ir: _task(ir, "register")["cachingOptions"].update(enableCache=True),
     "a task is gone": lambda ir: ir["root"]["dag"]["tasks"].pop("register"),

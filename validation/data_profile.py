@@ -30,14 +30,15 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
-from tqdm import tqdm
 
 from catalog import store
 from catalog.images import Limits, PictureError, decode, is_flat, pixel_hash
 from catalog.languages import detect_language
 from catalog.privacy import SAMPLE_ROWS, looks_personal
+from catalog.progress import show_progress
 from catalog.schema import DERIVED, EXACT, SPLITS, TABLES
 from catalog.text import normalise
+from catalog.threads import cpu_count
 from validation.near_duplicates import find_near_duplicates, picture_signature
 
 BATCH_ROWS = 256  # rows of pictures in memory at a time
@@ -162,7 +163,7 @@ def profile_data(data: Path, limits: Limits, languages: Collection[str] = ()) ->
 
 def _read_frames(data: Path, limits: Limits) -> dict[str, pd.DataFrame]:
     """Read the tables, pictures and clips; blank texts of the tables become null."""
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
+    with ThreadPoolExecutor(cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
         columns = ["product_id", "title", "description", "price"]
         products, product_pictures = _profile_rows(data, "products", columns, limits, pool)
         columns = ["query_id", "text", "split", "judged_by", "frequency"]
@@ -228,7 +229,7 @@ def _frame_problem(frame: dict[str, Any] | None, limits: Limits) -> str | None:
 
 def _read_with_progress(data: Path, table: str, names: list[str], label: str) -> Iterator[pa.RecordBatch]:
     total = sum(store.open_file(path).metadata.num_rows for path in store.list_files(data, table))
-    with tqdm(total=total, desc=label, unit="row", disable=None) as bar:
+    with show_progress(total=total, desc=label, unit="row") as bar:
         for batch in store.read_batches(data, table, names, rows=BATCH_ROWS):
             yield batch
             bar.update(batch.num_rows)
@@ -238,7 +239,7 @@ def _add_product_columns(products: pd.DataFrame, languages: Collection[str]) -> 
     for name, keys in (("pixels", products.pixels), ("description", _normalised(products.description))):
         products[f"same_{name}"] = keys.map(keys.value_counts()).astype("Int64")
     texts = products.title.fillna("") + ". " + products.description.fillna("")
-    detected = [detect_language(text) for text in tqdm(texts, "languages", unit="row", disable=None)]
+    detected = [detect_language(text) for text in show_progress(texts, "languages", unit="row")]
     text_languages = pd.Series(detected, products.index, dtype="str")
     expected = languages or text_languages.value_counts().index[:1]
     products["foreign"] = text_languages.where(~text_languages.isin(expected))

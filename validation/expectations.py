@@ -19,6 +19,7 @@ from great_expectations.data_context.types.base import (
     ProgressBarsConfig,
 )
 
+from catalog.progress import show_progress
 from catalog.schema import GRADES, JUDGED_BY, SPLITS, TABLES, DataError
 from validation.params import Severity, ValidateParams
 
@@ -237,7 +238,8 @@ class Inspection:
 
     def check(self, frames: Mapping[str, pd.DataFrame]) -> None:
         """Check the rules about these frames; each frame may be checked only once."""
-        for name in dict.fromkeys(rule.frame for rule in self._table if rule.frame in frames):
+        names = dict.fromkeys(rule.frame for rule in self._table if rule.frame in frames)
+        for name in show_progress(names, "rules", unit="table"):
             suite = {number: rule for number, rule in enumerate(self._table) if rule.frame == name}
             self._findings |= self._check(name, frames[name], suite)
 

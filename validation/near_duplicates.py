@@ -6,7 +6,8 @@ import faiss
 import numpy as np
 from PIL import Image
 from scipy.fft import dctn
-from tqdm import tqdm
+
+from catalog.progress import show_progress
 
 HASH_BITS, CELLS = 256, 8
 # Bits, and steps of 255: the same picture in another encoding, size or brightness stays below; see docs/validation.md.
@@ -53,7 +54,7 @@ def find_near_duplicates(
     )
     index = faiss.IndexBinaryFlat(HASH_BITS)
     index.add(hashes)
-    for start in tqdm(range(0, len(hashes), BATCH_ROWS), "near duplicates", unit="batch", disable=None):
+    for start in show_progress(range(0, len(hashes), BATCH_ROWS), "near duplicates", unit="batch"):
         rows, others, distances = _search(index, hashes, start)
         eligible = np.flatnonzero((group[rows] != group[others]) & (pixels[rows] != pixels[others]))
         difference = np.abs(colours[rows[eligible]] - colours[others[eligible]])

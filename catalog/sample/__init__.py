@@ -5,7 +5,6 @@ type and the last two. Queries ask for both kinds, so that neither pictures nor 
 the products have a clip with a motion that only the clip shows; queries of the segment "video" ask for it.
 """
 
-import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -15,13 +14,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
+from catalog.progress import show_progress
 from catalog.sample.listings import CODE_COUNT, make_listing
 from catalog.sample.queries import draw_judgements, draw_queries
 from catalog.sample.truth import Need
 from catalog.schema import DataError
 from catalog.store import TableWriter, new_atomic_dir
+from catalog.threads import cpu_count
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -39,7 +38,7 @@ def write_sample(out: Path, products: int, seed: int, queries: int = 720, worker
         products: Number of products.
         seed: Random seed.
         queries: Number of queries.
-        workers: Number of processes; by default one per core.
+        workers: Number of processes; by default `catalog.threads.cpu_count`.
 
     Raises:
         DataError: if a number is out of range, or the folder cannot be written.
@@ -53,13 +52,13 @@ def write_sample(out: Path, products: int, seed: int, queries: int = 720, worker
     with new_atomic_dir(out) as folder:
         needs = _write_queries(folder, seed, products, queries)
         _write_judgements(folder, seed, products, needs)
-        _write_products(folder, seed, products, workers or os.cpu_count() or 1)
+        _write_products(folder, seed, products, workers or cpu_count())
 
 
 def _write_queries(folder: Path, seed: int, products: int, count: int) -> list[Need]:
     """Write the queries; returns what each asks for."""
     needs = []
-    queries = tqdm(draw_queries(seed, products, count), "queries", count, unit="query", disable=None)
+    queries = show_progress(draw_queries(seed, products, count), "queries", count, unit="query")
     with TableWriter(folder, "queries", without=["frequency"]) as table:  # no searches, no frequencies
         for query in queries:
             table.write(query.row)
@@ -78,7 +77,7 @@ def _write_products(folder: Path, seed: int, products: int, workers: int) -> Non
     tasks = (range(start, min(start + TASK_PRODUCTS, products)) for start in starts)
     with (
         TableWriter(folder, "products") as table,
-        tqdm(desc="products", total=products, unit="product", disable=None) as progress,
+        show_progress(desc="products", total=products, unit="product") as progress,
     ):
         for rows in _map_in_order(partial(_make_listings, seed), tasks, workers):
             for row in rows:

@@ -13,7 +13,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from catalog.conversion import Row
 from catalog.fashion_queries import (
@@ -27,8 +26,10 @@ from catalog.fashion_queries import (
 )
 from catalog.files import Files
 from catalog.images import decode_and_hash
+from catalog.progress import show_progress
 from catalog.schema import DERIVED, DataError
 from catalog.sources import source
+from catalog.threads import cpu_count
 
 HEADER = "id,gender,masterCategory,subCategory,articleType,baseColour,season,year,usage,productDisplayName"
 MAX_BYTES = 1 << 30  # of styles.csv
@@ -155,7 +156,7 @@ def _hash_pictures(files: Files, folder: PurePosixPath, styles: Sequence[Style])
         except ValueError:
             return None
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(cpu_count()) as pool:
         results = pool.map(hash_picture, product_ids)
-        hashes = tqdm(results, "hash pictures", len(product_ids), unit="picture", disable=None)
+        hashes = show_progress(results, "hash pictures", len(product_ids), unit="picture")
         return {product_id: pixels for product_id, pixels in zip(product_ids, hashes, strict=True) if pixels}

@@ -8,6 +8,7 @@ import pyarrow as pa
 import Stemmer
 
 from catalog import store
+from catalog.progress import show_progress
 from catalog.schema import TEXT_COLUMNS, product_text
 from fusion.search.catalogue_search import build_run_table
 from fusion.search.vector_index import top_positions
@@ -38,7 +39,8 @@ def rank_bm25(data: Path, query_ids: np.ndarray, depth: int) -> pa.Table:
     product_ids = products["product_id"].to_numpy()
     query_words = tokenize([texts[query_id] for query_id in text_query_ids])
     runs = []
-    for query_id, words in zip(text_query_ids, query_words, strict=True):
+    pairs = zip(text_query_ids, query_words, strict=True)
+    for query_id, words in show_progress(pairs, "bm25", len(query_words), unit="query"):
         if not words:  # the query has only stop words
             continue
         scores = index.get_scores(words)

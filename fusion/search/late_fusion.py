@@ -10,8 +10,8 @@ from itertools import product
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from catalog.progress import show_progress
 from fusion.features import Items
 from fusion.model import ProductSearchModel, blend
 
@@ -44,7 +44,7 @@ def tune_late_fusion(
     best_weights = torch.zeros(len(model.late_fusion_weights))
     best_score = score(best_weights)
     trials = list(product(range(len(best_weights)), WEIGHTS))
-    for modality, weight in tqdm(trials, desc="late fusion", unit="trial"):
+    for modality, weight in show_progress(trials, desc="late fusion", unit="trial"):
         trial_weights = best_weights.clone()
         trial_weights[modality] = weight
         trial_score = score(trial_weights)
@@ -57,4 +57,5 @@ def tune_late_fusion(
 def _embed_views(model: ProductSearchModel, products: Items) -> Tensor:
     """Embed each product with all modalities, then with each modality only: float (N, 1 + M, dim)."""
     lost = torch.zeros_like(model.late_fusion_weights, dtype=torch.bool)
-    return torch.cat([model.encode_views(batch, lost).cpu() for batch in products.batches(lost.device)])
+    batches = show_progress(products.batches(lost.device), "modality embeddings", unit="batch")
+    return torch.cat([model.encode_views(batch, lost).cpu() for batch in batches])

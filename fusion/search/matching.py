@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from tqdm import tqdm
 
 from catalog import store
+from catalog.progress import show_progress
 from fusion.features import Items
 from fusion.featurizer import COLUMNS, Featurizer
 from fusion.model import embed
@@ -80,7 +80,7 @@ def embed_data(folder: Path, data: Path, product_ids: pa.Array) -> pa.Table:
 def _featurize_products(featurizer: Featurizer, data: Path, product_ids: pa.Array) -> Items:
     no_products, _ = featurizer.featurize_rows("products", [])
     parts = [no_products]
-    with tqdm(total=len(product_ids), desc="featurize products", unit="row", disable=None) as bar:
+    with show_progress(total=len(product_ids), desc="featurize products", unit="row") as bar:
         for batch in store.read_batches(data, "products", COLUMNS["products"]):
             rows = batch.filter(pc.is_in(batch["product_id"], product_ids)).to_pylist()
             parts.append(featurizer.featurize_rows("products", rows)[0])

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from catalog.progress import show_progress
 from catalog.schema import DataError
 from fusion.encoders import hub
 from fusion.plugin_registry import PluginRegistry
@@ -242,7 +242,7 @@ def _score_rows(
     text_rows = [row for row, query_id in enumerate(query_ids) if texts.get(query_id)]
     scored_rows: list[int] = []
     batch_scores: list[np.ndarray] = []
-    for start in tqdm(range(0, len(text_rows), batch_size), "rerank", unit="batch"):
+    for start in show_progress(range(0, len(text_rows), batch_size), "rerank", unit="batch"):
         batch = text_rows[start : start + batch_size]
         loaded = load_pictures([product_ids[row] for row in batch])
         pictures = {row: picture for row, picture in zip(batch, loaded, strict=True) if picture is not None}

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from tqdm import trange
+
+from catalog.progress import show_progress
 
 QUERY_CHUNK = 256  # queries scored at a time in an exact search
 ANN_MIN_PRODUCTS = 20_000  # exact search over fewer products takes a millisecond or two
@@ -93,7 +94,7 @@ class IVFIndex:
         index = faiss.IndexIVFPQFastScan(quantizer, d, list_count, d, 4, faiss.METRIC_INNER_PRODUCT)
         index.by_residual = True
         index.train(_sample_evenly(products, SAMPLES_PER_LIST * list_count) @ directions.T)
-        for start in trange(0, len(products), ADD_CHUNK, desc="index"):
+        for start in show_progress(range(0, len(products), ADD_CHUNK), "index", unit="batch"):
             index.add(products[start : start + ADD_CHUNK] @ directions.T)
         ivf = cls(index, directions)
         ivf._tune(products, queries)
@@ -104,7 +105,7 @@ class IVFIndex:
         _, true_scores = top_k(queries, products, TUNING_K)
         probe_counts = np.unique(np.geomspace(1, self.index.nlist, 40, dtype=int)).tolist()
         while True:  # ends: with a large depth, top_k searches exactly
-            for self.probes in probe_counts:
+            for self.probes in show_progress(probe_counts, "tune index", unit="setting"):
                 recalls = recall(self.top_k(queries, products, TUNING_K)[1], true_scores)
                 if recalls.mean() - 2 * recalls.std() / np.sqrt(len(recalls)) >= TARGET_RECALL:
                     return

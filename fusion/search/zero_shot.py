@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
+from catalog.progress import show_progress
 from fusion.encoders.text import TextEncoderInit, Transformer
 from fusion.features import Items
 
@@ -40,7 +41,7 @@ def embed_zero_shot(tower: Transformer, items: Items) -> np.ndarray:
         Unit vectors, float32 (N, P); zero for an item that has neither.
     """
     embeddings = [torch.empty(0, items.images.shape[1])]
-    for batch in items.batches():
+    for batch in show_progress(items.batches(), "CLIP embeddings", unit="batch"):
         both = torch.stack([tower.encode(batch["tokens"])[0], batch["images"]], 1)
         embeddings.append(normalize((normalize(both, dim=2) * batch["present"][:, :2, None]).sum(1)))
     return torch.cat(embeddings).numpy()

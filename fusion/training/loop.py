@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
+from catalog.progress import Progress, show_progress
 from fusion.encoders.vocabulary import PAD, UNKNOWN
 from fusion.facets import CATEGORY
 from fusion.features import Items
@@ -141,9 +141,9 @@ class _TrainingRun:
     def best_score(self) -> float:
         return self.history[_best_epoch(self.history)]["score"] if self.history else 0.0
 
-    def progress_bar(self) -> "tqdm[Any]":
+    def progress_bar(self) -> Progress:
         """A bar of all steps; only the leader shows it."""
-        return tqdm(
+        return show_progress(
             desc="train",
             total=self.schedule.epochs * self.steps_per_epoch,
             initial=len(self.history) * self.steps_per_epoch,
@@ -151,7 +151,7 @@ class _TrainingRun:
             disable=not current_world().is_leader,
         )
 
-    def train_epoch(self, epoch: int, bar: "tqdm[Any]") -> tuple[dict[str, float], float]:
+    def train_epoch(self, epoch: int, bar: Progress) -> tuple[dict[str, float], float]:
         """Train one epoch.
 
         All random numbers depend only on (seed, epoch), so a resumed run ends with the same weights.
@@ -181,9 +181,7 @@ class _TrainingRun:
             self._show_progress(bar, epoch, sums["loss"] / number, samples_per_second)
         return {name: total / self.steps_per_epoch for name, total in sums.items()}, samples_per_second
 
-    def _show_progress(
-        self, bar: "tqdm[Any]", epoch: int, mean_loss: float, samples_per_second: float
-    ) -> None:
+    def _show_progress(self, bar: Progress, epoch: int, mean_loss: float, samples_per_second: float) -> None:
         postfix = {
             "epoch": str(epoch + 1),
             "loss": f"{mean_loss:.3f}",

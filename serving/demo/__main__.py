@@ -18,6 +18,7 @@ import uvicorn
 
 from catalog.command import run_command
 from catalog.schema import DataError
+from catalog.threads import limit_threads
 from components.params import RegisterParams, load_section
 from registry import local_stack, mlflow_store
 from registry.model_registry import CHALLENGER, CHAMPION, ModelRegistry
@@ -31,6 +32,7 @@ HOST = "127.0.0.1"
 
 def main() -> None:
     """Serve the models and the page until interrupted."""
+    limit_threads()  # of the models' processes, too
     arguments = parse_arguments()
     local_stack.exit_on_sigterm()
     name = cast(RegisterParams, load_section(arguments.params, "register")).model_name

@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 from math import sqrt
 from statistics import NormalDist
@@ -189,6 +190,9 @@ def test_ratings(rating: float | None, verdict: str, text: str) -> None:
     rating_finding = finding(decision, "rating")
     assert (rating_finding.verdict, rating_finding.text, decision.verdict) == (verdict, text, verdict)
     assert rating_finding.value == rating and rating_finding.limit == (4.0 if rating else None)
+    assert rating_finding.headline == re.split(r" \(|:", text)[0] + (
+        ", too low" if verdict == "failed" else ""
+    )
 
 
 def test_a_rating_of_one_query_has_no_interval() -> None:
@@ -313,6 +317,9 @@ def test_floors() -> None:
 def test_budgets(facts: dict[str, float], passed: bool, text: str) -> None:
     decision = decide(evidence(BASE, **facts), None, replace(RULES, budgets={"model_mb": 500.0}))
     assert finding(decision, "budget model_mb").text == text
+    assert finding(decision, "budget model_mb").headline == text.partition(": at")[0].partition("; at")[
+        0
+    ].replace(";", ",")
     assert decision.passed is passed
 
 
@@ -336,6 +343,9 @@ def test_every_budget_is_looked_at() -> None:
 def test_floors_of_facts(facts: dict[str, float], passed: bool, text: str) -> None:
     decision = decide(evidence(BASE, **facts), None, replace(RULES, floors={"rating/3": 4.0}))
     assert finding(decision, "floor rating/3").text == text
+    assert finding(decision, "floor rating/3").headline == text.partition(": at")[0].partition("; at")[
+        0
+    ].replace(";", ",")
     assert decision.passed is passed
 
 

@@ -1,6 +1,5 @@
-"""Servers with the parts of Kubeflow's HTTP APIs that Vitrine uses; they hold everything in memory."""
+"""Servers with the parts of Kubeflow's and Kubernetes' HTTP APIs that Vitrine uses; they hold everything in memory."""
 
-import itertools
 import json
 import os
 import re
@@ -9,131 +8,24 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
+from kfp_server import Json, Kubeflow
 from kubeflow_trainer_api import models
+from pod_server import NAMESPACE, PodServer
 
+from pipelines import ir
+from pipelines.cluster import Cluster
+from pipelines.local import hash_code
 
-class Json(BaseHTTPRequestHandler):
-    """Answers in JSON; subclasses define the answers in `_route`."""
-
-    _route: Callable[[], None]
-
-    def log_message(self, *_: Any) -> None: ...
-
-    def do_GET(self) -> None:
-        self._route()
-
-    do_HEAD = do_POST = do_DELETE = do_GET  # noqa: N815 - http.server's names
-
-    def send_json(self, status: int, content: Any) -> None:
-        body = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-
-class Kubeflow(ThreadingHTTPServer):
-    """A single-user KFP. `objects` are by kind and id; `refusing` is the status of all answers but health checks."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.objects: dict[str, dict[str, dict[str, Any]]] = {
-            kind: {} for kind in ("experiments", "pipelines", "versions", "runs", "recurringruns")
-        }
-        self.numbers = itertools.count(1)
-        self.refusing = 0
-        self.states = ["PENDING", "RUNNING", "SUCCEEDED"]  # of a run, each time it is looked at
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def add(self, kind: str, key: str, **content: Any) -> dict[str, Any]:
-        name = f"{kind}-{next(self.numbers)}"
-        self.objects[kind][name] = {key: name, **content}
-        return self.objects[kind][name]
-
-
-class Handler(Json):
-    """Routes; a method that is not here is answered with 404."""
-
-    server: Kubeflow
-
-    def _route(self) -> None:
-        url = urlsplit(self.path)
-        self.query = {key: values[0] for key, values in parse_qs(url.query).items()}
-        self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        words = [unquote(word) for word in re.split("[/:]", url.path.removeprefix("/apis/v2beta1/"))]
-        status, content = self._answer(self.command, words)
-        if self.server.refusing and words != ["healthz"]:
-            status, content = self.server.refusing, {"message": "not today"}
-        self.send_json(status, content)
-
-    def _answer(self, method: str, words: list[str]) -> tuple[int, Any]:  # noqa: PLR0911, PLR0912
-        objects = self.server.objects
-        if "namespace" in self.query:
-            return 400, {"message": "In single-user mode, nothing is filtered by namespace"}
-        match method, *words:
-            case "GET", "healthz":
-                return 200, {"multi_user": False}
-            case "POST", "pipelines", "upload":
-                return 200, self.server.add("pipelines", "pipeline_id", display_name=self.query["name"])
-            case "POST", "pipelines", "upload_version":
-                if any(
-                    version["display_name"] == self.query["name"] for version in objects["versions"].values()
-                ):
-                    return 409, {"message": f"a version {self.query['name']} already exists"}
-                names = {"display_name": self.query["name"], "pipeline_id": self.query["pipelineid"]}
-                return 200, self.server.add(
-                    "versions", "pipeline_version_id", **names, file=self.body.decode()
-                )
-            case "GET", "pipelines", _, "versions":
-                return 200, self._page("pipeline_versions", objects["versions"])
-            case "GET", "runs", key:
-                run = objects["runs"][key]
-                run["state"] = self.server.states[min(run["looks"], len(self.server.states) - 1)]
-                run["looks"] += 1
-                return 200, run
-            case "POST", "runs":
-                return 200, self.server.add("runs", "run_id", **json.loads(self.body), looks=0)
-            case "POST", "recurringruns":
-                schedule = json.loads(self.body)
-                if len(schedule["trigger"]["cron_schedule"]["cron"].split()) != 6:
-                    return 400, {"message": "cron"}
-                return 200, self.server.add("recurringruns", "recurring_run_id", **schedule)
-            case "POST", "recurringruns", key, ("enable" | "disable") as action:
-                objects["recurringruns"][key]["mode"] = action.upper()
-                return 200, {}
-            case "DELETE", "recurringruns", key:
-                del objects["recurringruns"][key]
-                return 200, {}
-            case "POST", "experiments":
-                return 200, self.server.add("experiments", "experiment_id", **json.loads(self.body))
-            case "GET", ("experiments" | "pipelines" | "runs" | "recurringruns") as kind:
-                return 200, self._page({"recurringruns": "recurringRuns"}.get(kind, kind), objects[kind])
-            case _:
-                return 404, {"message": f"{method} {words}"}
-
-    def _page(self, key: str, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
-        """Pages have at most two rows, so that there are several pages."""
-        selected = list(rows.values())
-        if query_filter := self.query.get("filter"):
-            value = json.loads(query_filter)["predicates"][0]["stringValue"]
-            selected = [row for row in selected if row["display_name"] == value]
-        start = int(self.query.get("page_token") or 0)
-        more = {"next_page_token": str(start + 2)} if len(selected) > start + 2 else {}
-        return {key: selected[start : start + 2], **more}
+IMAGE = os.environ.get("VITRINE_TEST_IMAGE", "vitrine:test")
 
 
 @pytest.fixture
@@ -144,6 +36,20 @@ def kubeflow() -> Iterator[Kubeflow]:
     yield server
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture(scope="session")
+def compile_once() -> Any:
+    """Compile as the project does, but each pipeline only once: kfp takes seconds."""
+    compile_pipeline, texts = ir.compile_pipeline, {}
+
+    def compile_cached(cluster: Cluster, commit: str, params: dict[str, Any]) -> str:
+        key = (cluster.model_dump_json(), commit, json.dumps(params))
+        if key not in texts:
+            texts[key] = compile_pipeline(cluster, commit, params)
+        return texts[key]
+
+    return compile_cached
 
 
 @pytest.fixture
@@ -369,25 +275,62 @@ SCHEDULING = {
 }
 
 
+def _configure_kubectl(
+    path: Path, server: ThreadingHTTPServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Make a server the cluster of kubectl's current context."""
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "here",
+        "contexts": [{"name": "here", "context": {"cluster": "here", "user": "me", "namespace": namespace}}],
+        "clusters": [{"name": "here", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
+        "users": [{"name": "me", "user": {}}],
+    }
+    path.write_text(yaml.safe_dump(config))
+    monkeypatch.setenv("KUBECONFIG", str(path))  # for processes that the test starts
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
+
+
+@pytest.fixture
+def pod_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PodServer]:
+    server = PodServer()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    _configure_kubectl(tmp_path / "kubeconfig", server, NAMESPACE, monkeypatch)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
 @pytest.fixture
 def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trainer]:
     server = Trainer(tmp_path)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "here",
-        "contexts": [{"name": "here", "context": {"cluster": "here", "user": "me", "namespace": "shop"}}],
-        "clusters": [{"name": "here", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
-        "users": [{"name": "me", "user": {}}],
-    }
-    path = tmp_path / "kubeconfig"
-    path.write_text(yaml.safe_dump(config))
-    monkeypatch.setenv("KUBECONFIG", str(path))  # for processes that the test starts
-    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
+    _configure_kubectl(tmp_path / "kubeconfig", server, "shop", monkeypatch)
     yield server
     for name in server.jobs:
         server.stop(name)
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture(scope="session")
+def image() -> str:
+    """An image of this code; the test is skipped where there is no engine to run it."""
+    import docker
+    from docker.errors import DockerException, ImageNotFound
+
+    try:
+        installed_image = docker.from_env().images.get(IMAGE)
+    except ImageNotFound:
+        pytest.skip(f"no image {IMAGE}; `make test-image` builds it")
+    except DockerException as error:
+        pytest.skip(f"no Docker engine here ({error})")
+    output = docker.from_env().containers.run(
+        IMAGE, ["python", "-c", "from pipelines.local import hash_code; print(hash_code())"], remove=True
+    )
+    if output.decode().strip() != hash_code():
+        pytest.fail(f"{IMAGE} holds other code than this checkout; `make test-image` builds it anew")
+    assert installed_image.attrs["Config"]["User"] == "10001"
+    return IMAGE

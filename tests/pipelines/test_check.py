@@ -1,8 +1,6 @@
-"""Faults that `check` reports: in compiled pipelines that KFP would accept, in registries, and in a cluster."""
+"""Faults that `check` reports: in compiled pipelines that KFP would accept, and in cluster files."""
 
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +9,9 @@ import yaml
 
 from catalog.schema import DataError
 from components.params import load_pipeline_params
-from pipelines import check, ir
+from pipelines import ir
 from pipelines.__main__ import main
-from pipelines.check import find_faults, find_missing_images, find_missing_objects, find_placement_faults
+from pipelines.check import find_faults, find_placement_faults
 from pipelines.cluster import Cluster, load_cluster
 
 ROOT = Path(__file__).parents[2]
@@ -72,10 +70,10 @@ BROKEN: dict[str, tuple[Callable[[Documents], Any], str]] = {
         "task train, input params: is STRUCT, not STRING",
     ),
     "a constant of another type": (
-        lambda d: _tasks(d)["train"]["inputs"]["parameters"].update(
-            features_digest={"runtimeValue": {"constant": 3.0}}
+        lambda d: _tasks(d)["require-valid"]["inputs"]["parameters"].update(
+            faults={"runtimeValue": {"constant": 3.0}}
         ),
-        "task train, input features_digest: is a number, not STRING",
+        "task require-valid, input faults: is a number, not STRING",
     ),
     "a default of another type": (
         lambda d: d[0]["root"]["inputDefinitions"]["parameters"]["train"].update(defaultValue="fast"),
@@ -166,93 +164,29 @@ def test_the_projects_pipeline_has_no_faults(
 
 def test_all_faults_are_reported_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gpu = {"accelerator": {"type": "nvidia.com/gpu"}}
-    (tmp_path / "c.yaml").write_text(
-        yaml.safe_dump({"steps": {"validate": gpu, "train": {**gpu, "image": "cpu"}}})
-    )
-    assert main(["check", "--cluster", str(tmp_path / "c.yaml"), "--params", str(ROOT / "params.yaml")]) == 1
-    output = capsys.readouterr().err
-    assert "c.yaml: 2 faults:" in output
-    assert (
-        "steps.validate: requests nvidia.com/gpu" in output
-        and "steps.train: requests nvidia.com/gpu" in output
-    )
-    assert len(list(find_placement_faults(load_cluster(tmp_path / "c.yaml")))) == 2
+
+    def check(steps: dict[str, Any]) -> str:
+        path = tmp_path / "c.yaml"
+        path.write_text(yaml.safe_dump({"steps": steps}))
+        assert main(["check", "--cluster", str(path), "--params", str(ROOT / "params.yaml")]) == 1
+        faults = list(find_placement_faults(load_cluster(path)))
+        output = capsys.readouterr().err
+        assert len(faults) == len(steps) and output.endswith("\n  ".join(["", *faults]) + "\n")
+        return output
+
+    assert "c.yaml: 1 fault:\n  steps.validate: requests nvidia.com/gpu" in check({"validate": gpu})
+    assert "c.yaml: 2 faults:" in check({"validate": gpu, "train": {**gpu, "image": "cpu"}})
 
 
-@pytest.fixture
-def server(json_handler: type[BaseHTTPRequestHandler]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A server that answers each path with a status and JSON: its address, and its answers by path."""
-    answers: dict[str, Any] = {}
-
-    class Handler(json_handler):  # type: ignore[misc, valid-type]
-        def _route(self) -> None:
-            self.send_json(*answers.get(self.path, (404, {"kind": "Status", "code": 404})))
-
-    http_server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=http_server.serve_forever, daemon=True).start()
-    yield f"127.0.0.1:{http_server.server_port}", answers
-    http_server.shutdown()
-    http_server.server_close()
-
-
-def test_missing_images(server: tuple[str, dict[str, Any]]) -> None:
-    host, answers = server
-    cluster = Cluster.model_validate(
-        {"images": {"cpu": f"{host}/shop/vitrine:1-cpu", "cuda": f"{host}/shop/vitrine:1"}}
-    )
-    faults = [
-        f"images.{target}: {cluster.images[target]} does not exist (the registry answers 404)"
-        for target in ("cpu", "cuda")
-    ]
-    assert find_missing_images(cluster) == faults
-    answers["/v2/shop/vitrine/manifests/1-cpu"] = (200, {})
-    assert find_missing_images(cluster) == faults[1:]
-    answers["/v2/shop/vitrine/manifests/1"] = (401, {})
-    with pytest.raises(ConnectionError, match="its registry requires credentials"):
-        find_missing_images(cluster)
-    gone = Cluster.model_validate({"images": {"cpu": "127.0.0.1:1/v:1", "cuda": "127.0.0.1:1/v:2"}})
-    assert find_missing_images(gone)[0] == "images.cpu: 127.0.0.1:1 cannot be reached (ConnectionError)"
-
-
-def test_missing_secrets_and_service_account(
-    server: tuple[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_an_image_of_both_targets_is_listed_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    host, answers = server
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "x",
-        "clusters": [{"name": "x", "cluster": {"server": f"http://{host}"}}],
-        "users": [{"name": "x", "user": {}}],
-        "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
-    }
-    (tmp_path / "config").write_text(yaml.safe_dump(config))
-    monkeypatch.setattr(
-        "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "config")
-    )
-    cluster = load_cluster(ROOT / "deploy" / "cluster.yaml")
-    core = "/api/v1/namespaces/kubeflow"
-    place = "steps.fetch.secrets: "
-    assert find_missing_objects(cluster) == [
-        f"{place}there is no secret vitrine-data in kubeflow",
-        "service_account: there is no vitrine in kubeflow",
-    ]
-    answers[f"{core}/secrets/vitrine-data"] = (200, {"data": {"access-key": "eA=="}})
-    answers[f"{core}/serviceaccounts/vitrine"] = (200, {})
-    assert find_missing_objects(cluster) == [f"{place}the secret vitrine-data has no key secret-key"]
-    answers[f"{core}/secrets/vitrine-data"] = (200, {"data": {"access-key": "eA==", "secret-key": "eA=="}})
-    assert find_missing_objects(cluster) == []
-    several = cluster.model_copy(update={"nodes": 2})
-    assert find_missing_objects(several) == [
-        "storage: there is no claim vitrine-training in kubeflow",
-        "nodes: there is no ClusterTrainingRuntime torch-distributed; install Kubeflow Trainer",
-    ]
-    answers[f"{core}/persistentvolumeclaims/vitrine-training"] = (200, {})
-    answers["/apis/trainer.kubeflow.org/v1alpha1/clustertrainingruntimes/torch-distributed"] = (200, {})
-    assert find_missing_objects(several) == []
-    answers[f"{core}/serviceaccounts/vitrine"] = (403, {})
-    with pytest.raises(ConnectionError, match="does not answer"):
-        find_missing_objects(cluster)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("VITRINE_COMMIT", "abc")
+    assert main(["check", "--cluster", "deploy/kind.yaml"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "check: not checked: image vitrine:abc-cpu: it names no registry"
+    assert sum("vitrine:abc-cpu" in line for line in lines) == 1
 
 
 def test_a_pipeline_that_cannot_be_compiled_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,4 +196,3 @@ def test_a_pipeline_that_cannot_be_compiled_is_one_message(monkeypatch: pytest.M
     monkeypatch.setattr(ir, "build_pipeline", fail)
     with pytest.raises(DataError, match="the pipeline cannot be compiled: no such thing"):
         ir.compile_pipeline(Cluster(), "abc", {})
-    assert check.TIMEOUT < 60

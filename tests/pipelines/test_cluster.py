@@ -19,7 +19,10 @@ BROKEN: dict[str, tuple[Breach, str]] = {
         lambda c: c["steps"]["train"].update(gpus=1),
         "steps.train.gpus: unknown key; known are image, cpu, memory",
     ),
-    "an unknown step": (lambda c: c["steps"].update(trian={}), "steps.trian: unknown step; known are fetch"),
+    "an unknown step": (
+        lambda c: c["steps"].update(trian={}),
+        "steps.trian: unknown step; known are resolve",
+    ),
     "an image without a tag": (
         lambda c: c["images"].update(cpu="registry.test/vitrine"),
         "images.cpu: 'registry.test/vitrine' names no version",

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from catalog.schema import DataError
-from pipelines.fetch import _with_credentials, fetch_data, resolve_commit
+from pipelines import fetch
+from pipelines.fetch import _with_credentials, fetch_data, resolve_commit, resolve_version
 from registry import local_stack
 
 PERSON = {f"GIT_{role}_{field}": "shop" for role in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")}
@@ -67,29 +68,59 @@ def content(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.fixture(autouse=True)
+def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "FIRST_WAIT", 0)
+
+
+def fetch_version(repo: str, rev: str, data: Path) -> None:
+    """What the steps `resolve` and `fetch` do."""
+    version = resolve_version(repo, rev)
+    fetch_data(repo, version.data_commit, version.data_hash, data)
+
+
 def test_data_as_it_was_at_a_commit(tmp_path: Path) -> None:
     repository = Repository(tmp_path / "shop")
     first = repository.commit(products="one", queries="asked")
     second = repository.commit(products="two")
     url = repository.root.as_uri()
-    fetch_data(url, first, tmp_path / "data")
+    fetch_version(url, first, tmp_path / "data")
     assert content(tmp_path / "data") == {"products/00000.parquet": "one", "queries/00000.parquet": "asked"}
-    fetch_data(str(repository.root), second, tmp_path / "data")  # a retry over what is there
+    fetch_version(str(repository.root), second, tmp_path / "data")  # a retry over what is there
     assert content(tmp_path / "data") == {"products/00000.parquet": "two"}
 
     repository.git("branch", "night", first)
-    fetched = fetch_data(url, "night", tmp_path / "data")
-    assert fetched.revision == first and fetched.dvc.endswith(".dir")
+    fetch_version(url, "night", tmp_path / "data")
     assert content(tmp_path / "data") == {"products/00000.parquet": "one", "queries/00000.parquet": "asked"}
 
-    with pytest.raises(
-        DataError, match=r"shop has no data\.dvc at '0000000' \(unknown Git revision '0000000'\)"
-    ):
-        fetch_data(url, "0000000", tmp_path / "none")
+    version = resolve_version(url, second)
+    with pytest.raises(DataError, match=rf"data\.dvc of .* has the hash {version.data_hash}, not beef\.dir"):
+        fetch_data(url, second, "beef.dir", tmp_path / "none")
     repository.forget()
     with pytest.raises(DataError, match=r"cannot read the data of .*; push it to the DVC remote"):
-        fetch_data(url, second, tmp_path / "none")
+        fetch_data(url, second, version.data_hash, tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_a_commit_that_does_not_change_the_data_has_their_version(tmp_path: Path) -> None:
+    """KFP reuses `fetch` by this version, and with it all that follows."""
+    repository = Repository(tmp_path / "shop")
+    first = repository.commit(products="one")
+    (repository.root / "README.md").write_text("x")
+    repository.git("add", "--all")
+    repository.git("commit", "--quiet", "--message", "no data")
+    head = repository.git("rev-parse", "HEAD").strip()
+    repository.git("tag", "--annotate", "--message", "v1", "v1")
+    repository.git("checkout", "--quiet", "-b", "night/data")
+    later = repository.commit(products="two")
+    repository.git("checkout", "--quiet", "-")
+    for place in (str(repository.root), repository.root.as_uri()):
+        versions = [resolve_version(place, rev) for rev in (first, head, "HEAD", "v1")]
+        assert [version.commit for version in versions] == [first, head, head, head]
+        assert {version.data_commit for version in versions} == {first}
+        assert len({version.data_hash for version in versions}) == 1
+        changed = resolve_version(place, "night/data")
+        assert changed[:2] == (later, later) and changed.data_hash != versions[0].data_hash
 
 
 def test_a_remote_within_the_repository(tmp_path: Path) -> None:
@@ -97,15 +128,44 @@ def test_a_remote_within_the_repository(tmp_path: Path) -> None:
     repository = Repository(tmp_path / "shop", "../kept")
     commit = repository.commit(products="one")
     shutil.rmtree(repository.root / ".dvc" / "cache")
-    fetch_data(repository.root.as_uri(), commit, tmp_path / "data")
+    fetch_version(repository.root.as_uri(), commit, tmp_path / "data")
     assert content(tmp_path / "data") == {"products/00000.parquet": "one"}
 
 
-def test_a_path_that_is_not_a_repository(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"nowhere has no data\.dvc at 'HEAD' \(.*No git repository was found"
-    ):
-        fetch_data(str(tmp_path / "nowhere"), "HEAD", tmp_path / "data")
+def test_no_such_repository_commit_or_data(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere has no data\.dvc at 'HEAD' \(.*is not a git repository"):
+        resolve_version(str(tmp_path / "nowhere"), "HEAD")
+    repository = Repository(tmp_path / "shop")
+    (repository.root / "README.md").write_text("x")
+    repository.git("add", "--all")
+    repository.git("commit", "--quiet", "--message", "no data")
+    for place in (str(repository.root), repository.root.as_uri()):
+        with pytest.raises(
+            DataError, match=r"shop has no data\.dvc at '0000000' \(unknown Git revision '0000000'\)"
+        ):
+            resolve_version(place, "0000000")
+        with pytest.raises(DataError, match=r"shop has no data\.dvc at 'HEAD' \("):
+            resolve_version(place, "HEAD")
+
+
+def test_what_may_pass_is_tried_again(capsys: pytest.CaptureFixture[str]) -> None:
+    failures = [ConnectionError("connection reset by peer"), OSError("503 Slow Down")]
+
+    def read() -> str:
+        if failures:
+            raise failures.pop(0)
+        return "text"
+
+    assert fetch._retry("fetch", read) == "text"
+    assert capsys.readouterr().err.splitlines() == [
+        "fetch: connection reset by peer; attempt 2 of 5 in 0 s",
+        "fetch: 503 Slow Down; attempt 3 of 5 in 0 s",
+    ]
+    for error in (PermissionError("403 Forbidden"), DataError("connection reset")):
+        failures = [error] * 2
+        with pytest.raises(type(error)):
+            fetch._retry("fetch", read)
+        assert len(failures) == 1
 
 
 def test_a_name_is_resolved_here_and_on_a_server(tmp_path: Path) -> None:
@@ -123,15 +183,20 @@ def test_a_name_is_resolved_here_and_on_a_server(tmp_path: Path) -> None:
         resolve_commit(str(tmp_path / "nowhere"), "HEAD")
 
 
-def test_only_an_https_server_gets_the_password(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_only_an_https_server_gets_the_password(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("GIT_USERNAME", "bot")
     monkeypatch.setenv("GIT_PASSWORD", "p@ss/word")
     assert _with_credentials("https://git.test/shop.git") == "https://bot:p%40ss%2Fword@git.test/shop.git"
     for repo in ("ssh://git.test/shop.git", "/srv/shop.git", "https://me@git.test/shop.git"):
         assert _with_credentials(repo) == repo
-    with pytest.raises(DataError) as caught:
-        fetch_data("https://127.0.0.1:1/shop.git", "main", tmp_path / "data")
-    assert "p@ss" not in str(caught.value) and "p%40ss" not in str(caught.value)
+    with pytest.raises(DataError) as raised:
+        resolve_version("https://127.0.0.1:1/shop.git", "main")
+    stderr = capsys.readouterr().err
+    assert len(stderr.splitlines()) == fetch.ATTEMPTS - 1
+    for message in (stderr, str(raised.value)):
+        assert "127.0.0.1" in message and "p@ss" not in message and "p%40ss" not in message
 
 
 @pytest.fixture(scope="module")
@@ -151,8 +216,9 @@ def test_data_in_s3(bucket: dict[str, str], tmp_path: Path) -> None:
 
     def fetched(rev: str, **changed: str) -> subprocess.CompletedProcess[str]:
         code = "import sys; from pathlib import Path; from catalog.command import run_command; "
-        code += "from pipelines.fetch import fetch_data; "
-        code += "sys.exit(run_command(lambda: fetch_data(sys.argv[1], sys.argv[2], Path(sys.argv[3]))))"
+        code += "from pipelines import fetch; fetch.FIRST_WAIT = 0; repo, rev, data = sys.argv[1:]; "
+        code += "version = fetch.resolve_version(repo, rev); "
+        code += "sys.exit(run_command(lambda: fetch.fetch_data(repo, *version[1:], Path(data))))"
         command = [sys.executable, "-c", code, repository.root.as_uri(), rev, str(tmp_path / "data")]
         return subprocess.run(
             command, env=os.environ | bucket | changed, capture_output=True, text=True, check=False
@@ -168,6 +234,7 @@ def test_data_in_s3(bucket: dict[str, str], tmp_path: Path) -> None:
     lost = fetched(second, AWS_ENDPOINT_URL="http://127.0.0.1:1")
     repository.empty(local_stack.BUCKET)
     missing = fetched(second)
+    assert "attempt 5 of 5" in lost.stderr and "attempt" not in refused.stderr + missing.stderr
     for done in (refused, lost, missing):
         assert done.returncode == 1
         message = done.stderr.strip().splitlines()[-1]

@@ -193,14 +193,14 @@ def launcher(tmp_path: Path) -> "subprocess.Popen[str]":
     from pathlib import Path
     from pipelines import nodes
     from pipelines.cluster import Cluster
-    from pipelines.content import run_step
+    from pipelines.step_runner import run_step
     from components.params import TrainParams
     nodes.POLL_INTERVAL = 0.05
     tmp = Path({str(tmp_path)!r})
     job = nodes.build_trainjob(Cluster(nodes=2), "abc")
     params = TrainParams()
     out, storage = tmp / "out" / "model", tmp / "storage"
-    run_step(lambda: nodes.train_on_nodes(tmp / "features", params, out, job, {RUN!r}, storage))
+    run_step("train", lambda: nodes.train_on_nodes(tmp / "features", params, out, job, {RUN!r}, storage))
     """
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, text=True, bufsize=1

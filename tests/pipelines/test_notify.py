@@ -1,6 +1,7 @@
 """Notifications: their text, and that a failed one fails nothing."""
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -39,15 +40,29 @@ def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     server.server_close()
 
 
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The client of an empty MLflow store."""
+def connect_mlflow(database: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     import mlflow
 
     mlflow.set_tracking_uri(None)  # set by earlier tests, it would override the variable
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
     return mlflow_store.connect()
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's, which takes seconds to create."""
+    database = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(database.parent)
+        connect_mlflow(database, monkeypatch)
+    return database
+
+
+@pytest.fixture
+def store(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The client of an empty MLflow store."""
+    monkeypatch.chdir(tmp_path)
+    return connect_mlflow(Path(shutil.copy(empty_database, tmp_path)), monkeypatch)
 
 
 @pytest.mark.parametrize("verdict", ["passed", "failed"])
@@ -59,19 +74,68 @@ def test_a_verdict_is_sent_with_its_reasons_and_links(verdict: str, webhook: lis
         "vitrine.reasons": f"Gate {verdict}: ndcg@10 is 3 % better.",
     }
     store.create_model_version("product-search", "file:///m-1", tags=tags)
-    send_notification("SUCCEEDED", "", "r1", "https://kfp.test")
-    sentence = f"Vitrine: product-search version 1. Gate {verdict}: ndcg@10 is 3 % better."
+    send_notification("COMPLETE", "r1", "https://kfp.test")
+    sentence = f"Vitrine: run r1 succeeded: product-search version 1. Gate {verdict}: ndcg@10 is 3 % better."
     assert webhook == [{"text": f"{sentence}\nhttps://kfp.test/#/runs/details/r1"}]
 
 
-def test_a_failure_is_sent(webhook: list[Any]) -> None:
-    send_notification("FAILED", "train: no judged query", "r1", "")
-    assert webhook == [{"text": "Vitrine: run r1 failed: train: no judged query"}]
+@pytest.mark.parametrize("state", ["COMPLETE", "CACHED", "SUCCEEDED"])
+def test_a_run_without_a_new_version(state: str, webhook: list[Any], store: Any) -> None:
+    send_notification(state, "r2", "")
+    assert webhook == [{"text": "Vitrine: run r2 succeeded: it registered no new version"}]
 
 
-def test_a_run_without_a_new_version(webhook: list[Any], store: Any) -> None:
-    send_notification("SUCCEEDED", "", "r2", "")
-    assert webhook == [{"text": "Vitrine: run r2 succeeded; it registered no new version"}]
+FAILED_POD = {
+    "metadata": {
+        "name": "executor-1",
+        "namespace": "kubeflow",
+        "labels": {"pipeline/runid": "r1", "vitrine/step": "train"},
+        "creationTimestamp": "2026-01-01T00:00:00Z",
+    },
+    "status": {"phase": "Failed", "message": "node x is gone"},
+}
+FAILURE = """Vitrine: run r1 failed
+train: node x is gone
+  kubectl -n kubeflow logs executor-1 -c main"""
+
+
+@pytest.mark.parametrize("state", ["FAILED", "RUNNING", "UNKNOWN"])
+def test_a_failure_is_sent_with_its_step_and_reason(state: str, webhook: list[Any], pod_server: Any) -> None:
+    """A killed step leaves the state RUNNING."""
+    pod_server.pods = [FAILED_POD]
+    send_notification(state, "r1", "")
+    assert webhook == [{"text": FAILURE}]
+
+
+def test_a_running_state_without_a_failed_pod_is_a_success(
+    webhook: list[Any], pod_server: Any, store: Any
+) -> None:
+    """As after a run that reused all shards."""
+    pod_server.pods = [FAILED_POD | {"status": {"phase": "Succeeded"}}]
+    send_notification("RUNNING", "r1", "")
+    assert webhook == [{"text": "Vitrine: run r1 succeeded: it registered no new version"}]
+
+
+@pytest.mark.parametrize(
+    ("registered_by", "message"),
+    [
+        ("r1", "Vitrine: run r1 succeeded: product-search version 1. Gate: passed."),
+        (
+            "r0",
+            "Vitrine: run r1 failed\nits failed step: the reason is in the log: Kubernetes does not let this account "
+            "list pods in kubeflow (403)\n  kubectl -n kubeflow logs -l 'pipeline/runid=r1' --prefix -c main",
+        ),
+    ],
+)
+def test_without_the_right_to_read_pods_the_version_decides(
+    registered_by: str, message: str, webhook: list[Any], pod_server: Any, store: Any
+) -> None:
+    pod_server.refusing = {"pods"}
+    store.create_registered_model("product-search")
+    tags = {"vitrine.pipeline.run": registered_by, "vitrine.gate": "passed"}
+    store.create_model_version("product-search", "file:///m-1", tags=tags)
+    send_notification("RUNNING", "r1", "")
+    assert webhook == [{"text": message}]
 
 
 def test_an_unreachable_mlflow(webhook: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,13 +144,13 @@ def test_an_unreachable_mlflow(webhook: list[Any], monkeypatch: pytest.MonkeyPat
     mlflow.set_tracking_uri(None)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
-    send_notification("SUCCEEDED", "", "r1", "")
-    assert "run r1 succeeded; its verdict is unknown, MLflow cannot be reached" in webhook[0]["text"]
+    send_notification("COMPLETE", "r1", "")
+    assert "run r1 succeeded: its verdict is unknown, MLflow cannot be reached" in webhook[0]["text"]
 
 
 def test_without_an_address_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VITRINE_WEBHOOK", raising=False)
-    send_notification("FAILED", "x", "r1", "")
+    send_notification("COMPLETE", "r1", "")
 
 
 @pytest.mark.parametrize(
@@ -97,13 +161,14 @@ def test_a_broken_webhook_fails_nothing_and_stays_secret(
     address: str,
     message: str,
     webhook: list[Any],
+    store: Any,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     import os
 
     monkeypatch.setenv("VITRINE_WEBHOOK", address.format(os.environ["VITRINE_WEBHOOK"].removesuffix(PATH)))
-    send_notification("FAILED", "x", "r1", "")
+    send_notification("COMPLETE", "r1", "")
     stderr = capsys.readouterr().err
     assert message in stderr and "hunter" not in stderr
 

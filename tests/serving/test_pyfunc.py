@@ -17,6 +17,7 @@ from mlflow.types.schema import ParamSchema, ParamSpec
 
 from fusion.model import embed
 from fusion.search.catalogue_search import FIELDS, SearchIndex
+from serving import pyfunc
 from serving.pyfunc import MAX_K, PARAMETERS, ProductSearch, UnknownParameterFilter
 
 
@@ -46,6 +47,17 @@ def served(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> ProductSear
     served = ProductSearch()
     served.load_context(SimpleNamespace(artifacts={"model": str(saved), "index": str(path)}))
     return served
+
+
+def test_a_server_limits_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it loads the model: MLflow, not a command of ours, starts it."""
+
+    def stop() -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(pyfunc, "limit_threads", stop)
+    with pytest.raises(InterruptedError):
+        ProductSearch().load_context(SimpleNamespace(artifacts={}))
 
 
 def search(served: ProductSearch, *rows: dict[str, Any], **params: Any) -> pd.DataFrame:

@@ -1,0 +1,41 @@
+"""docs/kubernetes.md, as far as it can be followed without a cluster."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow.server.security_utils import is_allowed_host_header
+
+from pipelines.cluster import Cluster, load_cluster
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "kubernetes.md").read_text()
+
+
+def test_the_trial_server_answers_through_a_port_forward_of_any_port() -> None:
+    (hosts,) = re.findall(r"--allowed-hosts '([^']+)'", PAGE)
+    service = load_cluster(ROOT / "deploy" / "kind.yaml").env["MLFLOW_TRACKING_URI"].removeprefix("http://")
+    for host in (service, "localhost:5000", "localhost:5001"):
+        assert is_allowed_host_header(hosts.split(","), host), host
+    assert not is_allowed_host_header(hosts.split(","), "elsewhere.test:5000")
+
+
+def test_the_steps_of_the_page_are_those_of_a_cluster_file() -> None:
+    (block,) = re.findall(r"^    steps:\n(?:      .*\n)+", PAGE, re.MULTILINE)
+    cluster = Cluster.model_validate(yaml.safe_load(block))
+    assert cluster.placement("train").accelerator and cluster.placement("train").retries.count
+
+
+@pytest.mark.parametrize(
+    ("target", "images"),
+    [("image-cpu", ["vitrine:abc-cpu"]), ("image", ["vitrine:abc-cpu", "vitrine:abc-cuda"])],
+)
+def test_kind_needs_the_image_of_image_cpu_alone(target: str, images: list[str]) -> None:
+    command = ["make", "--dry-run", target, "COMMIT=abc"]
+    output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert re.findall(r"^docker build .* --tag (\S+)", output, re.MULTILINE) == images
+    kind = load_cluster(ROOT / "deploy" / "kind.yaml")
+    assert {kind.image("train", "abc"), kind.image("gather", "abc")} == {"vitrine:abc-cpu"}
+    assert "make image-cpu" in PAGE and "kind load docker-image vitrine:$COMMIT-cpu" in PAGE
