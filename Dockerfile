@@ -14,7 +14,8 @@ WORKDIR /src
 # The pinned requirements. Other changes of pyproject.toml leave these files, and the layers made from them, unchanged.
 FROM build AS requirements
 COPY pyproject.toml ./
-ARG COMPILE="/opt/build/bin/uv pip compile --quiet --no-header --no-annotate --no-deps -c requirements.lock"
+COPY eval/pyproject.toml eval/
+ARG COMPILE="/opt/build/bin/uv pip compile --quiet --no-header --no-annotate --no-deps --no-emit-package vitrine-judge -c requirements.lock"
 RUN $COMPILE pyproject.toml --extra cluster --extra encoders > cpu.txt \
  && $COMPILE pyproject.toml --extra encoders > cuda.txt \
  && grep -E '^(kfp|mlflow-skinny)==' requirements.lock >> cuda.txt
@@ -31,7 +32,7 @@ COPY components components
 COPY serving serving
 COPY plugins plugins
 COPY pipelines pipelines
-RUN /opt/build/bin/uv pip install --python /opt/build/bin/python --no-build-isolation --no-deps --target /opt/vitrine .
+RUN /opt/build/bin/uv pip install --python /opt/build/bin/python --no-build-isolation --no-deps --target /opt/vitrine . ./eval
 
 FROM ${BASE_IMAGE} AS runtime
 # Mounted repositories belong to another user.

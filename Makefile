@@ -9,7 +9,7 @@ help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # An environment with the pinned packages; runs again only if the pins or the project's metadata change.
-$(BIN)/.installed: pyproject.toml requirements.lock
+$(BIN)/.installed: pyproject.toml eval/pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	command -v uv >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	uv pip install --quiet --python $(BIN)/python --constraint requirements.lock --editable '.[dev]'
@@ -79,7 +79,7 @@ deps: $(BIN)/.installed  ## write the code dependencies of each stage into dvc.y
 
 lock: $(BIN)/.installed  ## pin the newest compatible versions
 	uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra bench --no-header --no-annotate \
-	  --no-emit-index-url --no-emit-find-links --upgrade pyproject.toml --output-file requirements.lock
+	  --no-emit-index-url --no-emit-find-links --no-emit-package vitrine-judge --upgrade pyproject.toml --output-file requirements.lock
 
 # GHSA-w8v5-vhqr-4h9v: see CONTRIBUTING.md.
 audit: $(BIN)/.installed  ## check the pins for vulnerabilities and the files for secrets

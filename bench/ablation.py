@@ -19,12 +19,12 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from vitrine_judge.metrics import Scores
+from vitrine_judge.significance import PairedResult, paired_test
 
 from catalog import store
 from catalog.progress import show_progress
 from components.params import EvaluateParams
-from eval.metrics import Scores
-from eval.significance import PairedResult, paired_test
 from scoring.systems import CANDIDATE
 
 PRIMARY = "ndcg@10"

@@ -16,12 +16,12 @@ from typing import Any
 import great_expectations.expectations as gxe
 import pandas as pd
 from PIL import Image, ImageEnhance
+from vitrine_judge.tables import format_table
 
 from catalog import store
 from catalog.images import Limits, decode
 from catalog.schema import DERIVED, EXACT
 from components.params import ValidateParams
-from eval.tables import format_table
 from validation.champion_comparison import compare_with_champion
 from validation.data_profile import profile_data
 from validation.drift import profile_products

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vitrine_judge.tables import format_table
+
 from catalog import store
 from catalog.images import decode
 from catalog.progress import show_progress
 from catalog.sample import write_sample
 from components.params import ValidateParams
-from eval.tables import format_table
 from validation.champion_comparison import ChampionComparison, compare_with_champion
 from validation.drift import profile_products
 

@@ -18,11 +18,11 @@ from typing import cast
 
 import numpy as np
 import pyarrow.parquet as pq
+from vitrine_judge.gate import Evidence, Rules, decide
+from vitrine_judge.metrics import Scores
 
 from catalog.progress import show_progress
 from components.params import RegisterParams, load_section
-from eval.gate import Evidence, Rules, decide
-from eval.metrics import Scores
 from registry.comparison import make_rules
 from scoring.systems import CANDIDATE
 

@@ -27,10 +27,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from eval.metrics import score
-from eval.rankings import Qrels, Run
-from eval.significance import sign_flip
+from vitrine_judge.metrics import score
+from vitrine_judge.rankings import Qrels, Run
+from vitrine_judge.significance import sign_flip
 
 ROUNDS, MAX_SECONDS, DEPTH, JUDGED, PRODUCTS, BATCH = 5, 20.0, 100, 10, 100_000, 50_000
 METRICS = ("ndcg@10", "recall@100", "mrr@10")
@@ -188,7 +187,7 @@ def cold(queries: int) -> str:
             return lambda: subprocess.run(command, check=True, capture_output=True)
 
         peers = {name: run_process("-c", code) for name, code in COLD.items() if find_spec(name)}
-        return race(peers, run_process("-m", "eval", "score"))
+        return race(peers, run_process("-m", "vitrine_judge", "score"))
 
 
 def memory(queries: int) -> str:
@@ -215,7 +214,9 @@ def memory(queries: int) -> str:
                     writers[name].write_table(table)
         began = time.perf_counter()
         subprocess.run(
-            [sys.executable, "-m", "eval", "score", *map(str, files)], check=True, capture_output=True
+            [sys.executable, "-m", "vitrine_judge", "score", *map(str, files)],
+            check=True,
+            capture_output=True,
         )
         seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from vitrine_judge.metrics import Scores
 
 from catalog.progress import show_progress
-from eval.metrics import Scores
 from scoring.systems import CANDIDATE
 
 PRIMARY = "ndcg@10"

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from vitrine_judge.metrics import score
+from vitrine_judge.rankings import Run
+from vitrine_judge.significance import paired_test
 
 from catalog import store
 from catalog.schema import TEXT_COLUMNS
 from components.params import EvaluateParams
-from eval.metrics import score
-from eval.rankings import Run
-from eval.significance import paired_test
 from fusion.features import Items
 from fusion.featurizer import load_items
 from fusion.model import ProductSearchModel

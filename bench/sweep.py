@@ -23,8 +23,8 @@ from ablation import (
     run_grid,
     test_difference,
 )
+from vitrine_judge.significance import PairedResult
 
-from eval.significance import PairedResult
 from scoring.systems import CANDIDATE
 
 Setting = tuple[object, ...]

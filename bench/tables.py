@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from vitrine_judge.metrics import Scores
+from vitrine_judge.significance import paired_test
 
 from components.params import EvaluateParams
-from eval.metrics import Scores
-from eval.significance import paired_test
 from scoring.systems import CANDIDATE
 
 METRICS = ("ndcg@10", "recall@10", "recall@100", "mrr@10", "hit@10")

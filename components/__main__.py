@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
+from vitrine_judge.errors import JudgeError
+
 from catalog.command import run_command
 from catalog.threads import limit_threads
 from components.params import SECTIONS, load_section
-from eval.errors import JudgeError
 
 
 def load_stage(name: str) -> Callable[..., None]:

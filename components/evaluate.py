@@ -7,10 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vitrine_judge.metrics import Scores
+from vitrine_judge.report import Measure, Report, render
+from vitrine_judge.tables import format_table
+
 from catalog import store
-from eval.metrics import Scores
-from eval.report import Measure, Report, render
-from eval.tables import format_table
 from fusion.featurizer import Featurizer
 from scoring.auxiliary_evaluation import evaluate_auxiliary_tasks
 from scoring.judgements import MISSING_MODALITY, find_missing_modalities, read_judgements_by_judge

@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
+from vitrine_judge.metrics import score
+from vitrine_judge.rankings import Qrels, Run
 
 from catalog import store
 from catalog.schema import GAINS, JUDGED_BY, DataError
 from components.params import TrainParams
-from eval.metrics import score
-from eval.rankings import Qrels, Run
 from fusion.encoders.image import ImageEncoder
 from fusion.encoders.text import TextEncoderInit
 from fusion.encoders.vocabulary import Vocabulary

@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from eval.metrics import score
-from eval.rankings import Qrels, Run
-from eval.significance import paired_test
+from vitrine_judge.metrics import score
+from vitrine_judge.rankings import Qrels, Run
+from vitrine_judge.significance import paired_test
 
 METRICS = ["ndcg@10", "mrr@10", "recall@100"]
 FILES = {  # TREC's formats: query, Q0, product, rank, score, tag; and query, 0, product, grade

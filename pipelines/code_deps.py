@@ -6,8 +6,10 @@ listed in their place.
 """
 
 import ast
+import re
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import product
 from pathlib import Path
 
 from catalog.command import run_command
@@ -15,7 +17,9 @@ from components.params import SECTIONS
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("catalog", "eval", "fusion", "scoring", "registry", "validation", "components", "serving")
+IMPORT_ROOTS = (ROOT, ROOT / "eval")  # eval/ holds the package vitrine_judge
 PLUGINS = "plugins"  # a dep of every stage that looks up names that a plugin can register
+LOADS_PLUGINS = re.compile(r"^import plugins$|entry_points\(", re.MULTILINE)
 # read and check params.yaml; a stage depends on the values, not on this code
 PARAMS_FILES = {"catalog/config.py", *(f"{package}/params.py" for package in PACKAGES)}
 # register logs this code with the model but does not import it
@@ -28,7 +32,7 @@ def stage_code(stage: str) -> set[str]:
     modules = (f"components/{stage}.py", *LOGGED_CODE.get(stage, ()))
     code = import_closure(ROOT / module for module in modules)
     files = {path.relative_to(ROOT).as_posix() for path in code | used_templates(code)} - PARAMS_FILES
-    uses_plugins = any(f"\nimport {PLUGINS}\n" in path.read_text() for path in code)
+    uses_plugins = any(LOADS_PLUGINS.search(path.read_text()) for path in code)
     return files | {PLUGINS} if uses_plugins else files
 
 
@@ -65,9 +69,9 @@ def imported_files(file: Path) -> Iterator[Path]:
             modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         else:
             continue
-        for module in modules:
-            path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
-            if module.split(".")[0] in PACKAGES and path.is_file():
+        for module, root in product(modules, IMPORT_ROOTS):
+            path = root.joinpath(*module.split(".")).with_suffix(".py")
+            if path.is_file() and path.relative_to(ROOT).parts[0] in PACKAGES:
                 yield path
 
 

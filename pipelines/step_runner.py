@@ -5,9 +5,10 @@ from collections.abc import Callable
 from traceback import format_exception_only
 from typing import TypeVar
 
+from vitrine_judge.errors import JudgeError
+
 from catalog.command import describe_user_error, run_command
 from catalog.threads import limit_threads
-from eval.errors import JudgeError
 from pipelines.failures import record_reason
 
 T = TypeVar("T")

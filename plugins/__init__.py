@@ -2,8 +2,8 @@
 
 A module registers a name with a decorator, as `@FUSIONS("mean")`, `@metric("name")` or `@source("name")`. The modules
 are imported when a name is looked up for the first time. The stages that look up names depend on this folder, the
-image holds it, and it is logged with each model, together with the packages that a plugin may import: catalog, eval
-and fusion.
+image holds it, and it is logged with each model, together with the packages that a plugin may import: catalog,
+vitrine_judge and fusion.
 """
 
 from functools import cache

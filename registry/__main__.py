@@ -5,10 +5,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from vitrine_judge.errors import JudgeError
+
 from catalog.command import run_command
 from catalog.config import read_yaml, validate_values
 from catalog.threads import limit_threads
-from eval.errors import JudgeError
 from registry.mlflow_store import connect, translate_errors
 from registry.model_registry import ModelRegistry
 from registry.params import RegisterParams

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
+from vitrine_judge.gate import Evidence
+from vitrine_judge.metrics import Scores, score
+from vitrine_judge.rankings import Run
 
 from catalog.schema import DataError
-from eval.gate import Evidence
-from eval.metrics import Scores, score
-from eval.rankings import Run
 from registry import champion_process, mlflow_runs
 from scoring.judgements import read_judgements
 from scoring.params import EvaluateParams

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from vitrine_judge.gate import Decision, Rules, decide
+from vitrine_judge.metrics import Scores
+from vitrine_judge.people import Answers, mean_ratings
+from vitrine_judge.segments import Segment
 
-from eval.gate import Decision, Rules, decide
-from eval.metrics import Scores
-from eval.people import Answers, mean_ratings
-from eval.segments import Segment
 from registry.champion_scoring import EvaluatedModel, evaluate_champion, load_evaluation
 from registry.model_registry import CHALLENGER, CHAMPION, ModelRegistry
 from registry.params import RegisterParams

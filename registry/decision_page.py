@@ -6,9 +6,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from eval.rankings import Run
-from eval.report import Report
-from eval.review import Review, Version, compare_costs
+from vitrine_judge.rankings import Run
+from vitrine_judge.report import Report
+from vitrine_judge.review import Review, Version, compare_costs
+
 from registry.comparison import Comparison
 from registry.mlflow_urls import version_url
 from registry.model_registry import ModelRegistry

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from vitrine_judge.gate import Decision, Evidence, Verdict
+from vitrine_judge.metrics import Scores
+from vitrine_judge.segments import Segment, segment_means
+from vitrine_judge.significance import bootstrap_interval
 
-from eval.gate import Decision, Evidence, Verdict
-from eval.metrics import Scores
-from eval.segments import Segment, segment_means
-from eval.significance import bootstrap_interval
 from scoring.systems import CANDIDATE
 
 BASELINES = ("bm25", "hybrid")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import ModelSignature
 
-CODE = ("catalog", "eval", "fusion", "plugins")
+CODE = ("catalog", "vitrine_judge", "fusion", "plugins")
 # MLflow runs this file where the model is served; nothing here imports it
 PYFUNC = Path(__file__).parents[1] / "serving" / "pyfunc.py"
 
@@ -63,6 +63,7 @@ def list_requirements(published: bool = False) -> list[str]:
 
     vitrine_requirements = [Requirement(line) for line in metadata.requires("vitrine") or []]
     names = [requirement.name for requirement in vitrine_requirements if not requirement.marker]
+    names.remove("vitrine-judge")  # its code is logged with the model
     names += ["mlflow", "pandas"]
     names += ["transformers"] * published
     return [f"{name}=={Version(metadata.version(name)).public}" for name in names]

@@ -1,7 +1,8 @@
 """Promotion and rollback of versions, and the history as a table."""
 
+from vitrine_judge.tables import format_table
+
 from catalog.schema import DataError
-from eval.tables import format_table
 from registry.champion_history import previous_champion
 from registry.model_registry import COMPARED_WITH, GATE, REASONS, ModelRegistry
 

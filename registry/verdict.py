@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from eval.report import render
+from vitrine_judge.report import render
+
 from registry.comparison import Candidate, Comparison, compare_with_champion
 from registry.decision_page import build_decision_page, build_review
 from registry.mlflow_runs import log_files

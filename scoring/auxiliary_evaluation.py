@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from vitrine_judge.metrics import score
+from vitrine_judge.rankings import Qrels, Run
+from vitrine_judge.report import Measure
 
 from catalog import store
 from catalog.schema import EXACT
-from eval.metrics import score
-from eval.rankings import Qrels, Run
-from eval.report import Measure
 from fusion.encoders.vocabulary import Vocabulary
 from fusion.entities import Entities, f1, spans
 from fusion.facets import Facets

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from vitrine_judge.arrays import locate, text_order
+from vitrine_judge.rankings import Qrels
 
 from catalog import store
 from catalog.schema import HUMAN, JUDGED_BY, DataError
-from eval.arrays import locate, text_order
-from eval.rankings import Qrels
 from fusion.features import MODALITIES, Items
 
 MISSING_MODALITY = "missing modality of relevant products"  # a way to group queries

@@ -9,15 +9,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from vitrine_judge.metrics import Scores
+from vitrine_judge.people import Agreement, Answers, Rating, mean_ratings, measure_agreement
+from vitrine_judge.rankings import Qrels, Run
+from vitrine_judge.report import (
+    Example,
+    FrequentQuery,
+    Report,
+    Result,
+    ResultExplanation,
+    most_changed_queries,
+)
+from vitrine_judge.significance import PairedResult, paired_test
 
 from catalog import store
 from catalog.clips import animate
 from catalog.schema import GRADE_NAMES
-from eval.metrics import Scores
-from eval.people import Agreement, Answers, Rating, mean_ratings, measure_agreement
-from eval.rankings import Qrels, Run
-from eval.report import Example, FrequentQuery, Report, Result, ResultExplanation, most_changed_queries
-from eval.significance import PairedResult, paired_test
 from fusion.featurizer import Featurizer
 from fusion.model import ProductSearchModel
 from fusion.search.explanations import explain, load_rows

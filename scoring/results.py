@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pv
 import pyarrow.parquet as pq
+from vitrine_judge.metrics import Scores, score
+from vitrine_judge.rankings import Qrels, Run
+from vitrine_judge.significance import PairedResult
 
-from eval.metrics import Scores, score
-from eval.rankings import Qrels, Run
-from eval.significance import PairedResult
 from scoring.judgements import Judgements
 from scoring.params import EvaluateParams
 from scoring.report_content import compare_systems

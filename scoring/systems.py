@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from vitrine_judge.combine import best_weight, weighted
+from vitrine_judge.metrics import Scores
+from vitrine_judge.rankings import Run
+from vitrine_judge.report import best_other
 
 from catalog.progress import show_progress
-from eval.combine import best_weight, weighted
-from eval.metrics import Scores
-from eval.rankings import Run
-from eval.report import best_other
 from fusion.features import Items
 from fusion.featurizer import load_items
 from fusion.model import ProductSearchModel, embed

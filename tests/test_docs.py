@@ -23,8 +23,9 @@ ROOT = Path(__file__).parents[1]
 README, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
 PAGES = [README, CHINESE, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FOLDERS = [path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()]
-FILE_FOLDERS = [*FOLDERS, "bench", "deploy", "docs", "examples", "tests"]
-PROGRAMS = ("catalog", "components", "eval", "fusion", "pipelines", "registry")
+NAMES = [*FOLDERS, "vitrine_judge"]
+FILE_FOLDERS = [*FOLDERS, "eval", "bench", "deploy", "docs", "examples", "tests"]
+PROGRAMS = ("catalog", "components", "fusion", "pipelines", "registry")
 OWN_BLOCK = "python -m catalog import table products.csv --out catalogue"
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -70,7 +71,7 @@ def test_paths_exist(page: Path) -> None:
 
 @every_page
 def test_names_exist(page: Path) -> None:
-    pattern = rf"(?<![\w/.-])(?:{'|'.join(FOLDERS)})\.[a-z_]\w*(?:\.\w+)*(?![\w/(]*\.(?:py|jinja))"
+    pattern = rf"(?<![\w/.-])(?:{'|'.join(NAMES)})\.[a-z_]\w*(?:\.\w+)*(?![\w/(]*\.(?:py|jinja))"
     for name in re.findall(pattern, page.read_text()):
         if not name.endswith((".py", ".jinja", ".md")) and not is_parameter(name):
             assert resolve(name), f"{name}: no such name"
@@ -117,10 +118,10 @@ def test_parameters_exist(page: Path) -> None:
 
 
 def commands(text: str) -> Iterator[tuple[str, list[str]]]:
-    """The packages and arguments of all `python -m PACKAGE VERB …` on a page."""
-    pattern = rf"python -m ({'|'.join(PROGRAMS)})(?![\w.])([^\n`|]*)"
-    for package, rest in re.findall(pattern, code(text)):
-        yield package, rest.split(" #")[0].split("&&")[0].split()
+    """The packages and arguments of all `python -m PACKAGE VERB …` and `vitrine-judge VERB …` on a page."""
+    pattern = rf"(?:python -m ({'|'.join(PROGRAMS)})(?![\w.])|^vitrine-judge)([^\n`|]*)"
+    for package, rest in re.findall(pattern, code(text), re.MULTILINE):
+        yield package or "vitrine_judge", rest.split(" #")[0].split("&&")[0].split()
 
 
 @every_page
@@ -132,7 +133,7 @@ def test_commands_exist(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as exit_info:
             import_module(f"{package}.__main__").main([*verbs, "--help"])
         output = capsys.readouterr()
-        command = f"python -m {package} {' '.join(arguments)}"
+        command = f"{package} {' '.join(arguments)}"
         assert exit_info.value.code == 0, f"{command}: {output.err}"
         if "FORMAT" in arguments:  # stands for any format; each has flags of its own
             continue

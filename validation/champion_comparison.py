@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from markupsafe import Markup
+from vitrine_judge.pages import data_uri, template_environment
+from vitrine_judge.plots import paired_bars
 
 from catalog import store
 from catalog.images import PictureError, decode
-from eval.pages import data_uri, template_environment
-from eval.plots import paired_bars
 from registry import champion_process
 from validation.drift import BINS, EMBEDDINGS, SIGNIFICANCE_LEVEL, Drift, add_vectors, measure_drift
 from validation.params import ValidateParams

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.pages import Cell, Table, template_environment
+from vitrine_judge.pages import Cell, Table, template_environment
+
 from validation.champion_comparison import ChampionComparison, read_thumbnails
 from validation.expectations import Finding
 

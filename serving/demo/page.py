@@ -16,11 +16,11 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
+from vitrine_judge.pages import template_environment
 
 from catalog.images import Limits, PictureError
 from catalog.schema import DataError
 from catalog.text import normalise
-from eval.pages import template_environment
 from serving.demo.catalogue import DemoCatalogue, QueryPictures
 from serving.demo.search import MAX_TEXT, Answer, Model, Search, compare_ranks, parse_search, search_model
 from serving.demo.votes import RATINGS, Votes

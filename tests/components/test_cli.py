@@ -4,10 +4,10 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from vitrine_judge.errors import JudgeError
 
 from components.__main__ import load_stage, main
 from components.params import SECTIONS, TrainParams
-from eval.errors import JudgeError
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,7 +72,7 @@ def test_a_training_image_needs_neither_tracker_nor_validator() -> None:
         absent = ["mlflow", "kfp", "dvc", "great_expectations", "pandas", "sklearn"]
         sys.modules.update(dict.fromkeys(absent))  # as if they were not installed
         import components.featurize, components.train, components.__main__
-        import eval.gate, eval.report, eval.significance
+        import vitrine_judge.gate, vitrine_judge.report, vitrine_judge.significance
         import fusion.search.catalogue_search, fusion.__main__
     """
     done = subprocess.run(

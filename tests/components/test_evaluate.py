@@ -10,6 +10,9 @@ import pyarrow as pa
 import pyarrow.csv as pv
 import pyarrow.parquet as pq
 import pytest
+from vitrine_judge.combine import WEIGHTS, weighted
+from vitrine_judge.metrics import Scores, score
+from vitrine_judge.rankings import Qrels, Run
 
 from catalog import store
 from catalog.schema import GAINS, QUERIES, DataError
@@ -17,9 +20,6 @@ from components.evaluate import evaluate
 from components.featurize import featurize
 from components.params import EvaluateParams, FeaturizeParams, Freeze, TrainParams
 from components.train import train
-from eval.combine import WEIGHTS, weighted
-from eval.metrics import Scores, score
-from eval.rankings import Qrels, Run
 from fusion.encoders.text import TextEncoderInit
 from fusion.model import ProductSearchModel
 from scoring.judgements import (

@@ -3,8 +3,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from eval.arrays import equal_count_blocks, locate, to_text
+from vitrine_judge.arrays import equal_count_blocks, locate, to_text
 
 
 @given(st.sets(st.integers(0, 30), min_size=1), st.lists(st.integers(0, 30)))
@@ -27,7 +26,7 @@ def test_text_of(ids: list[str], start: int) -> None:
 
 @pytest.mark.parametrize("counts", [[3, 3, 3], [1, 5, 2, 5, 1], [700], [1]])
 def test_equal_rows(counts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eval.arrays.BLOCK", 6)
+    monkeypatch.setattr("vitrine_judge.arrays.BLOCK", 6)
     positions = np.arange(sum(counts))
     blocks = [
         positions[cells].reshape(-1, count) for count, cells in equal_count_blocks(np.cumsum([0, *counts]))

@@ -2,11 +2,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from eval.combine import NORMALISATIONS, best_weight, comb_mnz, comb_sum, rrf, weighted
-from eval.errors import JudgeError
-from eval.metrics import score
-from eval.rankings import Qrels, Run
+from vitrine_judge.combine import NORMALISATIONS, best_weight, comb_mnz, comb_sum, rrf, weighted
+from vitrine_judge.errors import JudgeError
+from vitrine_judge.metrics import score
+from vitrine_judge.rankings import Qrels, Run
 
 FIRST = Run.from_dict({"q": {"a": 10.0, "b": 8.0, "c": 0.0}, "r": {"a": 1.0}})
 SECOND = Run.from_dict({"q": {"b": 0.5, "d": 0.1}, "s": {"z": 3.0, "y": 3.0}})

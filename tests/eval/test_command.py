@@ -1,4 +1,4 @@
-"""`python -m eval`, as it is called."""
+"""`vitrine-judge`, as it is called."""
 
 import json
 import subprocess
@@ -8,10 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
-from eval.__main__ import main
-from eval.metrics import Scores, score
-from eval.rankings import Qrels, Run
+from vitrine_judge.__main__ import main
+from vitrine_judge.metrics import Scores, score
+from vitrine_judge.rankings import Qrels, Run
 
 FIRST = {f"q{i}": {"a": 3.0, "b": 2.0, "c": 1.0} for i in range(12)}
 SECOND = {f"q{i}": {"c": 3.0, "b": 2.0, "a": 1.0} for i in range(11)}
@@ -145,7 +144,7 @@ def test_gains_that_are_none(files: Path) -> None:
 def test_it_needs_only_numpy_and_pyarrow(files: Path) -> None:
     """The third-party packages that a score imports, in a fresh process."""
     code = (
-        "import sys; from eval.__main__ import main; main(sys.argv[1:]); "
+        "import sys; from vitrine_judge.__main__ import main; main(sys.argv[1:]); "
         "print(*sorted({m.partition('.')[0] for m in sys.modules}))"
     )
     words = ["score", str(files / "one.trec"), str(files / "qrels.trec"), "--json"]

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import pytrec_eval
-
-from eval.conventions import CAUSES, CONVENTIONS, default_setup, explain, supports
-from eval.errors import JudgeError
-from eval.rankings import Qrels, Run
+from vitrine_judge.conventions import CAUSES, CONVENTIONS, default_setup, explain, supports
+from vitrine_judge.errors import JudgeError
+from vitrine_judge.rankings import Qrels, Run
 
 THEIRS = {
     "ndcg@5": "ndcg_cut_5",

@@ -6,11 +6,10 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-
-from eval.errors import JudgeError
-from eval.gate import Decision, Evidence, Finding, Rules, decide
-from eval.metrics import Scores
-from eval.segments import Segment
+from vitrine_judge.errors import JudgeError
+from vitrine_judge.gate import Decision, Evidence, Finding, Rules, decide
+from vitrine_judge.metrics import Scores
+from vitrine_judge.segments import Segment
 
 RULES = Rules(
     primary="ndcg@10",

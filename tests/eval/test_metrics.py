@@ -8,11 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from eval.errors import JudgeError
-from eval.metrics import METRICS, JudgedResults, Scores, is_metric, parse_metric, score
-from eval.metrics import metric as register_metric
-from eval.rankings import Qrels, Run
+from vitrine_judge.errors import JudgeError
+from vitrine_judge.metrics import METRICS, JudgedResults, Scores, is_metric, parse_metric, score
+from vitrine_judge.metrics import metric as register_metric
+from vitrine_judge.rankings import Qrels, Run
 
 ALL = [
     *METRICS,
@@ -190,7 +189,7 @@ def test_names_that_mean_something(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["top1", "p-at-2", "f1:macro"])
 def test_a_registered_name_can_be_used(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eval.metrics.METRICS", dict(METRICS))
+    monkeypatch.setattr("vitrine_judge.metrics.METRICS", dict(METRICS))
 
     @register_metric(name)
     def first_result(results: JudgedResults, k: int | None) -> np.ndarray:

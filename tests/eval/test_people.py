@@ -5,13 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-
-from eval import people
-from eval.errors import JudgeError
-from eval.metrics import Scores
-from eval.people import Answers, kendall, mean_ratings, measure_agreement
-from eval.segments import INTERVAL_QUERIES
-from eval.significance import bootstrap_interval
+from vitrine_judge import people
+from vitrine_judge.errors import JudgeError
+from vitrine_judge.metrics import Scores
+from vitrine_judge.people import Answers, kendall, mean_ratings, measure_agreement
+from vitrine_judge.segments import INTERVAL_QUERIES
+from vitrine_judge.significance import bootstrap_interval
 
 
 def survey(*answers: tuple[str, str, float]) -> Answers:

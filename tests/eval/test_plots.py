@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from eval.plots import LABEL, Estimate, difference_tone, forest, paired_bars
+from vitrine_judge.plots import LABEL, Estimate, difference_tone, forest, paired_bars
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = """<script>alert(1)</script>$x^2$ & "quoted" {{ 7 * 7 }}"""

@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from vitrine_judge.__main__ import main
+from vitrine_judge.errors import JudgeError
+from vitrine_judge.metrics import METRICS, is_metric, known_metrics, score
+from vitrine_judge.rankings import Qrels, Run
 
 import plugins
-from eval.__main__ import main
-from eval.errors import JudgeError
-from eval.metrics import METRICS, is_metric, known_metrics, score
-from eval.rankings import Qrels, Run
 
 MODULE = '''
 import numpy as np
 
-from eval.metrics import JudgedResults, metric
+from vitrine_judge.metrics import JudgedResults, metric
 
 
 @metric("top1")

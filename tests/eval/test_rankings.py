@@ -7,10 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from eval.arrays import locate
-from eval.errors import JudgeError
-from eval.rankings import Qrels, Run
+from vitrine_judge.arrays import locate
+from vitrine_judge.errors import JudgeError
+from vitrine_judge.rankings import Qrels, Run
 
 NESTED = st.dictionaries(
     st.text("abcé 0", min_size=1, max_size=4),
@@ -47,20 +46,20 @@ def test_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run.parquet"
     Run.from_dict(nested).to_parquet(path)
     assert len(list(Run.batches(path))) == 1
-    monkeypatch.setattr("eval.ranking_files.BATCH", 9)
+    monkeypatch.setattr("vitrine_judge.ranking_files.BATCH", 9)
     parts = [run.to_dict() for run in Run.batches(path)]
     assert len(parts) > 4
     assert [item for part in parts for item in part.items()] == list(nested.items())
     assert all(sum(map(len, part.values())) <= 18 for part in parts)
     pq.write_table(pq.read_table(path).slice(7), path)  # begins within a query
     assert sum(len(pairs) for run in Run.batches(path) for pairs in run.to_dict().values()) == 53
-    monkeypatch.setattr("eval.ranking_files.BATCH", 3)
+    monkeypatch.setattr("vitrine_judge.ranking_files.BATCH", 3)
     with pytest.raises(JudgeError, match=r"run.parquet: query 'q.' has more than 3 products"):
         list(Run.batches(path))
 
 
 def test_batches_of_what_is_not_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eval.ranking_files.BATCH", 1)
+    monkeypatch.setattr("vitrine_judge.ranking_files.BATCH", 1)
     Run.from_dict({"q": {"a": 1.0, "b": 0.0}}).to_trec(tmp_path / "run.txt")
     (run,) = Run.batches(tmp_path / "run.txt")
     assert run.to_dict() == {"q": {"a": 1.0, "b": 0.0}}
@@ -69,7 +68,7 @@ def test_batches_of_what_is_not_parquet(tmp_path: Path, monkeypatch: pytest.Monk
 @given(NESTED)
 def test_split(nested: dict) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("eval.rankings.BLOCK", 24)  # three pairs at a time
+        patch.setattr("vitrine_judge.rankings.BLOCK", 24)  # three pairs at a time
         parts = list(Run.from_dict(nested).split())
     run = Run.from_dict(nested)
     assert [run.query_ids[rows].tolist() for rows, _ in parts] == [

@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from selenium.webdriver import ActionChains, Chrome, Keys
-
-from eval.errors import JudgeError
-from eval.gate import Decision, Finding
-from eval.metrics import Scores
-from eval.pages import data_uri
-from eval.people import Agreement, Rating
-from eval.report import (
+from vitrine_judge.errors import JudgeError
+from vitrine_judge.gate import Decision, Finding
+from vitrine_judge.metrics import Scores
+from vitrine_judge.pages import data_uri
+from vitrine_judge.people import Agreement, Rating
+from vitrine_judge.report import (
     Example,
     FrequentQuery,
     Report,
@@ -28,9 +27,9 @@ from eval.report import (
     most_changed_queries,
     render,
 )
-from eval.review import Review, Version, compare_costs
-from eval.segments import INTERVAL_QUERIES, Segment
-from eval.significance import PairedResult, bootstrap_interval
+from vitrine_judge.review import Review, Version, compare_costs
+from vitrine_judge.segments import INTERVAL_QUERIES, Segment
+from vitrine_judge.significance import PairedResult, bootstrap_interval
 
 HOSTILE = """<script>alert(1)</script>"><img src=x onerror='alert(2)'>{{ 7 * 7 }}"""
 GRADES = {3: "exact", 2: "substitute", 1: "complement", 0: "irrelevant"}

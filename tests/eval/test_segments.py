@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from eval.errors import JudgeError
-from eval.segments import HEAD, INTERVAL_QUERIES, TAIL, TORSO, segment_means, traffic_thirds
-from eval.significance import bootstrap_interval
+from vitrine_judge.errors import JudgeError
+from vitrine_judge.segments import HEAD, INTERVAL_QUERIES, TAIL, TORSO, segment_means, traffic_thirds
+from vitrine_judge.significance import bootstrap_interval
 
 
 def test_the_largest_comes_first() -> None:

@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-
-from eval import significance
-from eval.errors import JudgeError
-from eval.significance import (
+from vitrine_judge import significance
+from vitrine_judge.errors import JudgeError
+from vitrine_judge.significance import (
     benjamini_hochberg,
     bootstrap_interval,
     detectable_difference,

@@ -4,9 +4,8 @@ from collections.abc import Callable
 
 import pytest
 import pytrec_eval
-
-from eval.metrics import score
-from eval.rankings import Qrels, Run
+from vitrine_judge.metrics import score
+from vitrine_judge.rankings import Qrels, Run
 
 THEIRS = {
     "ndcg": "ndcg",

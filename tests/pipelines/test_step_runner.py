@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from vitrine_judge.errors import JudgeError
 
 from catalog.schema import DataError
-from eval.errors import JudgeError
 from pipelines import failures
 from pipelines.step_runner import run_step
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from vitrine_judge.gate import Decision, Evidence, Finding
+from vitrine_judge.metrics import Scores
 
-from eval.gate import Decision, Evidence, Finding
-from eval.metrics import Scores
 from registry.model_card import (
     DESCRIPTION_LENGTH,
     escape_markdown,

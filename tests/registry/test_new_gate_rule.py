@@ -1,5 +1,6 @@
 """CONTRIBUTING.md, "To add a rule of the gate": two files of a copy of the project are changed, and nothing else."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("catalog", "eval", "fusion", "plugins", "registry", "scoring")
 # file → text → what stands there with the new rule
 CHANGES = {
-    "eval/gate.py": {
+    "eval/vitrine_judge/gate.py": {
         "    min_segment: int\n": "    min_segment: int\n    min_queries: int\n",
         "        *_check_rating(candidate, rules),\n": (
             "        *_check_rating(candidate, rules),\n        *_check_queries(candidate, rules),\n"
@@ -28,8 +29,8 @@ def _check_rating(""",
 }
 PROGRAM = """
 import numpy as np
-from eval.gate import Evidence, decide
-from eval.metrics import Scores
+from vitrine_judge.gate import Evidence, decide
+from vitrine_judge.metrics import Scores
 from registry.comparison import make_rules
 from registry.params import RegisterParams
 
@@ -52,6 +53,11 @@ def test_a_rule_is_added_in_two_files(tmp_path: Path) -> None:
             text = text.replace(old, new)
         path.write_text(text)
     process = subprocess.run(
-        [sys.executable, "-c", PROGRAM], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-c", PROGRAM],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "eval")},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert process.stdout == "failed ['There are 2 test queries.']\n", process.stderr

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score
+from vitrine_judge.report import Measure
 
 from catalog import store
 from catalog.schema import EXACT
-from eval.report import Measure
 from fusion.facets import Facets
 from fusion.features import Items
 from fusion.featurizer import Featurizer

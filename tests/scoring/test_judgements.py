@@ -3,9 +3,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from vitrine_judge.rankings import Qrels
 
 from catalog import store
-from eval.rankings import Qrels
 from fusion.features import Items
 from scoring.judgements import MISSING_MODALITY, find_missing_modalities, read_judgements
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from vitrine_judge.metrics import Scores
+from vitrine_judge.rankings import Qrels, Run
 
-from eval.metrics import Scores
-from eval.rankings import Qrels, Run
 from scoring.report_content import (
     CLIP_SIDE,
     animate_clip,

@@ -8,10 +8,10 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from vitrine_judge.people import mean_ratings
 
 from catalog import store
 from catalog.schema import DataError
-from eval.people import mean_ratings
 from scoring.report_content import read_survey
 from serving.demo import votes as votes_module
 from serving.demo.votes import RATINGS, Votes

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from markupsafe import Markup
 
-from eval.errors import JudgeError
-from eval.metrics import Scores
-from eval.pages import Cell, Table, format_p_value, template_environment
-from eval.people import Agreement, Rating
-from eval.plots import Estimate, difference_tone, forest
-from eval.review import Review
-from eval.segments import Segment, segment_means
-from eval.significance import Contest, PairedResult, differences
+from vitrine_judge.errors import JudgeError
+from vitrine_judge.metrics import Scores
+from vitrine_judge.pages import Cell, Table, format_p_value, template_environment
+from vitrine_judge.people import Agreement, Rating
+from vitrine_judge.plots import Estimate, difference_tone, forest
+from vitrine_judge.review import Review
+from vitrine_judge.segments import Segment, segment_means
+from vitrine_judge.significance import Contest, PairedResult, differences
 
 NOTABLE = 0.02  # smaller losses of a score are not mentioned
 PLOTTED = 12  # groups in a plot; the table shows all

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from eval.errors import JudgeError
-from eval.metrics import Scores, is_metric
-from eval.segments import Segment
-from eval.significance import (
+from vitrine_judge.errors import JudgeError
+from vitrine_judge.metrics import Scores, is_metric
+from vitrine_judge.segments import Segment
+from vitrine_judge.significance import (
     bootstrap_interval,
     detectable_difference,
     differences,

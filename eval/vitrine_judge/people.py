@@ -6,9 +6,9 @@ from statistics import NormalDist
 
 import numpy as np
 
-from eval.errors import JudgeError
-from eval.metrics import Scores
-from eval.segments import Segment, segment_means
+from vitrine_judge.errors import JudgeError
+from vitrine_judge.metrics import Scores
+from vitrine_judge.segments import Segment, segment_means
 
 CHUNK = 1 << 22  # pairs of queries compared at once
 

@@ -7,7 +7,7 @@ from typing import Self
 
 import numpy as np
 
-from eval.errors import JudgeError
+from vitrine_judge.errors import JudgeError
 
 CHUNK = 1 << 22  # random numbers drawn at once: tens of MB, however many queries and resamples
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pyarrow as pa
 
-from eval.arrays import locate
-from eval.errors import JudgeError
-from eval.metrics import score
-from eval.rankings import Qrels, Run
+from vitrine_judge.arrays import locate
+from vitrine_judge.errors import JudgeError
+from vitrine_judge.metrics import score
+from vitrine_judge.rankings import Qrels, Run
 
 RRF_K = 60.0  # of Cormack et al.
 WEIGHTS = tuple(step / 20 for step in range(21))
@@ -99,12 +99,12 @@ def best_weight(
     Args:
         first, second: Two runs of the same queries.
         qrels: The judgements of the validation queries.
-        metric: The metric to maximise; `score_options` are arguments of `eval.metrics.score`.
+        metric: The metric to maximise; `score_options` are arguments of `vitrine_judge.metrics.score`.
         normalisation: Of the scores.
         weights: The weights to try; the first of equally good ones wins.
 
     Raises:
-        JudgeError: as for `weighted` and `eval.metrics.score`.
+        JudgeError: as for `weighted` and `vitrine_judge.metrics.score`.
     """
 
     def mean_score(weight: float) -> float:

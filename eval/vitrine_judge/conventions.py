@@ -1,7 +1,7 @@
 """Why other judges give other numbers for the same run.
 
-A convention of another judge is a set of causes. A cause is one difference to `eval.metrics`. It is applied alone to
-measure its effect, and with the others to compute the numbers of that judge.
+A convention of another judge is a set of causes. A cause is one difference to `vitrine_judge.metrics`. It is applied
+alone to measure its effect, and with the others to compute the numbers of that judge.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,9 +11,9 @@ from typing import TypeVar
 import numpy as np
 import pyarrow as pa
 
-from eval.arrays import locate, text_ranks
-from eval.metrics import parse_metric, score
-from eval.rankings import Pairs, Qrels, Run
+from vitrine_judge.arrays import locate, text_ranks
+from vitrine_judge.metrics import parse_metric, score
+from vitrine_judge.rankings import Pairs, Qrels, Run
 
 PairsType = TypeVar("PairsType", bound=Pairs)
 
@@ -23,9 +23,9 @@ class EvaluationSetup:
     """A run, its judgements, and how to score it.
 
     Attributes:
-        run, qrels: As for `eval.metrics.score`.
+        run, qrels: As for `vitrine_judge.metrics.score`.
         metrics: Requested name → computed name.
-        gains: As for `eval.metrics.score`.
+        gains: As for `vitrine_judge.metrics.score`.
         relevant: Likewise.
         answered_only: Whether the mean leaves out queries that the run does not answer.
     """
@@ -169,7 +169,7 @@ def explain(setup: EvaluationSetup) -> tuple[dict[str, dict[str, float]], dict[s
     The means of a judge hold only the metrics that it supports.
 
     Raises:
-        JudgeError: as for `eval.metrics.score`.
+        JudgeError: as for `vitrine_judge.metrics.score`.
     """
     means, differences = {"vitrine": setup.means()}, {}
     for judge, causes in CONVENTIONS.items():
@@ -190,7 +190,7 @@ def default_setup(
     gains: Mapping[int, float] | None = None,
     relevant: float = 1.0,
 ) -> EvaluationSetup:
-    """Our own conventions; arguments as for `eval.metrics.score`."""
+    """Our own conventions; arguments as for `vitrine_judge.metrics.score`."""
     return EvaluationSetup(run, qrels, {metric: metric for metric in metrics}, gains, relevant)
 
 

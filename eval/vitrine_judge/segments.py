@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.errors import JudgeError
-from eval.significance import bootstrap_interval
+from vitrine_judge.errors import JudgeError
+from vitrine_judge.significance import bootstrap_interval
 
 HEAD, TORSO, TAIL = "head", "torso", "tail"
 # With fewer queries a bootstrap interval covers the true mean too rarely: with 20 in only 71 to 89 % of cases.
@@ -43,7 +43,7 @@ def segment_means(
     Args:
         values: (Q,) float, a metric of each query.
         labels: (Q,) str, the group of each query.
-        resamples, seed, confidence: As for `eval.significance.bootstrap_interval`.
+        resamples, seed, confidence: As for `vitrine_judge.significance.bootstrap_interval`.
 
     Raises:
         JudgeError: another number of labels than queries.

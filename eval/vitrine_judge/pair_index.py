@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from eval.arrays import equal_count_blocks, map_parallel
+from vitrine_judge.arrays import equal_count_blocks, map_parallel
 
 
 class PairIndex:

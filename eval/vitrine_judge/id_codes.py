@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eval.arrays import to_arrow, to_numpy
-from eval.errors import JudgeError
+from vitrine_judge.arrays import to_arrow, to_numpy
+from vitrine_judge.errors import JudgeError
 
 SPREAD = 4  # integers are their own codes where the highest is at most SPREAD times their number
 

@@ -1,6 +1,6 @@
 """Judgements and runs: flat arrays inside; TREC, BEIR, parquet and dicts outside.
 
-Ids are text; see `eval.id_codes`. They are sorted by code points, so "10" comes before "9".
+Ids are text; see `vitrine_judge.id_codes`. They are sorted by code points, so "10" comes before "9".
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,12 +14,12 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 import pyarrow as pa
 
-from eval import ranking_files
-from eval.arrays import BLOCK, text_ranks, to_arrow, to_numpy, to_text
-from eval.errors import JudgeError
-from eval.id_codes import encode_ids, id_text, number_ids
-from eval.pair_index import PairIndex, rank_order
-from eval.ranking_files import FileLayout, PairColumns
+from vitrine_judge import ranking_files
+from vitrine_judge.arrays import BLOCK, text_ranks, to_arrow, to_numpy, to_text
+from vitrine_judge.errors import JudgeError
+from vitrine_judge.id_codes import encode_ids, id_text, number_ids
+from vitrine_judge.pair_index import PairIndex, rank_order
+from vitrine_judge.ranking_files import FileLayout, PairColumns
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,7 +236,7 @@ class Run(Pairs):
     def batches(cls, path: Path) -> Iterator[Self]:
         """As `from_file`, but parquet files that may not fit into memory give several runs of some queries each.
 
-        In files of more than `eval.ranking_files.BATCH` pairs, those of a query must be contiguous.
+        In files of more than `vitrine_judge.ranking_files.BATCH` pairs, those of a query must be contiguous.
 
         Raises:
             JudgeError: as for `from_file`, or a query whose pairs do not fit.

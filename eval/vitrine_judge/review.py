@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from eval.gate import Decision, Finding
+from vitrine_judge.gate import Decision, Finding
 
 # Fact → its name on the page, and its unit.
 FACTS = {

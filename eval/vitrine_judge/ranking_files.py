@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from eval.arrays import map_parallel
-from eval.errors import JudgeError
-from eval.id_codes import encode_ids, is_text
+from vitrine_judge.arrays import map_parallel
+from vitrine_judge.errors import JudgeError
+from vitrine_judge.id_codes import encode_ids, is_text
 
 BATCH = 1 << 23  # pairs in memory at a time; larger files are read in batches
 ROW_GROUP = 2 * BATCH  # pairs in a row group of a parquet file, which a reader reads at once
@@ -122,7 +122,7 @@ def columns_of_nested(nested: Mapping[Any, Mapping[Any, float]], where: str) -> 
     """The columns of {query: {product: value}}; `where` names it in errors.
 
     Raises:
-        JudgeError: query ids as for `eval.id_codes.encode_ids`.
+        JudgeError: query ids as for `vitrine_judge.id_codes.encode_ids`.
     """
     names, codes = encode_ids(list(nested), f"{where}: query ids")
     codes = np.repeat(codes, np.fromiter(map(len, nested.values()), np.int64, len(nested)))

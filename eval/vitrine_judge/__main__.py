@@ -1,7 +1,7 @@
-"""`python -m eval`: score a run, compare runs, explain the numbers of other judges, or write a report.
+"""`vitrine-judge`: score a run, compare runs, explain the numbers of other judges, or write a report.
 
-Files are parquet, TREC, BEIR or JSON; their content tells which. See `eval.rankings`. Needs NumPy and pyarrow, and
-Jinja2 and matplotlib for the report.
+Files are parquet, TREC, BEIR or JSON; their content tells which. See `vitrine_judge.rankings`. The report needs Jinja2
+and matplotlib: the extra `report`.
 """
 
 import argparse
@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from eval.arrays import locate
-from eval.errors import JudgeError
-from eval.metrics import Scores, known_metrics, score
-from eval.ranking_files import read_table
-from eval.rankings import Qrels, Run
-from eval.segments import traffic_thirds
-from eval.significance import Contest, detectable_difference, differences, holm, paired_test, t_test
-from eval.tables import format_table
+from vitrine_judge.arrays import locate
+from vitrine_judge.errors import JudgeError
+from vitrine_judge.metrics import Scores, known_metrics, score
+from vitrine_judge.ranking_files import read_table
+from vitrine_judge.rankings import Qrels, Run
+from vitrine_judge.segments import traffic_thirds
+from vitrine_judge.significance import Contest, detectable_difference, differences, holm, paired_test, t_test
+from vitrine_judge.tables import format_table
 
 DEFAULT_METRICS = ("ndcg@10", "recall@100", "mrr@10")
 COMPARISON_HEADS = (
@@ -35,9 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments.command(arguments)
     except JudgeError as error:
-        print(f"eval: {error}", file=sys.stderr)
+        print(f"vitrine-judge: {error}", file=sys.stderr)
     except OSError as error:
-        print(f"eval: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"vitrine-judge: {error.filename}: {error.strerror}", file=sys.stderr)
     else:
         return 0
     return 1
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="vitrine-judge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -183,7 +183,7 @@ def _comparison_line(row: dict[str, object]) -> list[object]:
 
 
 def _explain(arguments: argparse.Namespace) -> None:
-    from eval.conventions import default_setup, explain
+    from vitrine_judge.conventions import default_setup, explain
 
     metrics = arguments.metrics
     setup = default_setup(
@@ -211,7 +211,7 @@ def _explain(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from eval.report import Report, render
+    from vitrine_judge.report import Report, render
 
     paths = [arguments.run, *arguments.others]
     names = [path.stem for path in paths]

@@ -1,7 +1,7 @@
 """Ranking metrics: one registry, one function each, all queries at once.
 
 A metric's name is `name[@k][:variant]`, for instance "ndcg@10", "ndcg@10:exp" or "rbp:0.95"; without `@k` the whole
-list counts. A module in `plugins/` can add a metric with `@metric("name")`. For all metrics:
+list counts. Another package can add a metric with `@metric("name")` and an entry point (`PLUGINS`). For all metrics:
 
 - Means are over the judged queries. A judged query that the run does not answer scores 0 (`Scores.unanswered` counts
   them); unjudged queries are left out.
@@ -15,7 +15,8 @@ list counts. A module in `plugins/` can add a metric with `@metric("name")`. For
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Self
 
@@ -23,12 +24,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import plugins
-from eval.arrays import equal_count_blocks, locate, map_parallel, text_order
-from eval.errors import JudgeError
-from eval.ranking_files import read_table
-from eval.rankings import Qrels, Run
+from vitrine_judge.arrays import equal_count_blocks, locate, map_parallel, text_order
+from vitrine_judge.errors import JudgeError
+from vitrine_judge.ranking_files import read_table
+from vitrine_judge.rankings import Qrels, Run
 
+PLUGINS = "vitrine_judge.metrics"  # group of entry points: functions that import modules with metrics
 REGISTERED_NAME = re.compile(r"[a-z][a-z0-9-]*(?::[a-z]+)?")
 METRIC_NAME = re.compile(r"([a-z][a-z0-9-]*)(?:@([1-9][0-9]*))?(?::(?:([a-z]+)|(0\.[0-9]*[1-9])))?")
 
@@ -138,9 +139,15 @@ def metric(
 
 
 def known_metrics() -> dict[str, Metric]:
-    """All metrics by name, with those of `plugins/`."""
-    plugins.load()
+    """All metrics by name, with those of other packages."""
+    for load in _plugin_loaders():
+        load()
     return METRICS
+
+
+@cache  # to read the metadata of all installed packages takes time
+def _plugin_loaders() -> list[Callable[[], object]]:
+    return [entry_point.load() for entry_point in entry_points(group=PLUGINS)]
 
 
 @metric("ndcg")
