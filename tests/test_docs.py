@@ -127,7 +127,7 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
 @every_page
 def test_commands_exist(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for package, arguments in commands(page.read_text()):
-        verbs = list(takewhile(re.compile(r"[a-z_0-9]+").fullmatch, arguments[:2]))
+        verbs = list(takewhile(re.compile(r"[a-z][a-z_0-9-]*").fullmatch, arguments[:2]))
         if verbs[:1] != ["import"]:
             verbs = verbs[:1]
         with pytest.raises(SystemExit) as exit_info:

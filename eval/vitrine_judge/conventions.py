@@ -4,16 +4,20 @@ A convention of another judge is a set of causes. A cause is one difference to `
 alone to measure its effect, and with the others to compute the numbers of that judge.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-from vitrine_judge.arrays import locate, text_ranks
-from vitrine_judge.metrics import parse_metric, score
+from vitrine_judge.arrays import locate, text_order, text_ranks
+from vitrine_judge.configuration import MetricConfiguration
+from vitrine_judge.metrics import Scores, score, split_metric
 from vitrine_judge.rankings import Pairs, Qrels, Run
+
+NO_PRODUCT = "\0"  # an id that no product has
 
 PairsType = TypeVar("PairsType", bound=Pairs)
 
@@ -25,28 +29,40 @@ class EvaluationSetup:
     Attributes:
         run, qrels: As for `vitrine_judge.metrics.score`.
         metrics: Requested name → computed name.
-        gains: As for `vitrine_judge.metrics.score`.
-        relevant: Likewise.
+        configuration: Gains, relevance and ties; its own metrics do not matter.
         answered_only: Whether the mean leaves out queries that the run does not answer.
+        formulas: Metric without cut-off → another formula: (this setup, computed name) → (Q,) values.
     """
 
     run: Run
     qrels: Qrels
     metrics: Mapping[str, str]
-    gains: Mapping[int, float] | None = None
-    relevant: float = 1.0
+    configuration: MetricConfiguration = field(default_factory=MetricConfiguration)
     answered_only: bool = False
+    formulas: Mapping[str, Callable[["EvaluationSetup", str], np.ndarray]] = field(default_factory=dict)
+
+    def score(self, metrics: Sequence[str], relevant: float | None = None) -> Scores:
+        """Our scores of this run with these judgements; `relevant` replaces that of the configuration."""
+        configuration = self.configuration
+        return score(
+            self.run,
+            self.qrels,
+            metrics,
+            gains=configuration.gains,
+            relevant=configuration.relevant if relevant is None else relevant,
+            ties=configuration.ties,
+        )
 
     def means(self) -> dict[str, float]:
         """Requested metric → mean."""
-        scores = score(
-            self.run, self.qrels, list(self.metrics.values()), gains=self.gains, relevant=self.relevant
-        )
+        scores = self.score(list(self.metrics.values()))
         queries = scores.answered if self.answered_only and scores.answered.any() else slice(None)
-        return {
-            requested: float(scores.values[computed][queries].mean())
-            for requested, computed in self.metrics.items()
-        }
+        means = {}
+        for requested, computed in self.metrics.items():
+            formula = self.formulas.get(split_metric(computed)[0])
+            values = formula(self, computed) if formula else scores.values[computed]
+            means[requested] = float(values[queries].mean())
+        return means
 
 
 @dataclass(frozen=True)
@@ -88,7 +104,7 @@ def ties(setup: EvaluationSetup) -> tuple[EvaluationSetup, str]:
     changed = np.unique(run.query_index[order != np.arange(len(order))])
     reordered = replace(run, product_index=run.product_index[order], values=-run.ranks.astype(np.float64))
     why = (
-        "equal scores, in single precision, are sorted by id descending: "
+        "equal scores, in single precision (all digits from version 10 on), are sorted by id descending: "
         f"another order for {len(changed):,} queries"
     )
     return replace(setup, run=reordered), why
@@ -106,11 +122,14 @@ def missing(setup: EvaluationSetup) -> tuple[EvaluationSetup, str]:
 def unjudged(setup: EvaluationSetup) -> tuple[EvaluationSetup, str]:
     """Products with a negative grade count as unjudged."""
     qrels = setup.qrels
-    mask = qrels.values >= 0
-    # A query keeps its judgements if all are negative: it stays in the mean, and scores 0 either way.
-    mask |= ~np.isin(qrels.query_index, qrels.query_index[mask])
-    why = f"products with a negative grade count as unjudged: {int((~mask).sum()):,}"
-    return replace(setup, qrels=_filter_pairs(qrels, mask, qrels.values)), why
+    is_negative = qrels.values < 0
+    # A query with negative grades only stays in the mean, with a judged product that no run holds.
+    mask = ~is_negative | (~np.isin(qrels.query_index, qrels.query_index[~is_negative]) & (qrels.ranks == 1))
+    rest = _filter_pairs(qrels, mask, qrels.values)
+    products = pa.concat_arrays([qrels.products.cast(pa.string()), pa.array([NO_PRODUCT])])
+    product_index = np.where(rest.values < 0, len(qrels.products), rest.product_index)
+    why = f"products with a negative grade count as unjudged: {int(is_negative.sum()):,}"
+    return replace(setup, qrels=replace(rest, products=products, product_index=product_index)), why
 
 
 @cause("gains")
@@ -119,22 +138,58 @@ def gains(setup: EvaluationSetup) -> tuple[EvaluationSetup, str]:
     grades = setup.qrels.values
     truncated = np.trunc(grades)
     count = int((truncated != grades).sum())
-    ours = ""
-    if setup.gains:
-        ours = f" (ours: {', '.join(f'{grade} → {gain:g}' for grade, gain in setup.gains.items())})"
+    ours, configuration = "", setup.configuration
+    if configuration.gains:
+        ours = f" (ours: {', '.join(f'{grade} → {gain:g}' for grade, gain in configuration.gains.items())})"
     why = f"a grade is its own gain{ours}; fractions of grades are dropped: {count:,}"
     all_pairs = np.ones(len(grades), bool)
-    return replace(setup, gains=None, qrels=_filter_pairs(setup.qrels, all_pairs, truncated)), why
+    configuration = replace(configuration, gains=None)
+    qrels = _filter_pairs(setup.qrels, all_pairs, truncated)
+    return replace(setup, configuration=configuration, qrels=qrels), why
 
 
 @cause("cut-offs")
 def cut_offs(setup: EvaluationSetup) -> tuple[EvaluationSetup, str]:
-    """The reciprocal rank is computed on the whole list."""
+    """The reciprocal rank and rank-biased precision are computed on the whole list."""
     metrics = {
-        requested: "mrr" if computed.startswith("mrr@") else computed
+        requested: re.sub(r"^(mrr|rbp)@[0-9]+", r"\1", computed)
         for requested, computed in setup.metrics.items()
     }
-    return replace(setup, metrics=metrics), "the reciprocal rank has no cut-off"
+    return replace(setup, metrics=metrics), "the reciprocal rank and rank-biased precision have no cut-off"
+
+
+@cause("persistence")
+def persistence(setup: EvaluationSetup) -> tuple[EvaluationSetup, str]:
+    """The persistence of rank-biased precision is 0.9 where the name gives none."""
+    metrics = {
+        requested: f"{computed}:0.9" if re.fullmatch(r"rbp(@[0-9]+)?", computed) else computed
+        for requested, computed in setup.metrics.items()
+    }
+    return replace(setup, metrics=metrics), "rank-biased precision has persistence 0.9 by default (ours: 0.8)"
+
+
+@cause("graded rbp")
+def graded_rbp(setup: EvaluationSetup) -> tuple[EvaluationSetup, str]:
+    """In rank-biased precision, the relevance of a product is its grade in parts of the best grade of the query."""
+    above = int((setup.qrels.values > 1).sum())
+    why = (
+        "in rank-biased precision the relevance is the grade over the best grade of the query, as documented; "
+        "trec_eval 10.0 itself uses two numbers without setting them, so what it prints varies: grades above 1: "
+        f"{above:,}"
+    )
+    return replace(setup, formulas={**setup.formulas, "rbp": _graded_values}), why
+
+
+@cause("short lists")
+def short_lists(setup: EvaluationSetup) -> tuple[EvaluationSetup, str]:
+    """Of the first k positions, those after the end of a shorter list count as judged."""
+    cutoffs = [split_metric(name)[1] or 0 for name in setup.metrics.values() if name.startswith("judged")]
+    count = int((setup.run.counts < max(cutoffs, default=0)).sum())
+    why = (
+        f"judged@k counts positions after the end of a list as judged: {count:,} queries; "
+        "trec_eval prints unj_k, which is 1 − judged@k"
+    )
+    return replace(setup, formulas={**setup.formulas, "judged": _filled_judged}), why
 
 
 @cause("identical")
@@ -148,19 +203,25 @@ def identical(setup: EvaluationSetup) -> tuple[EvaluationSetup, str]:
 
 # BEIR computes with trec_eval, except for the reciprocal rank, which has a cut-off there and is not compared here.
 CONVENTIONS: dict[str, tuple[str, ...]] = {
-    "trec_eval": ("ties", "missing", "unjudged", "gains", "cut-offs"),
+    "trec_eval": (
+        *("ties", "missing", "unjudged", "gains", "cut-offs"),
+        *("persistence", "graded rbp", "short lists"),  # from version 10 on
+    ),
     "BEIR": ("identical", "ties", "missing", "unjudged", "gains"),
 }
 SUPPORTED_METRICS = {
-    "trec_eval": ("ndcg", "recall", "hit", "precision", "mrr", "map", "r-precision", "bpref"),
+    "trec_eval": (
+        *("ndcg", "recall", "hit", "precision", "mrr", "map", "r-precision", "bpref"),
+        *("rbp", "judged"),  # from version 10 on
+    ),
     "BEIR": ("ndcg", "recall", "precision", "map"),
 }
 
 
 def supports(judge: str, metric: str) -> bool:
     """Whether another judge has a metric of ours."""
-    parse_metric(metric)
-    return ":" not in metric and metric.partition("@")[0] in SUPPORTED_METRICS[judge]
+    base, cutoff, _ = split_metric(metric)
+    return base in SUPPORTED_METRICS[judge] and (base != "judged" or cutoff is not None)
 
 
 def explain(setup: EvaluationSetup) -> tuple[dict[str, dict[str, float]], dict[str, list[Difference]]]:
@@ -183,15 +244,35 @@ def explain(setup: EvaluationSetup) -> tuple[dict[str, dict[str, float]], dict[s
     return means, differences
 
 
-def default_setup(
-    run: Run,
-    qrels: Qrels,
-    metrics: Sequence[str],
-    gains: Mapping[int, float] | None = None,
-    relevant: float = 1.0,
-) -> EvaluationSetup:
-    """Our own conventions; arguments as for `vitrine_judge.metrics.score`."""
-    return EvaluationSetup(run, qrels, {metric: metric for metric in metrics}, gains, relevant)
+def default_setup(run: Run, qrels: Qrels, configuration: MetricConfiguration) -> EvaluationSetup:
+    """Our own conventions."""
+    metrics = {metric: metric for metric in configuration.metrics}
+    return EvaluationSetup(run, qrels, metrics, configuration)
+
+
+def _graded_values(setup: EvaluationSetup, metric: str) -> np.ndarray:
+    """(Q,) a metric that is linear in relevance, for relevances of grade / best grade of the query.
+
+    A grade is the sum of the steps between levels up to it, so this is a weighted sum of scores with each level as
+    `relevant`.
+    """
+    qrels = setup.qrels
+    best = np.maximum.reduceat(qrels.values, qrels.offsets[:-1])[text_order(qrels.queries)].clip(min=1.0)
+    total, before = np.zeros(len(best)), 0.0
+    for level in np.unique(qrels.values[qrels.values > 0]).tolist():
+        total += (level - before) * setup.score([metric], relevant=level).values[metric]
+        before = level
+    return total / best
+
+
+def _filled_judged(setup: EvaluationSetup, metric: str) -> np.ndarray:
+    """(Q,) judged@k where positions after the end of a list count as judged; 0 where the run has no answer."""
+    k, order = split_metric(metric)[1], text_order(setup.qrels.queries)
+    rows = locate(setup.qrels.queries, setup.run.queries)[order]
+    scores = setup.score([metric])
+    lengths = np.where(rows < 0, 0, setup.run.counts[rows])
+    share = 1.0 if k is None else lengths.clip(max=k) / k
+    return np.where(scores.answered, 1 - (1 - scores.values[metric]) * share, 0.0)
 
 
 def _apply_all(setup: EvaluationSetup, causes: Sequence[str]) -> EvaluationSetup:

@@ -4,13 +4,14 @@ Ids are text. Integers become their decimal digits: 7 in an array and "7" in a f
 another one. Integers stay integers as long as possible, which is faster.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vitrine_judge.arrays import to_arrow, to_numpy
+from vitrine_judge.arrays import refuse_masked, to_arrow, to_numpy
 from vitrine_judge.errors import JudgeError
 
 SPREAD = 4  # integers are their own codes where the highest is at most SPREAD times their number
@@ -27,26 +28,25 @@ def encode_ids(ids: Any, where: str) -> tuple[pa.Array | None, np.ndarray]:
         The unique names (V,) and the index of each id's name (N,); for integers None and the integers.
 
     Raises:
-        JudgeError: ids that are neither all text nor all integers, missing, empty, or with a NUL at their end.
+        JudgeError: ids that are neither all text nor all integers, missing, empty, or with a NUL at their end; or
+            unique ids of more than 2 GiB together.
     """
     column = _to_column(ids, where)
     if not len(column):
         return None, np.empty(0, np.int64)
-    if pa.types.is_dictionary(column.type) and not _is_usable_dictionary(column):
-        column = column.dictionary_decode()
+    _check_present(column, where)
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if not (pa.types.is_integer(kind) or is_text(kind)):
         raise JudgeError(f"{where}: must be all text or all integers, not {column.type}")
-    if column.null_count:
-        row = column.is_null().index(True).as_py()
-        raise JudgeError(f"{where}: row {row} has no id; give every row an id")
-    if pa.types.is_integer(kind):
-        return None, to_numpy(column)
-    if not pa.types.is_dictionary(column.type):
-        column = column.dictionary_encode()
-    names = column.dictionary.cast(pa.string())
-    _check_names(names, where)
-    return names, to_numpy(column.indices)
+    try:
+        names, codes = _encode(column, where)
+    except pa.ArrowException as error:
+        reason = " ".join(str(error).split())
+        message = f"{where}: too long ({reason}); all unique ids together may have 2 GiB, give shorter ids"
+        raise JudgeError(message) from error
+    if names is not None:
+        _check_names(names, where)
+    return names, codes
 
 
 def number_ids(names: pa.Array | None, codes: np.ndarray) -> tuple[pa.Array, np.ndarray]:
@@ -71,14 +71,46 @@ def id_text(names: pa.Array | None, code: int) -> str:
 
 def is_text(kind: pa.DataType) -> bool:
     """Whether an Arrow type is text."""
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
-def _to_column(ids: Any, where: str) -> pa.Array:
+def _to_column(ids: Any, where: str) -> pa.Array | pa.ChunkedArray:
+    if isinstance(ids, pa.Array | pa.ChunkedArray):
+        return ids
+    if isinstance(ids, str | bytes | Mapping):
+        raise JudgeError(
+            f"{where}: expected a column of ids, not {type(ids).__name__}; use from_file or from_dict"
+        )
+    refuse_masked(ids, where)
     try:
-        column = ids if isinstance(ids, pa.Array | pa.ChunkedArray) else pa.array(ids)
-    except (pa.ArrowException, TypeError, ValueError) as error:
+        return pa.array(ids)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise JudgeError(f"{where}: must be all text or all integers ({error})") from error
+
+
+def _check_present(column: pa.Array | pa.ChunkedArray, where: str) -> None:
+    if column.null_count:
+        row = column.is_null().index(True).as_py()
+        raise JudgeError(f"{where}: row {row} has no id; give every row an id")
+
+
+def _encode(column: pa.Array | pa.ChunkedArray, where: str) -> tuple[pa.Array | None, np.ndarray]:
+    """As `encode_ids`, for columns that are not empty."""
+    if pa.types.is_dictionary(column.type):
+        column = _combine(column)
+        if not _is_usable_dictionary(column):
+            column = column.dictionary_decode()
+    _check_present(column, where)
+    if pa.types.is_integer(column.type):
+        return None, to_numpy(column)
+    if not pa.types.is_dictionary(column.type):
+        column = _combine(
+            column.dictionary_encode()
+        )  # chunks one by one: together they may hold too much text
+    return column.dictionary.cast(pa.string()), to_numpy(column.indices)
+
+
+def _combine(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 

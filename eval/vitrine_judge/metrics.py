@@ -9,29 +9,57 @@ list counts. Another package can add a metric with `@metric("name")` and an entr
   by the same amount and decides no comparison.
 - A product is relevant from the grade `relevant` on. Unjudged products are irrelevant and have no gain; `judged@k` is
   the share of judged products.
-- The order is that of the run: by score descending, ties by product id ascending.
+- The order is that of the run: by score descending, ties by product id ascending; or, with `ties="average"`, all orders
+  of equal scores count alike: see `vitrine_judge.tie_averages`.
+
+Names of ir_measures, such as "nDCG@10", are understood too (`SPELLINGS`); results have our names.
 """
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from vitrine_judge.arrays import equal_count_blocks, locate, map_parallel, text_order
+from vitrine_judge.arrays import equal_count_blocks, locate, map_parallel, text_order, to_text
 from vitrine_judge.errors import JudgeError
-from vitrine_judge.ranking_files import read_table
-from vitrine_judge.rankings import Qrels, Run
+from vitrine_judge.rankings import Qrels, Run, as_runs
 
 PLUGINS = "vitrine_judge.metrics"  # group of entry points: functions that import modules with metrics
 REGISTERED_NAME = re.compile(r"[a-z][a-z0-9-]*(?::[a-z]+)?")
+TIES = ("id", "average")
 METRIC_NAME = re.compile(r"([a-z][a-z0-9-]*)(?:@([1-9][0-9]*))?(?::(?:([a-z]+)|(0\.[0-9]*[1-9])))?")
+
+
+# ir_measures' names (0.4.3: `ir_measures.measures.registry`) and aliases of metrics that are also here → our names.
+SPELLINGS = {
+    "P": "precision",
+    "Precision": "precision",
+    "SetP": "precision",
+    "R": "recall",
+    "Recall": "recall",
+    "SetR": "recall",
+    "nDCG": "ndcg",
+    "NDCG": "ndcg",
+    "nDCG(dcg='exp-log2')": "ndcg:exp",
+    "NDCG(dcg='exp-log2')": "ndcg:exp",
+    "RR": "mrr",
+    "MRR": "mrr",
+    "AP": "map",
+    "MAP": "map",
+    "Success": "hit",
+    "Rprec": "r-precision",
+    "RPrec": "r-precision",
+    "Bpref": "bpref",
+    "BPref": "bpref",
+    "ERR": "err",
+    "RBP": "rbp",
+    "Judged": "judged",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +76,8 @@ class JudgedResults:
         relevant_counts, judged_counts: (Q,) int64, all relevant and all judged products of each query.
         highest_gain: The highest gain that a product can have.
     """
+
+    RESULT_COLUMNS: ClassVar[tuple[str, ...]] = ("query_index", "rank", "gain", "is_relevant")
 
     query_index: np.ndarray
     rank: np.ndarray
@@ -86,14 +116,17 @@ class JudgedResults:
         """The same, by query and rank."""
         return self._take(np.lexsort((self.rank, self.query_index)))
 
+    def exponential_gains(self) -> tuple[np.ndarray, np.ndarray]:
+        """2^gain − 1 of the results (F,) and of the ideal lists (J,), over 2^(the best gain of the query)."""
+        best = self.ideal_gain[
+            self.ideal_rank == 1
+        ]  # without this division, gains of 1,024 and more are infinite
+        columns = ((self.gain, self.query_index), (self.ideal_gain, self.ideal_query_index))
+        ours, ideal = (np.exp2(gain - best[query]) - np.exp2(-best[query]) for gain, query in columns)
+        return ours, ideal
+
     def _take(self, indices: np.ndarray) -> Self:
-        return replace(
-            self,
-            query_index=self.query_index[indices],
-            rank=self.rank[indices],
-            gain=self.gain[indices],
-            is_relevant=self.is_relevant[indices],
-        )
+        return replace(self, **{name: getattr(self, name)[indices] for name in self.RESULT_COLUMNS})
 
 
 MetricFunction = Callable[..., np.ndarray]
@@ -147,6 +180,8 @@ def known_metrics() -> dict[str, Metric]:
 
 @cache  # to read the metadata of all installed packages takes time
 def _plugin_loaders() -> list[Callable[[], object]]:
+    from importlib.metadata import entry_points  # takes time, too, and few runs need it
+
     return [entry_point.load() for entry_point in entry_points(group=PLUGINS)]
 
 
@@ -167,13 +202,13 @@ def ndcg_exponential(results: JudgedResults, k: int | None) -> np.ndarray:
 
     Burges et al., "Learning to rank using gradient descent", ICML 2005.
     """
-    return _normalise_dcg(results, np.exp2(results.gain) - 1, np.exp2(results.ideal_gain) - 1)
+    return _normalise_dcg(results, *results.exponential_gains())
 
 
 @metric("recall")
 def recall(results: JudgedResults, k: int | None) -> np.ndarray:
     """Share of *all* relevant products that are among the first k; below 1 where more than k are relevant."""
-    return _divide(results.sum_by_query(results.is_relevant), results.relevant_counts)
+    return divide(results.sum_by_query(results.is_relevant), results.relevant_counts)
 
 
 @metric("hit")
@@ -189,7 +224,7 @@ def precision(results: JudgedResults, k: int | None) -> np.ndarray:
     Without k, share of relevant products among all results.
     """
     positions = results.result_counts if k is None else np.full(len(results.result_counts), k)
-    return _divide(results.sum_by_query(results.is_relevant), positions)
+    return divide(results.sum_by_query(results.is_relevant), positions)
 
 
 @metric("mrr")
@@ -208,14 +243,14 @@ def average_precision(results: JudgedResults, k: int | None) -> np.ndarray:
     """
     results = results.sort_by_rank()
     precisions = results.is_relevant * _cumulative_count(results, results.is_relevant) / results.rank
-    return _divide(results.sum_by_query(precisions), results.relevant_counts)
+    return divide(results.sum_by_query(precisions), results.relevant_counts)
 
 
 @metric("r-precision", cutoff=False)
 def r_precision(results: JudgedResults, k: None) -> np.ndarray:
     """Precision at R, the number of relevant products of the query."""
     is_within = results.rank <= results.relevant_counts[results.query_index]
-    return _divide(results.sum_by_query(results.is_relevant & is_within), results.relevant_counts)
+    return divide(results.sum_by_query(results.is_relevant & is_within), results.relevant_counts)
 
 
 @metric("bpref", cutoff=False)
@@ -232,8 +267,8 @@ def bpref(results: JudgedResults, k: None) -> np.ndarray:
         _cumulative_count(results, ~results.is_relevant), relevant_counts[results.query_index]
     )
     highest = np.minimum(results.judged_counts - relevant_counts, relevant_counts)[results.query_index]
-    preferences = results.is_relevant * (1 - _divide(irrelevant_above, highest))
-    return _divide(results.sum_by_query(preferences), relevant_counts)
+    preferences = results.is_relevant * (1 - divide(irrelevant_above, highest))
+    return divide(results.sum_by_query(preferences), relevant_counts)
 
 
 @metric("err")
@@ -245,7 +280,8 @@ def expected_reciprocal_rank(results: JudgedResults, k: int | None) -> np.ndarra
     rank for graded relevance", CIKM 2009.
     """
     results = results.sort_by_rank()
-    stops = (np.exp2(results.gain) - 1) / 2**results.highest_gain
+    highest = results.highest_gain
+    stops = np.exp2(results.gain - highest) - np.exp2(-highest)  # 2^1024 would be infinite
     return results.sum_by_query(_preceding_product(results.query_index, 1 - stops) * stops / results.rank)
 
 
@@ -262,13 +298,18 @@ def rank_biased_precision(results: JudgedResults, k: int | None, persistence: fl
 @metric("judged")
 def judged(results: JudgedResults, k: int | None) -> np.ndarray:
     """Share of the first k results that were judged; 0 where the run returned none."""
-    return _divide(results.sum_by_query(np.ones(len(results.query_index))), results.result_counts)
+    return divide(results.sum_by_query(np.ones(len(results.query_index))), results.result_counts)
+
+
+def ideal_dcg(results: JudgedResults, ideal_gain: np.ndarray) -> np.ndarray:
+    """(Q,) Σ gain / log2(rank + 1) of the best possible list, with (J,) gains."""
+    ideal_discounted = ideal_gain / np.log2(results.ideal_rank + 1)
+    return _sum_by_query(results.ideal_query_index, ideal_discounted, len(results.result_counts))
 
 
 def _normalise_dcg(results: JudgedResults, gain: np.ndarray, ideal_gain: np.ndarray) -> np.ndarray:
-    ideal_discounted = ideal_gain / np.log2(results.ideal_rank + 1)
-    ideal = _sum_by_query(results.ideal_query_index, ideal_discounted, len(results.result_counts))
-    return _divide(results.sum_by_query(gain / np.log2(results.rank + 1)), ideal)
+    discounted = results.sum_by_query(gain / np.log2(results.rank + 1))
+    return divide(discounted, ideal_dcg(results, ideal_gain))
 
 
 def _cumulative_count(results: JudgedResults, mask: np.ndarray) -> np.ndarray:
@@ -294,7 +335,7 @@ def _sum_by_query(query_index: np.ndarray, values: np.ndarray, queries: int) -> 
     return sums.astype(np.float64, copy=False)  # without values, bincount returns integers
 
 
-def _divide(part: np.ndarray, total: np.ndarray) -> np.ndarray:
+def divide(part: np.ndarray, total: np.ndarray) -> np.ndarray:
     """part / total; 0 where the total is 0."""
     return np.divide(part, total, out=np.zeros(part.shape), where=total > 0)
 
@@ -350,6 +391,8 @@ class Scores:
 
     def to_parquet(self, path: Path) -> None:
         """Write one row per query: query_id, answered, and one column per metric."""
+        import pyarrow.parquet as pq  # takes time, and few runs need it
+
         columns = {"query_id": self.query_ids, "answered": self.answered, **self.values}
         pq.write_table(pa.table({name: pa.array(column) for name, column in columns.items()}), path)
 
@@ -360,10 +403,14 @@ class Scores:
         Raises:
             JudgeError: an unreadable file, or a missing column.
         """
+        from vitrine_judge.parquet_files import read_table
+
         table = read_table(path)
-        columns = {name: table[name].to_numpy() for name in table.column_names}
+        columns = {name: table[name].combine_chunks() for name in table.column_names}
         try:
-            return cls(columns.pop("query_id").astype(str), columns.pop("answered"), columns)
+            query_ids, answered = to_text(columns.pop("query_id")), columns.pop("answered")
+            values = {name: column.to_numpy() for name, column in columns.items()}
+            return cls(query_ids, answered.to_numpy(zero_copy_only=False), values)
         except KeyError as error:
             raise JudgeError(f"{path}: column {error} is missing; write it with Scores.to_parquet") from error
 
@@ -374,23 +421,50 @@ def parse_metric(name: str) -> tuple[MetricFunction, int | None]:
     Raises:
         JudgeError: a name that is not `name[@k][:variant]` with a known name and k ≥ 1.
     """
+    base, cutoff, persistence = split_metric(name)
+    return with_number(METRICS[base].function, persistence), cutoff
+
+
+def with_number(function: MetricFunction, number: float | None) -> MetricFunction:
+    """A metric's function with the number of its name, if it has one."""
+    return function if number is None else partial(function, persistence=number)
+
+
+def split_metric(name: str) -> tuple[str, int | None, float | None]:
+    """The registered name, the cut-off and the number of a metric: "rbp@10:0.95" gives "rbp", 10 and 0.95.
+
+    Raises:
+        JudgeError: as for `parse_metric`.
+    """
     parts = METRIC_NAME.fullmatch(name)
     base, cutoff, variant, number = parts.groups() if parts else ("", None, None, None)
-    metrics = known_metrics()
-    entry = metrics.get(f"{base}:{variant}" if variant else base)
+    registered = f"{base}:{variant}" if variant else base
+    entry = METRICS.get(registered) or known_metrics().get(registered)
     if entry is None or (cutoff and not entry.has_cutoff) or (number and not entry.has_number):
+        metrics = known_metrics()
         without_cutoff = [name for name, metric in metrics.items() if not metric.has_cutoff]
         raise JudgeError(
             f"'{name}' is not a metric; known are {', '.join(metrics)}, "
             "with a cut-off of 1 or more as in 'ndcg@10' or 'ndcg@10:exp'; without cut-off: "
             f"{' and '.join(without_cutoff)}"
         )
-    function = partial(entry.function, persistence=float(number)) if number else entry.function
-    return function, int(cutoff) if cutoff else None
+    return registered, int(cutoff) if cutoff else None, float(number) if number else None
+
+
+def metric_name(name: str) -> str:
+    """Our name of a metric that is spelled as in ir_measures; any other name as it is.
+
+    Example:
+        >>> metric_name("nDCG@10"), metric_name("ndcg@10")
+        ('ndcg@10', 'ndcg@10')
+    """
+    spelling, at, cutoff = name.partition("@")
+    base, colon, variant = SPELLINGS.get(spelling, spelling).partition(":")
+    return f"{base}{at}{cutoff}{colon}{variant}"
 
 
 def is_metric(name: str) -> bool:
-    """Whether this is the name of a metric."""
+    """Whether this is the name of a metric, in our spelling."""
     try:
         parse_metric(name)
     except JudgeError:
@@ -405,30 +479,37 @@ def score(
     *,
     gains: Mapping[int, float] | None = None,
     relevant: float = 1.0,
+    ties: str = "id",
 ) -> Scores:
     """Score every judged query on every metric.
 
     Args:
         run: The results of a system; also several runs of some queries each, as of `Run.batches`.
         qrels: The judgements.
-        metrics: Names, such as "ndcg@10"; see `known_metrics`.
+        metrics: Names, such as "ndcg@10"; see `known_metrics` and `SPELLINGS`.
         gains: Grade → gain ≥ 0, for NDCG and ERR. By default a grade is its own gain, a negative grade has gain 0.
         relevant: The grade from which a product is relevant, for all other metrics.
+        ties: The order of equal scores: "id" for ascending ids, "average" for the mean over all orders.
 
     Raises:
-        JudgeError: an unknown metric, a grade without a gain in `gains`, or a query that is in several runs.
+        JudgeError: an unknown metric, one without a mean over orders for ties = "average", a grade without a gain in
+            `gains`, a query that is in several runs, or a value that is not finite.
 
     Example:
         >>> run = Run.from_dict({"red shoe": {"a": 2.0, "b": 1.0}})
         >>> score(run, Qrels.from_dict({"red shoe": {"b": 3}}), ["mrr@10"]).means()
         {'mrr@10': 0.5}
     """
-    functions = [parse_metric(name) for name in metrics]
-    answered = np.zeros(len(qrels.queries), bool)
+    metrics = [metric_name(name) for name in metrics]
+    functions = _metric_functions(metrics, ties)
+    check_gains(gains)
+    if not np.isfinite(relevant):
+        raise JudgeError(f"relevant: {relevant}; it must be a finite grade")
+    answered = np.zeros(len(Qrels.require(qrels).queries), bool)
     values = {name: np.zeros(len(answered)) for name in metrics}
     highest_gain = max(gains.values()) if gains else max(0.0, qrels.values.max())
-    grading = _Grading(gains, relevant, highest_gain)
-    for part in [run] if isinstance(run, Run) else run:
+    grading = _Grading(gains, relevant, highest_gain, ties)
+    for part in as_runs(run):
         rows = locate(qrels.queries, part.queries)
         in_part = np.flatnonzero(rows >= 0)
         _check_first_time(answered[in_part], qrels.queries, in_part)
@@ -436,6 +517,7 @@ def score(
         if len(in_part):
             columns = _score_queries(part, qrels.select(in_part), rows[in_part], functions, grading)
             for name, column in zip(metrics, columns, strict=True):
+                _check_values(column, name, qrels.queries, in_part)
                 values[name][in_part] = column
     order = text_order(qrels.queries)
     sorted_values = {name: column[order] for name, column in values.items()}
@@ -444,11 +526,31 @@ def score(
 
 @dataclass(frozen=True)
 class _Grading:
-    """`gains` and `relevant` as for `score`; `highest_gain` as in `JudgedResults`."""
+    """`gains`, `relevant` and `ties` as for `score`; `highest_gain` as in `JudgedResults`."""
 
     gains: Mapping[int, float] | None
     relevant: float
     highest_gain: float
+    ties: str
+
+
+def _metric_functions(names: Sequence[str], ties: str) -> list[tuple[MetricFunction, int | None]]:
+    if ties == "id":
+        return [parse_metric(name) for name in names]
+    if ties != "average":
+        raise JudgeError(f"ties: '{ties}'; it must be {' or '.join(TIES)}")
+    from vitrine_judge.tie_averages import parse_average
+
+    return [parse_average(name) for name in names]
+
+
+def _check_values(values: np.ndarray, name: str, queries: pa.Array, rows: np.ndarray) -> None:
+    is_finite = np.isfinite(values)
+    if not is_finite.all():
+        row = int(is_finite.argmin())
+        raise JudgeError(
+            f"query '{queries[rows[row]]}': {name} is {values[row]}; its gains are too large to add up"
+        )
 
 
 def _check_first_time(answered: np.ndarray, queries: pa.Array, rows: np.ndarray) -> None:
@@ -470,8 +572,13 @@ def _score_queries(
     def score_part(part: tuple[slice, Qrels]) -> list[np.ndarray]:
         positions, part_qrels = part
         results = _match_judgements(run, part_qrels, rows[positions], products, grading)
+        if grading.ties == "average":
+            from vitrine_judge.tie_averages import TiedResults
+
+            results = TiedResults.from_results(results, run, rows[positions])
         results_by_cutoff = {k: results.cut(k) for k in cutoffs}
-        return [function(results_by_cutoff[k], k) for function, k in metrics]
+        with np.errstate(over="ignore", invalid="ignore"):  # `_check_values` reports what is not finite
+            return [function(results_by_cutoff[k], k) for function, k in metrics]
 
     return map(np.concatenate, zip(*map_parallel(score_part, qrels.split()), strict=True))
 
@@ -510,11 +617,23 @@ def _match_judgements(
     )
 
 
+def check_gains(gains: Mapping[int, float] | None) -> None:
+    """Refuse gains that `score` cannot use.
+
+    Raises:
+        JudgeError: no gain at all, or a gain that is not a finite number ≥ 0.
+    """
+    if gains is None:
+        return
+    if not gains:
+        raise JudgeError("gains: none is given; give one for every grade")
+    if invalid := [f"{grade}: {gain}" for grade, gain in gains.items() if not 0 <= gain < np.inf]:
+        raise JudgeError(f"gains: {invalid[0]}; a gain is a finite number ≥ 0")
+
+
 def _to_gains(grades: np.ndarray, gains: Mapping[int, float] | None) -> np.ndarray:
     if gains is None:
         return np.maximum(grades, 0.0)
-    if invalid := [f"{grade}: {gain}" for grade, gain in gains.items() if not 0 <= gain < np.inf]:
-        raise JudgeError(f"gains: {invalid[0]}; a gain is a finite number ≥ 0")
     levels, level_index = np.unique(grades, return_inverse=True)
     if unknown := [level for level in levels.tolist() if level not in gains]:
         raise JudgeError(

@@ -10,6 +10,7 @@ from vitrine_judge.errors import JudgeError
 from vitrine_judge.metrics import Scores
 from vitrine_judge.segments import Segment, segment_means
 
+SCALE = (1.0, 5.0)  # of a rating
 CHUNK = 1 << 22  # pairs of queries compared at once
 
 
@@ -95,7 +96,7 @@ def mean_ratings(survey: Answers, segments: Mapping[str, str]) -> Iterator[Ratin
         if segments:
             groups.append(np.array([segments.get(query, "none") for query in queries.tolist()]))
         for labels in groups:
-            for part in segment_means(means, labels):
+            for part in segment_means(means, labels, SCALE):
                 yield Rating(model, int(counts[labels == part.name].sum()), part)
 
 

@@ -1,56 +1,27 @@
-"""Files of judgements and runs: parquet, TREC, BEIR and JSON, as three columns of equal length."""
+"""Files of judgements and runs: parquet, TREC, tables of text and JSON, as three columns of equal length.
 
-import json
+The content of a file says its format, and whether it is compressed; see `vitrine_judge.compressed_files`,
+`vitrine_judge.text_files` and `vitrine_judge.parquet_files`.
+"""
+
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 
-from vitrine_judge.arrays import map_parallel
+from vitrine_judge import text_files
+from vitrine_judge.compressed_files import check_path, read_bytes, read_content
 from vitrine_judge.errors import JudgeError
-from vitrine_judge.id_codes import encode_ids, is_text
+from vitrine_judge.id_codes import encode_ids
+from vitrine_judge.layouts import RUN, FileLayout, PairColumns
 
 BATCH = 1 << 23  # pairs in memory at a time; larger files are read in batches
 ROW_GROUP = 2 * BATCH  # pairs in a row group of a parquet file, which a reader reads at once
 SYSTEM_TAG = "vitrine"  # the last column of a TREC run names the system
 PARQUET = b"PAR1"  # the first bytes of a parquet file
-BEIR_COLUMNS = ("query-id", "corpus-id", "score")  # the header of BEIR judgements
-UNREAD_COLUMNS = ("iteration", "rank", "tag")  # of TREC files
-
-
-class PairColumns(NamedTuple):
-    """N pairs of a query and a product, each with a number: three columns of length N."""
-
-    query_ids: Any
-    product_ids: Any
-    values: Any
-
-
-class FileLayout(NamedTuple):
-    """The columns of a file of judgements or of a run.
-
-    Attributes:
-        value: The name of the column of numbers: "grade" or "score".
-        trec: The columns of a TREC file, in order.
-    """
-
-    value: str
-    trec: tuple[str, ...]
-
-    @property
-    def parquet(self) -> list[str]:
-        """The columns of a parquet file."""
-        return ["query_id", "product_id", self.value]
-
-
-JUDGEMENTS = FileLayout("grade", ("query_id", "iteration", "product_id", "grade"))
-RUN = FileLayout("score", ("query_id", "iteration", "product_id", "rank", "score", "tag"))
 
 
 def read_pairs(path: Path, layout: FileLayout) -> PairColumns:
@@ -61,30 +32,27 @@ def read_pairs(path: Path, layout: FileLayout) -> PairColumns:
     Raises:
         JudgeError: as the reader of that format.
     """
+    path = check_path(path)
     if path.is_dir():
         beir = path / "qrels" / "test.tsv"
         return read_beir(beir, layout) if beir.exists() else read_parquet(path, layout)
-    head = read_bytes(path, 4096).lstrip()
-    if head.startswith(PARQUET):
+    if read_bytes(path, len(PARQUET)) == PARQUET:
         return read_parquet(path, layout)
-    if head.startswith(b"{"):
-        return _read_json(path, layout)
-    if tuple(head.split(b"\n")[0].decode(errors="replace").split()) == BEIR_COLUMNS:
-        return read_beir(path, layout)
-    return read_trec(path, layout)
+    content = read_content(path)
+    if content.startswith(PARQUET):
+        return read_parquet(path, layout, content)
+    if text_files.is_nested_json(content):
+        return columns_of_nested(text_files.parse_json(content, str(path)), str(path))
+    return text_files.parse_text(content, layout, str(path))
 
 
 def read_trec(path: Path, layout: FileLayout) -> PairColumns:
-    """Read a TREC file; any number of blanks and tabs separates the columns.
+    """Read a TREC file.
 
     Raises:
         JudgeError: an unreadable file or line.
     """
-    text = read_bytes(path).replace(b"\t", b" ").replace(b"\r", b"")
-    while b"  " in text:
-        text = text.replace(b"  ", b" ")
-    text = text.replace(b" \n", b"\n").replace(b"\n ", b"\n").strip(b" ")
-    return _parse_csv(path, text, " ", layout.trec, has_header=False)
+    return text_files.parse_trec(read_content(check_path(path)), layout, str(path))
 
 
 def read_beir(path: Path, layout: FileLayout) -> PairColumns:
@@ -93,18 +61,20 @@ def read_beir(path: Path, layout: FileLayout) -> PairColumns:
     Raises:
         JudgeError: an unreadable file or line, another header, or a layout that is not `JUDGEMENTS`.
     """
-    if layout != JUDGEMENTS:
-        raise JudgeError(f"{path}: this file holds BEIR judgements; give a run here")
-    return _parse_csv(path, read_bytes(path), "\t", BEIR_COLUMNS, has_header=True)
+    return text_files.parse_delimited(read_content(check_path(path)), layout, str(path))
 
 
-def read_parquet(path: Path, layout: FileLayout) -> PairColumns:
-    """Read a parquet file, or a folder of them.
+def read_parquet(path: Path, layout: FileLayout, content: bytes | None = None) -> PairColumns:
+    """Read a parquet file, or a folder of them; `content` holds its bytes where they are not those at `path`.
 
     Raises:
         JudgeError: an unreadable file, or a missing column.
     """
-    return columns_of_table(read_table(path, layout.parquet), layout, str(path))
+    from vitrine_judge.parquet_files import read_names, read_table  # takes time, and text does not need it
+
+    path = check_path(path)
+    columns = layout.choose_columns(read_names(path, content), str(path))
+    return columns_of_table(read_table(path, columns, content), layout, str(path))
 
 
 def columns_of_table(table: pa.Table, layout: FileLayout, where: str) -> PairColumns:
@@ -113,17 +83,21 @@ def columns_of_table(table: pa.Table, layout: FileLayout, where: str) -> PairCol
     Raises:
         JudgeError: a missing column.
     """
-    if missing := [name for name in layout.parquet if name not in table.column_names]:
-        raise JudgeError(f"{where}: column '{missing[0]}' is missing; needed are {', '.join(layout.parquet)}")
-    return PairColumns(*(table[name] for name in layout.parquet))
+    if not isinstance(table, pa.Table | pa.RecordBatch):
+        raise JudgeError(f"{where}: expected an Arrow table, not {type(table).__name__}")
+    return PairColumns(*(table[name] for name in layout.choose_columns(table.schema.names, where)))
 
 
 def columns_of_nested(nested: Mapping[Any, Mapping[Any, float]], where: str) -> PairColumns:
     """The columns of {query: {product: value}}; `where` names it in errors.
 
     Raises:
-        JudgeError: query ids as for `vitrine_judge.id_codes.encode_ids`.
+        JudgeError: another structure, or query ids as for `vitrine_judge.id_codes.encode_ids`.
     """
+    if not isinstance(nested, Mapping):
+        raise JudgeError(f"{where}: expected {{query: {{product: number}}}}, not {type(nested).__name__}")
+    if invalid := [query for query, pairs in nested.items() if not isinstance(pairs, Mapping)]:
+        raise JudgeError(f"{where}: query '{invalid[0]}': expected {{query: {{product: number}}}}")
     names, codes = encode_ids(list(nested), f"{where}: query ids")
     codes = np.repeat(codes, np.fromiter(map(len, nested.values()), np.int64, len(nested)))
     query_ids = codes if names is None else pa.DictionaryArray.from_arrays(codes, names)
@@ -134,10 +108,12 @@ def columns_of_nested(nested: Mapping[Any, Mapping[Any, float]], where: str) -> 
 
 def is_large_parquet(path: Path) -> bool:
     """Whether this is a parquet file of more than `BATCH` rows."""
-    if not path.is_file() or not read_bytes(path, len(PARQUET)).startswith(PARQUET):
+    path = check_path(path)
+    if not path.is_file() or read_bytes(path, len(PARQUET)) != PARQUET:
         return False
-    with _parquet_errors(path):
-        return bool(pq.read_metadata(path).num_rows > BATCH)
+    from vitrine_judge.parquet_files import count_rows
+
+    return count_rows(path) > BATCH
 
 
 def read_query_batches(path: Path, layout: FileLayout) -> Iterator[PairColumns]:
@@ -146,62 +122,42 @@ def read_query_batches(path: Path, layout: FileLayout) -> Iterator[PairColumns]:
     Raises:
         JudgeError: an unreadable file, a missing column, or a query of more than `BATCH` rows.
     """
+    from vitrine_judge.parquet_files import read_batches, read_names
+
+    columns = layout.choose_columns(read_names(path), str(path))
     remaining: list[pa.RecordBatch] = []
-    for batch in _read_batches(path, layout.parquet):
+    for batch in read_batches(path, columns, BATCH):
         remaining.append(batch)
         if sum(map(len, remaining)) <= BATCH:
             continue
         table = pa.Table.from_batches(remaining)
-        start = _last_query_start(table["query_id"], path)
+        start = _last_query_start(table[columns[0]], path)
         yield columns_of_table(table[:start], layout, str(path))
         remaining = table[start:].to_batches()
     yield columns_of_table(pa.Table.from_batches(remaining), layout, str(path))
 
 
-def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a parquet file, or those of the named columns that it has; text as dictionaries.
-
-    Raises:
-        JudgeError: an unreadable file.
-    """
-    with _parquet_errors(path):
-        schema = pq.read_schema(path) if path.is_file() else pq.ParquetDataset(path).schema
-        names, text_names = _select_columns(schema, columns)
-
-        def read_column(name: str) -> pa.ChunkedArray:
-            return pq.read_table(path, columns=[name], read_dictionary=text_names, use_threads=False)[name]
-
-        return pa.table(dict(zip(names, map_parallel(read_column, names), strict=True)))
-
-
 def write_parquet(
     path: Path, layout: FileLayout, query_ids: pa.Array, product_ids: pa.Array, values: np.ndarray
 ) -> None:
-    """Write what `read_parquet` reads: ids as dictionary arrays, numbers as float64.
+    """Write what `read_parquet` reads: ids as dictionary arrays, numbers as float64."""
+    from vitrine_judge.parquet_files import write_table
 
-    Few row groups, all ids in their dictionaries and no further compression: read several times as fast.
-    """
-    columns = [query_ids, product_ids, pa.array(values)]
-    table = pa.table(dict(zip(layout.parquet, columns, strict=True)))
-    pq.write_table(
-        table,
-        path,
-        use_dictionary=["query_id", "product_id"],
-        row_group_size=ROW_GROUP,
-        dictionary_pagesize_limit=2**30,
-        compression="none",
-    )
+    columns = dict(zip(layout.headers[0], (query_ids, product_ids, pa.array(values)), strict=True))
+    write_table(path, columns, ROW_GROUP, layout.headers[0][:2])
 
 
 def write_trec(path: Path, layout: FileLayout, pairs: PairColumns, ranks: Sequence[int]) -> None:
     """Write what `read_trec` reads; numbers keep all digits.
 
     Raises:
-        JudgeError: an id that holds a blank, which the format cannot express.
+        JudgeError: an id that holds a blank, or a query id that begins with "#"; the format cannot express them.
     """
     for name in (*dict.fromkeys(pairs.query_ids), *sorted(set(pairs.product_ids))):
-        if len(name.split()) != 1:
+        if len(name.encode().split()) != 1:
             raise JudgeError(f"{path}: id {name!r} holds a blank; TREC files cannot, use parquet")
+    if comments := [name for name in pairs.query_ids if name.startswith("#")]:
+        raise JudgeError(f"{path}: query '{comments[0]}' would be a comment in a TREC file; use parquet")
     columns = {
         "query_id": pairs.query_ids,
         "product_id": pairs.product_ids,
@@ -214,58 +170,11 @@ def write_trec(path: Path, layout: FileLayout, pairs: PairColumns, ranks: Sequen
     path.write_text("".join(" ".join(map(str, line)) + "\n" for line in lines), encoding="utf-8")
 
 
-def read_bytes(path: Path, size: int = -1) -> bytes:
-    """The first `size` bytes of a file; all for −1.
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """As `vitrine_judge.parquet_files.read_table`."""
+    from vitrine_judge.parquet_files import read_table
 
-    Raises:
-        JudgeError: an unreadable file.
-    """
-    try:
-        with path.open("rb") as stream:
-            return stream.read(size)
-    except OSError as error:
-        raise JudgeError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-
-
-def _read_json(path: Path, layout: FileLayout) -> PairColumns:
-    try:
-        nested = json.loads(read_bytes(path))
-    except ValueError as error:
-        raise JudgeError(f"{path}: not readable as JSON ({error})") from error
-    if not all(isinstance(pairs, dict) for pairs in nested.values()):
-        raise JudgeError(f"{path}: expected {{query: {{product: {layout.value}}}}}")
-    return columns_of_nested(nested, str(path))
-
-
-def _parse_csv(
-    path: Path, text: bytes, delimiter: str, columns: Sequence[str], has_header: bool
-) -> PairColumns:
-    """Parse delimited text; without a header, `columns` are its columns in order."""
-    query, product, value = (name for name in columns if name not in UNREAD_COLUMNS)
-    try:
-        table = pyarrow.csv.read_csv(
-            pa.BufferReader(text),
-            # with more threads errors would not name the row
-            pyarrow.csv.ReadOptions(column_names=None if has_header else columns, use_threads=False),
-            pyarrow.csv.ParseOptions(delimiter=delimiter, quote_char=False),
-            pyarrow.csv.ConvertOptions(
-                column_types={query: pa.string(), product: pa.string(), value: pa.float64()},
-                include_columns=[query, product, value],
-                null_values=[],  # a score of "NA" is an error, not a missing value
-            ),
-        )
-    except (pa.ArrowException, KeyError) as error:
-        message = f"{path}: {str(error).strip()}; expected the columns {', '.join(columns)}"
-        raise JudgeError(message) from error
-    return PairColumns(table[query], table[product], table[value])
-
-
-def _read_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """As `read_table`, in batches of `BATCH` rows."""
-    with _parquet_errors(path):
-        names, text_names = _select_columns(pq.read_schema(path), columns)
-        file = pq.ParquetFile(path, read_dictionary=text_names, pre_buffer=False)
-        yield from file.iter_batches(BATCH, columns=names)
+    return read_table(path, columns)
 
 
 def _last_query_start(query_ids: pa.ChunkedArray, path: Path) -> int:
@@ -275,17 +184,3 @@ def _last_query_start(query_ids: pa.ChunkedArray, path: Path) -> int:
     if not len(changes):
         raise JudgeError(f"{path}: query '{query_ids[0]}' has more than {BATCH:,} products; give fewer")
     return int(changes[-1]) + 1
-
-
-def _select_columns(schema: pa.Schema, columns: Sequence[str] | None) -> tuple[list[str], list[str]]:
-    """The columns to read, and those of them that hold text."""
-    fields = [field for field in schema if columns is None or field.name in columns]
-    return [field.name for field in fields], [field.name for field in fields if is_text(field.type)]
-
-
-@contextmanager
-def _parquet_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        raise JudgeError(f"{path}: not a readable parquet file ({error}); write it again") from error

@@ -3,8 +3,7 @@
 Ids are text; see `vitrine_judge.id_codes`. They are sorted by code points, so "10" comes before "9".
 """
 
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -15,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 
 from vitrine_judge import ranking_files
-from vitrine_judge.arrays import BLOCK, text_ranks, to_arrow, to_numpy, to_text
+from vitrine_judge.arrays import BLOCK, map_parallel, refuse_masked, text_ranks, to_arrow, to_numpy, to_text
 from vitrine_judge.errors import JudgeError
 from vitrine_judge.id_codes import encode_ids, id_text, number_ids
+from vitrine_judge.layouts import JUDGEMENTS, RUN, FileLayout, PairColumns
 from vitrine_judge.pair_index import PairIndex, rank_order
-from vitrine_judge.ranking_files import FileLayout, PairColumns
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +105,21 @@ class Pairs:
         """
         return cls._build(ranking_files.read_parquet(path, cls.LAYOUT), str(path))
 
+    @classmethod
+    def require(cls, value: Any) -> Self:
+        """The value itself.
+
+        Raises:
+            JudgeError: another type.
+        """
+        if not isinstance(value, cls):
+            readers = {dict: "from_dict", str: "from_file", pa.Table: "from_table"}
+            reader = readers.get(type(value), "from_dict, from_arrays or from_file")
+            raise JudgeError(
+                f"expected {cls.__name__}, not {type(value).__name__}; use {cls.__name__}.{reader}"
+            )
+        return value
+
     def to_dict(self) -> dict[str, dict[str, float]]:
         """{query: {product: value}}, in the order of the pairs."""
         product_ids, values = self.product_ids.tolist(), self.values.tolist()
@@ -184,7 +198,7 @@ class Pairs:
     def split(self) -> Iterator[tuple[slice, Self]]:
         """Parts of some queries each that fit the processor's cache, with the positions of their queries."""
         ends = np.searchsorted(self.offsets, np.arange(0, len(self.values), BLOCK // 8))
-        for start, end in pairwise(np.unique([*ends.tolist(), len(self.queries)]).tolist()):
+        for start, end in pairwise(dict.fromkeys([*ends.tolist(), len(self.queries)])):  # ascending
             first, last = self.offsets[[start, end]].tolist()
             queries, offsets = self.queries[start:end], self.offsets[start : end + 1] - first
             columns = (self.product_index[first:last], self.values[first:last])
@@ -210,7 +224,7 @@ class Pairs:
 class Qrels(Pairs):
     """Judgements: `values` are grades. The pairs of a query are contiguous."""
 
-    LAYOUT = ranking_files.JUDGEMENTS
+    LAYOUT = JUDGEMENTS
     SORTED = False
 
     @classmethod
@@ -229,7 +243,7 @@ class Run(Pairs):
     The pairs of a query are contiguous, sorted by score descending, then product id ascending.
     """
 
-    LAYOUT = ranking_files.RUN
+    LAYOUT = RUN
     SORTED = True
 
     @classmethod
@@ -246,6 +260,17 @@ class Run(Pairs):
             return
         for columns in ranking_files.read_query_batches(path, cls.LAYOUT):
             yield cls._build(columns, str(path))
+
+
+def as_runs(run: Run | Iterable[Run]) -> Iterator[Run]:
+    """A run, or runs of some queries each, such as `Run.batches`.
+
+    Raises:
+        JudgeError: anything else.
+    """
+    is_data = isinstance(run, str | bytes | Mapping) or not isinstance(run, Iterable)
+    parts: Any = [run] if is_data else run
+    return map(Run.require, parts)
 
 
 class _CodedPairs(NamedTuple):
@@ -271,36 +296,76 @@ class _CodedPairs(NamedTuple):
 
 
 def _encode_columns(columns: PairColumns, value_name: str, where: str) -> _CodedPairs:
+    _check_lengths(columns, value_name, where)
+
+    def encode_queries() -> tuple[pa.Array | None, np.ndarray]:
+        return encode_ids(columns.query_ids, f"{where}: query ids")
+
     def encode_products() -> tuple[pa.Array, np.ndarray]:
         return number_ids(*encode_ids(columns.product_ids, f"{where}: product ids"))
 
-    with ThreadPoolExecutor(1) as pool:  # both columns at the same time
-        encoded_products = pool.submit(encode_products)
-        query_names, query_codes = encode_ids(columns.query_ids, f"{where}: query ids")
-        starts = _query_starts(query_codes)
-        products, product_index = encoded_products.result()
-    values = _to_values(columns.values, value_name, where)
-    if not len(query_codes) == len(product_index) == len(values):
-        raise JudgeError(
-            f"{where}: {len(query_codes)} query ids, {len(product_index)} product ids and {len(values)} "
-            f"{value_name}s; the three must have the same length"
-        )
-    if not len(values):
-        raise JudgeError(f"{where}: holds no {value_name}s; there is nothing to judge")
-    return _CodedPairs(query_names, query_codes, starts, products, product_index, values)
+    values = _to_values(columns, value_name, where)
+    encoders: list[Callable[[], Any]] = [encode_queries, encode_products]
+    call_all = map_parallel if len(values) > BLOCK else map
+    (query_names, query_codes), (products, product_index) = call_all(lambda encode: encode(), encoders)
+    return _CodedPairs(query_names, query_codes, _query_starts(query_codes), products, product_index, values)
 
 
-def _to_values(values: Any, value_name: str, where: str) -> np.ndarray:
-    """Numbers as (N,) float64."""
+def _check_lengths(columns: PairColumns, value_name: str, where: str) -> None:
     try:
-        if isinstance(values, pa.Array | pa.ChunkedArray):
-            values = to_numpy(values)
-        numbers = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+        queries, products, values = map(len, columns)
+    except TypeError as error:
+        raise JudgeError(f"{where}: expected three columns of equal length ({error})") from error
+    if not queries == products == values:
+        raise JudgeError(
+            f"{where}: {queries} query ids, {products} product ids and {values} {value_name}s; the three must have the "
+            "same length"
+        )
+    if not values:
+        raise JudgeError(f"{where}: holds no {value_name}s; there is nothing to judge")
+
+
+def _to_values(columns: PairColumns, value_name: str, where: str) -> np.ndarray:
+    """Numbers as (N,) float64."""
+    values = columns.values
+    refuse_masked(values, f"{where}: {value_name}s")
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return _arrow_numbers(values, f"{where}: {value_name}s")
+    try:
+        numbers = np.asarray(values)
+    except ValueError as error:
         raise JudgeError(f"{where}: {value_name}s must be numbers ({error})") from error
     if numbers.ndim != 1:
         raise JudgeError(f"{where}: {value_name}s of shape {numbers.shape}; give one number per pair")
-    return numbers
+    if numbers.dtype.kind not in "biuf":
+        for row, value in enumerate(values):
+            if not _is_number(value):
+                pair = f"query '{columns.query_ids[row]}', product '{columns.product_ids[row]}'"
+                raise JudgeError(f"{where}: {pair}: the {value_name} {value!r} is not a number")
+    return numbers.astype(np.float64, copy=False)
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, str | bytes):
+        return False
+    try:
+        float(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
+
+
+def _arrow_numbers(values: pa.Array | pa.ChunkedArray, where: str) -> np.ndarray:
+    kind = values.type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+        values = values.cast(kind)
+    types = pa.types
+    if not any(
+        is_kind(kind) for is_kind in (types.is_floating, types.is_integer, types.is_decimal, types.is_boolean)
+    ):
+        raise JudgeError(f"{where} must be numbers, not {kind}")
+    return to_numpy(values.cast(pa.float64(), safe=False))
 
 
 def _check_finite(pairs: _CodedPairs, value_name: str, where: str) -> None:

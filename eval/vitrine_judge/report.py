@@ -18,7 +18,7 @@ from vitrine_judge.people import Agreement, Rating
 from vitrine_judge.plots import Estimate, difference_tone, forest
 from vitrine_judge.review import Review
 from vitrine_judge.segments import Segment, segment_means
-from vitrine_judge.significance import Contest, PairedResult, differences
+from vitrine_judge.significance import Contest, PairedResult, differences, largest_change
 
 NOTABLE = 0.02  # smaller losses of a score are not mentioned
 PLOTTED = 12  # groups in a plot; the table shows all
@@ -46,6 +46,7 @@ class ResultExplanation:
         product: The words of the result, likewise.
         entities: Attribute → its values in the query and in the result.
         overlay: The picture of the result, coloured by the effect of each region.
+        score: That the losses are of; None if it is the score of the result.
     """
 
     parts: Mapping[str, float]
@@ -53,6 +54,7 @@ class ResultExplanation:
     product: Sequence[tuple[str, float]]
     entities: Mapping[str, tuple[str, str]]
     overlay: bytes | None = None
+    score: float | None = None
 
     @property
     def sentences(self) -> list[str]:
@@ -148,6 +150,8 @@ class Report:
         judged_by: The source of the judgements of `systems`, such as "human".
         scores_by_judge: Other source of judgements → system → scores on the queries judged by it.
         review: The version to decide on.
+        clusters: (Q,) str, equal for queries that hang together; None if all are independent.
+        configuration: How grades count, of `MetricConfiguration.describe`.
     """
 
     title: str
@@ -168,6 +172,8 @@ class Report:
     judged_by: str = ""
     scores_by_judge: Mapping[str, Mapping[str, Scores]] = field(default_factory=dict)
     review: Review | None = None
+    clusters: np.ndarray | None = None
+    configuration: str = ""
 
 
 @dataclass(frozen=True)
@@ -231,7 +237,10 @@ def render(report: Report) -> str:
     _check(report)
     rivals = list(report.rivals) or _rank_others(report.systems, report.subject, report.primary)[:RIVALS]
     groups = {name: list(_compare_groups(report, rivals, labels)) for name, labels in report.segments.items()}
-    totals = {name: _total_segment(scores.values[report.primary]) for name, scores in report.systems.items()}
+    totals = {
+        name: _total_segment(scores.values[report.primary], clusters=report.clusters)
+        for name, scores in report.systems.items()
+    }
     return (
         template_environment()
         .get_template("report.html.jinja")
@@ -284,10 +293,10 @@ def _compare_groups(report: Report, rivals: Sequence[str], labels: np.ndarray) -
     """The groups of queries, the largest first. Their names end in "queries": nobody mistakes them for systems."""
     subject_values = report.systems[report.subject].values[report.primary]
     gains = {
-        rival: {part.name: part for part in segment_means(_differences(report, rival), labels)}
-        for rival in rivals
+        rival: {part.name: part for part in _difference_means(report, rival, labels)} for rival in rivals
     }
-    for part in segment_means(subject_values, labels):
+    support = (0.0, largest_change(subject_values))
+    for part in segment_means(subject_values, labels, support, report.clusters):
         members = labels == part.name
         means = {
             name: float(scores.values[report.primary][members].mean())
@@ -296,9 +305,15 @@ def _compare_groups(report: Report, rivals: Sequence[str], labels: np.ndarray) -
         yield Group(f"{part.name} queries", part, means, {rival: gains[rival][part.name] for rival in rivals})
 
 
-def _total_segment(values: np.ndarray, name: str = "all") -> Segment:
+def _difference_means(report: Report, rival: str, labels: np.ndarray) -> Iterator[Segment]:
+    """The mean difference to a rival in each group."""
+    reach = largest_change(*(report.systems[name].values[report.primary] for name in (report.subject, rival)))
+    yield from segment_means(_differences(report, rival), labels, (-reach, reach), report.clusters)
+
+
+def _total_segment(values: np.ndarray, name: str = "all", clusters: np.ndarray | None = None) -> Segment:
     """All queries as one group."""
-    (total,) = segment_means(values, np.full(len(values), name))
+    (total,) = segment_means(values, np.full(len(values), name), (0.0, largest_change(values)), clusters)
     return total
 
 
@@ -447,7 +462,7 @@ def _comparisons_table(report: Report) -> Table:
     heads = ["Against", "difference", f"{100 * confidence:g} % from", "to", "p", "won", "drawn", "lost"]
     note = (
         f"Difference in {report.primary}, {report.subject} minus the other system, over the same queries. If the "
-        "interval contains zero, the systems are not significantly different. p: paired randomisation test."
+        "interval contains zero, the systems are not significantly different. p: paired test of Gaffke."
     )
     return Table("Differences and their significance", heads, rows, note)
 

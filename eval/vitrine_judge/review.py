@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vitrine_judge.gate import Decision, Finding
+from vitrine_judge.decision import Decision, Finding
 
 # Fact → its name on the page, and its unit.
 FACTS = {
@@ -90,7 +90,7 @@ class Review:
         findings = self.decision.findings
         return [
             finding
-            for verdict in ("failed", "undecided")
+            for verdict in ("failed", "undecided", "noted")
             for finding in findings
             if finding.verdict == verdict
         ]

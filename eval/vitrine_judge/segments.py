@@ -1,16 +1,18 @@
 """Segments of queries: means with intervals, for any grouping."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from vitrine_judge.errors import JudgeError
-from vitrine_judge.significance import bootstrap_interval
+from vitrine_judge.significance import mean_interval
 
 HEAD, TORSO, TAIL = "head", "torso", "tail"
-# With fewer queries a bootstrap interval covers the true mean too rarely: with 20 in only 71 to 89 % of cases.
-INTERVAL_QUERIES = 20
+INTERVAL_QUERIES = 5  # with fewer, the interval is correct, but spans most of what is possible
+SEPARATOR = "/"  # between the levels of a segment's name, as in a category path
+SMALL = "small segments"  # the group of those that no level above makes large enough
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Segment:
         name: Of the group.
         queries: Number of queries.
         mean: Of the metric.
-        low, high: Bootstrap interval of the mean; NaN for fewer than `INTERVAL_QUERIES` queries.
+        low, high: 95 % interval of the mean; NaN for fewer than `INTERVAL_QUERIES` queries.
     """
 
     name: str
@@ -34,16 +36,16 @@ class Segment:
 def segment_means(
     values: np.ndarray,
     labels: np.ndarray,
-    resamples: int = 10_000,
-    seed: int = 0,
-    confidence: float = 0.95,
+    support: tuple[float, float] = (0.0, 1.0),
+    clusters: np.ndarray | None = None,
 ) -> Iterator[Segment]:
     """The mean of each group, the largest group first, then by name.
 
     Args:
         values: (Q,) float, a metric of each query.
         labels: (Q,) str, the group of each query.
-        resamples, seed, confidence: As for `vitrine_judge.significance.bootstrap_interval`.
+        support: The lowest and the highest value that a query can have.
+        clusters: (Q,) labels of queries that hang together; None if all are independent.
 
     Raises:
         JudgeError: another number of labels than queries.
@@ -52,11 +54,40 @@ def segment_means(
         raise JudgeError(f"{np.size(labels)} segments for {len(values)} queries; give one per query")
     names, sizes = np.unique(labels, return_counts=True)
     for index in np.lexsort((names, -sizes)):
-        part = values[labels == names[index]]
+        members = labels == names[index]
+        part = values[members]
         ends = (float("nan"),) * 2
         if len(part) >= INTERVAL_QUERIES:
-            ends = bootstrap_interval(part, resamples, seed, confidence)
+            ends = mean_interval(part, support, clusters=None if clusters is None else clusters[members])
         yield Segment(str(names[index]), len(part), float(part.mean()), *ends)
+
+
+def pool_segments(labels: np.ndarray, smallest: int) -> np.ndarray:
+    """Merge segments with fewer than `smallest` queries into larger ones, so that each query stays in one.
+
+    A small segment joins the small ones below the same path: "shoes/boots/red" joins "shoes/boots/other", and if these
+    are too few, "shoes/other". What has no level above joins `SMALL`, which can be of any size.
+
+    Args:
+        labels: (Q,) str, the segment of each query.
+        smallest: Number of queries.
+
+    Returns:
+        (Q,) str.
+    """
+    names, index, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    groups = {str(name): int(size) for name, size in zip(names, sizes, strict=True)}
+    parents = {name: name for name in groups}
+    pending = {name: name for name, size in groups.items() if size < smallest}  # segment → its path so far
+    while pending:
+        paths = {name: path.rpartition(SEPARATOR)[0] for name, path in pending.items()}
+        for name, path in paths.items():
+            parents[name] = f"{path}{SEPARATOR}other" if path else SMALL
+        merged = Counter[str]()
+        for name in paths:
+            merged[parents[name]] += groups[name]
+        pending = {name: path for name, path in paths.items() if path and merged[parents[name]] < smallest}
+    return np.array([parents[str(name)] for name in names])[index]
 
 
 def traffic_thirds(counts: np.ndarray) -> np.ndarray:

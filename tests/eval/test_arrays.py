@@ -16,6 +16,22 @@ def test_locate(haystack: set[int], needles: list[int]) -> None:
             assert locate(ids, known_ids).tolist() == expected
 
 
+def test_locate_from_either_side() -> None:
+    needles = pa.array([7, 1, 7, 99])
+    for haystack in (pa.array([1, 7]), pa.array([*range(100, 200), 7, 1])):
+        places = [
+            haystack.to_pylist().index(n) if n in haystack.to_pylist() else -1 for n in needles.to_pylist()
+        ]
+        assert locate(needles, haystack).tolist() == places
+
+
+def test_a_long_id_does_not_widen_the_others() -> None:
+    ids = pa.array([*map(str, range(20_000)), "é" * 10_000])
+    text = to_text(ids)
+    assert text.tolist() == ids.to_pylist()
+    assert text.nbytes < 1e6
+
+
 @given(st.lists(st.text("ab é\U0001f97e", min_size=1), min_size=1), st.integers(0, 3))
 def test_text_of(ids: list[str], start: int) -> None:
     text = pa.array(ids).slice(start)

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from vitrine_judge.errors import JudgeError
-from vitrine_judge.metrics import METRICS, JudgedResults, Scores, is_metric, parse_metric, score
+from vitrine_judge.metrics import (
+    METRICS,
+    SPELLINGS,
+    JudgedResults,
+    Scores,
+    is_metric,
+    metric_name,
+    parse_metric,
+    score,
+)
 from vitrine_judge.metrics import metric as register_metric
 from vitrine_judge.rankings import Qrels, Run
 
@@ -72,6 +81,69 @@ def test_by_hand_where_only_the_best_grade_is_relevant() -> None:
     assert values == pytest.approx([0.0, 1.0, 0.0, 1 / 3, 1 / 3, 0.0, 1 / 3], abs=1e-15)
     # Irrelevant are a and d, of which a stands before c, the only relevant one.
     assert means(RUN, QRELS, "r-precision", "bpref", relevant=3) == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("grade", [1023, 1024, 5000, 1e9])
+def test_large_grades_do_not_overflow(grade: float) -> None:
+    """2^1024 is no number, but the ratio is: here 2^(g − 1) to 2^g, as exact as can be."""
+    run, qrels = {"q": {"a": 2.0, "b": 1.0}}, {"q": {"a": grade - 1, "b": grade}}
+    expected = (0.5 + 1 / log2(3)) / (1 + 0.5 / log2(3))
+    values = means(run, qrels, "ndcg:exp", "ndcg@1:exp", "err", "err@1")
+    assert values == pytest.approx([expected, 0.5, 0.5 + 0.5 / 2, 0.5], abs=1e-15)
+
+
+def test_small_grades_beside_large_ones() -> None:
+    run = {"q": {"a": 1.0}, "r": {"b": 2.0, "a": 1.0}}
+    scored = score(
+        Run.from_dict(run), Qrels.from_dict({"q": {"a": 1}, "r": {"a": 5000}}), ["ndcg:exp", "err"]
+    )
+    assert scored.values["ndcg:exp"].tolist() == pytest.approx([1.0, 1 / log2(3)])
+    assert scored.values["err"].tolist() == [0.0, 0.5]  # 2^-5000
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_value_that_is_not_finite_is_an_error() -> None:
+    qrels = {"q": {"a": 1, "b": 1, "c": 1}}
+    with pytest.raises(JudgeError, match="query 'q': ndcg is nan; its gains are too large to add up"):
+        means({"q": {"a": 3.0, "b": 2.0, "c": 1.0}}, qrels, "mrr", "ndcg", gains={1: 1.5e308})
+
+
+@pytest.mark.parametrize("relevant", [float("nan"), float("inf")])
+def test_relevance_that_is_no_grade(relevant: float) -> None:
+    with pytest.raises(JudgeError, match=f"relevant: {relevant}; it must be a finite grade"):
+        means(RUN, QRELS, "mrr", relevant=relevant)
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [
+        ("P@10", "precision@10"),
+        ("nDCG@10", "ndcg@10"),
+        ("nDCG(dcg='exp-log2')@10", "ndcg@10:exp"),
+        ("NDCG", "ndcg"),
+        ("RR@10", "mrr@10"),
+        ("AP@5", "map@5"),
+        ("R@100", "recall@100"),
+        ("Success@10", "hit@10"),
+        ("Judged@10", "judged@10"),
+        ("Rprec", "r-precision"),
+        ("Bpref", "bpref"),
+        ("rbp@3:0.5", "rbp@3:0.5"),
+        ("unknown@3", "unknown@3"),
+    ],
+)
+def test_names_of_ir_measures_become_ours(spelling: str, name: str) -> None:
+    assert metric_name(spelling) == name
+    if is_metric(name):
+        assert list(score(Run.from_dict(RUN), Qrels.from_dict(QRELS), [spelling]).values) == [name]
+
+
+def test_every_spelling_is_of_ir_measures() -> None:
+    """And every metric that both have is there."""
+    ir_measures = pytest.importorskip("ir_measures")
+    names = {spelling.partition("(")[0] for spelling in SPELLINGS}
+    assert names <= set(ir_measures.measures.registry)
+    assert set(SPELLINGS.values()) == set(METRICS)
 
 
 def test_gains_may_be_fractions() -> None:
@@ -218,6 +290,7 @@ def test_names_that_cannot_be_registered(name: str) -> None:
         ({**ESCI, 2: -0.5}, "gains: 2: -0.5"),
         ({**ESCI, 3: float("nan")}, "gains: 3: nan"),
         ({**ESCI, 3: float("inf")}, "gains: 3: inf"),
+        ({}, "gains: none is given; give one for every grade"),
     ],
 )
 def test_bad_gains(gains: dict[int, float], message: str) -> None:

@@ -150,8 +150,10 @@ def test_beir(tmp_path: Path) -> None:
 def test_a_data_frame() -> None:
     frame = pd.DataFrame({"query_id": ["q"], "product_id": [7], "score": [0.5]}, index=[3])
     assert Run.from_pandas(frame).to_dict() == {"q": {"7": 0.5}}
-    with pytest.raises(JudgeError, match="data frame: column 'grade' is missing"):
+    with pytest.raises(JudgeError, match="data frame: holds a run; give judgements here"):
         Qrels.from_pandas(frame)
+    with pytest.raises(JudgeError, match="data frame: column 'product_id' is missing"):
+        Run.from_pandas(frame[["query_id", "score"]])
 
 
 def test_any_column_of_ids_will_do() -> None:
@@ -177,7 +179,17 @@ def test_any_column_of_ids_will_do() -> None:
         (["q", "q"], ["a", "a"], [1.0, 2.0], "query 'q', product 'a': duplicate pair"),
         (["q", "q"], ["1", "a"], [1.0, np.nan], "query 'q', product 'a': the score is nan"),
         (["q"], ["a"], [-np.inf], "the score is -inf"),
-        (["q"], ["a"], ["much"], "scores must be numbers"),
+        (["q"], ["a"], ["much"], "query 'q', product 'a': the score 'much' is not a number"),
+        (["q", "q"], ["a", "b"], [1.0, "2"], "query 'q', product 'b': the score '2' is not a number"),
+        (["q"], ["a"], pa.array(["1"]), "scores must be numbers, not string"),
+        (["q"], ["a"], [None], "the score None is not a number"),
+        (["q", "p"], ["a", "b"], [[1.0], [2.0, 3.0]], "scores must be numbers"),
+        (["q"], ["a"], [10**400], "is not a number"),
+        (["q", "p"], ["a", "b"], np.ma.array([1.0, 2.0], mask=[0, 1]), "scores: row 1 is masked"),
+        (np.ma.array([1, 2], mask=[1, 0]), ["a", "b"], [1.0, 2.0], "query ids: row 0 is masked"),
+        ("q", "a", [1.0], "query ids: expected a column of ids, not str; use from_file or from_dict"),
+        ({"q": {"a": 1}}, ["a"], [1.0], "query ids: expected a column of ids, not dict"),
+        (1, 2, 3, "three columns of equal length"),
         (["q", "q"], ["1", "a"], pa.array([1, None]), "query 'q', product 'a': the score is nan"),
         (["q"], ["a"], [[1.0]], "one number per pair"),
         ([1.5], ["a"], [1.0], "query ids: must be all text or all integers, not double"),
@@ -202,12 +214,19 @@ def test_an_integer_and_its_digits_are_duplicates() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("q Q0 a 1 0.5 x\nq Q0 b 2 0.4\n", "Row #2: Expected 6 columns, got 5"),
-        ("q Q0 a 1 high x\n", "invalid value 'high'"),
-        ("q Q0 a 1 NA x\n", "invalid value 'NA'"),
+        (
+            "q Q0 a 1 0.5 x\nq Q0 b 2 0.4\n",
+            "line 2: 5 columns, but the first line has 6: query_id, iteration,",
+        ),
+        ("\nq Q0 a 1 high x\n", "line 2: 'high' is not a number"),
+        ("q Q0 a 1 NA x\n", "line 1: 'NA' is not a number"),
         ("q Q0 a 1 nan x\n", "product 'a': the score is nan"),
         ("q Q0 a 1 1 x\nq Q0 a 2 1 x\n", "duplicate pair"),
-        ("", "expected the columns query_id, iteration, product_id, rank, score, tag"),
+        ("", "holds no scores"),
+        (
+            "q a 1\n",
+            "the first line has 3 columns; expected query_id iteration product_id rank score tag, the same",
+        ),
     ],
 )
 def test_bad_trec_files(tmp_path: Path, text: str, message: str) -> None:
@@ -228,7 +247,7 @@ def test_files_that_are_not_there_or_not_what_they_should_be(tmp_path: Path) -> 
     with pytest.raises(JudgeError, match=r"short.parquet: column 'score' is missing"):
         Run.from_parquet(tmp_path / "short.parquet")
     (tmp_path / "headless.tsv").write_text("q\td\t1\nq\te\t1\n")
-    with pytest.raises(JudgeError, match="expected the columns query-id, corpus-id, score"):
+    with pytest.raises(JudgeError, match="column 'query_id' is missing; needed are query_id"):
         Qrels.from_beir(tmp_path / "headless.tsv")
 
 

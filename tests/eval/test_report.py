@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from selenium.webdriver import ActionChains, Chrome, Keys
+from vitrine_judge.decision import Decision, Finding
 from vitrine_judge.errors import JudgeError
-from vitrine_judge.gate import Decision, Finding
 from vitrine_judge.metrics import Scores
 from vitrine_judge.pages import data_uri
 from vitrine_judge.people import Agreement, Rating
@@ -29,7 +29,7 @@ from vitrine_judge.report import (
 )
 from vitrine_judge.review import Review, Version, compare_costs
 from vitrine_judge.segments import INTERVAL_QUERIES, Segment
-from vitrine_judge.significance import PairedResult, bootstrap_interval
+from vitrine_judge.significance import PairedResult, mean_interval
 
 HOSTILE = """<script>alert(1)</script>"><img src=x onerror='alert(2)'>{{ 7 * 7 }}"""
 GRADES = {3: "exact", 2: "substitute", 1: "complement", 0: "irrelevant"}
@@ -82,8 +82,8 @@ def report(**changes: object) -> Report:
             HOSTILE: scores(0.3, 0.0, 0.0),
         },
         "comparisons": {
-            "text": PairedResult(0.2, 0.25, -0.1, 0.5, 0.95),
-            HOSTILE: PairedResult(0.5, 0.0001, 0.4, 0.6, 0.95),
+            "text": PairedResult(0.2, 0.25, -0.1, 0.5, 0.95, 100.0),
+            HOSTILE: PairedResult(0.5, 0.0001, 0.4, 0.6, 0.95, 100.0),
         },
         "segments": {"segment": np.array(["shoe", "dress", "shoe"])},
         "grades": GRADES,
@@ -190,15 +190,15 @@ def test_tables_hold_the_numbers(page: Page) -> None:
 
 
 def test_a_group_of_enough_queries_has_an_interval_and_a_smaller_one_has_none() -> None:
-    values = np.linspace(0, 1, INTERVAL_QUERIES + 5)
-    groups = np.array(["many"] * INTERVAL_QUERIES + ["few"] * 5)
+    values = np.linspace(0, 1, INTERVAL_QUERIES + 4)
+    groups = np.array(["many"] * INTERVAL_QUERIES + ["few"] * 4)
     systems = {"fused": scores(*values), "text": scores(*values[::-1])}
-    tests = {"text": PairedResult(0.2, 0.25, -0.1, 0.5, 0.95)}
+    tests = {"text": PairedResult(0.2, 0.25, -0.1, 0.5, 0.95, 100.0)}
     html = render(report(systems=systems, comparisons=tests, segments={"segment": groups}, won=[], lost=[]))
-    low, high = bootstrap_interval(values[:INTERVAL_QUERIES])
+    low, high = mean_interval(values[:INTERVAL_QUERIES], (0.0, 1.0))
     rows = Page(html).texts("tr")
     assert f"many queries {INTERVAL_QUERIES} {low:.3f} {high:.3f}" in " ".join(rows)
-    assert "few queries 5 – –" in " ".join(rows)
+    assert "few queries 4 – –" in " ".join(rows)
     (plot,) = (svg for svg in html.split("<svg") if 'aria-label="fused minus text, by segment' in svg)
     assert plot[: plot.index("</svg>")].count(" to ") == 1, "the numbers of one interval"
 
@@ -335,7 +335,7 @@ def first_screen(browser: Chrome, tmp_path: Path) -> str:
     """What stands within the first 844 pixels of a page 1400 wide."""
     values = [0.9] * 12 + [0.5] * 12 + [0.4]
     systems = {"fused": scores(*values), "text": scores(0.1, *values[1:24], 0.6)}
-    tests = {"text": PairedResult(0.02, 0.25, -0.1, 0.1, 0.95)}
+    tests = {"text": PairedResult(0.02, 0.25, -0.1, 0.1, 0.95, 100.0)}
     groups = {"segment": np.array(["shoe"] * 24 + ["dress"])}
     page = report(
         systems=systems, comparisons=tests, segments=groups, review=review(), rivals=["text"], won=[], lost=[]
@@ -448,7 +448,10 @@ def test_grades_of_other_scales() -> None:
     ("changes", "message"),
     [
         ({"subject": "other"}, "'other' is not among the systems fused, text"),
-        ({"comparisons": {HOSTILE: PairedResult(0, 1, 0, 0, 0.95)}}, "'fused' is not compared with 'text'"),
+        (
+            {"comparisons": {HOSTILE: PairedResult(0, 1, 0, 0, 0.95, 100.0)}},
+            "'fused' is not compared with 'text'",
+        ),
         ({"segments": {"kind": np.array(["a"])}}, "1 segments for 3 queries"),
         (
             {"systems": {"fused": scores(1.0, 0.0), "text": scores(1.0)}},
