@@ -1,4 +1,4 @@
-"""python -m catalog sample|import|queries|describe: create a data set, or summarise one."""
+"""python -m catalog sample|import|queries|refresh-judgements|describe: create, change or summarise a data set."""
 
 import argparse
 import inspect
@@ -46,6 +46,20 @@ def _queries(arguments: argparse.Namespace) -> None:
         add_derived_queries(arguments.data, arguments.out, arguments.most, arguments.seed)
 
 
+def _refresh_judgements(arguments: argparse.Namespace) -> None:
+    from catalog.refresh import refresh_judgements
+
+    _check_unused(arguments.out)
+    refresh_judgements(
+        arguments.data,
+        arguments.out,
+        arguments.clicks,
+        arguments.personal,
+        arguments.most,
+        arguments.seed,
+    )
+
+
 def _describe(arguments: argparse.Namespace) -> None:
     from catalog.summary import summarise_data, write_contact_sheet
 
@@ -69,9 +83,16 @@ def _build_parser(formats: bool) -> argparse.ArgumentParser:
     import_parser = commands.add_parser("import", help="convert a public data set or your own tables")
     if formats:
         _add_formats(import_parser)
-    _add_queries(
-        commands.add_parser("queries", help="add queries derived from products, or taken from a click log")
+    queries = commands.add_parser(
+        "queries", help="add queries derived from products, or taken from a click log"
     )
+    _add_queries(queries, seed=0)
+    queries.set_defaults(run=_queries)
+    refresh = commands.add_parser(
+        "refresh-judgements", help="replace the judged test queries, because each use of them costs evidence"
+    )
+    _add_queries(refresh, seed=1)
+    refresh.set_defaults(run=_refresh_judgements)
     _add_describe(commands.add_parser("describe", help="summarise a data set"))
     return parser
 
@@ -86,7 +107,7 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_sample)
 
 
-def _add_queries(parser: argparse.ArgumentParser) -> None:
+def _add_queries(parser: argparse.ArgumentParser, seed: int) -> None:
     parser.add_argument("data", type=Path, metavar="DIR", help="a data set")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     parser.add_argument(
@@ -106,8 +127,9 @@ def _add_queries(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="maximal number of derived queries; default %(default)s",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed; default %(default)s")
-    parser.set_defaults(run=_queries)
+    parser.add_argument(
+        "--seed", type=int, default=seed, metavar="N", help="random seed; default %(default)s"
+    )
 
 
 def _add_describe(parser: argparse.ArgumentParser) -> None:

@@ -132,16 +132,9 @@ def split_combos(
         rng: Breaks ties.
     """
     query_counts = Counter(combos)
-    links = (
-        (style.combo, key)
-        for style in styles
-        if style.combo in query_counts
-        for key in (("title", normalise(style.title)), ("pixels", hashes.get(style.id, style.id)))
-    )
-    groups: dict[Hashable, list[Combo]] = defaultdict(list)
-    roots = connected_components(links)
-    for combo in query_counts:
-        groups[roots[combo]].append(combo)
+    groups: dict[str, list[Combo]] = defaultdict(list)
+    for combo, cluster in cluster_combos(combos, styles, hashes).items():
+        groups[cluster].append(combo)
     sized = [(sum(query_counts[combo] for combo in group), group) for group in groups.values()]
     shuffled = [sized[index] for index in rng.permutation(len(sized))]
     missing = {split: share * len(combos) for split, share in SHARES.items()}
@@ -151,6 +144,29 @@ def split_combos(
         missing[split] -= size
         splits.update(dict.fromkeys(group, split))
     return splits
+
+
+def cluster_combos(
+    combos: Sequence[Combo], styles: Sequence[Style], hashes: Mapping[str, str]
+) -> dict[Combo, str]:
+    """Name the cluster of each combination: combinations whose products share a title or pixels have the same.
+
+    Args:
+        combos: The combination of each query.
+        styles: All products.
+        hashes: Product id → hash of the picture's pixels.
+    """
+    unique = dict.fromkeys(combos)
+    roots = connected_components(
+        (style.combo, key)
+        for style in styles
+        if style.combo in unique
+        for key in (("title", normalise(style.title)), ("pixels", hashes.get(style.id, style.id)))
+    )
+    first: dict[Hashable, Combo] = {}
+    for combo in sorted(unique):
+        first.setdefault(roots[combo], combo)
+    return {combo: " ".join(first[roots[combo]]).casefold() for combo in unique}
 
 
 def connected_components(links: Iterable[tuple[Hashable, Hashable]]) -> dict[Hashable, Hashable]:

@@ -3,12 +3,10 @@
 They are marked as `derived` or `implicit`, and reported separately from queries with human judgements.
 """
 
-import os
 import re
-import shutil
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +17,9 @@ from catalog import store
 from catalog.clicks import count_searches, grade_clicks, read_impressions
 from catalog.fashion_queries import MAX_PRODUCTS, MIN_PRODUCTS, connected_components
 from catalog.images import decode_and_hash
+from catalog.new_queries import NewQuery, read_rows, select_new, write_queries
 from catalog.progress import show_progress
-from catalog.schema import DERIVED, EXACT, IMPLICIT, IRRELEVANT, SPLITS, SUBSTITUTE, DataError
+from catalog.schema import DERIVED, EXACT, IMPLICIT, IRRELEVANT, SUBSTITUTE, DataError
 from catalog.splits import assign_splits
 from catalog.text import normalise
 from catalog.threads import cpu_count
@@ -30,6 +29,7 @@ WORD = re.compile(r"\w+(?:[-'’.]\w+)*")
 MAX_JUDGED = 40  # substitutes of a derived query, and also irrelevant products
 
 Key = tuple[str, str]
+Group = tuple[str | None, str | None]  # split, None if retired; and cluster
 
 
 class Product(NamedTuple):
@@ -39,13 +39,6 @@ class Product(NamedTuple):
     title: str
     category: str  # last part of the path
     attributes: tuple[str, ...]  # values of `ATTRIBUTES`
-
-
-class NewQuery(NamedTuple):
-    """A query that has no id yet: its text, and product id → grade."""
-
-    text: str
-    grades: dict[str, int]
 
 
 class Judge:
@@ -73,7 +66,7 @@ def add_derived_queries(data: Path, out: Path, most: int = 1000, seed: int = 0) 
     Half of the queries name a category and an attribute: the one of brand, colour and material that most products have.
     Products with both are exact, others of the category are substitutes, a sample of the rest is irrelevant. The other
     half consists of every second word of a title: products with that title are exact. Queries whose products share a
-    title or a picture are in the same split.
+    title or a picture are in the same split and cluster; the cluster's name is the first title of its products.
 
     Args:
         data: The data set.
@@ -87,11 +80,8 @@ def add_derived_queries(data: Path, out: Path, most: int = 1000, seed: int = 0) 
     Raises:
         DataError: if the data set cannot be read, or gives too few queries.
     """
-    products = _read_products(data)
-    rng = np.random.default_rng(seed)
-    queries = _derive_from_attributes(products, most // 2, rng)
-    queries += _derive_from_titles(products, most - len(queries), rng)
-    return _add_queries(data, out, queries, _assign_splits(data, products, queries), DERIVED)
+    _refuse_second_kind(data, DERIVED)
+    return _add_queries(data, out, derive_queries(data, most, seed), DERIVED)
 
 
 def add_click_queries(data: Path, log: Path, out: Path, personal: Collection[str] = ()) -> int:
@@ -113,12 +103,52 @@ def add_click_queries(data: Path, log: Path, out: Path, personal: Collection[str
     Raises:
         DataError: if the log cannot be read, a column looks personal, or too few queries have clicks.
     """
+    _refuse_second_kind(data, IMPLICIT)
+    queries, frequencies = read_click_queries(data, log, personal)
+    return _add_queries(data, out, queries, IMPLICIT, frequencies)
+
+
+def derive_queries(data: Path, most: int, seed: int, retired: Collection[str] = ()) -> list[NewQuery]:
+    """Derive queries from the products of a data set, as `add_derived_queries` does.
+
+    Queries that share products with retired derived queries, of the table `retired` or of `retired`, have no split.
+
+    Args:
+        data: The data set.
+        most: Maximal number of queries.
+        seed: Random seed.
+        retired: Ids of queries of the data set that are about to be retired.
+    """
+    products = _read_products(data)
+    rng = np.random.default_rng(seed)
+    queries = _derive_from_attributes(products, most // 2, rng)
+    queries += _derive_from_titles(products, most - len(queries), rng)
+    return _assign_splits(data, products, queries, retired)
+
+
+def read_click_queries(
+    data: Path, log: Path, personal: Collection[str] = ()
+) -> tuple[list[NewQuery], dict[str, int]]:
+    """Read the queries of a click log, as `add_click_queries` does; a query is a cluster of its own.
+
+    Returns:
+        The queries, and normalised text → number of searches.
+    """
     product_ids = set(store.read_table(data, "products", ["product_id"]).column(0).to_pylist())
     impressions = read_impressions(log, product_ids, personal)
-    queries = [NewQuery(text, grades) for text, grades in grade_clicks(impressions).items()]
-    splits = assign_splits(query.text for query in queries)
-    frequencies = count_searches(impressions)
-    return _add_queries(data, out, queries, [splits[query.text] for query in queries], IMPLICIT, frequencies)
+    grades = grade_clicks(impressions)
+    splits = assign_splits(grades)
+    queries = [NewQuery(text, grades[text], splits[text]) for text in grades]
+    return queries, count_searches(impressions)
+
+
+def _refuse_second_kind(data: Path, judged_by: str) -> None:
+    """Refuse a data set that has such queries already: their number would grow with each call."""
+    query_ids = store.read_table(data, "queries", ["query_id"]).column(0).to_pylist()
+    if existing := sorted(key for key in query_ids if re.fullmatch(rf"{judged_by}-\d+", key)):
+        raise DataError(
+            f"{data}: already has {judged_by} queries, such as {existing[0]}; start with the data without them"
+        )
 
 
 def _read_products(data: Path) -> list[Product]:
@@ -199,23 +229,26 @@ def _derive_from_titles(products: Sequence[Product], most: int, rng: np.random.G
     return list(queries.values())
 
 
-def _assign_splits(data: Path, products: Sequence[Product], queries: Sequence[NewQuery]) -> list[str | None]:
-    """Assign a split to each query; queries whose exact matches share an id, a title or a picture get the same one.
+def _assign_splits(
+    data: Path, products: Sequence[Product], queries: Sequence[NewQuery], retired: Collection[str]
+) -> list[NewQuery]:
+    """Assign split and cluster; queries whose exact matches share an id, a title or a picture get the same ones.
 
-    Queries that share these with derived queries of the data set get their split; None if there are several.
+    Queries that share these with derived queries of the data set get their split and cluster; no split if there are
+    several, or some are retired.
     """
     titles = {product.id: product.title for product in products}
     exact = [[product for product, grade in query.grades.items() if grade == EXACT] for query in queries]
-    existing = _read_derived_targets(data)
+    existing = _read_derived_targets(data, retired)
     hashes = _hash_pictures(data, {*existing, *(product for ids in exact for product in ids)})
 
     def keys(product: str) -> list[Key]:
         return [("title", titles[product]), ("pixels", hashes.get(product, product))]
 
-    existing_splits: dict[Key, set[str]] = defaultdict(set)
-    for product, splits in existing.items():
+    existing_groups: dict[Key, set[Group]] = defaultdict(set)
+    for product, targeted in existing.items():
         for key in keys(product):
-            existing_splits[key] |= splits
+            existing_groups[key] |= targeted
     roots = connected_components(
         (("query", str(number)), key)
         for number, ids in enumerate(exact)
@@ -223,30 +256,43 @@ def _assign_splits(data: Path, products: Sequence[Product], queries: Sequence[Ne
         for key in keys(product)
     )
     groups = [str(roots["query", str(number)]) for number in range(len(queries))]
-    bound: dict[str, set[str]] = defaultdict(set)
+    bound: dict[str, set[Group]] = defaultdict(set)
+    names: dict[str, str] = {}
     for group, ids in zip(groups, exact, strict=True):
         for product in ids:
+            names[group] = min(names.get(group, titles[product]), titles[product])
             for key in keys(product):
-                bound[group] |= existing_splits.get(key, set())
+                bound[group] |= existing_groups.get(key, set())
     free = assign_splits(group for group in groups if not bound[group])
-    assigned = free | {group: min(splits) for group, splits in bound.items() if len(splits) == 1}
-    return [assigned.get(group) for group in groups]
+    return [
+        query._replace(
+            split=free[group] if group in free else _single({split for split, _ in bound[group]}),
+            cluster=min(filter(None, (cluster for _, cluster in bound[group])), default=names[group]) or None,
+        )
+        for query, group in zip(queries, groups, strict=True)
+    ]
 
 
-def _read_derived_targets(data: Path) -> dict[str, set[str]]:
-    """Read the exact matches of the data set's derived queries: product id → splits of these queries."""
-    queries = store.read_table(data, "queries", ["query_id", "split", "judged_by"]).to_pylist()
-    splits = {row["query_id"]: row["split"] for row in queries if row["judged_by"] == DERIVED}
-    targets: dict[str, set[str]] = defaultdict(set)
-    for row in _read_dicts(data, "judgements"):
-        if row["grade"] == EXACT and row["query_id"] in splits:
-            targets[row["product_id"]].add(splits[row["query_id"]])
+def _single(splits: set[str | None]) -> str | None:
+    return next(iter(splits)) if len(splits) == 1 else None
+
+
+def _read_derived_targets(data: Path, retired: Collection[str]) -> dict[str, set[Group]]:
+    """Read the exact matches of derived queries, present and retired: product id → splits and clusters of these."""
+    queries = store.read_table(data, "queries", ["query_id", "split", "judged_by", "cluster"]).to_pylist()
+    groups: dict[str, Group] = {
+        row["query_id"]: (None if row["query_id"] in retired else row["split"], row["cluster"])
+        for row in queries
+        if row["judged_by"] == DERIVED
+    }
+    targets: dict[str, set[Group]] = defaultdict(set)
+    for row in read_rows(data, "judgements"):
+        if row["grade"] == EXACT and row["query_id"] in groups:
+            targets[row["product_id"]].add(groups[row["query_id"]])
+    for row in read_rows(data, "retired"):
+        for product in row["targets"] or ():
+            targets[product].add((None, None))
     return targets
-
-
-def _read_dicts(data: Path, table: str) -> Iterator[dict[str, Any]]:
-    for batch in store.read_batches(data, table):
-        yield from batch.to_pylist()
 
 
 def _hash_pictures(data: Path, product_ids: Collection[str]) -> dict[str, str]:
@@ -270,81 +316,13 @@ def _add_queries(
     data: Path,
     out: Path,
     queries: Sequence[NewQuery],
-    splits: Sequence[str | None],
     judged_by: str,
     frequencies: Mapping[str, int] | None = None,
 ) -> int:
-    """Write a data set with the queries that have a split and a new text; `frequencies` are by normalised text."""
-    existing = store.read_table(data, "queries", ["query_id", "text", "split"]).to_pydict()
-    texts = {normalise(text) for text in existing["text"]}
-    added = [
-        (query, split)
-        for query, split in zip(queries, splits, strict=True)
-        if split and query.text not in texts
-    ]
-    if missing := set(SPLITS) - {*existing["split"], *(split for _, split in added)}:
-        raise DataError(f"{data}: gives {len(added)} queries, but none for {', '.join(sorted(missing))}")
-    rows = {
-        f"{judged_by}-{number}": {"text": query.text, "split": split, "judged_by": judged_by}
-        for number, (query, split) in enumerate(added)
-    }
-    if duplicates := set(existing["query_id"]) & rows.keys():
-        raise DataError(
-            f"{data}: already has {judged_by} queries, such as {min(duplicates)}; start with the data without them"
-        )
-    judgements = {key: query.grades for key, (query, _) in zip(rows, added, strict=True)}
-    with store.new_atomic_dir(out) as folder:
-        _link_tables(data, folder, ("products", "satisfaction"))
-        _write_queries(data, folder, rows, frequencies or {})
-        _write_judgements(data, folder, judgements)
-    _print_summary(judged_by, [query for query, _ in added], len(queries) - len(added))
-    return len(added)
-
-
-def _link_tables(data: Path, folder: Path, tables: Sequence[str]) -> None:
-    """Hard-link the files of unchanged tables, or copy them to another file system."""
-    for table in tables:
-        for path in store.list_files(data, table):
-            target = folder / table / path.name
-            target.parent.mkdir(exist_ok=True)
-            try:
-                os.link(path.resolve(), target)
-            except OSError:  # another file system
-                shutil.copyfile(path, target)
-
-
-def _write_queries(
-    data: Path, folder: Path, rows: Mapping[str, dict[str, Any]], frequencies: Mapping[str, int]
-) -> None:
-    with store.TableWriter(folder, "queries") as table:
-        for row in _read_dicts(data, "queries"):
-            table.write(_add_frequency(row, frequencies))
-        for key, row in rows.items():
-            table.write(_add_frequency({"query_id": key, **row}, frequencies))
-
-
-def _write_judgements(data: Path, folder: Path, judgements: Mapping[str, Mapping[str, int]]) -> None:
-    with store.TableWriter(folder, "judgements") as table:
-        for row in _read_dicts(data, "judgements"):
-            table.write(row)
-        for key, grades in judgements.items():
-            for product, grade in grades.items():
-                table.write({"query_id": key, "product_id": product, "grade": grade})
-
-
-def _add_frequency(row: dict[str, Any], frequencies: Mapping[str, int]) -> dict[str, Any]:
-    """Add the frequency of a query's text, unless the query has a frequency or a picture."""
-    text = normalise(row["text"])
-    if text is None or text not in frequencies or row.get("image") or row.get("frequency") is not None:
-        return row
-    return row | {"frequency": frequencies[text]}
-
-
-def _print_summary(judged_by: str, queries: Sequence[NewQuery], skipped: int) -> None:
-    counts = Counter(grade for query in queries for grade in query.grades.values())
-    grades = ", ".join(f"{counts[grade]:,} of grade {grade}" for grade in sorted(counts, reverse=True))
-    print(f"queries: added {len(queries):,}, {judged_by}; judgements: {grades}", file=sys.stderr)
-    if skipped:
+    added = select_new(data, queries)
+    write_queries(data, out, added, judged_by, frequencies)
+    if skipped := len(queries) - len(added):
         print(
             f"queries: skipped {skipped:,}, with a known text or products of another split", file=sys.stderr
         )
+    return len(added)

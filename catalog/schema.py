@@ -2,7 +2,7 @@
 
 A data set is a folder with one sub-folder of parquet files per table::
 
-    data/products/*.parquet  queries/*.parquet  judgements/*.parquet  [satisfaction/*.parquet]
+    data/products/*.parquet  queries/*.parquet  judgements/*.parquet  [satisfaction/*.parquet]  [retired/*.parquet]
 """
 
 from collections.abc import Mapping
@@ -39,6 +39,7 @@ QUERIES = pa.schema(
         ("segment", pa.string()),
         ("judged_by", pa.string()),  # one of `JUDGED_BY`; null means human
         ("frequency", pa.int64()),  # number of searches in some period; null means unknown
+        ("cluster", pa.string()),  # template, product, session or user; null means a cluster of one query
     ]
 )
 
@@ -59,8 +60,23 @@ SATISFACTION = pa.schema(
     ]
 )
 
-TABLES = {"products": PRODUCTS, "queries": QUERIES, "judgements": JUDGEMENTS, "satisfaction": SATISFACTION}
-OPTIONAL_TABLES = frozenset({"satisfaction"})
+# Earlier test queries; see `catalog.refresh`.
+RETIRED = pa.schema(
+    [
+        pa.field("query_id", pa.string(), nullable=False),
+        ("text", pa.string()),
+        ("targets", pa.list_(pa.string())),  # exact matches of a derived query
+    ]
+)
+
+TABLES = {
+    "products": PRODUCTS,
+    "queries": QUERIES,
+    "judgements": JUDGEMENTS,
+    "satisfaction": SATISFACTION,
+    "retired": RETIRED,
+}
+OPTIONAL_TABLES = frozenset({"satisfaction", "retired"})
 
 # Source of a query's judgements: people, shoppers' clicks and reviews, or the products' own attributes.
 HUMAN, IMPLICIT, DERIVED = JUDGED_BY = ("human", "implicit", "derived")

@@ -62,13 +62,16 @@ def _summarise_products(data: Path) -> Iterator[str]:
 def _summarise_queries(data: Path) -> Iterator[str]:
     cells: Counter[tuple[str, str]] = Counter()
     examples: dict[str, list[str]] = defaultdict(list)
-    for batch in read_batches(data, "queries", ("text", "split", "segment")):
+    clusters: Counter[str | None] = Counter()
+    for batch in read_batches(data, "queries", ("text", "split", "segment", "cluster")):
+        clusters.update(batch["cluster"].to_pylist())
         for query in batch.to_pylist():
             segment = query["segment"] or "-"
             cells[segment, query["split"]] += 1
             if query["text"] and len(examples[segment]) < TOP // 2:
                 examples[segment].append(query["text"])
-    yield f"{cells.total():,} queries"
+    single = clusters.pop(None, 0)  # a query without a cluster is one of its own
+    yield f"{cells.total():,} queries in {len(clusters) + single:,} clusters"
     yield f"  {'segment':<12}" + "".join(f"{split:>9}" for split in SPLITS)
     for segment in sorted({segment for segment, _ in cells}):
         yield f"  {segment:<12}" + "".join(f"{cells[segment, split]:>9,}" for split in SPLITS)

@@ -7,9 +7,9 @@ judgements, the first two) names the row:
   same_pixels and same_description, how many products have its pixels or its description, null where it has none;
   foreign, the language of title and description where it is clearly another; letters, how many letters and digits they
   have
-- queries: query_id, text, split, judged_by, frequency; asks ("text", "image", "text + image"); exact, the number of
-  judgements of grade 3, for test queries only; text_splits and pixels_splits, the splits that share its text or pixels
-  where there are several; a `PictureProfile`
+- queries: query_id, text, split, judged_by, frequency, cluster; asks ("text", "image", "text + image"); exact, the
+  number of judgements of grade 3, for test queries only; text_splits, pixels_splits and cluster_splits, the splits that
+  share its text, pixels or cluster where there are several; a `PictureProfile`
 - judgements: query_id, product_id, grade; unknown_query and unknown_product, an id that is not in its table
 - exact_matches: for derived queries, one row per split and product that is an exact match there: id_splits,
   title_splits and pixels_splits, the splits that share its id, title or pixels; looks_like, a near duplicate in another
@@ -166,7 +166,7 @@ def _read_frames(data: Path, limits: Limits) -> dict[str, pd.DataFrame]:
     with ThreadPoolExecutor(cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
         columns = ["product_id", "title", "description", "price"]
         products, product_pictures = _profile_rows(data, "products", columns, limits, pool)
-        columns = ["query_id", "text", "split", "judged_by", "frequency"]
+        columns = ["query_id", "text", "split", "judged_by", "frequency", "cluster"]
         queries, query_pictures = _profile_rows(data, "queries", columns, limits, pool)
         products["frames"], clip_frames = _profile_clips(data, limits, pool)
     tables = {
@@ -263,6 +263,7 @@ def _add_query_columns(queries: pd.DataFrame, judgements: pd.DataFrame) -> None:
     composed = _normalised(queries.text) + (" " + queries.pixels).where(has_image, "")
     queries["text_splits"] = _shared_splits(composed, queries.split)
     queries["pixels_splits"] = _shared_splits(queries.pixels, queries.split)
+    queries["cluster_splits"] = _shared_splits(queries.cluster, queries.split)
 
     exact = judgements.query_id[judgements.grade == EXACT].value_counts()
     queries["exact"] = queries.query_id.map(exact).fillna(0).astype("Int64").where(queries.split == "test")

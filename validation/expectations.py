@@ -158,6 +158,8 @@ def rules(params: ValidateParams) -> list[Rule]:
              between, "exact", {"min_value": 1}, severity="warning"),
         Rule("leaked_query_texts", "queries", "a query's text must stay in one split", null, "text_splits"),
         Rule("leaked_query_pixels", "queries", "a query's picture must stay in one split", null, "pixels_splits"),
+        Rule("shared_clusters", "queries", "queries of a cluster should stay in one split", null, "cluster_splits",
+             severity="warning"),
         Rule("frequencies", "queries", "frequencies must be 0 or more", between, "frequency", {"min_value": 0}),
         Rule("judges", "queries", "judged_by must be human, implicit, derived, or empty (means human)",
              among, "judged_by", {"value_set": list(JUDGED_BY)}),

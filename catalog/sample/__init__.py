@@ -59,7 +59,8 @@ def _write_queries(folder: Path, seed: int, products: int, count: int) -> list[N
     """Write the queries; returns what each asks for."""
     needs = []
     queries = show_progress(draw_queries(seed, products, count), "queries", count, unit="query")
-    with TableWriter(folder, "queries", without=["frequency"]) as table:  # no searches, no frequencies
+    # Columns that are newer than the committed sample are left out, so that its seed still gives the same files.
+    with TableWriter(folder, "queries", without=["frequency", "cluster"]) as table:
         for query in queries:
             table.write(query.row)
             needs.append(query.need)

@@ -21,6 +21,7 @@ from catalog.fashion_queries import (
     Grader,
     Query,
     Style,
+    cluster_combos,
     derive_queries,
     split_combos,
 )
@@ -41,8 +42,8 @@ def fashion(files: Files, *, seed: int = 0) -> Iterator[Row]:
 
     Grades: 3 same gender, article type and colour; 2 same article type, and either gender or colour; 1 another article
     type of the sub-category, same gender and colour; 0 a sample of the rest. Combinations that share a title or a
-    picture are in the same split. The picture of a query is removed from its product, because a shopper's photo is
-    never the shop's own.
+    picture are in the same split and cluster. The picture of a query is removed from its product, because a shopper's
+    photo is never the shop's own.
 
     Args:
         files: The folder or zip as published.
@@ -61,7 +62,9 @@ def fashion(files: Files, *, seed: int = 0) -> Iterator[Row]:
         raise DataError(
             f"{files.source}: no gender, article type and colour with {MIN_PRODUCTS} to {MAX_PRODUCTS} products"
         )
-    splits = split_combos([query.combo for query in queries], styles, hashes, rng)
+    combos = [query.combo for query in queries]
+    clusters = cluster_combos(combos, styles, hashes)
+    splits = split_combos(combos, styles, hashes, rng)
     donors = {query.donor for query in queries}
     for style in styles:
         image = None if style.id in donors else files.get_media(f"{folder}/{style.id}.jpg")
@@ -70,7 +73,8 @@ def fashion(files: Files, *, seed: int = 0) -> Iterator[Row]:
     judgements: list[tuple[str, str, int]] = []
     for number, query in enumerate(queries):
         image = files.get_media(f"{folder}/{query.donor}.jpg") if query.donor else None
-        values = _query_values(number, query, splits[query.combo]) | {"image": image}
+        values = _query_values(number, query, splits[query.combo])
+        values |= {"image": image, "cluster": clusters[query.combo]}
         yield Row("queries", f"query {number}", values)
         judgements += [(values["query_id"], *judgement) for judgement in grader.judge(query.combo)]
     for query_id, product, grade in judgements:

@@ -118,10 +118,12 @@ def _collect_attributes(objects: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _query_rows(files: Files, where: str, texts: Mapping[str, Sequence[str]]) -> Iterator[Row]:
-    """Yield a query for each text, with its pictures as exact matches; all texts of a picture are in one split.
+    """Yield a query for each text, with its pictures as exact matches.
 
-    If several pictures have the same text, the query is in the split of the first; pictures of other splits are not
-    judged.
+    All texts of a picture are in one split and one cluster.
+
+    If several pictures have the same text, the query is in split and cluster of the first; pictures of other splits are
+    not judged.
     """
     splits = assign_splits(texts)
     first: dict[str, tuple[str, str]] = {}  # normalised text → query id and split
@@ -137,7 +139,7 @@ def _query_rows(files: Files, where: str, texts: Mapping[str, Sequence[str]]) ->
             judgements.append((query_id, image))
             if query_id == new_id:
                 values = {"query_id": query_id, "text": text, "split": split, "judged_by": HUMAN}
-                yield Row("queries", f"{where}, image {image}", values)
+                yield Row("queries", f"{where}, image {image}", values | {"cluster": image})
     for query_id, image in judgements:
         judgement = {"query_id": query_id, "product_id": image, "grade": EXACT}
         yield Row("judgements", f"{where}, image {image}", judgement)

@@ -5,6 +5,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from catalog.conversion import CONVERTERS, Row
+from catalog.fashion_queries import connected_components
 from catalog.files import Files
 from catalog.reading import Record, read_rows, refuse_personal_columns
 from catalog.schema import TABLES, DataError
@@ -49,12 +50,13 @@ def table(
     `image`, which contains a path or an address, or else from the files ID.jpg, .png, .webp, .gif. Clips are taken from
     the column `video` (animated GIF or WebP, MP4, WebM), or else from ID.mp4, .webm; up to 16 frames are kept. The
     currency of prices such as "€ 12" or "USD 1,299.00" is kept; that of "$12" is ambiguous: add a column `currency`.
+    Queries without a split get one; those that share a text or a cluster get the same.
 
     Args:
         files: The table of products.
         map: COLUMN=NAME, such as title=name: the name of a column in your table; queries.text=search for other tables.
         pictures: Folder or zip of the pictures and clips; by default the folder of the table.
-        queries: A table of queries: query_id, text; optionally image, split, segment, judged_by, frequency.
+        queries: A table of queries: query_id, text; optionally image, split, segment, judged_by, frequency, cluster.
         judgements: A table of judgements: query_id, product_id, grade.
         personal: A column that is allowed although it looks like personal data.
         encoding: Encoding of CSV tables, such as cp1252; by default detected.
@@ -142,12 +144,24 @@ def _get_media(media: Files, name: Any) -> Any:
 def _query_rows(records: Iterator[Record], media: Files) -> Iterator[Row]:
     """Yield the queries; assigns a split to those that have none."""
     queries = list(records)
-    splits = assign_splits(_split_key(values) for _, values in queries if not values.get("split"))
-    for where, values in queries:
-        values["split"] = values.get("split") or splits[_split_key(values)]
+    keys = _split_keys([values for _, values in queries])
+    splits = assign_splits(
+        key for key, (_, values) in zip(keys, queries, strict=True) if not values.get("split")
+    )
+    for key, (where, values) in zip(keys, queries, strict=True):
+        values["split"] = values.get("split") or splits[key]
         values["image"] = _get_media(media, values.get("image"))
         yield Row("queries", where, values)
 
 
-def _split_key(values: Mapping[str, Any]) -> str:
-    return normalise(str(values.get("text") or "")) or str(values.get("query_id"))
+def _split_keys(queries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The key of each query's split: the first text of the queries that share a text or a cluster with it."""
+    texts = [normalise(str(values.get("text") or "")) or str(values.get("query_id")) for values in queries]
+    roots = connected_components(
+        (("text", text), ("cluster", str(values["cluster"])) if values.get("cluster") else ("text", text))
+        for text, values in zip(texts, queries, strict=True)
+    )
+    first: dict[Any, str] = {}
+    for text in sorted(texts):
+        first.setdefault(roots["text", text], text)
+    return [first[roots["text", text]] for text in texts]

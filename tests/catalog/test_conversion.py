@@ -2,6 +2,7 @@
 
 import sys
 import zipfile
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -249,6 +250,25 @@ class TestTableOfYourOwn:
         splits = store.read_table(tmp_path / "data", "queries").to_pylist()
         assert {row["split"] for row in splits} == {"train", "valid", "test"} and splits[9]["split"] == "test"
         assert [row["frequency"] for row in splits] == [None, *range(1, 10)]
+
+    def test_queries_of_a_cluster_or_with_one_text_are_in_one_split(self, tmp_path: Path) -> None:
+        (tmp_path / "products.csv").write_text("product_id,title\n1,a\n")
+        rows = [
+            (n, f"text {n // 2 * 2 if n % 4 == 1 else n}", f"c{n // 3}" if n < 60 else "") for n in range(90)
+        ]
+        lines = ["query_id,text,cluster", *(f"q{n},{text},{cluster}" for n, text, cluster in rows)]
+        (tmp_path / "queries.csv").write_text("\n".join(lines))
+        out = tmp_path / "data"
+        import_data("table", tmp_path / "products.csv", out, queries=tmp_path / "queries.csv")
+        queries = store.read_table(out, "queries").to_pylist()
+        assert [row["cluster"] for row in queries] == [cluster or None for _, _, cluster in rows]
+        for name in ("text", "cluster"):
+            splits: dict[str | None, set[str]] = defaultdict(set)
+            for row in queries:
+                splits[row[name]].add(row["split"])
+            splits.pop(None, None)
+            assert len(splits) >= 20 and all(len(names) == 1 for names in splits.values())
+        assert {row["split"] for row in queries} == {"train", "valid", "test"}
 
     def test_a_row_of_json_may_lack_what_is_optional(self, tmp_path: Path) -> None:
         (tmp_path / "p.jsonl").write_text(

@@ -156,6 +156,13 @@ def test_derived_queries_pass_validation_and_follow_the_law_of_grades(
     queries = rows(data, "queries")
     assert {row["split"] for row in queries} == set(SPLITS)
     assert {row["segment"] for row in queries} == {"derived-text", "derived-image"}
+    clusters = defaultdict(set)
+    for row in queries:
+        for key in (key for key, grade in grades[row["query_id"]].items() if grade == EXACT):
+            clusters[annotations[key][9]].add(row["cluster"])  # the title
+    assert all(len(names) == 1 for names in clusters.values())
+    # Of 24 combinations, 6 red ones share titles with black ones; 3 groups share the pixels of products 1, 5 and 40.
+    assert len(set[str]().union(*clusters.values())) == 24 - 6 - 2
     for row in queries:
         if row["image"]:
             donor = row["image"]["path"].removesuffix(".jpg")

@@ -70,6 +70,42 @@ def test_what_is_derived_follows_from_the_products(shop: Path, tmp_path: Path) -
     assert first.samefile(tmp_path / "data" / "products" / first.name)
 
 
+def test_derived_queries_of_the_same_products_are_a_cluster(shop: Path, tmp_path: Path) -> None:
+    """Each kind and colour has five products; two of these share a title."""
+    add_derived_queries(shop, tmp_path / "data", most=100)
+    clusters = {
+        row["text"]: row["cluster"] for row in store.read_table(tmp_path / "data", "queries").to_pylist()
+    }
+    grades = read_grades(tmp_path / "data")
+    for text, products in grades.items():
+        (group,) = {tuple(key.split("-")[:2]) for key, grade in products.items() if grade == EXACT}
+        assert clusters[text] == f"the {group[1]} {group[0]} of series 1 by acme"
+
+
+def test_a_new_derived_query_joins_the_cluster_of_its_products(shop: Path, tmp_path: Path) -> None:
+    queries = [
+        {"query_id": f"x{split}", "text": split, "split": split, "judged_by": "derived", "cluster": cluster}
+        for split, cluster in (("train", None), ("valid", "of mine"), ("test", None))
+    ]
+    products = {"xtrain": "lamp-red-0", "xvalid": "chair-red-0", "xtest": "table-red-0"}
+    with store.new_atomic_dir(tmp_path / "own") as folder:
+        for name, rows in (
+            ("products", store.read_table(shop, "products").to_pylist()),
+            ("queries", queries),
+            ("judgements", [{"query_id": q, "product_id": p, "grade": EXACT} for q, p in products.items()]),
+        ):
+            with store.TableWriter(folder, name) as table:
+                for row in rows:
+                    table.write(row)
+    add_derived_queries(tmp_path / "own", tmp_path / "data", most=100)
+    rows = {row["text"]: row for row in store.read_table(tmp_path / "data", "queries").to_pylist()}
+    assert (rows["red chair"]["split"], rows["red chair"]["cluster"]) == ("valid", "of mine")
+    assert (rows["red lamp"]["split"], rows["red lamp"]["cluster"]) == (
+        "train",
+        "the red lamp of series 1 by acme",
+    )
+
+
 def test_a_seed_decides(shop: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         add_derived_queries(shop, tmp_path / name, most=20, seed=seed)

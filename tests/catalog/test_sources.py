@@ -327,6 +327,8 @@ def test_what_columns_become(tmp_path: Path, png: Callable[..., bytes]) -> None:
     )
     assert imported["abo"][0]["title"] == "oak chair" and imported["abo"][0]["category"] == "Home/Chairs"
     assert imported["visual_genome"][0]["title"] == "oak, vase"
+    queries = store.read_table(tmp_path / "data" / "visual_genome", "queries").to_pylist()
+    assert [row["cluster"] for row in queries] == [row["query_id"].partition("-")[0] for row in queries]
     assert dict(imported["visual_genome"][0]["attributes"]) == {"vase": "tall"}
     assert {row["product_id"]: row["brand"] for row in imported["home_depot"]}["100"] == "Acme"
     assert (

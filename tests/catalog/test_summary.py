@@ -23,10 +23,17 @@ def test_describe_counts_what_is_there(tiny_data: Path) -> None:
     assert "titles    2 to 2 words, median 2" in text
     assert "1 categories: clothing/shirt 12" in text
     assert re.search(r"^  image +1 +1 +1$", text, re.MULTILINE)
+    assert "6 queries in 6 clusters\n" in text
     assert "text        red or blue shirt" in text
     assert re.search(r"^  3 exact +12  50%$", text, re.MULTILINE)
     assert "exact matches of a query: 2 to 2, median 2" in text
     assert "clips" not in text
+
+
+def test_describe_counts_clusters(tiny_tables: Tables, write_data: Write) -> None:
+    for number, cluster in enumerate(("a", "a", None, "b", None, "a")):
+        tiny_tables["queries"][number]["cluster"] = cluster
+    assert "6 queries in 4 clusters\n" in summarise_data(write_data(tiny_tables))
 
 
 def test_describe_counts_clips(tiny_tables: Tables, write_data: Write) -> None:

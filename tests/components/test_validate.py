@@ -219,6 +219,13 @@ class TestLeaks:
             "leaked_pixels": ["p1 (train): test + train", "p9 (test): test + train"],
         }
 
+    def test_a_cluster_in_two_splits_is_a_warning(self, tiny_tables: Tables, write_data: Write) -> None:
+        for number, cluster in enumerate(("a", "a", "b", "", "b", None)):
+            tiny_tables["queries"][number]["cluster"] = cluster
+        report = check(write_data(tiny_tables))
+        assert report["passed"]
+        assert broken(report) == {"shared_clusters": ["q2: test + valid", "q4: test + valid"]}
+
     def test_pictures_that_look_the_same_are_a_warning(self, tiny_tables: Tables, write_data: Write) -> None:
         products = tiny_tables["products"]
         shirt = draw_picture(0, 0, 1, np.random.default_rng(0))
