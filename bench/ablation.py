@@ -24,7 +24,6 @@ from vitrine_judge.significance import PairedResult, paired_test
 
 from catalog import store
 from catalog.progress import show_progress
-from components.params import EvaluateParams
 from scoring.systems import CANDIDATE
 
 PRIMARY = "ndcg@10"
@@ -88,7 +87,7 @@ def run_setting(runs: Path, setting: Setting, data: Path, features: Path) -> Pat
     folder = runs / ",".join(f"{name}={value}" for name, value in setting.items())
     with store.new_atomic_dir(folder / "params") as out:
         train = yaml.safe_load(Path("params.yaml").read_text())["train"] | setting
-        (out / "params.yaml").write_text(yaml.safe_dump({"train": train, "evaluate": {"resamples": 1000}}))
+        (out / "params.yaml").write_text(yaml.safe_dump({"train": train, "evaluate": {"holdout": 0.0}}))
     common = ["--features", features, "--params", folder / "params" / "params.yaml"]
     stages = {
         "model": ["train", "--model", folder / "model"],
@@ -188,8 +187,7 @@ def test_difference(scores: np.ndarray, reference: np.ndarray) -> PairedResult:
         scores: Shape (S, Q).
         reference: Scores to compare with, shape (S, Q).
     """
-    params = EvaluateParams()
-    return paired_test(scores.mean(0), reference.mean(0), params.resamples, params.seed)
+    return paired_test(scores.mean(0), reference.mean(0))
 
 
 def format_p(p_value: float) -> str:

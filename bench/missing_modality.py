@@ -46,7 +46,7 @@ def main() -> None:
         load_items(features, table, arguments.artifacts / "train", model.attends)
         for table in ("products", "queries")
     )
-    test, (qrels, _) = queries.take(queries.splits == "test"), read_judgements(arguments.data, "test")
+    test, qrels = queries.take(queries.splits == "test"), read_judgements(arguments.data, "test").qrels
     rng = np.random.default_rng(SEED)
     lost = np.sort(rng.permutation(len(products))[: round(arguments.share * len(products))])
     print(f"    python bench/missing_modality.py {arguments.share}\n")
@@ -71,7 +71,7 @@ def main() -> None:
             if name == "fused":
                 cells += ["", ""]
             else:
-                result = paired_test(values["fused"], system_values, params.resamples, params.seed)
+                result = paired_test(values["fused"], system_values)
                 cells += [f"{result.difference:+.3f}", f"{result.p_value:.1g}"]
             print(f"| {' | '.join(cells)} |")
 

@@ -77,7 +77,7 @@ def plot_differences(
     lines = sorted({setting[1] for setting in settings})
     for number, line in enumerate(lines):
         points = sorted(setting for setting in settings if setting[1] == line)
-        results = [tests.get(setting, PairedResult(0.0, 1.0, 0.0, 0.0, 0.95)) for setting in points]
+        results = [tests.get(setting, PairedResult(0.0, 1.0, 0.0, 0.0, 0.95, 0.0)) for setting in points]
         shift = 0.012 * (number - (len(lines) - 1) / 2)  # so that intervals do not hide each other
         axes.errorbar(
             [setting[0] + shift for setting in points],

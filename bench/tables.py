@@ -2,7 +2,7 @@
 
 EVALUATION is an output folder of `evaluate`, such as `artifacts/evaluate`. For several folders (such as several seeds),
 each query has its mean. The tables of segments and differences are of the first metric. Differences are between the
-candidate and each other system, paired over queries, overall and by segment, with the resamples of `evaluate`.
+candidate and each other system, paired over queries, overall and by segment.
 """
 
 import argparse
@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 from vitrine_judge.metrics import Scores
 from vitrine_judge.significance import paired_test
 
-from components.params import EvaluateParams
 from scoring.systems import CANDIDATE
 
 METRICS = ("ndcg@10", "recall@10", "recall@100", "mrr@10", "hit@10")
@@ -81,13 +80,12 @@ def segment_rows(
 def difference_rows(
     scores: Mapping[str, Scores], masks: Mapping[str, np.ndarray], metric: str
 ) -> Iterable[list[str]]:
-    params = EvaluateParams()
     candidate = scores[CANDIDATE].values[metric]
     for name, mask in masks.items():
         for system, system_scores in scores.items():
             if system != CANDIDATE:
                 reference = system_scores.values[metric]
-                test = paired_test(candidate[mask], reference[mask], params.resamples, params.seed)
+                test = paired_test(candidate[mask], reference[mask])
                 interval = f"{test.low:+.3f} to {test.high:+.3f}"
                 yield [name, system, f"{test.difference:+.3f}", interval, f"{test.p_value:.2g}"]
 

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vitrine_judge.fingerprint import JUDGE, fingerprint
 from vitrine_judge.metrics import Scores
 from vitrine_judge.report import Measure, Report, render
 from vitrine_judge.tables import format_table
@@ -24,11 +25,21 @@ from scoring.report_content import (
 )
 from scoring.results import Results, score_systems, write_json, write_results
 from scoring.runtime_stats import measure_runtime
-from scoring.systems import CANDIDATE, Candidate, build_index, choose_rivals, load_candidate, rank_systems
+from scoring.systems import (
+    HYBRID,
+    SERVED,
+    Candidate,
+    build_index,
+    choose_rivals,
+    load_candidate,
+    rank_systems,
+)
 
 
 def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, evaluation: Path) -> None:
     """Evaluate the fused model, its ablations, BM25, the hybrid of both, and CLIP if the features are of one.
+
+    The hybrid is served where it is better on validation queries, else the model alone.
 
     Args:
         data: The data set.
@@ -36,27 +47,30 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
         model: What `train` wrote.
         params: How rankings are judged.
         evaluation: Folder to write: metrics.json (system → metric → mean), summary.json (the
-            candidate's means, for `dvc exp show`), segments.csv (the same by segment),
+            served system's means, for `dvc exp show`), segments.csv (the same by segment),
             judged_by.csv (the same by kind of judge; all other files use the most trusted kind only), comparisons.json
-            (the candidate against each other system), scores/ (per query) and runs/ (parquet and TREC) by system,
-            qrels.trec (the judgements), tasks.json (titles and pictures, similar products, tags), queries.parquet,
-            facts.json (latency, sizes, the candidate's weight in the hybrid, survey ratings), index/ (what is
-            served), report.html.
+            (the served system against each other system), scores/ (per query) and runs/ (parquet and TREC) by
+            system, qrels.trec (the judgements), judging.json (how runs are scored; `vitrine-judge` reads it),
+            tasks.json (titles and pictures, similar products, tags), queries.parquet, facts.json (latency, sizes, the
+            model's weight in the hybrid, survey ratings), index/ (what is served), made_from.json (data, parameters,
+            fingerprint of the judge, which system is served), report.html.
 
     Raises:
         DataError: where no test query is judged, or no pictures were kept for a model that tuned its image encoder.
     """
-    candidate = load_candidate(features, model)
-    judgements = read_judgements_by_judge(data, "test")
+    candidate = load_candidate(data, features, model)
+    judgements = read_judgements_by_judge(data, "test", params.holdout)
     index = build_index(candidate, data)
-    runs, hybrid_weight = rank_systems(candidate, index, data, features, params)
-    results = score_systems(runs, judgements, params)
+    systems = rank_systems(candidate, index, data, features, params)
+    if systems.served == HYBRID:
+        index.hybrid = systems.hybrid
+    results = score_systems(systems.runs, systems.served, judgements, params.configuration)
     tasks = evaluate_auxiliary_tasks(data, features, candidate.network, candidate.products, index.vectors)
-    report = build_evaluation_report(data, model, candidate, results, tasks, params)
-    hybrid = {} if hybrid_weight is None else {"hybrid_weight": hybrid_weight}
+    report = build_evaluation_report(data, model, candidate, results, tasks)
+    hybrid = {"hybrid_weight": systems.hybrid.weight} if systems.hybrid else {}
     survey = summarise_survey(report.ratings, report.agreements)
     with store.new_atomic_dir(evaluation) as folder:
-        write_json(folder / "made_from.json", _read_provenance(features, model, params))
+        write_json(folder / "made_from.json", _read_provenance(features, model, params, systems.served))
         write_results(folder, results)
         write_json(folder / "tasks.json", [asdict(task) for task in tasks])
         write_json(folder / "facts.json", measure_runtime(candidate, index, model) | hybrid | survey)
@@ -71,9 +85,8 @@ def build_evaluation_report(
     candidate: Candidate,
     results: Results,
     tasks: list[Measure],
-    params: EvaluateParams,
 ) -> Report:
-    """Build the content of report.html: the candidate against its rivals, with explained examples.
+    """Build the content of report.html: the served system against its rivals, with explained examples.
 
     Args:
         data: The data set.
@@ -81,15 +94,15 @@ def build_evaluation_report(
         candidate: The model.
         results: The scores of all systems.
         tasks: The auxiliary tasks.
-        params: How rankings are judged.
     """
-    primary = params.metrics[0]
-    qrels, segments = results.judgements
-    missing = find_missing_modalities(candidate.products, qrels, params.relevant)
+    configuration = results.configuration
+    primary = configuration.metrics[0]
+    qrels, segments, clusters = results.judgements
+    missing = find_missing_modalities(candidate.products, qrels, int(configuration.relevant))
     report = build_report(
         "Product search: candidate and baselines",
         data,
-        CANDIDATE,
+        results.served,
         choose_rivals(results.scores, primary),
         results.runs,
         results.scores,
@@ -100,18 +113,30 @@ def build_evaluation_report(
         partial(explain_result, candidate.network, Featurizer.load(model), read_attribute_values(data)),
     )
     others = {judge: scores for judge, scores in results.scores_by_judge.items() if judge != results.judge}
-    return replace(report, tasks=tasks, judged_by=results.judge, scores_by_judge=others)
+    return replace(
+        report,
+        tasks=tasks,
+        judged_by=results.judge,
+        scores_by_judge=others,
+        configuration=configuration.describe(),
+        clusters=clusters,
+    )
 
 
-def _read_provenance(features: Path, model: Path, params: EvaluateParams) -> dict[str, Any]:
-    """Read the data's fingerprint, and the parameters of every stage so far."""
+def _read_provenance(features: Path, model: Path, params: EvaluateParams, served: str) -> dict[str, Any]:
+    """Collect the data's fingerprint, the parameters of every stage so far, the judge's fingerprint, what is served."""
     provenance = {
         stage: json.loads((folder / "made_from.json").read_text())
         for stage, folder in (("featurize", features), ("train", model))
     }
     stage_params = {stage: content["params"] for stage, content in provenance.items()}
     stage_params["evaluate"] = params.model_dump(mode="json")
-    return {"data": provenance["featurize"]["data"], "params": stage_params}
+    return {
+        "data": provenance["featurize"]["data"],
+        "params": stage_params,
+        JUDGE: fingerprint(params.configuration.metrics),
+        SERVED: served,
+    }
 
 
 def _format_means(scores: Mapping[str, Scores]) -> str:

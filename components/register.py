@@ -15,13 +15,13 @@ from catalog import store
 from components.params import RegisterParams
 from fusion.search.catalogue_search import PRODUCTS_FILE
 from registry import mlflow_runs
-from registry.comparison import WEIGHTS, Candidate, read_systems
+from registry.comparison import WEIGHTS, Candidate
 from registry.lineage import collect_lineage
 from registry.mlflow_store import connect, with_retries
 from registry.model_logging import ensure_registered
 from registry.model_registry import ModelRegistry
 from registry.verdict import CARD, DECISION, RESULT, describe_result, judge_version
-from scoring.systems import CANDIDATE, choose_rivals
+from scoring.systems import read_served
 from validation.champion_comparison import PROFILE
 from validation.drift import add_vectors
 
@@ -89,7 +89,7 @@ def _register(outputs: StageOutputs, params: RegisterParams, registration: Path)
         training = store.fingerprint(outputs.model / "made_from.json")
         chain = hash_chain(outputs.model, outputs.evaluation)
         with mlflow_runs.open_chain_run(chain, training, lineage) as run:
-            _log_outputs(client, run, outputs, lineage, params.primary)
+            _log_outputs(client, run, outputs, lineage)
             tags = lineage | {WEIGHTS: weights}
             version = _register_version(client, run, outputs, params.model_name, tags)
             if champion == str(version.version):
@@ -114,28 +114,28 @@ def _download_verdict(run: "ActiveRun", folder: Path) -> None:
 
 
 def _log_outputs(
-    client: "MlflowClient", run: "ActiveRun", outputs: StageOutputs, lineage: dict[str, str], primary: str
+    client: "MlflowClient", run: "ActiveRun", outputs: StageOutputs, lineage: dict[str, str]
 ) -> None:
     """Log parameters, metrics, data set and files of the stages; the metrics of all systems as a table."""
     provenance, validation = outputs.read_provenance(), outputs.read_validation()
     means = json.loads((outputs.evaluation / "metrics.json").read_text())
     facts = json.loads((outputs.evaluation / "facts.json").read_text())
-    metrics = _select_metrics(means[CANDIDATE], facts, validation)
+    metrics = _select_metrics(means[read_served(outputs.evaluation)], facts, validation)
     curves = _read_curves(outputs.model)
     mlflow_runs.log_values(client, run, _flatten(provenance["params"]), metrics, curves)
     rows = [{"system": name, **values} for name, values in means.items()]
     mlflow_runs.log_table(client, run, SYSTEMS, rows)
     mlflow_runs.log_dataset(client, run, validation, lineage)
-    evaluation_files = [*EVALUATION_FILES, *_list_runs(outputs.evaluation, primary)]
+    evaluation_files = [*EVALUATION_FILES, *_list_runs(outputs.evaluation)]
     mlflow_runs.log_files(run, outputs.evaluation, evaluation_files, "evaluation")
     pages = sorted(page.name for page in outputs.report.glob("*.html"))
     mlflow_runs.log_files(run, outputs.report, [*pages, "report.json"], "validation")
 
 
-def _list_runs(evaluation: Path, primary: str) -> list[str]:
-    """Rankings that the decision page shows: of the candidate and its rivals, not of every ablation."""
-    rivals = choose_rivals(read_systems(evaluation), primary)
-    return [f"runs/{system}.parquet" for system in (CANDIDATE, *rivals)]
+def _list_runs(evaluation: Path) -> list[str]:
+    """Rankings to show, and to score again with another judge: not of the ablations "no …", which decide nothing."""
+    runs = sorted((evaluation / "runs").glob("*.parquet"))
+    return [f"runs/{run.name}" for run in runs if not run.name.startswith("no ")]
 
 
 def _register_version(
@@ -162,7 +162,7 @@ def _flatten(params: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def _select_metrics(
     means: dict[str, float], facts: dict[str, float], validation: dict[str, Any]
 ) -> dict[str, float]:
-    """The metrics by which runs are compared: the candidate's metrics and facts, and the data drift.
+    """The metrics by which runs are compared: the served system's metrics and facts, and the data drift.
 
     MLflow draws a bar chart for each, so metrics of baselines and of rated models ("rating/MODEL") are left out.
     """

@@ -42,6 +42,9 @@ def _build_parser() -> argparse.ArgumentParser:
         help="folder of the reranker, or its id on the hub; default: the published weights",
     )
     rank.add_argument("--top", type=int, default=50, help="products per query to rerank")
+    rank.add_argument(
+        "--index", type=Path, help="folder of the index that is served, to rank with its share of BM25"
+    )
     rank.add_argument("--run", type=Path, required=True, help="parquet file to write")
     embed.add_argument("--products", type=Path, required=True, help="parquet file with a column product_id")
     embed.add_argument("--vectors", type=Path, required=True, help="parquet file to write")
@@ -59,7 +62,13 @@ def _rank(arguments: argparse.Namespace) -> None:
 
     reranker = RERANKERS[arguments.rerank](arguments.rerank_weights) if arguments.rerank else None
     run = rank_data(
-        arguments.model, arguments.data, arguments.split, arguments.depth, reranker, arguments.top
+        arguments.model,
+        arguments.data,
+        arguments.split,
+        arguments.depth,
+        reranker,
+        arguments.top,
+        arguments.index,
     )
     pq.write_table(run, arguments.run)
 

@@ -1,4 +1,4 @@
-"""The history of champions: parameters of one MLflow run per registered model.
+"""The history of champions, and of looks at the evidence: parameters of one MLflow run per registered model.
 
 MLflow does not change a parameter once it is set, and its database lets only one of two writers set it. So the
 history only grows, and of two simultaneous promotions only one succeeds.
@@ -7,11 +7,11 @@ history only grows, and of two simultaneous promotions only one succeeds.
 import getpass
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from registry.mlflow_store import EXPERIMENT, ensure_experiment
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 HISTORY = "vitrine.history"  # tag of the model: the id of the run that holds its history
 COMPLETED = " done"  # suffix of a parameter: the move was made
 COPIED = "copy "  # prefix of a parameter that holds a copy
+LOOK = "look "  # prefix of a parameter that holds a look
 
 How = Literal["promoted", "promoted by the chain", "rolled back", "by hand"]
 
@@ -72,6 +73,37 @@ class Copy:
         return COPIED + blake2b(f"{self.model}/{self.number}/{self.at}".encode(), digest_size=8).hexdigest()
 
 
+@dataclass(frozen=True)
+class Look:
+    """A comparison of a version with the champion.
+
+    Attributes:
+        at: When, ISO 8601 in UTC.
+        by: The user.
+        version: The version that was compared.
+        weights: The fingerprint of its weights.
+        champion: The version that it was compared with.
+        queries: The test queries, of `vitrine_judge.looks.sketch_queries`.
+        verdict: The gate's.
+        holdout: Whether the holdout was used.
+    """
+
+    at: str
+    by: str
+    version: str
+    weights: str
+    champion: str
+    queries: Sequence[str]
+    verdict: str
+    holdout: bool
+
+    @property
+    def key(self) -> str:
+        """Its parameter in the history. The same comparison has the same key."""
+        content = json.dumps([self.version, self.champion, list(self.queries), self.holdout])
+        return LOOK + blake2b(content.encode(), digest_size=8).hexdigest()
+
+
 class ChampionHistory:
     """The history of one registered model.
 
@@ -113,18 +145,34 @@ class ChampionHistory:
 
     def list_copies(self) -> list[Copy]:
         """All copies, oldest first."""
-        params = self._client.get_run(self._run_id).data.params
-        copies = [Copy(**json.loads(value)) for key, value in params.items() if key.startswith(COPIED)]
-        return sorted(copies, key=lambda copy: copy.at)
+        return sorted((Copy(**values) for values in self._read(COPIED)), key=lambda copy: copy.at)
 
     def add_copy(self, copy: Copy) -> None:
         """Add a copy, if no other process added it first."""
+        self._add(copy, {known.key for known in self.list_copies()})
+
+    def list_looks(self) -> list[Look]:
+        """All looks at the evidence, oldest first."""
+        return sorted((Look(**values) for values in self._read(LOOK)), key=lambda look: look.at)
+
+    def add_look(self, look: Look) -> None:
+        """Add a look; the same comparison is added once."""
+        self._add(look, {known.key for known in self.list_looks()})
+
+    def _read(self, prefix: str) -> Iterator[dict[str, Any]]:
+        params = self._client.get_run(self._run_id).data.params
+        yield from (json.loads(value) for key, value in params.items() if key.startswith(prefix))
+
+    def _add(self, entry: Copy | Look, known: Collection[str]) -> None:
+        """Add an entry, unless its key is known; another process may add it at the same time."""
         from mlflow.exceptions import MlflowException
 
+        if entry.key in known:
+            return
         try:
-            self._client.log_param(self._run_id, copy.key, json.dumps(asdict(copy)))
+            self._client.log_param(self._run_id, entry.key, json.dumps(asdict(entry)))
         except MlflowException:
-            if copy.key not in {known.key for known in self.list_copies()}:
+            if entry.key not in self._client.get_run(self._run_id).data.params:
                 raise
 
 

@@ -6,21 +6,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from vitrine_judge.gate import Decision, Rules, decide
+from vitrine_judge.decision import Decision
+from vitrine_judge.gate import Rules, decide
 from vitrine_judge.metrics import Scores
 from vitrine_judge.people import Answers, mean_ratings
 from vitrine_judge.segments import Segment
 
 from registry.champion_scoring import EvaluatedModel, evaluate_champion, load_evaluation
+from registry.looks import decide_and_record
 from registry.model_registry import CHALLENGER, CHAMPION, ModelRegistry
 from registry.params import RegisterParams
 from scoring.report_content import read_survey
-from scoring.systems import CANDIDATE
+from scoring.systems import CANDIDATE, HYBRID, read_served
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
     from mlflow.entities.model_registry import ModelVersion
 
+BEST_SINGLE_MODALITY = "best_single_modality"  # in place of a system in `RegisterParams.baselines`
+SINGLE_MODALITY = "-only"  # end of the names of systems that read one modality
 WEIGHTS = "vitrine.weights"  # tag of a version: fingerprint of its weights
 
 
@@ -93,7 +97,8 @@ def compare_with_champion(
     Raises:
         DataError: where the champion was not registered by this chain, or its process fails.
     """
-    rules = make_rules(params)
+    systems = read_systems(candidate.evaluation)
+    rules = make_rules(params, systems)
     model = _evaluate_candidate(candidate, _find_equal_versions(registry, candidate.version))
     champion_version = registry.get_version(champion_number) if champion_number else None
     champion = (
@@ -101,27 +106,82 @@ def compare_with_champion(
         if champion_version
         else None
     )
-    decision = decide(model.evidence, champion.evidence if champion else None, rules)
+    decision = _apply_gate(registry, candidate, champion_number, model, champion, rules, systems)
     return Comparison(
         candidate=candidate,
         model=model,
         champion_version=champion_version,
         champion=champion,
-        systems=read_systems(candidate.evaluation),
+        systems=systems,
         rules=rules,
         decision=decision,
         aliases=_list_earned_aliases(decision, params),
     )
 
 
-def make_rules(params: RegisterParams) -> Rules:
-    """The gate's rules in params.yaml."""
-    return Rules(**params.model_dump(exclude={"model_name", "promote"}))
+def make_rules(params: RegisterParams, systems: Mapping[str, Scores]) -> Rules:
+    """The gate's rules in params.yaml.
+
+    Args:
+        params: Their section.
+        systems: The served system, which is first, and its baselines.
+    """
+    rules = Rules(**params.model_dump(exclude={"model_name", "promote"}))
+    return replace(rules, baselines=_name_baselines(rules.baselines, systems, rules.primary))
+
+
+def _name_baselines(
+    margins: Mapping[str, float], systems: Mapping[str, Scores], primary: str
+) -> dict[str, float]:
+    """The margin of each baseline: the best single modality by its name; no hybrid if that is what is served."""
+    served, *others = systems
+    margins = dict(margins)
+    single = [system for system in others if system.endswith(SINGLE_MODALITY)]
+    if (margin := margins.pop(BEST_SINGLE_MODALITY, None)) is not None and single:
+        margins[max(single, key=lambda system: systems[system].means()[primary])] = margin
+    if served == HYBRID or HYBRID not in systems or _are_equal(systems[HYBRID], systems[served]):
+        margins.pop(HYBRID, None)
+    return margins
+
+
+def _are_equal(first: Scores, second: Scores) -> bool:
+    return all(np.array_equal(values, second.values[name]) for name, values in first.values.items())
+
+
+def _apply_gate(
+    registry: ModelRegistry,
+    candidate: Candidate,
+    champion_number: str | None,
+    model: EvaluatedModel,
+    champion: EvaluatedModel | None,
+    rules: Rules,
+    systems: Mapping[str, Scores],
+) -> Decision:
+    """The gate's decision; a comparison with a champion is recorded."""
+    _, *others = systems
+    baselines = {
+        name: systems[name] for name in others if name in rules.baselines or name.endswith(SINGLE_MODALITY)
+    }
+    if champion is None or champion_number is None:
+        return decide(model.evidence, None, rules, baselines)
+    weights = candidate.version.tags.get(WEIGHTS, candidate.number)
+    return decide_and_record(
+        registry.history,
+        model,
+        champion,
+        (candidate.number, champion_number),
+        weights,
+        rules,
+        baselines,
+        candidate.data,
+        candidate.provenance,
+    )
 
 
 def read_systems(evaluation: Path) -> dict[str, Scores]:
-    """Scores of the candidate, which is first, and its baselines; by system."""
-    files = sorted((evaluation / "scores").glob("*.parquet"), key=lambda file: (file.stem != CANDIDATE, file))
+    """Scores of the served system, which is first, and its baselines; by system."""
+    served = read_served(evaluation)
+    files = sorted((evaluation / "scores").glob("*.parquet"), key=lambda file: (file.stem != served, file))
     return {file.stem: Scores.from_parquet(file) for file in files}
 
 

@@ -10,12 +10,13 @@ from vitrine_judge.rankings import Run
 from vitrine_judge.report import Report
 from vitrine_judge.review import Review, Version, compare_costs
 
+from registry.champion_scoring import read_configuration, read_holdout
 from registry.comparison import Comparison
 from registry.mlflow_urls import version_url
 from registry.model_registry import ModelRegistry
 from scoring.judgements import read_judgements_by_judge
 from scoring.report_content import build_report, compare_systems
-from scoring.systems import CANDIDATE, choose_rivals
+from scoring.systems import choose_rivals
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -52,7 +53,8 @@ def build_decision_page(review: Review, comparison: Comparison) -> Report:
     """
     data, rules, systems = comparison.candidate.data, comparison.rules, comparison.systems
     subject = f"version {comparison.candidate.number}"
-    scores = {subject: systems[CANDIDATE]}
+    served = next(iter(systems))
+    scores = {subject: systems[served]}
     runs = {subject: comparison.model.run}
     rivals = choose_rivals(systems, rules.primary)
     if comparison.champion:
@@ -64,14 +66,24 @@ def build_decision_page(review: Review, comparison: Comparison) -> Report:
         # MLflow has the runs of the rivals by the primary metric at registration; it may have changed since
         rivals = [rival for rival in rivals if (folder / f"{rival}.parquet").exists()]
         runs[rivals[0]] = Run.from_parquet(folder / f"{rivals[0]}.parquet")
-    scores |= {name: baseline for name, baseline in systems.items() if name != CANDIDATE}
-    tests = compare_systems(scores, subject, rules.primary, rules.resamples, rules.seed)
-    judge, (qrels, segments) = next(iter(read_judgements_by_judge(data, "test").items()))
+    scores |= {name: baseline for name, baseline in systems.items() if name != served}
+    provenance = comparison.candidate.provenance
+    clusters = comparison.model.evidence.clusters
+    tests = compare_systems(scores, subject, rules.primary, clusters)
+    judge, judgements = next(iter(read_judgements_by_judge(data, "test", read_holdout(provenance)).items()))
+    qrels, segments, _ = judgements
     groups = {"segment": segments}
     page = build_report(
         review.headline, data, subject, rivals, runs, scores, tests, qrels, groups, rules.primary
     )
-    return replace(page, note=comparison.rescored, judged_by=judge, review=review)
+    return replace(
+        page,
+        note=comparison.rescored,
+        judged_by=judge,
+        review=review,
+        configuration=read_configuration(provenance).describe(),
+        clusters=clusters,
+    )
 
 
 def read_champion_version(registry: ModelRegistry, champion: "ModelVersion | None") -> Version | None:

@@ -5,8 +5,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vitrine_judge.fingerprint import JUDGE, fingerprint
+
 from catalog import store
 from catalog.schema import DataError
+from registry.champion_scoring import read_configuration, score_stored_runs
 from registry.comparison import Candidate
 from registry.mlflow_runs import download_artifact
 from registry.model_registry import ModelRegistry, copied_from
@@ -70,7 +73,7 @@ def _check_origin(client: "MlflowClient", version: "ModelVersion") -> None:
 
 
 def _load_candidate(client: "MlflowClient", version: "ModelVersion", data: Path, folder: Path) -> Candidate:
-    """Download the version's evaluation and validation report.
+    """Download the version's evaluation, scored again where another judge scored it, and validation report.
 
     Raises:
         DataError: where it was evaluated on other data.
@@ -86,4 +89,7 @@ def _load_candidate(client: "MlflowClient", version: "ModelVersion", data: Path,
             f"{data}: version {version.version} was evaluated on other data (fingerprint {provenance['data']}); "
             f"get that data ({command}), or train and register a new version: dvc repro"
         )
+    if provenance.get(JUDGE) != fingerprint(read_configuration(provenance).metrics):
+        score_stored_runs(evaluation, data)
+        provenance = json.loads((evaluation / "made_from.json").read_text())
     return Candidate(version, run, data, evaluation, provenance, json.loads(report.read_text()))

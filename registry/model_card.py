@@ -6,17 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
-from vitrine_judge.gate import Decision, Evidence, Verdict
+from vitrine_judge.decision import Decision, Standing
+from vitrine_judge.gate import Evidence
 from vitrine_judge.metrics import Scores
 from vitrine_judge.segments import Segment, segment_means
-from vitrine_judge.significance import bootstrap_interval
+from vitrine_judge.significance import largest_change, mean_interval
 
-from scoring.systems import CANDIDATE
+from registry.champion_scoring import read_configuration
+from scoring.systems import BM25, CANDIDATE, HYBRID
 
-BASELINES = ("bm25", "hybrid")
+BASELINES = (BM25, HYBRID, CANDIDATE)
 DESCRIPTION_LENGTH = 5000  # MLflow's limit
 HEADLINES = 2  # findings that the first sentence names
-VERDICT_ORDER: dict[Verdict, int] = {"failed": 0, "undecided": 1, "passed": 2}
+VERDICT_ORDER: dict[Standing, int] = {"failed": 0, "undecided": 1, "noted": 2, "passed": 3}
 MARKDOWN_CHARACTERS = re.compile(r"[\\`*\[\]<>|]")
 
 
@@ -40,14 +42,14 @@ def render_model_card(
         version: Its number.
         decision: Of the gate.
         candidate, champion: The gate's input; None for no champion.
-        systems: Scores of the candidate and its baselines.
+        systems: Scores of the served system, which is first, and its baselines.
         provenance: Of the evaluation, as `evaluate` writes it to made_from.json.
         validation: The report of `validate`.
         lineage: Tags of the version.
         primary: The primary metric.
         rescored: A sentence on how the champion was rescored; empty if it was not.
     """
-    baselines = [system for system in BASELINES if system in systems]
+    baselines = [system for system in BASELINES if system in list(systems)[1:]]
     values = candidate.scores.values[primary]
     segments = list(segment_means(values, candidate.segments))
     return _load_template().render(
@@ -61,6 +63,8 @@ def render_model_card(
         metrics=list(_list_metrics(candidate.scores, champion, [systems[system] for system in baselines])),
         segments=segments,
         primary=primary,
+        configuration=read_configuration(provenance).describe(),
+        served=describe_served(next(iter(systems)), candidate.facts),
         weaknesses=list(list_weaknesses(segments, float(values.mean()), primary, systems, validation)),
         counts=_describe_counts(validation["counts"]),
         champion_data=validation["champion"],
@@ -86,7 +90,7 @@ def _list_metrics(
     scores: Scores, champion: Evidence | None, baselines: Sequence[Scores]
 ) -> Iterator[dict[str, Any]]:
     for metric, values in scores.values.items():
-        low, high = bootstrap_interval(values)
+        low, high = mean_interval(values, (0.0, largest_change(values)))
         yield {
             "name": metric,
             "mean": values.mean(),
@@ -104,7 +108,8 @@ def list_weaknesses(
     systems: Mapping[str, Scores],
     validation: Mapping[str, Any],
 ) -> Iterator[str]:
-    """The model's known weaknesses, in sentences."""
+    """The model's known weaknesses, in sentences; `systems` as for `render_model_card`."""
+    served = next(iter(systems))
     for segment in segments:
         if segment.high < mean:
             yield (
@@ -113,15 +118,15 @@ def list_weaknesses(
             )
     for system, scores in systems.items():
         system_mean = scores.means()[primary]
-        if system != CANDIDATE and system_mean >= mean:
+        if system != served and system_mean >= mean:
             yield f"System '{system}' is as good or better: {primary} {system_mean:.3f}."
-    for name, values in systems[CANDIDATE].values.items():
+    for name, values in systems[served].values.items():
         if name.startswith("judged"):
             yield (
                 f"{100 * (1 - values.mean()):.0f} % of the results are not judged ({name}) and count as irrelevant: "
                 "the true quality may be higher."
             )
-    unanswered = systems[CANDIDATE].unanswered
+    unanswered = systems[served].unanswered
     if unanswered:
         yield f"{unanswered:,} judged queries have no results and score 0."
     for rule in validation["rules"]:
@@ -139,7 +144,7 @@ def summarize_verdict(decision: Decision, version: str) -> str:
     if decision.passed:
         return f"Gate passed: version {version} may be promoted with python -m registry promote {version}."
     objections = sorted(
-        (finding for finding in decision.findings if finding.verdict != "passed"),
+        (finding for finding in decision.findings if finding.verdict in ("failed", "undecided")),
         key=lambda finding: VERDICT_ORDER[finding.verdict],
     )
     reasons = [finding.headline or finding.text.rstrip(".") for finding in objections[:HEADLINES]]
@@ -149,6 +154,21 @@ def summarize_verdict(decision: Decision, version: str) -> str:
     if decision.verdict == "undecided":
         yet, advice = (" yet", "judge more queries (number: see the decision page)")
     return f"Gate {decision.verdict}: do not promote version {version}{yet}; {', '.join(reasons)}; {advice}."
+
+
+def describe_served(served: str, facts: Mapping[str, float]) -> str:
+    """What is served, in one sentence.
+
+    Args:
+        served: A system.
+        facts: Of the evaluation.
+    """
+    if served != HYBRID:
+        return "The model alone is served, without BM25."
+    return (
+        f"The hybrid is served: for queries with text, {facts['hybrid_weight']:g} · model + "
+        f"{1 - facts['hybrid_weight']:g} · BM25, each scaled to [0, 1]; pictures are searched with the model alone."
+    )
 
 
 def escape_markdown(text: str) -> str:

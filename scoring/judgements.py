@@ -1,5 +1,6 @@
-"""The judgements of a split, by who judged."""
+"""The judgements of a split, by who judged; and which of them are held out."""
 
+from hashlib import blake2b
 from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
@@ -23,41 +24,70 @@ class Judgements(NamedTuple):
     Attributes:
         qrels: The judgements.
         segments: Segment of each judged query: str (Q,), in the order of the queries' ids; "all" for none.
+        clusters: Cluster of each judged query: str (Q,), likewise; None if each query is its own.
     """
 
     qrels: Qrels
     segments: np.ndarray
+    clusters: np.ndarray | None
 
 
-def read_judgements_by_judge(data: Path, split: str) -> dict[str, Judgements]:
+def read_judgements_by_judge(
+    data: Path, split: str, holdout: float = 0.0, held: bool = False
+) -> dict[str, Judgements]:
     """Read who judged queries of a split → the judgements.
 
     The keys are of `catalog.schema.JUDGED_BY` and in its order, the most trusted first. A mean over several kinds of
     judge would mean nothing, so they stay separate.
 
+    Args:
+        data: The data set.
+        split: Of the queries.
+        holdout: The share of clusters that is held out, by hash.
+        held: Read the queries that are held out, in place of the others; there may be none.
+
     Raises:
         DataError: where no query of the split is judged.
     """
-    queries = store.read_table(data, "queries", ["query_id", "split", "segment", "judged_by"])
+    queries = store.read_table(data, "queries", ["query_id", "split", "segment", "judged_by", "cluster"])
     queries = queries.filter(pc.equal(queries["split"], split))
+    clusters = pc.coalesce(queries["cluster"], queries["query_id"]).to_pylist()
+    queries = queries.set_column(
+        queries.column_names.index("cluster"), "cluster", pa.array(clusters, pa.string())
+    )
+    queries = queries.filter(
+        pa.array([is_held_out(cluster, holdout) == held for cluster in clusters], pa.bool_())
+    )
     table = store.read_table(data, "judgements")
-    segments = dict(zip(queries["query_id"].to_pylist(), queries["segment"].to_pylist(), strict=True))
+    labels = {row["query_id"]: (row["segment"] or "all", row["cluster"]) for row in queries.to_pylist()}
     judgements = {}
     for judge in JUDGED_BY:
         query_ids = queries.filter(pc.equal(pc.fill_null(queries["judged_by"], HUMAN), judge))["query_id"]
         rows = table.filter(pc.is_in(table["query_id"], query_ids))
         if len(rows):
             qrels = Qrels.from_table(rows)
-            names = np.array([segments[query] or "all" for query in np.sort(qrels.query_ids)])
-            judgements[judge] = Judgements(qrels, names)
-    if not judgements:
+            segments, names = np.array([labels[query] for query in np.sort(qrels.query_ids)]).T
+            independent = len(np.unique(names)) == len(names)
+            judgements[judge] = Judgements(qrels, segments, None if independent else names)
+    if not judgements and not held:
         raise DataError(f"{data}: no judged query has the split '{split}'; nothing to evaluate on")
     return judgements
 
 
-def read_judgements(data: Path, split: str) -> Judgements:
+def read_judgements(data: Path, split: str, holdout: float = 0.0) -> Judgements:
     """Read the judgements of the most trusted kind of judge; arguments and errors as `read_judgements_by_judge`."""
-    return next(iter(read_judgements_by_judge(data, split).values()))
+    return next(iter(read_judgements_by_judge(data, split, holdout).values()))
+
+
+def is_held_out(cluster: str, share: float) -> bool:
+    """Whether a cluster of queries is held out: by a hash, so that it never changes while others come and go.
+
+    Args:
+        cluster: Its name; for a query without a cluster, the query's id.
+        share: Of all clusters.
+    """
+    digest = blake2b(cluster.encode(), digest_size=8, person=b"holdout").digest()
+    return int.from_bytes(digest) < share * 2**64
 
 
 def find_missing_modalities(products: Items, qrels: Qrels, relevant: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The section `evaluate` of params.yaml."""
 
 from pydantic import Field
+from vitrine_judge.configuration import MetricConfiguration
 
 from catalog.config import Params
 from catalog.schema import EXACT, GAINS
@@ -25,5 +26,14 @@ class EvaluateParams(Params):
         EXACT, ge=1, description="lowest grade that counts as relevant for recall, MRR, hit and precision"
     )
     depth: int = Field(100, ge=1, description="products ranked per query and system")
-    resamples: int = Field(10_000, ge=100, description="for paired tests and intervals")
-    seed: int = 0
+    holdout: float = Field(
+        0.3,
+        ge=0,
+        le=0.9,
+        description="share of the test queries that only the gate scores, and only for a candidate that passes",
+    )
+
+    @property
+    def configuration(self) -> MetricConfiguration:
+        """The metrics and how they read grades; the judge's command reads it from a file beside the judgements."""
+        return MetricConfiguration(tuple(self.metrics), self.gains, self.relevant)

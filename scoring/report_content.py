@@ -37,12 +37,19 @@ Explainer = Callable[[Mapping[str, Any], Mapping[str, Any]], ResultExplanation]
 
 
 def compare_systems(
-    scores: Mapping[str, Scores], subject: str, metric: str, resamples: int, seed: int
+    scores: Mapping[str, Scores], subject: str, metric: str, clusters: np.ndarray | None = None
 ) -> dict[str, PairedResult]:
-    """Compare the subject with every other system: system → paired test of the subject minus this system."""
+    """Compare the subject with every other system: system → paired test of the subject minus this system.
+
+    Args:
+        scores: Of Q queries, by system.
+        subject: A system.
+        metric: To compare.
+        clusters: (Q,) str, equal for queries that hang together; None if all are independent.
+    """
     values = scores[subject].values[metric]
     return {
-        system: paired_test(values, system_scores.values[metric], resamples, seed)
+        system: paired_test(values, system_scores.values[metric], clusters=clusters)
         for system, system_scores in scores.items()
         if system != subject
     }
@@ -257,6 +264,7 @@ def explain_result(
         explanation.product_losses,
         entities,
         png.getvalue() or None,
+        explanation.score,
     )
 
 

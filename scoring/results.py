@@ -10,14 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pv
 import pyarrow.parquet as pq
-from vitrine_judge.metrics import Scores, score
-from vitrine_judge.rankings import Qrels, Run
+from vitrine_judge.configuration import CONFIGURATION_FILE, MetricConfiguration
+from vitrine_judge.metrics import Scores
+from vitrine_judge.rankings import Run
 from vitrine_judge.significance import PairedResult
 
 from scoring.judgements import Judgements
-from scoring.params import EvaluateParams
 from scoring.report_content import compare_systems
-from scoring.systems import CANDIDATE
 
 
 @dataclass(frozen=True)
@@ -25,13 +24,17 @@ class Results:
     """The scores of all systems.
 
     Attributes:
+        served: The system that is registered and served.
+        configuration: How the runs are scored.
         judge: Whose judgements decide, the most trusted; all but `scores_by_judge` is of these.
         judgements: Of this judge.
         runs: System → run.
         scores_by_judge: Judge → system → scores.
-        comparisons: System → the candidate minus this system, on the primary metric.
+        comparisons: System → the served one minus this system, on the primary metric.
     """
 
+    served: str
+    configuration: MetricConfiguration
     judge: str
     judgements: Judgements
     runs: Mapping[str, Run]
@@ -45,37 +48,35 @@ class Results:
 
 
 def score_systems(
-    runs: Mapping[str, Run], judgements: Mapping[str, Judgements], params: EvaluateParams
+    runs: Mapping[str, Run],
+    served: str,
+    judgements: Mapping[str, Judgements],
+    configuration: MetricConfiguration,
 ) -> Results:
-    """Score all runs by every kind of judge, and compare the candidate with every other system.
+    """Score all runs by every kind of judge, and compare the served system with every other system.
 
     Args:
         runs: System → run.
+        served: The system that is registered and served.
         judgements: Judge → judgements, the most trusted first.
-        params: How rankings are judged; the first metric is the primary one.
+        configuration: How runs are scored; its first metric is the primary one.
     """
-    scores_by_judge = {judge: score_runs(runs, qrels, params) for judge, (qrels, _) in judgements.items()}
-    judge = next(iter(judgements))
-    comparisons = compare_systems(
-        scores_by_judge[judge], CANDIDATE, params.metrics[0], params.resamples, params.seed
-    )
-    return Results(judge, judgements[judge], runs, scores_by_judge, comparisons)
-
-
-def score_runs(runs: Mapping[str, Run], qrels: Qrels, params: EvaluateParams) -> dict[str, Scores]:
-    """Score the run of each system: system → scores."""
-    return {
-        system: score(run, qrels, params.metrics, gains=params.gains, relevant=params.relevant)
-        for system, run in runs.items()
+    scores_by_judge = {
+        judge: {system: configuration.score(run, kind.qrels) for system, run in runs.items()}
+        for judge, kind in judgements.items()
     }
+    judge = next(iter(judgements))
+    clusters = judgements[judge].clusters
+    comparisons = compare_systems(scores_by_judge[judge], served, configuration.metrics[0], clusters)
+    return Results(served, configuration, judge, judgements[judge], runs, scores_by_judge, comparisons)
 
 
 def write_results(folder: Path, results: Results) -> None:
     """Write the files with scores, runs and judgements that `components.evaluate` names."""
-    scores, (qrels, segments) = results.scores, results.judgements
+    scores, (qrels, segments, clusters) = results.scores, results.judgements
     means = {system: system_scores.means() for system, system_scores in scores.items()}
     write_json(folder / "metrics.json", means)
-    write_json(folder / "summary.json", means[CANDIDATE])
+    write_json(folder / "summary.json", means[results.served])
     pv.write_csv(tabulate_by_segment(scores, segments), folder / "segments.csv")
     pv.write_csv(tabulate_by_judge(results.scores_by_judge), folder / "judged_by.csv")
     comparisons = {system: asdict(comparison) for system, comparison in results.comparisons.items()}
@@ -87,7 +88,10 @@ def write_results(folder: Path, results: Results) -> None:
         run.to_parquet(folder / "runs" / f"{system}.parquet")
         run.to_trec(folder / "runs" / f"{system}.trec")
     qrels.to_trec(folder / "qrels.trec")
-    queries = pa.table({"query_id": scores[CANDIDATE].query_ids, "segment": segments})
+    results.configuration.to_file(folder / CONFIGURATION_FILE)
+    queries = pa.table({"query_id": scores[results.served].query_ids, "segment": segments})
+    if clusters is not None:
+        queries = queries.append_column("cluster", pa.array(clusters))
     pq.write_table(queries, folder / "queries.parquet")
 
 

@@ -18,12 +18,12 @@ def measure_runtime(candidate: Candidate, index: SearchIndex, model: Path) -> di
 
     Args:
         candidate: The model and the test queries.
-        index: Its products, encoded.
+        index: What is served.
         model: Folder of the model.
 
     Returns:
         latency_ms_p95, the 95th percentile of a single query's latency (encode, search) in ms; model_mb and index_mb,
-        sizes in MB; index_recall@10, the share of the true best 10 that the index returns.
+        sizes in MB; index_recall@10, the share of the model's true best 10 that the index returns.
     """
     (_, index_scores), (_, exact_scores) = (
         index.search(candidate.test_embeddings, 10),
@@ -44,6 +44,6 @@ def _time_queries(candidate: Candidate, index: SearchIndex) -> list[float]:
     for row in range(min(LATENCY_QUERIES, len(candidate.test_queries))):
         start = time.perf_counter()
         query = candidate.test_queries.take(np.array([row]))
-        index.search(embed(candidate.network, query, "query"), 10)
+        index.search(embed(candidate.network, query, "query"), 10, texts=[candidate.test_texts[row]])
         seconds.append(time.perf_counter() - start)
     return seconds

@@ -1,5 +1,6 @@
 """The systems of an evaluation: the candidate, its ablations and baselines, ranked on the test queries."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from vitrine_judge.combine import best_weight, weighted
+from vitrine_judge.combine import WEIGHTS, best_weight
 from vitrine_judge.metrics import Scores
 from vitrine_judge.rankings import Run
 from vitrine_judge.report import best_other
@@ -18,7 +19,9 @@ from fusion.features import Items
 from fusion.featurizer import load_items
 from fusion.model import ProductSearchModel, embed
 from fusion.search.bm25 import rank_bm25
-from fusion.search.catalogue_search import SearchIndex, build_run_table
+from fusion.search.catalogue_search import SearchIndex, build_run_table, read_texts
+from fusion.search.hybrid import Hybrid
+from fusion.search.lexical_index import LexicalIndex
 from fusion.search.vector_index import top_k
 from fusion.search.zero_shot import embed_zero_shot, load_text_tower
 from scoring.judgements import read_judgements
@@ -28,16 +31,25 @@ CANDIDATE = "fused"
 BM25 = "bm25"
 ZERO_SHOT = "zero-shot"
 HYBRID = "hybrid"  # weighted sum of the candidate's and BM25's scores
+SERVED = "served"  # key in made_from.json: the system that is registered and served
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A trained model, with the catalogue and the queries as it reads them."""
+    """A trained model, with the catalogue and the queries as it reads them.
+
+    Attributes:
+        network: The model.
+        products: The catalogue.
+        test_queries, validation_queries: Q and V queries.
+        test_texts: Of the test queries, as BM25 reads them; None for a query without text.
+    """
 
     network: ProductSearchModel
     products: Items
     test_queries: Items
     validation_queries: Items
+    test_texts: list[str | None]
 
     @cached_property
     def test_embeddings(self) -> np.ndarray:
@@ -50,8 +62,32 @@ class Candidate:
         return embed(self.network, self.validation_queries, "query")
 
 
-def load_candidate(features: Path, model: Path) -> Candidate:
-    """Load what `train` wrote, and the products and queries that `featurize` wrote.
+@dataclass(frozen=True, eq=False)
+class RankedSystems:
+    """The rankings of all systems.
+
+    Attributes:
+        runs: System → run, without systems that answer no query.
+        hybrid: How the candidate and BM25 are merged; None where there are no validation queries to tune it on, or
+            BM25 answers no query.
+    """
+
+    runs: dict[str, Run]
+    hybrid: Hybrid | None
+
+    @property
+    def served(self) -> str:
+        """The system to register and serve: the hybrid where it is better on the validation queries."""
+        return HYBRID if self.hybrid and self.hybrid.weight < 1 else CANDIDATE
+
+
+def read_served(evaluation: Path) -> str:
+    """Read which system of an evaluation is served; the model alone in evaluations that do not say."""
+    return str(json.loads((evaluation / "made_from.json").read_text()).get(SERVED, CANDIDATE))
+
+
+def load_candidate(data: Path, features: Path, model: Path) -> Candidate:
+    """Load what `train` wrote, and the products and queries that `featurize` wrote of the data set.
 
     Raises:
         DataError: where the model tuned its image encoder and no pictures were kept.
@@ -61,11 +97,12 @@ def load_candidate(features: Path, model: Path) -> Candidate:
         load_items(features, table, model, network.attends) for table in ("products", "queries")
     )
     test_queries, validation_queries = (queries.take(queries.splits == split) for split in ("test", "valid"))
-    return Candidate(network, products, test_queries, validation_queries)
+    test_texts = read_texts(data, test_queries.ids)
+    return Candidate(network, products, test_queries, validation_queries, test_texts)
 
 
 def build_index(candidate: Candidate, data: Path) -> SearchIndex:
-    """Build the index that is served; tuned on validation queries, or on test queries where there are none."""
+    """Build the index of the model; tuned on validation queries, or on test queries where there are none."""
     has_validation = len(candidate.validation_queries)
     tuning_embeddings = candidate.validation_embeddings if has_validation else candidate.test_embeddings
     return SearchIndex.build(candidate.network, candidate.products, data, tuning_embeddings)
@@ -73,7 +110,7 @@ def build_index(candidate: Candidate, data: Path) -> SearchIndex:
 
 def rank_systems(
     candidate: Candidate, index: SearchIndex, data: Path, features: Path, params: EvaluateParams
-) -> tuple[dict[str, Run], float | None]:
+) -> RankedSystems:
     """Rank the catalogue for the test queries by every system.
 
     Args:
@@ -82,13 +119,10 @@ def rank_systems(
         data: The data set.
         features: What `featurize` made of it.
         params: How many products to rank, and how to tune the hybrid.
-
-    Returns:
-        System → run, without systems that answer no query; and the candidate's weight in the hybrid, None where there
-        is no hybrid.
     """
     test_ids, validation_ids = candidate.test_queries.ids, candidate.validation_queries.ids
-    bm25_rankings = rank_bm25(data, np.concatenate([test_ids, validation_ids]), params.depth)
+    lexical = LexicalIndex.build(data)
+    bm25_rankings = rank_bm25(data, np.concatenate([test_ids, validation_ids]), params.depth, lexical)
     rankings = {BM25: _select_queries(bm25_rankings, test_ids)}
     ablations = list_ablations(candidate.network, candidate.products)
     for system, modalities in show_progress(ablations.items(), "ablations", unit="system"):
@@ -99,10 +133,11 @@ def rank_systems(
     runs = {system: Run.from_table(ranking) for system, ranking in rankings.items() if len(ranking)}
     validation_rankings = _select_queries(bm25_rankings, validation_ids)
     if BM25 not in runs or not len(validation_rankings):
-        return runs, None
+        return RankedSystems(runs, None)
     weight = tune_hybrid(candidate, index, validation_rankings, data, params)
-    runs[HYBRID] = weighted([runs[CANDIDATE], runs[BM25]], [weight, 1 - weight])
-    return runs, weight
+    hybrid = Hybrid(lexical, weight, params.depth)
+    runs[HYBRID] = Run.from_table(rank_hybrid(candidate, index, hybrid))
+    return RankedSystems(runs, hybrid)
 
 
 def list_ablations(network: ProductSearchModel, products: Items) -> dict[str, list[str]]:
@@ -121,6 +156,14 @@ def rank_products(candidate: Candidate, product_embeddings: np.ndarray, depth: i
     """Rank products for the test queries by their embeddings, float32 (P, dim)."""
     best = top_k(candidate.test_embeddings, product_embeddings, depth)
     return build_run_table(candidate.test_queries.ids, candidate.products.ids, *best)
+
+
+def rank_hybrid(candidate: Candidate, index: SearchIndex, hybrid: Hybrid) -> pa.Table:
+    """Rank products for the test queries by the hybrid, as the served index does."""
+    best = top_k(candidate.test_embeddings, index.vectors, hybrid.depth)
+    product_ids = index.fields["product_id"]
+    merged = hybrid.merge(candidate.test_texts, *best, product_ids, hybrid.depth)
+    return build_run_table(candidate.test_queries.ids, candidate.products.ids, *merged)
 
 
 def rank_zero_shot(features: Path, test_ids: np.ndarray, depth: int) -> dict[str, pa.Table]:
@@ -142,6 +185,9 @@ def tune_hybrid(
 ) -> float:
     """Find the candidate's weight in the hybrid that is best on the validation queries, by the first metric.
 
+    Of equally good weights, the highest: the model alone where BM25 adds nothing. Queries to which BM25 has no answer
+    keep the candidate's ranking at any weight, so they do not count.
+
     Args:
         candidate: The model.
         index: Its products, encoded.
@@ -151,20 +197,22 @@ def tune_hybrid(
     """
     best = top_k(candidate.validation_embeddings, index.vectors, params.depth)
     rankings = build_run_table(candidate.validation_queries.ids, candidate.products.ids, *best)
+    rankings = rankings.filter(pc.is_in(rankings["query_id"], pc.unique(bm25_rankings["query_id"])))
     return best_weight(
         Run.from_table(rankings),
         Run.from_table(bm25_rankings),
         read_judgements(data, "valid").qrels,
         params.metrics[0],
+        weights=WEIGHTS[::-1],
         gains=params.gains,
         relevant=params.relevant,
     )
 
 
 def choose_rivals(scores: Mapping[str, Scores], metric: str) -> list[str]:
-    """Choose what the report compares the candidate with: the best other system, then BM25.
+    """Choose what the report compares the served system with: the best other system, then BM25.
 
-    The hybrid and the ablations "no …" contain most of the candidate, so they are no rivals.
+    The model, the hybrid and the ablations "no …" have most of the model in common, so they are no rivals.
     """
     others = {
         system: system_scores

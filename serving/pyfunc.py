@@ -87,7 +87,9 @@ class ProductSearch(PythonModel):
         Returns:
             Columns query (row of the input), rank (from 1), score, product_id, title, the other fields of the index
             (None for a missing value), and share_text, share_image and so on: each modality's contribution to the
-            score, see `SearchIndex.modality_shares`. `k` rows per query, or fewer if fewer products pass the filters.
+            model's score, see `SearchIndex.modality_shares`. `k` rows per query, or fewer if fewer products pass the
+            filters. Where the hybrid with BM25 is served, the score of a query with text is in [0, 1] and relative to
+            this query's results.
 
         Raises:
             MlflowException: a column or parameter is unknown, has a wrong type or an invalid value, a query has neither
@@ -108,11 +110,12 @@ class ProductSearch(PythonModel):
                 "; ".join(f"query {number}: picture {error}" for number, error in errors.items())
             )
         query_embeddings = embed(self.model, queries, "query")
-        products, scores = self.index.search(query_embeddings, k, mask)
+        texts = [row["text"] for row in query_rows]
+        products, scores = self.index.search(query_embeddings, k, mask, texts)
         query_count, result_count = products.shape
         shares = [
-            self.index.modality_shares(query, *results)
-            for query, *results in zip(query_embeddings, products, scores, strict=True)
+            self.index.modality_shares(query, results)
+            for query, results in zip(query_embeddings, products, strict=True)
         ]
         fields = self.index.fields.take(products.ravel()).to_pydict()
         return pd.DataFrame(

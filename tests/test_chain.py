@@ -31,6 +31,7 @@ from components.params import SECTIONS, load_section
 from components.train import train
 from pipelines.code_deps import PACKAGES, PLUGINS
 from registry import local_stack
+from scoring.systems import read_served
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -42,7 +43,6 @@ CODE = (*PACKAGES, PLUGINS, "pipelines")
 FILES = ("dvc.yaml", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore")
 SMALL = {
     "train": {"epochs": 2, "dim": 16, "hidden": 16},
-    "evaluate": {"resamples": 200},
     # no budget for latency: it depends on the load of the machine
     "register": {"floors": {"ndcg@10": 0.0}, "budgets": {"model_mb": 500}},
 }
@@ -213,7 +213,7 @@ def test_the_run_says_what_was_done(shop: Shop, client: "MlflowClient") -> None:
     (run,) = runs(client)
     assert run.info.status == "FINISHED"
     metrics = shop.read("artifacts/evaluate/metrics.json")
-    assert run.data.metrics["ndcg_at_10"] == metrics["fused"]["ndcg@10"]
+    assert run.data.metrics["ndcg_at_10"] == shop.read("artifacts/evaluate/summary.json")["ndcg@10"]
     assert not [name for name in run.data.metrics if name.startswith("bm25")], (
         "MLflow would plot each as a bar"
     )
@@ -460,7 +460,8 @@ def test_a_champion_of_the_same_data_is_not_scored_again(
 
     source = shop.read("artifacts/evaluate/made_from.json")
     champion = client.get_model_version_by_alias("product-search", "champion")
-    stored = pq.read_table(shop.root / "artifacts" / "evaluate" / "scores" / "fused.parquet")
+    served = read_served(shop.root / "artifacts" / "evaluate")
+    stored = pq.read_table(shop.root / "artifacts" / "evaluate" / "scores" / f"{served}.parquet")
     with monkeypatch.context() as patch:
         patch.setattr(champion_scoring, "_rescore", never)
         stored_evidence = champion_scoring.evaluate_champion(
@@ -469,8 +470,8 @@ def test_a_champion_of_the_same_data_is_not_scored_again(
     assert stored_evidence.scores.query_ids.tolist() == stored["query_id"].to_pylist()
     assert stored_evidence.scores.values["ndcg@10"].tolist() == stored["ndcg@10"].to_pylist()
 
-    # with other evaluate parameters it is scored again: by its own code, from texts and pictures, with the same result
-    source["params"]["evaluate"]["resamples"] += 1
+    # with another depth it is ranked again: by its own code, from texts and pictures, with the same result
+    source["params"]["evaluate"]["depth"] += 1
     evidence = champion_scoring.evaluate_champion(champion, shop.root / "data", source, "ndcg@10").evidence
     assert evidence.scores.query_ids.tolist() == stored_evidence.scores.query_ids.tolist()
     for metric, values in stored_evidence.scores.values.items():
@@ -487,10 +488,10 @@ def test_a_champion_of_other_data_is_scored_on_the_new(
     page = (tmp_path / "out" / "decision.html").read_text()
     assert "<bdi>champion (version 1)</bdi>" in page and "<bdi>bm25</bdi>" in page
     registration = json.loads((tmp_path / "out" / "registration.json").read_text())
-    before = shop.read("artifacts/evaluate/metrics.json")["fused"]["ndcg@10"]
+    before = shop.read("artifacts/evaluate/summary.json")["ndcg@10"]
     match = re.fullmatch(
-        r"The champion, version 1, was evaluated on other data or with other settings: ndcg@10 ([\d.]+)\. "
-        r"It was rescored on this data in (\d+) s: ndcg@10 ([\d.]+)\.",
+        r"The champion, version 1, was evaluated on other data: ndcg@10 ([\d.]+)\. "
+        r"It was ranked and scored again on this data in (\d+) s: ndcg@10 ([\d.]+)\.",
         registration["scored_again"],
     )
     assert match and match[1] == f"{before:.4f}" != match[3]

@@ -16,12 +16,13 @@ from catalog.schema import DataError
 from fusion.features import MODALITIES, Items
 from fusion.featurizer import Featurizer
 from fusion.model import ProductSearchModel, embed
+from fusion.search.hybrid import Hybrid
 from fusion.search.rerank import PictureLoader, Reranker, rerank
 from fusion.search.vector_index import ANN_MIN_PRODUCTS, IVFIndex, top_k
 
 FILTERS = ("category", "brand", "color", "material")
 FIELDS = (*FILTERS, "price", "currency")
-PRODUCTS_FILE, IVF_FILE = "products.parquet", "lists.npz"
+PRODUCTS_FILE, IVF_FILE, HYBRID_FOLDER = "products.parquet", "lists.npz", "hybrid"
 MIN_TOTAL_LOSS = 1e-3  # of a score; smaller losses are rounding errors of half precision
 
 
@@ -42,6 +43,21 @@ def rank_products(
     """
     rows, scores = top_k(embed(model, queries, "query"), embed(model, products, "product", only), depth)
     return build_run_table(queries.ids, products.ids, rows, scores)
+
+
+def rank_hybrid(
+    model: ProductSearchModel,
+    queries: Items,
+    texts: Sequence[str | None],
+    products: Items,
+    depth: int,
+    hybrid: Hybrid,
+) -> pa.Table:
+    """Rank the products of a catalogue as `rank_products`, by the hybrid; `texts` are those of the queries."""
+    model_depth = max(depth, hybrid.depth)
+    rows, scores = top_k(embed(model, queries, "query"), embed(model, products, "product"), model_depth)
+    product_ids = pa.chunked_array([pa.array(products.ids, pa.string())])
+    return build_run_table(queries.ids, products.ids, *hybrid.merge(texts, rows, scores, product_ids, depth))
 
 
 def build_run_table(
@@ -66,6 +82,7 @@ class SearchIndex:
         vectors_without: Modality → float16, shape (P, dim): product vectors without that modality; equal to `vectors`
             for products that lack it.
         ivf: Approximate index for a large catalogue; None for exact search.
+        hybrid: Merges BM25's ranking into the model's; None where the model alone is served.
     """
 
     def __init__(
@@ -74,9 +91,10 @@ class SearchIndex:
         vectors: np.ndarray,
         vectors_without: Mapping[str, np.ndarray],
         ivf: IVFIndex | None = None,
+        hybrid: Hybrid | None = None,
     ) -> None:
         self.fields, self.vectors = fields, vectors
-        self.vectors_without, self.ivf = dict(vectors_without), ivf
+        self.vectors_without, self.ivf, self.hybrid = dict(vectors_without), ivf, hybrid
 
     @classmethod
     def build(cls, model: ProductSearchModel, products: Items, data: Path, queries: np.ndarray) -> Self:
@@ -99,12 +117,18 @@ class SearchIndex:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the vectors and the `IVFIndex`."""
+        """Memory of the vectors, the `IVFIndex` and BM25's scores."""
         arrays = (self.vectors, *self.vectors_without.values())
-        return sum(vectors.nbytes for vectors in arrays) + (self.ivf.nbytes if self.ivf else 0)
+        index_size = self.ivf.nbytes if self.ivf else 0
+        lexical_size = self.hybrid.lexical.nbytes if self.hybrid else 0
+        return sum(vectors.nbytes for vectors in arrays) + index_size + lexical_size
 
     def search(
-        self, queries: np.ndarray, k: int, mask: np.ndarray | None = None
+        self,
+        queries: np.ndarray,
+        k: int,
+        mask: np.ndarray | None = None,
+        texts: Sequence[str | None] | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the best products of each query, as `top_k`; approximate if there is an `IVFIndex`.
 
@@ -112,9 +136,13 @@ class SearchIndex:
             queries: float32 (Q, dim), encoded.
             k: At most this many per query.
             mask: From `filter_mask`.
+            texts: Of the Q queries, for the hybrid; None to search with the model alone.
         """
         search = self.ivf.top_k if self.ivf else top_k
-        return search(queries, self.vectors, k, mask)
+        if self.hybrid is None or texts is None:
+            return search(queries, self.vectors, k, mask)
+        rows, scores = search(queries, self.vectors, max(k, self.hybrid.depth), mask)
+        return self.hybrid.merge(texts, rows, scores, self.fields["product_id"], k, mask)
 
     def filter_mask(
         self, filters: Mapping[str, Sequence[str]], low: float | None = None, high: float | None = None
@@ -137,18 +165,17 @@ class SearchIndex:
             masks.append((price >= least) & (price <= most))
         return np.logical_and.reduce(masks) if masks else None
 
-    def modality_shares(
-        self, query: np.ndarray, rows: np.ndarray, scores: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        """Compute each modality's contribution to each score: modality → float (k,).
+    def modality_shares(self, query: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Compute each modality's contribution to each of the model's scores: modality → float (k,).
 
         A modality's contribution is the drop of the score without it, or 0 if the score does not drop. The
-        contributions to a score are scaled to add up to 1, or are all 0.
+        contributions to a score are scaled to add up to 1, or are all 0. BM25's part of a hybrid has no share.
 
         Args:
             query: float32 (dim,).
-            rows, scores: (k,) of the results, as `top_k` returns them.
+            rows: (k,) of the results, as `search` returns them.
         """
+        scores = self.vectors[rows] @ query
         losses = {
             name: np.maximum(scores - vectors[rows].astype(np.float32) @ query, 0)
             for name, vectors in self.vectors_without.items()
@@ -160,7 +187,7 @@ class SearchIndex:
         }
 
     def save(self, folder: Path) -> None:
-        """Write products.parquet, and lists.npz if there is an `IVFIndex`."""
+        """Write products.parquet, lists.npz if there is an `IVFIndex`, and hybrid/ if there is a `Hybrid`."""
         table = self.fields
         for name, vectors in {"": self.vectors, **self.vectors_without}.items():
             column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
@@ -169,6 +196,8 @@ class SearchIndex:
         pq.write_table(table, folder / PRODUCTS_FILE)
         if self.ivf:
             self.ivf.save(folder / IVF_FILE)
+        if self.hybrid:
+            self.hybrid.save(folder / HYBRID_FOLDER)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -182,7 +211,8 @@ class SearchIndex:
             )
         fields = table.select([name for name in table.column_names if not name.startswith("vector")])
         ivf = IVFIndex.load(folder / IVF_FILE) if (folder / IVF_FILE).exists() else None
-        return cls(fields, vectors.pop(""), vectors, ivf)
+        hybrid = Hybrid.load(folder / HYBRID_FOLDER) if (folder / HYBRID_FOLDER).exists() else None
+        return cls(fields, vectors.pop(""), vectors, ivf, hybrid)
 
     def _field_mask(self, field: str, values: Sequence[str]) -> np.ndarray:
         """Return the products whose field has one of the values, bool (P,)."""
@@ -197,8 +227,21 @@ class SearchIndex:
         return mask
 
 
+def read_texts(data: Path, query_ids: np.ndarray) -> list[str | None]:
+    """Read the texts of queries, in the order of their ids; None for a query without text."""
+    columns = store.read_table(data, "queries", ["query_id", "text"]).to_pydict()
+    texts = dict(zip(columns["query_id"], columns["text"], strict=True))
+    return [texts[query_id] or None for query_id in query_ids]
+
+
 def rank_data(
-    folder: Path, data: Path, split: str, depth: int, reranker: Reranker | None = None, top: int = 0
+    folder: Path,
+    data: Path,
+    split: str,
+    depth: int,
+    reranker: Reranker | None = None,
+    top: int = 0,
+    index: Path | None = None,
 ) -> pa.Table:
     """Rank products for the queries of one split of a data set with a saved model.
 
@@ -209,6 +252,7 @@ def rank_data(
         depth: Maximum number of products per query.
         reranker: Reorders the first `top` products of each query; None for no reranking.
         top: Products per query to rerank.
+        index: Of `SearchIndex.save`; its hybrid, if there is one, ranks these products. None for the model alone.
 
     Raises:
         DataError: the split has no queries, or the folder does not hold a model.
@@ -219,11 +263,15 @@ def rank_data(
     if not len(split_queries):
         raise DataError(f"{data / 'queries'}: no query has the split '{split}'; nothing to rank")
     products = featurizer.featurize_table(data, "products")
-    run = rank_products(model, split_queries, products, depth)
+    query_texts = read_texts(data, split_queries.ids)
+    if index and (index / HYBRID_FOLDER).exists():
+        hybrid = Hybrid.load(index / HYBRID_FOLDER).rebuild(data)
+        run = rank_hybrid(model, split_queries, query_texts, products, depth, hybrid)
+    else:
+        run = rank_products(model, split_queries, products, depth)
     if reranker is None:
         return run
-    query_columns = store.read_table(data, "queries", ["query_id", "text"]).to_pydict()
-    texts = {key: text for key, text in zip(*query_columns.values(), strict=True) if text}
+    texts = {key: text for key, text in zip(split_queries.ids, query_texts, strict=True) if text}
     if reranker.image_size is None:
         load_pictures = _region_loader(products)
     else:

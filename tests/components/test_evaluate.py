@@ -10,7 +10,10 @@ import pyarrow as pa
 import pyarrow.csv as pv
 import pyarrow.parquet as pq
 import pytest
+from vitrine_judge.__main__ import main as run_judge
 from vitrine_judge.combine import WEIGHTS, weighted
+from vitrine_judge.configuration import MetricConfiguration
+from vitrine_judge.fingerprint import fingerprint
 from vitrine_judge.metrics import Scores, score
 from vitrine_judge.rankings import Qrels, Run
 
@@ -20,18 +23,20 @@ from components.evaluate import evaluate
 from components.featurize import featurize
 from components.params import EvaluateParams, FeaturizeParams, Freeze, TrainParams
 from components.train import train
+from fusion.__main__ import main as rank_products
 from fusion.encoders.text import TextEncoderInit
-from fusion.model import ProductSearchModel
+from fusion.model import ProductSearchModel, embed
+from fusion.search.catalogue_search import SearchIndex, load_model, read_texts
 from scoring.judgements import (
     read_judgements,
     read_judgements_by_judge,
 )
 from scoring.report_content import read_survey
-from scoring.systems import CANDIDATE, HYBRID
+from scoring.systems import CANDIDATE, HYBRID, read_served
 
 Tables = dict[str, list[dict[str, Any]]]
 Write = Callable[[Tables], Path]
-QUICK = EvaluateParams(resamples=200)
+QUICK = EvaluateParams()
 SYSTEMS = {
     "bm25", "text-only", "image-only", "video-only", "no text", "no image", "no video", CANDIDATE, HYBRID,
 }  # fmt: skip
@@ -51,7 +56,7 @@ def test_every_system_by_every_metric(evaluation: Path) -> None:
 def test_the_means_are_those_of_the_runs(evaluation: Path, data: Path) -> None:
     """Both files of a run give the scores per query, and those give the means."""
     params = EvaluateParams()
-    qrels, segments = read_judgements(data, "test")
+    qrels, segments, _ = read_judgements(data, "test", params.holdout)
     for system, means in read(evaluation / "metrics.json").items():
         parquet = Run.from_parquet(evaluation / "runs" / f"{system}.parquet")
         trec = Run.from_trec(evaluation / "runs" / f"{system}.trec")
@@ -72,7 +77,56 @@ def test_the_hybrid_weighs_the_candidate_against_bm25(evaluation: Path) -> None:
     )
     weight = read(evaluation / "facts.json")["hybrid_weight"]
     assert weight in WEIGHTS
-    assert both.to_dict() == weighted([ours, lexical], [weight, 1 - weight]).to_dict()
+    rankings, expected = both.to_dict(), weighted([ours, lexical], [weight, 1 - weight]).to_dict()
+    answered = lexical.to_dict()
+    assert 0 < len(answered) < len(rankings)
+    for query, ranking in rankings.items():  # a query without text keeps the candidate's ranking
+        assert ranking == (expected if query in answered else ours.to_dict())[query]
+
+
+def test_the_index_ranks_like_the_system_that_is_judged(evaluation: Path, data: Path, model: Path) -> None:
+    served = read_served(evaluation)
+    assert served == HYBRID, "of this small model, the hybrid is the better system"
+    assert read(evaluation / "facts.json")["hybrid_weight"] < 1
+    index = SearchIndex.load(evaluation / "index")
+    network, featurizer = load_model(model)
+    queries = featurizer.featurize_table(data, "queries")
+    queries = queries.take(queries.splits == "test")
+    texts = read_texts(data, queries.ids)
+    rows, scores = index.search(embed(network, queries, "query"), 10, None, texts)
+    expected = Run.from_parquet(evaluation / "runs" / f"{served}.parquet")
+    ids = np.array(index.fields["product_id"].to_pylist())
+    for query, query_rows, query_scores in zip(queries.ids, rows, scores, strict=True):
+        pairs = expected.pairs_of(query)
+        pairs = slice(pairs.start, min(pairs.stop, pairs.start + 10))
+        assert ids[query_rows].tolist() == expected.product_ids[pairs].tolist()
+        np.testing.assert_allclose(query_scores, expected.values[pairs], atol=1e-5)
+    means = read(evaluation / "metrics.json")
+    assert read(evaluation / "summary.json") == means[served] != means[CANDIDATE]
+
+
+def test_the_command_ranks_like_the_index(evaluation: Path, data: Path, model: Path, tmp_path: Path) -> None:
+    words = ["rank", "--model", str(model), "--data", str(data), "--run", str(tmp_path / "run.parquet")]
+    assert rank_products([*words, "--index", str(evaluation / "index")]) == 0
+    run, expected = (
+        Run.from_parquet(path)
+        for path in (tmp_path / "run.parquet", evaluation / "runs" / f"{HYBRID}.parquet")
+    )
+    configuration = EvaluateParams().configuration
+    qrels = read_judgements(data, "test", QUICK.holdout).qrels
+    assert configuration.score(run, qrels).means() == configuration.score(expected, qrels).means()
+    for query, ranking in run.to_dict().items():
+        assert ranking == pytest.approx(expected.to_dict()[query], abs=1e-5)
+
+
+def test_the_command_of_the_judge_gives_the_same_numbers(evaluation: Path, tmp_path: Path) -> None:
+    """To the last digit, by the configuration beside the judgements."""
+    for system, means in read(evaluation / "metrics.json").items():
+        words = ["score", str(evaluation / "runs" / f"{system}.trec"), str(evaluation / "qrels.trec")]
+        assert run_judge([*words, "--scores", str(tmp_path / "scores.parquet")]) == 0
+        assert Scores.from_parquet(tmp_path / "scores.parquet").means() == means
+    assert MetricConfiguration.from_file(evaluation / "judging.json") == QUICK.configuration
+    assert QUICK.configuration.describe() in (evaluation / "report.html").read_text()
 
 
 def test_segments_add_up_to_the_whole(evaluation: Path) -> None:
@@ -93,20 +147,22 @@ def test_only_the_test_split_is_asked(evaluation: Path, data: Path) -> None:
     for system in SYSTEMS:
         answered = set(pq.read_table(evaluation / "runs" / f"{system}.parquet")["query_id"].to_pylist())
         assert answered <= test_ids
-    assert set(pq.read_table(evaluation / "queries.parquet")["query_id"].to_pylist()) == test_ids
+    scored_ids = set(pq.read_table(evaluation / "queries.parquet")["query_id"].to_pylist())
+    assert scored_ids == set(read_judgements(data, "test", QUICK.holdout).qrels.query_ids) < test_ids
 
 
 def test_what_it_was_made_from_and_what_it_costs(evaluation: Path, data: Path) -> None:
     provenance = read(evaluation / "made_from.json")
     assert provenance["data"] == store.fingerprint(data)
     assert set(provenance["params"]) == {"featurize", "train", "evaluate"}
-    assert provenance["params"]["evaluate"]["resamples"] == 200
+    assert provenance["judge"] == fingerprint(EvaluateParams().metrics)
+    assert provenance["params"]["evaluate"]["holdout"] == 0.3
     costs = {"latency_ms_p95", "model_mb", "index_mb", "index_recall@10"}
     people = {f"{kind}/{model}" for kind in ("rating", "agreement") for model in read_survey(data).models}
     facts = read(evaluation / "facts.json")
     assert set(facts) == {*costs, *people, "hybrid_weight"}
     assert facts["index_recall@10"] == 1  # small enough to be searched exactly
-    assert set(read(evaluation / "comparisons.json")) == SYSTEMS - {CANDIDATE}
+    assert set(read(evaluation / "comparisons.json")) == SYSTEMS - {HYBRID}
     page = (evaluation / "report.html").read_text()
     assert "data:image/" in page and "<script src" not in page
 
@@ -123,7 +179,7 @@ def test_who_judged_is_never_averaged(data: Path, features: Path, model: Path, t
     counts = Counter(row["judged_by"] or "human" for row in test_rows)
     assert list(read_judgements_by_judge(tmp_path / "data", "test")) == ["human", "implicit", "derived"]
     out = tmp_path / "evaluation"
-    evaluate(tmp_path / "data", features, model, EvaluateParams(resamples=200), out)
+    evaluate(tmp_path / "data", features, model, EvaluateParams(holdout=0), out)
     table = pv.read_csv(out / "judged_by.csv").to_pylist()
     assert {(row["judged_by"], row["queries"]) for row in table} == set(counts.items())
     means = read(out / "metrics.json")[CANDIDATE]
@@ -182,7 +238,8 @@ def test_the_page_says_what_people_said(evaluation: Path, data: Path) -> None:
 def test_the_page_says_why(evaluation: Path) -> None:
     page = (evaluation / "report.html").read_text()
     examples = page.count("<article>")
-    assert page.count(f"Why <bdi>{CANDIDATE}</bdi> puts") == examples > 0
+    assert page.count(f"Why <bdi>{HYBRID}</bdi> puts") == examples > 0
+    assert "Score of the model" in page
     assert "It matches mainly through its" in page and "Without its" in page
 
 

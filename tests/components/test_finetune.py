@@ -81,7 +81,7 @@ def test_pictures_that_were_kept_are_encoded_again(data: Path, features: Path, m
 
 
 def test_evaluation_and_search_rank_alike(data: Path, features: Path, model: Path, tmp_path: Path) -> None:
-    evaluate(data, features, model, EvaluateParams(resamples=200, depth=10), tmp_path / "evaluation")
+    evaluate(data, features, model, EvaluateParams(depth=10), tmp_path / "evaluation")
     judged = pq.read_table(tmp_path / "evaluation" / "runs" / f"{CANDIDATE}.parquet").to_pydict()
     ranked = rank_data(model, data, "test", 10).to_pydict()
     keys = ("query_id", "product_id", "score")

@@ -12,13 +12,14 @@ from catalog.schema import DataError
 from components.params import RegisterParams
 from components.register import register
 from registry.model_logging import list_requirements
+from scoring.systems import read_served
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-OPEN = RegisterParams(floors={"ndcg@10": 0.0}, budgets={})
+OPEN = RegisterParams(floors={"ndcg@10": 0.0}, budgets={}, baselines={}, min_queries=2)
 AUTO = OPEN.model_copy(update={"promote": "auto"})
-CLOSED = RegisterParams(floors={"ndcg@10": 1.0})
+CLOSED = RegisterParams(floors={"ndcg@10": 1.0}, baselines={})
 
 
 def read(folder: Path) -> Any:
@@ -57,18 +58,18 @@ def test_an_equal_candidate_does_not_pass(
     assert (result["version"], result["compared_with"], result["verdict"], result["aliases"]) == (
         "2",
         "1",
-        "failed",
+        "undecided",
         [],
     )
     assert client.get_model_version_by_alias(OPEN.model_name, "champion").version in {1, "1"}
     (version,) = (
         v for v in client.search_model_versions(f"name = '{OPEN.model_name}'") if str(v.version) == "2"
     )
-    assert version.tags["vitrine.gate"] == "failed"
+    assert version.tags["vitrine.gate"] == "undecided"
     assert "not significantly different" in version.tags["vitrine.reasons"]
 
     page = (tmp_path / "out" / "decision.html").read_text()
-    assert "<h1>Do not promote version 2</h1>" in page and "champion is version 1, since " in page
+    assert "<h1>Do not promote version 2 yet</h1>" in page and "champion is version 1, since " in page
     names = ("version 2", r"champion \(version 1\)")
     candidate, champion = (
         re.search(rf"<bdi>{name}</bdi></th>\s*<td[^>]*><bdi>([\d.]+)", page) for name in names
@@ -147,7 +148,8 @@ def test_a_version_says_where_it_comes_from_and_how_good_it_is(
     assert card.startswith("# product-search, version 1\n\n**Gate passed: version 1 may be promoted with ")
     assert "60 products, 60 queries" in card and store.fingerprint(data) in card
     means = json.loads((evaluation / "metrics.json").read_text())
-    ours, theirs = (f"{means[system]['ndcg@10']:.3f}" for system in ("fused", "bm25"))
+    served = read_served(evaluation)
+    ours, theirs = (f"{means[system]['ndcg@10']:.3f}" for system in (served, "bm25"))
     assert re.search(rf"\| ndcg@10 \| {ours} \| [\d.]+–[\d.]+ \| {theirs} \|", card)
     assert version.description and version.description.startswith(
         "Gate passed: version 1 may be promoted with "

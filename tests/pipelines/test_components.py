@@ -42,7 +42,7 @@ TASKS = {
     ),
     "evaluate": Task(
         {"data": "data", "features": "features", "model": "model"},
-        {"params": {"resamples": 200}},
+        {"params": {"depth": 50}},
         "evaluation/metrics.json",
         "evaluation",
     ),

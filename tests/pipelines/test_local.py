@@ -24,7 +24,6 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {
     "train": {"epochs": 1, "dim": 16, "hidden": 16},
-    "evaluate": {"resamples": 200},
     "register": {"floors": {"ndcg@10": 0.0}, "budgets": {}},
 }
 PLANTED = "hunter2-planted"

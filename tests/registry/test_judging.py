@@ -19,7 +19,7 @@ from registry.promotion import promote
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-OPEN = RegisterParams(floors={"ndcg@10": 0.0}, budgets={})
+OPEN = RegisterParams(floors={"ndcg@10": 0.0}, budgets={}, baselines={}, min_queries=2)
 LENIENT = OPEN.model_copy(update={"min_gain": -0.5, "margins": {}})  # an equal candidate passes
 Register = Callable[[Path], dict[str, Any]]
 
@@ -54,12 +54,12 @@ def test_a_version_that_is_not_better_than_the_new_champion_fails(
     assert advice in str(error.value)
 
     text = judge(registry, "2", data, OPEN)
-    assert text.startswith("product-search version 2, gate failed, no alias\n  ndcg@10 ")
+    assert text.startswith("product-search version 2, gate undecided, no alias\n  ndcg@10 ")
     version = registry.get_version("2")
-    assert (version.tags[GATE], version.tags[COMPARED_WITH]) == ("failed", "1")
-    assert str(version.description).startswith("Gate failed: do not promote version 2")
+    assert (version.tags[GATE], version.tags[COMPARED_WITH]) == ("undecided", "1")
+    assert str(version.description).startswith("Gate undecided: do not promote version 2")
     assert registry.find_by_alias("challenger") is None
-    with pytest.raises(DataError, match="version 2 is not promoted: Gate failed"):
+    with pytest.raises(DataError, match="version 2 is not promoted: Gate undecided"):
         promote(registry, "2")
 
     def download(name: str) -> str:

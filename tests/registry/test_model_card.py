@@ -1,10 +1,12 @@
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vitrine_judge.gate import Decision, Evidence, Finding
+from vitrine_judge.decision import Decision, Finding
+from vitrine_judge.gate import Evidence
 from vitrine_judge.metrics import Scores
 
 from registry.model_card import (
@@ -14,7 +16,8 @@ from registry.model_card import (
     render_model_card,
     summarize_verdict,
 )
-from scoring.systems import CANDIDATE
+from scoring.params import EvaluateParams
+from scoring.systems import BM25, CANDIDATE, HYBRID
 
 GAIN = Finding("gain ndcg@10", "failed", "ndcg@10 did not improve: -0.1.", headline="ndcg@10 did not improve")
 SEGMENT = replace(GAIN, rule="segment a", text="Segment 'a' is worse: -0.2.", headline="Segment 'a' is worse")
@@ -24,12 +27,15 @@ MARGIN = replace(
 FLOOR = replace(GAIN, verdict="passed", text="ndcg@10 is 0.5; at least 0.3.", headline="ndcg@10 is 0.5")
 
 
-def make_card(*findings: Finding, segment: str = "text", rescored: str = "") -> str:
+def make_card(
+    *findings: Finding, segment: str = "text", rescored: str = "", systems: Sequence[str] = (CANDIDATE,)
+) -> str:
     ids = np.array([f"q{n}" for n in range(20)])
     scores = Scores(ids, np.ones(20, bool), {"ndcg@10": np.linspace(0, 1, 20)})
     params = {
         "featurize": {"text_encoder": "bilstm", "image_encoder": "lite0", "video_encoder": "conv3d"},
         "train": {"fusion": "concat", "dim": 8, "loss": "x", "alpha": 1, "beta": 1, "gamma": 0, "delta": 0},
+        "evaluate": EvaluateParams(metrics=["ndcg@10"]).model_dump(mode="json"),
     }
     validation = {
         "rules": [],
@@ -40,9 +46,9 @@ def make_card(*findings: Finding, segment: str = "text", rescored: str = "") -> 
         "product-search",
         "3",
         Decision(findings),
-        Evidence(scores, np.full(20, segment), {}),
+        Evidence(scores, np.full(20, segment), {"hybrid_weight": 0.8}),
         None,
-        {CANDIDATE: scores},
+        dict.fromkeys(systems, scores),
         {"params": params},
         validation,
         {"vitrine.data": "abc"},
@@ -95,6 +101,17 @@ def test_the_description_has_the_verdict_and_the_link_first() -> None:
     verdict, link, heading, _ = text.split("\n\n", 3)
     assert verdict == summarize_verdict(Decision((GAIN, FLOOR)), "3")
     assert (link, heading) == (f"[Open the decision page]({page})", "## What the gate checked")
+
+
+def test_the_card_says_what_is_served_and_how_grades_count() -> None:
+    grades = "How grades count: gains 0:0 1:0.01 2:0.1 3:1; relevant from grade 3."
+    card = make_card(FLOOR, systems=[CANDIDATE, BM25, HYBRID])
+    assert f"The model alone is served, without BM25. {grades}" in card
+    assert "| 95 % interval | bm25 | hybrid |" in card
+    card = make_card(FLOOR, systems=[HYBRID, BM25, CANDIDATE])
+    assert "The hybrid is served: for queries with text, 0.8 · model + 0.2 · BM25" in card and grades in card
+    assert "| 95 % interval | bm25 | fused |" in card
+    assert "System 'fused' is as good or better" in card and "System 'hybrid'" not in card
 
 
 def test_a_long_description_is_cut_after_a_section() -> None:

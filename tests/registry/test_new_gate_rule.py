@@ -11,20 +11,20 @@ PACKAGES = ("catalog", "eval", "fusion", "plugins", "registry", "scoring")
 # file → text → what stands there with the new rule
 CHANGES = {
     "eval/vitrine_judge/gate.py": {
-        "    min_segment: int\n": "    min_segment: int\n    min_queries: int\n",
-        "        *_check_rating(candidate, rules),\n": (
-            "        *_check_rating(candidate, rules),\n        *_check_queries(candidate, rules),\n"
+        "    max_segment_loss: float = 0.2\n": "    max_segment_loss: float = 0.2\n    min_answered: float = 0.0\n",
+        "        *check_rating(candidate.rating, rules.min_rating),\n": (
+            "        *check_rating(candidate.rating, rules.min_rating),\n        *_check_answered(candidate, rules),\n"
         ),
-        "def _check_rating(": """def _check_queries(candidate: Evidence, rules: Rules) -> Iterator[Finding]:
-    count = len(candidate.segments)
-    passed = count >= rules.min_queries
-    yield Finding("queries", "passed" if passed else "failed", f"There are {count} test queries.", count)
+        "def _check_queries(": """def _check_answered(candidate: Evidence, rules: Rules) -> Iterator[Finding]:
+    share = candidate.scores.answered.mean()
+    passed = share >= rules.min_answered
+    yield Finding("answered", "passed" if passed else "failed", f"{share:.0%} of queries are answered.", share)
 
 
-def _check_rating(""",
+def _check_queries(""",
     },
     "registry/params.py": {
-        "    min_segment: int": "    min_queries: int = Field(3, ge=1)\n    min_segment: int",
+        "    min_segment: int": "    min_answered: float = Field(0.9, ge=0)\n    min_segment: int",
     },
 }
 PROGRAM = """
@@ -34,11 +34,11 @@ from vitrine_judge.metrics import Scores
 from registry.comparison import make_rules
 from registry.params import RegisterParams
 
-scores = Scores(np.array(["a", "b"]), np.array([True, True]), {"ndcg@10": np.array([0.5, 0.7])})
+scores = Scores(np.array(["a", "b"]), np.array([True, False]), {"ndcg@10": np.array([0.5, 0.7])})
 evidence = Evidence(scores, np.array(["all", "all"]), {})
-params = RegisterParams(floors={}, budgets={}, margins={})
-decision = decide(evidence, None, make_rules(params))
-print(decision.verdict, [finding.text for finding in decision.findings if finding.rule == "queries"])
+params = RegisterParams(floors={}, budgets={}, margins={}, baselines={})
+decision = decide(evidence, None, make_rules(params, {"model": scores}))
+print(decision.verdict, [finding.text for finding in decision.findings if finding.rule == "answered"])
 """
 
 
@@ -60,4 +60,4 @@ def test_a_rule_is_added_in_two_files(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert process.stdout == "failed ['There are 2 test queries.']\n", process.stderr
+    assert process.stdout == "failed ['50% of queries are answered.']\n", process.stderr

@@ -68,7 +68,7 @@ def test_a_report_shows_examples_against_a_named_rival_and_frequent_queries(
         ["bm25"],
         runs,
         systems,
-        compare_systems(systems, "fused", "ndcg@10", 200, 0),
+        compare_systems(systems, "fused", "ndcg@10"),
         Qrels.from_dict({"q4": {"p8": 3}, "q5": {"p9": 3}}),
         {"segment": np.array(["text", "image"])},
         "ndcg@10",

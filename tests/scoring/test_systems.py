@@ -5,7 +5,9 @@ import pytest
 
 from fusion.features import Items
 from fusion.model import ModelConfig, ProductSearchModel
-from scoring.systems import list_ablations
+from fusion.search.hybrid import Hybrid
+from fusion.search.lexical_index import LexicalIndex
+from scoring.systems import CANDIDATE, HYBRID, RankedSystems, list_ablations, read_served
 
 
 @pytest.fixture
@@ -27,3 +29,18 @@ def test_ablations_are_of_modalities_that_some_product_has(
         "text-only",
         "image-only",
     ]
+
+
+def test_the_hybrid_is_served_where_the_model_has_not_all_the_weight() -> None:
+    def served(weight: float) -> str:
+        return RankedSystems({}, Hybrid(LexicalIndex(None), weight, 100)).served
+
+    assert [served(weight) for weight in (0.0, 0.95, 1.0)] == [HYBRID, HYBRID, CANDIDATE]
+    assert RankedSystems({}, None).served == CANDIDATE
+
+
+def test_an_evaluation_that_does_not_say_what_is_served_is_of_the_model(tmp_path: Path) -> None:
+    (tmp_path / "made_from.json").write_text('{"data": "x"}')
+    assert read_served(tmp_path) == CANDIDATE
+    (tmp_path / "made_from.json").write_text('{"served": "hybrid"}')
+    assert read_served(tmp_path) == HYBRID

@@ -17,6 +17,8 @@ from mlflow.types.schema import ParamSchema, ParamSpec
 
 from fusion.model import embed
 from fusion.search.catalogue_search import FIELDS, SearchIndex
+from fusion.search.hybrid import Hybrid
+from fusion.search.lexical_index import LexicalIndex
 from serving import pyfunc
 from serving.pyfunc import MAX_K, PARAMETERS, ProductSearch, UnknownParameterFilter
 
@@ -254,6 +256,40 @@ def test_modality_shares_are_the_losses_without_each_modality(served: ProductSea
         ]
         expected = np.array(losses) / sum(losses) if sum(losses) > 1e-3 else np.zeros(2)
         np.testing.assert_allclose(shares.loc[f"p{n}"], expected, atol=1e-5)
+
+
+def test_the_hybrid_is_served_where_the_index_has_one(
+    served: ProductSearch,
+    png: Callable[..., bytes],
+    write_data: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only the last product's title has the query's words; filters and shares work as without BM25."""
+    rows = [{"product_id": f"p{n}", "title": f"thing {n}"} for n in range(11)]
+    data = write_data(
+        {"products": [*rows, {"product_id": "p11", "title": "a red shirt"}], "queries": [], "judgements": []}
+    )
+    index = served.index
+    hybrid = SearchIndex(
+        index.fields, index.vectors, index.vectors_without, hybrid=Hybrid(LexicalIndex.build(data), 0.25, 100)
+    )
+    queries = [{"text": "red shirt"}, {"image": b64(png(3))}, {"text": "red shirt", "image": b64(png(3))}]
+    alone = search(served, *queries, k=12)
+    monkeypatch.setattr(served, "index", hybrid)
+    results = search(served, *queries, k=12)
+    first = results[results["rank"] == 1].set_index("query")
+    assert first.loc[0, "product_id"] == first.loc[2, "product_id"] == "p11"
+    assert first.loc[0, "score"] >= 0.75
+    picture, alone_picture = (table[table["query"] == 1] for table in (results, alone))
+    assert picture["product_id"].tolist() == alone_picture["product_id"].tolist()
+    np.testing.assert_allclose(picture["score"], alone_picture["score"], atol=1e-6)
+    shares = ["query", "product_id", "share_text", "share_image"]
+    expected, actual = (
+        table[shares].set_index(["query", "product_id"]).sort_index() for table in (alone, results)
+    )
+    pd.testing.assert_frame_equal(actual, expected, atol=1e-5)
+    red = search(served, *queries, k=12, filters={"color": ["red"]})
+    assert set(red["product_id"]) == {f"p{n}" for n in range(6)}
 
 
 def test_missing_values_are_null_in_strict_json(served: ProductSearch) -> None:
