@@ -2,19 +2,23 @@
 
 Prints the seconds of each library, and their ratio to ours. The best of several rounds counts; the libraries take turns
 in one process. Each starts from its natural input, and the conversion into its own structures is timed too. Peers are
-pytrec_eval and, if installed (`pip install -e '.[bench]'`), ranx, ir_measures and torchmetrics.
+pytrec_eval and, if installed (`pip install -e '.[bench]'`), ranx, ir_measures, ir_eval_numba and torchmetrics; and the
+program trec_eval, if it is on the PATH.
 
-    arrays        N queries × 100 results, ndcg@10, recall@100 and mrr@10: ours from arrays, torchmetrics from tensors,
-                  the others from nested dictionaries
-    parquet       the same, ours from parquet files
-    dicts         the same, ours from nested dictionaries
-    cold          a process that reads a TREC run of N queries × 100, with imports and compilation
-    memory        peak memory of a process that evaluates N queries × 100 from parquet
-    permutations  a paired randomisation test of 10,000 permutations over N queries, compared with ranx
+    arrays    N queries × 100 results, ndcg@10, recall@100 and mrr@10: ours from arrays, torchmetrics from tensors,
+              ir_eval_numba (whose NDCG is binary) from an array per query, the others from nested dictionaries
+    parquet   the same, ours from parquet files
+    dicts     the same, ours from nested dictionaries
+    distinct  as dicts; no product occurs twice, which is the worst case for us
+    cold      a process that reads a TREC run of N queries × 100, with imports and compilation
+    memory    peak memory of a process that evaluates N queries × 100 from parquet
+    test      our paired test over N queries, which is exact, and ranx's randomisation test of 1,000 permutations
 """
 
 import argparse
+import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,7 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from vitrine_judge.metrics import score
 from vitrine_judge.rankings import Qrels, Run
-from vitrine_judge.significance import sign_flip
+from vitrine_judge.significance import paired_test
 
 ROUNDS, MAX_SECONDS, DEPTH, JUDGED, PRODUCTS, BATCH = 5, 20.0, 100, 10, 100_000, 50_000
 METRICS = ("ndcg@10", "recall@100", "mrr@10")
@@ -140,6 +144,23 @@ def tensor_peers(
     yield "torchmetrics", run_torchmetrics
 
 
+def array_peers(items: np.ndarray, judged: np.ndarray, grades: np.ndarray) -> Iterator[tuple[str, Task]]:
+    """The task of ir_eval_numba, which needs the relevant products of each query and knows no grades."""
+    if not find_spec("ir_eval_numba"):
+        return
+    from ir_eval_numba.metrics import ndcg, recall, reciprocal_rank
+
+    relevant = [row[is_relevant] for row, is_relevant in zip(judged, grades > 0, strict=True)]
+    pairs = [(products, results) for products, results in zip(relevant, items, strict=True) if len(products)]
+
+    def run_numba(pairs: list[tuple[np.ndarray, np.ndarray]]) -> object:
+        functions = ((ndcg, 10), (recall, 100), (reciprocal_rank, 10))
+        return [sum(function(*pair, k) for pair in pairs) / len(pairs) for function, k in functions]
+
+    run_numba(pairs[:1])  # compiled on the first call
+    yield "ir_eval_numba", lambda: run_numba(pairs)
+
+
 def arrays(queries: int) -> str:
     items, scores, judged, grades = draw_rankings(queries)
     run, qrels = to_nested(items, scores), to_nested(judged, grades)
@@ -150,6 +171,7 @@ def arrays(queries: int) -> str:
         return score(Run.from_arrays(*run_arrays), Qrels.from_arrays(*qrels_arrays), METRICS).means()
 
     peers = dict(dict_peers(run, qrels)) | dict(tensor_peers(items, scores, judged, grades))
+    peers |= dict(array_peers(items, judged, grades))
     return race(peers, score_arrays)
 
 
@@ -168,7 +190,16 @@ def parquet(queries: int) -> str:
 
 def dicts(queries: int) -> str:
     items, scores, judged, grades = draw_rankings(queries)
-    run, qrels = to_nested(items, scores), to_nested(judged, grades)
+    return race_dicts(to_nested(items, scores), to_nested(judged, grades))
+
+
+def distinct(queries: int) -> str:
+    items, scores, judged, grades = draw_rankings(queries)
+    first = PRODUCTS * np.arange(queries)[:, None]
+    return race_dicts(to_nested(first + items, scores), to_nested(first + judged, grades))
+
+
+def race_dicts(run: Nested, qrels: Nested) -> str:
     return race(
         dict(dict_peers(run, qrels)),
         lambda: score(Run.from_dict(run), Qrels.from_dict(qrels), METRICS).means(),
@@ -182,12 +213,21 @@ def cold(queries: int) -> str:
         Run.from_dict(to_nested(items, scores)).to_trec(files[0])
         Qrels.from_dict(to_nested(judged, grades)).to_trec(files[1])
 
-        def run_process(*words: str) -> Task:
-            command = [sys.executable, *words, *map(str, files)]
-            return lambda: subprocess.run(command, check=True, capture_output=True)
+        # As installed packages do, ours keep their bytecode.
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
-        peers = {name: run_process("-c", code) for name, code in COLD.items() if find_spec(name)}
-        return race(peers, run_process("-m", "vitrine_judge", "score"))
+        def run_process(*words: str | Path) -> Task:
+            return lambda: subprocess.run(words, check=True, capture_output=True, env=environment)
+
+        peers = {
+            name: run_process(sys.executable, "-c", code, *files)
+            for name, code in COLD.items()
+            if find_spec(name)
+        }
+        if trec_eval := shutil.which("trec_eval"):
+            measures = ("-m", "ndcg_cut.10", "-m", "recall.100", "-m", "recip_rank")
+            peers["trec_eval"] = run_process(trec_eval, *measures, *reversed(files))
+        return race(peers, run_process(sys.executable, "-m", "vitrine_judge", "score", *files))
 
 
 def memory(queries: int) -> str:
@@ -223,33 +263,26 @@ def memory(queries: int) -> str:
     return f"{queries:,} queries: {seconds:.1f} s, peak {peak:.2f} GiB"
 
 
-def permutations(queries: int) -> str:
-    rng = np.random.default_rng(0)
-    a, b = rng.random((2, queries))
-    began = time.perf_counter()
-    sign_flip(a - b, 10_000)
-    seconds = (time.perf_counter() - began) / 10_000
-    line = f"ours {1e6 * seconds:.1f} µs a permutation of {queries:,} queries"
-    if not find_spec("ranx"):
-        return f"{line}; ranx is not installed"
-    from ranx.statistical_tests.fisher_randomization_test import fisher_randomization_test
+def test(queries: int) -> str:
+    a, b = np.random.default_rng(0).random((2, queries))
+    peers: dict[str, Task] = {}
+    if find_spec("ranx"):
+        from ranx.statistical_tests.fisher_randomization_test import fisher_randomization_test
 
-    permutation_count = 100
-    fisher_randomization_test(a, b, 10)  # compiled on the first call
-    began = time.perf_counter()
-    fisher_randomization_test(a, b, permutation_count)
-    ranx_seconds = (time.perf_counter() - began) / permutation_count
-    return f"{line}, ranx {1e6 * ranx_seconds:.1f} µs, ratio {ranx_seconds / seconds:.1f}"
+        fisher_randomization_test(a, b, 10)  # compiled on the first call
+        peers["ranx"] = lambda: fisher_randomization_test(a, b, 1_000)
+    return race(peers, lambda: paired_test(a, b))
 
 
-RACES = {function.__name__: function for function in (arrays, parquet, dicts, cold, memory, permutations)}
+RACES = {function.__name__: function for function in (arrays, parquet, dicts, distinct, cold, memory, test)}
 SIZES = {
     "arrays": 100_000,
     "parquet": 100_000,
-    "dicts": 100_000,
+    "dicts": 20_000,
+    "distinct": 20_000,
     "cold": 10_000,
     "memory": 1_000_000,
-    "permutations": 10_000,
+    "test": 10_000,
 }
 
 

@@ -209,7 +209,9 @@ def write_own_products(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_catalogue_of_your_own_takes_the_five_commands_of_the_readme(tmp_path: Path) -> None:
+def test_a_catalogue_of_your_own_takes_the_five_commands_of_the_readme(
+    tmp_path: Path, empty_store: Path
+) -> None:
     shop = tmp_path / "shop"
     list_files = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(list_files, cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -217,7 +219,8 @@ def test_a_catalogue_of_your_own_takes_the_five_commands_of_the_readme(tmp_path:
         if (ROOT / name).is_file() and not name.startswith(("tests/", "docs/", "data-remote/")):
             (shop / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, shop / name)
-    (shop / "data").mkdir()  # as `make demo` leaves it, with the environment
+    (shop / "data").mkdir()  # as `make demo` leaves it, with the environment and a store
+    shutil.copy(empty_store, shop / "mlflow.db")
     (shop / ".venv/bin").mkdir(parents=True)
     (shop / ".venv/bin/activate").write_text(f'PATH="{Path(sys.executable).parent}:$PATH"\n')
     write_own_products(shop / "products.csv")

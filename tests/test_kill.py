@@ -28,7 +28,13 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 SMALL: dict[str, dict[str, Any]] = {
     "train": {"epochs": 5, "dim": 16, "hidden": 16, "batch_size": 64},
-    "register": {"floors": {"ndcg@10": 0.0}, "budgets": {"model_mb": 500}, "promote": "auto"},
+    "register": {
+        "floors": {"ndcg@10": 0.0},
+        "baselines": {},
+        "min_queries": 2,
+        "budgets": {"model_mb": 500},
+        "promote": "auto",
+    },
 }
 SHARD = 16  # rows, in place of components.featurize.FILE_ROWS
 LIMIT = 120  # seconds

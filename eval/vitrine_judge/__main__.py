@@ -5,9 +5,15 @@ read from judging.json in the folder of QRELS; flags replace single fields. The 
 extra `report`.
 """
 
+import os
+import sys
+
+if "numpy" not in sys.modules:
+    # Nothing here multiplies matrices, and to start NumPy's threads for it takes time.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import argparse
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path

@@ -77,3 +77,4 @@ RUN = FileLayout(
     ("query_id", "iteration", "product_id", "rank", "score"),
     (("query_id", "product_id", "score"), ("query_id", "doc_id", "score"), ("q_id", "doc_id", "score")),
 )
+HEADER_NAMES = {name for layout in (JUDGEMENTS, RUN) for header in layout.headers for name in header}

@@ -7,7 +7,6 @@ import pyarrow as pa
 
 from vitrine_judge.arrays import locate
 from vitrine_judge.errors import JudgeError
-from vitrine_judge.ranking_files import read_table
 
 
 def read_query_table(path: Path, query_ids: np.ndarray) -> pa.Table:
@@ -23,6 +22,8 @@ def read_query_table(path: Path, query_ids: np.ndarray) -> pa.Table:
     Raises:
         JudgeError: no column query_id, or a query that the table lacks.
     """
+    from vitrine_judge.parquet_files import read_table  # takes time, and few commands need it
+
     table = read_table(path)
     if "query_id" not in table.column_names:
         raise JudgeError(f"{path}: column 'query_id' is missing")

@@ -96,8 +96,9 @@ def columns_of_nested(nested: Mapping[Any, Mapping[Any, float]], where: str) -> 
     """
     if not isinstance(nested, Mapping):
         raise JudgeError(f"{where}: expected {{query: {{product: number}}}}, not {type(nested).__name__}")
-    if invalid := [query for query, pairs in nested.items() if not isinstance(pairs, Mapping)]:
-        raise JudgeError(f"{where}: query '{invalid[0]}': expected {{query: {{product: number}}}}")
+    if not all(issubclass(kind, Mapping) for kind in set(map(type, nested.values()))):
+        invalid = next(query for query, pairs in nested.items() if not isinstance(pairs, Mapping))
+        raise JudgeError(f"{where}: query '{invalid}': expected {{query: {{product: number}}}}")
     names, codes = encode_ids(list(nested), f"{where}: query ids")
     codes = np.repeat(codes, np.fromiter(map(len, nested.values()), np.int64, len(nested)))
     query_ids = codes if names is None else pa.DictionaryArray.from_arrays(codes, names)
@@ -168,13 +169,6 @@ def write_trec(path: Path, layout: FileLayout, pairs: PairColumns, ranks: Sequen
     }
     lines = zip(*(columns[name] for name in layout.trec), strict=True)
     path.write_text("".join(" ".join(map(str, line)) + "\n" for line in lines), encoding="utf-8")
-
-
-def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """As `vitrine_judge.parquet_files.read_table`."""
-    from vitrine_judge.parquet_files import read_table
-
-    return read_table(path, columns)
 
 
 def _last_query_start(query_ids: pa.ChunkedArray, path: Path) -> int:

@@ -304,10 +304,14 @@ def _encode_columns(columns: PairColumns, value_name: str, where: str) -> _Coded
     def encode_products() -> tuple[pa.Array, np.ndarray]:
         return number_ids(*encode_ids(columns.product_ids, f"{where}: product ids"))
 
-    values = _to_values(columns, value_name, where)
-    encoders: list[Callable[[], Any]] = [encode_queries, encode_products]
-    call_all = map_parallel if len(values) > BLOCK else map
-    (query_names, query_codes), (products, product_index) = call_all(lambda encode: encode(), encoders)
+    def encode_values() -> np.ndarray:
+        return _to_values(columns, value_name, where)
+
+    encoders: list[Callable[[], Any]] = [encode_queries, encode_products, encode_values]
+    call_all = map_parallel if len(columns.values) > BLOCK // 4 else map
+    (query_names, query_codes), (products, product_index), values = call_all(
+        lambda encode: encode(), encoders
+    )
     return _CodedPairs(query_names, query_codes, _query_starts(query_codes), products, product_index, values)
 
 
@@ -356,10 +360,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _arrow_numbers(values: pa.Array | pa.ChunkedArray, where: str) -> np.ndarray:
-    kind = values.type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-        values = values.cast(kind)
+    kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
     types = pa.types
     if not any(
         is_kind(kind) for is_kind in (types.is_floating, types.is_integer, types.is_decimal, types.is_boolean)

@@ -13,7 +13,6 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
 from typing import Any, Literal, NoReturn
 
 import pyarrow as pa
@@ -22,7 +21,7 @@ import pyarrow.csv
 
 from vitrine_judge.compressed_files import decode_text
 from vitrine_judge.errors import JudgeError
-from vitrine_judge.layouts import FileLayout, PairColumns
+from vitrine_judge.layouts import HEADER_NAMES, FileLayout, PairColumns
 
 UNREAD_COLUMNS = ("iteration", "rank", "tag")  # of TREC files
 COMMENT = re.compile(rb"^[ \t]*#[^\r\n]*", re.MULTILINE)
@@ -68,8 +67,7 @@ def parse_text(content: bytes, layout: FileLayout, where: str) -> PairColumns:
     """Parse lines of JSON, a table, or a TREC file; raises as the parser of that format."""
     if content.lstrip()[:1] == b"{":
         return _columns_of_rows(_json_rows(content, layout, where))
-    known_names = set(chain.from_iterable(layout.headers))
-    if len(known_names & set(_split_header(content)[1])) > 1:
+    if len(HEADER_NAMES & set(_split_header(content)[1])) > 1:
         return parse_delimited(content, layout, where)
     return parse_trec(content, layout, where)
 

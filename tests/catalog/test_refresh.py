@@ -31,7 +31,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("shop")
     tables: dict[str, Rows] = {"products": [], "queries": [], "judgements": []}
     for number in range(300):
-        product = {"product_id": f"p{number}", "title": f"Acme item {number} model {number % 7} large"}
+        product = {"product_id": f"p{number}", "title": f"a{number} b{number} c{number} d{number}"}
         group = {"brand": f"brand{number % 3}", "category": f"home/kind{number % 2}"}
         tables["products"].append(product | (group if number < 60 else {}))
     for name, rows in tables.items():

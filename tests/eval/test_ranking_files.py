@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from vitrine_judge.errors import JudgeError
 from vitrine_judge.metrics import score
-from vitrine_judge.ranking_files import read_table
+from vitrine_judge.parquet_files import read_table
 from vitrine_judge.rankings import Qrels, Run
 
 Nested = dict[str, dict[str, float]]
@@ -257,9 +257,11 @@ pq.write_table(
         (b"query_id,product_id\nq,a\n", "column 'score' is missing"),
         (b"query_id,product_id,grade\nq,a,1\n", "holds judgements; give a run here"),
         (b"query_id,product_id,score\n", "holds no scores"),
+        (b"query-id\tcorpus-id\tscore\nq\ta\t1\n", "holds judgements; give a run here"),
         (b"q Q0 a 1 nan x\n", "query 'q', product 'a': the score is nan"),
         (b"q Q0 a 1 1_0 x\n", "line 1: '1_0' is not a number"),
         (b"\nq Q0 a 1 1 x\nq Q0 b 1\n", "line 3: 4 columns, but the first line has 6"),
+        (b"q Q0 a 1 1 x\n q Q0 b 1 1\n", "line 2: 5 columns, but the first line has 6"),
         (b"q Q0 a 1 1\nq Q0 b 1 1 x\n", "line 2: 6 columns, but the first line has 5"),
         (b"q Q0 a 1 1 x\nq Q0 b 2 1 x\nq Q0 a 3 0 x\n", "query 'q', product 'a': duplicate pair"),
         (b"q Q0 a 1 1 x\nq Q0 \xe9 1 1 x\n", "line 2: not utf-8 text"),

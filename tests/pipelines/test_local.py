@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {
     "train": {"epochs": 1, "dim": 16, "hidden": 16},
-    "register": {"floors": {"ndcg@10": 0.0}, "budgets": {}},
+    "register": {"floors": {"ndcg@10": 0.0}, "baselines": {}, "min_queries": 2, "budgets": {}},
 }
 PLANTED = "hunter2-planted"
 WHO = ["-c", "user.name=shop", "-c", "user.email=shop"]
@@ -102,8 +102,9 @@ def metrics(root: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def first(shop: Shop, params: dict[str, Any], root: Path) -> Any:
+def first(shop: Shop, params: dict[str, Any], root: Path, empty_store: Path) -> Any:
     """Metrics of a first run."""
+    shutil.copy(empty_store, root / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch, (root / "log").open("w") as log, redirect_stdout(log):
         patch.chdir(root)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,12 +18,9 @@ from typing import Any
 import pytest
 from kubeflow_trainer_api import models
 
-from catalog.sample import write_sample
 from catalog.schema import DataError
-from components.featurize import featurize
-from components.params import FeaturizeParams, TrainParams, ValidateParams
+from components.params import TrainParams
 from components.train import train as train_alone
-from components.validate import validate
 from pipelines import nodes
 from pipelines.cluster import Cluster, load_cluster
 
@@ -257,16 +255,17 @@ def test_a_node_without_a_heartbeat_ends(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 def test_two_nodes_train_what_one_process_trains(
-    trainer: Any, training: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trainer: Any,
+    training: Callable[..., None],
+    features: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Up to rounding; dropout is 0."""
     trainer.command = []
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    write_sample(tmp_path / "data", products=60, seed=3, queries=60, workers=1)
-    validate(tmp_path / "data", ValidateParams(), tmp_path / "report")
-    (tmp_path / "features" / "vectors").unlink()
-    (tmp_path / "features").rmdir()
-    featurize(tmp_path / "data", tmp_path / "report", FeaturizeParams(), tmp_path / "features")
+    shutil.rmtree(tmp_path / "features")
+    shutil.copytree(features, tmp_path / "features")
     training()
     train_alone(tmp_path / "features", SMALL, tmp_path / "alone")
     losses = []
