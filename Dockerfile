@@ -6,7 +6,7 @@ FROM ${BASE_IMAGE} AS build
 ENV UV_LINK_MODE=copy UV_NO_CACHE=1 UV_NATIVE_TLS=1 UV_COMPILE_BYTECODE=1 VIRTUAL_ENV=/opt/venv
 COPY requirements.lock /src/
 RUN python -m venv --without-pip /opt/venv \
- && echo /opt/vitrine > $(echo /opt/venv/lib/python3*/site-packages)/vitrine.pth \
+ && printf '/opt/vitrine\n/opt/vitrine/eval\n' > $(echo /opt/venv/lib/python3*/site-packages)/vitrine.pth \
  && python -m venv /opt/build \
  && /opt/build/bin/pip install --no-cache-dir --disable-pip-version-check -c /src/requirements.lock uv setuptools
 WORKDIR /src
@@ -32,7 +32,10 @@ COPY components components
 COPY serving serving
 COPY plugins plugins
 COPY pipelines pipelines
-RUN /opt/build/bin/uv pip install --python /opt/build/bin/python --no-build-isolation --no-deps --target /opt/vitrine . ./eval
+RUN set -e; for part in . eval; do \
+      /opt/build/bin/uv pip install --python /opt/build/bin/python --no-build-isolation --no-deps \
+        --target /opt/vitrine/$part ./$part; \
+    done
 
 FROM ${BASE_IMAGE} AS runtime
 # Mounted repositories belong to another user.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 pytestmark = pytest.mark.services
-PARAMS = RegisterParams(floors={"ndcg@10": 0.0}, budgets={})
+PARAMS = RegisterParams(floors={"ndcg@10": 0.0}, budgets={}, baselines={}, min_queries=2)
 
 
 @dataclass
