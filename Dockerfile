@@ -32,10 +32,8 @@ COPY components components
 COPY serving serving
 COPY plugins plugins
 COPY pipelines pipelines
-RUN set -e; for part in . eval; do \
-      /opt/build/bin/uv pip install --python /opt/build/bin/python --no-build-isolation --no-deps \
-        --target /opt/vitrine/$part ./$part; \
-    done
+ARG INSTALL="/opt/build/bin/uv pip install --python /opt/build/bin/python --no-build-isolation --no-deps --target"
+RUN $INSTALL /opt/vitrine . && $INSTALL /opt/vitrine/eval ./eval
 
 FROM ${BASE_IMAGE} AS runtime
 # Mounted repositories belong to another user.
