@@ -73,7 +73,9 @@ def hash_code() -> str:
     files = (
         path for package in (*PACKAGES, PLUGINS, "pipelines") for path in sorted((ROOT / package).rglob("*"))
     )
-    return store.fingerprint(*(path for path in files if path.suffix in CODE_SUFFIXES))
+    return store.fingerprint(
+        *(path for path in files if path.suffix in CODE_SUFFIXES and "build" not in path.parts)
+    )
 
 
 def _docker_runner(image: str, repo: str, root: Path) -> Any:
