@@ -73,9 +73,7 @@ def hash_code() -> str:
     files = (
         path for package in (*PACKAGES, PLUGINS, "pipelines") for path in sorted((ROOT / package).rglob("*"))
     )
-    return store.fingerprint(
-        *(path for path in files if path.suffix in CODE_SUFFIXES and "build" not in path.parts)
-    )
+    return store.fingerprint(*(path for path in files if path.suffix in CODE_SUFFIXES))
 
 
 def _docker_runner(image: str, repo: str, root: Path) -> Any:
