@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from vitrine_judge.comparison import compare_with_others
 from vitrine_judge.rankings import Run
 from vitrine_judge.report import Report
 from vitrine_judge.review import Review, Version, compare_costs
@@ -15,7 +16,7 @@ from registry.comparison import Comparison
 from registry.mlflow_urls import version_url
 from registry.model_registry import ModelRegistry
 from scoring.judgements import read_judgements_by_judge
-from scoring.report_content import build_report, compare_systems
+from scoring.report_content import build_report
 from scoring.systems import choose_rivals
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def build_decision_page(review: Review, comparison: Comparison) -> Report:
     scores |= {name: baseline for name, baseline in systems.items() if name != served}
     provenance = comparison.candidate.provenance
     clusters = comparison.model.evidence.clusters
-    tests = compare_systems(scores, subject, rules.primary, clusters)
+    tests = compare_with_others(scores, subject, rules.primary, clusters)
     judge, judgements = next(iter(read_judgements_by_judge(data, "test", read_holdout(provenance)).items()))
     qrels, segments, _ = judgements
     groups = {"segment": segments}

@@ -16,8 +16,8 @@ from vitrine_judge.metrics import Scores
 from vitrine_judge.rankings import Run
 
 from registry.champion_history import ChampionHistory, Look, current_user
-from registry.champion_scoring import EvaluatedModel, read_configuration
-from scoring.judgements import read_judgements_by_judge
+from registry.champion_scoring import EvaluatedModel, read_configuration, read_holdout
+from scoring.judgements import Judgements, read_judgements_by_judge
 
 
 def decide_and_record(
@@ -48,19 +48,14 @@ def decide_and_record(
     earlier = select_earlier(history.list_looks(), numbers[1], weights)
     look = number_look(queries, [entry.queries for entry in earlier])
     decision = decide(candidate.evidence, champion.evidence, rules, baselines, look)
-    held = (
-        [score_holdout(model.run, data, provenance) for model in (candidate, champion)]
-        if decision.passed
-        else []
-    )
-    used_holdout = bool(held and held[0] and held[1])
-    if held and held[0] and held[1]:
+    judgements = read_holdout_judgements(data, provenance) if decision.passed else None
+    if judgements:
+        ours, theirs = (score_holdout(model.run, judgements, provenance) for model in (candidate, champion))
         uses = number_look(queries, [entry.queries for entry in earlier if entry.holdout])
-        decision = confirm(decision, held[0], held[1], rules, uses)
+        decision = confirm(decision, ours, theirs, rules, uses)
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    verdict = decision.verdict
     history.add_look(
-        Look(at, current_user(), numbers[0], weights, numbers[1], queries, verdict, used_holdout)
+        Look(at, current_user(), numbers[0], weights, numbers[1], queries, decision.verdict, bool(judgements))
     )
     return decision
 
@@ -78,18 +73,25 @@ def select_earlier(looks: Sequence[Look], champion: str, weights: str) -> list[L
     return same_champion[:first]
 
 
-def score_holdout(run: Run, data: Path, provenance: Mapping[str, Any]) -> Evidence | None:
-    """Score a run on the queries that are held out; None where none is.
+def read_holdout_judgements(data: Path, provenance: Mapping[str, Any]) -> Judgements | None:
+    """The judgements of the queries that are held out, by the judge whose other judgements decide; None where none is.
 
     Args:
-        run: Of all test queries.
         data: The data set.
         provenance: Of the candidate's evaluation.
     """
-    share = provenance["params"]["evaluate"]["holdout"]
+    share = read_holdout(provenance)
     judge = next(iter(read_judgements_by_judge(data, "test", share)))
-    judgements = read_judgements_by_judge(data, "test", share, held=True).get(judge)
-    if judgements is None:
-        return None
+    return read_judgements_by_judge(data, "test", share, held=True).get(judge)
+
+
+def score_holdout(run: Run, judgements: Judgements, provenance: Mapping[str, Any]) -> Evidence:
+    """Score a run on the queries that are held out.
+
+    Args:
+        run: Of all test queries.
+        judgements: Of these queries.
+        provenance: Of the candidate's evaluation.
+    """
     scores = read_configuration(provenance).score(run, judgements.qrels)
     return Evidence(scores, judgements.segments, {}, clusters=judgements.clusters)

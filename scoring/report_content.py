@@ -20,7 +20,7 @@ from vitrine_judge.report import (
     ResultExplanation,
     most_changed_queries,
 )
-from vitrine_judge.significance import PairedResult, paired_test
+from vitrine_judge.significance import PairedResult
 
 from catalog import store
 from catalog.clips import animate
@@ -34,25 +34,6 @@ RESULTS_PER_EXAMPLE = 8  # products
 FREQUENT_QUERIES = 10
 CLIP_SIDE, CLIP_FRAMES = 132, 8  # pixels and frames of a clip on the page
 Explainer = Callable[[Mapping[str, Any], Mapping[str, Any]], ResultExplanation]
-
-
-def compare_systems(
-    scores: Mapping[str, Scores], subject: str, metric: str, clusters: np.ndarray | None = None
-) -> dict[str, PairedResult]:
-    """Compare the subject with every other system: system → paired test of the subject minus this system.
-
-    Args:
-        scores: Of Q queries, by system.
-        subject: A system.
-        metric: To compare.
-        clusters: (Q,) str, equal for queries that hang together; None if all are independent.
-    """
-    values = scores[subject].values[metric]
-    return {
-        system: paired_test(values, system_scores.values[metric], clusters=clusters)
-        for system, system_scores in scores.items()
-        if system != subject
-    }
 
 
 def build_report(
@@ -77,7 +58,7 @@ def build_report(
         rivals: The systems that the page compares it with.
         runs: By system; of the subject and the first rival, at least.
         scores: By system.
-        comparisons: Result of `compare_systems`.
+        comparisons: Of `vitrine_judge.comparison.compare_with_others`.
         qrels: The judgements.
         segments: Ways to group queries, one of them "segment": each str (Q,), in the order of the scores.
         primary: The primary metric.

@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pv
 import pyarrow.parquet as pq
+from vitrine_judge.comparison import compare_with_others
 from vitrine_judge.configuration import CONFIGURATION_FILE, MetricConfiguration
 from vitrine_judge.metrics import Scores
 from vitrine_judge.rankings import Run
 from vitrine_judge.significance import PairedResult
 
 from scoring.judgements import Judgements
-from scoring.report_content import compare_systems
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def score_systems(
     }
     judge = next(iter(judgements))
     clusters = judgements[judge].clusters
-    comparisons = compare_systems(scores_by_judge[judge], served, configuration.metrics[0], clusters)
+    comparisons = compare_with_others(scores_by_judge[judge], served, configuration.metrics[0], clusters)
     return Results(served, configuration, judge, judgements[judge], runs, scores_by_judge, comparisons)
 
 

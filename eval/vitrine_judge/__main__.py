@@ -385,8 +385,8 @@ def _gate(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> None:
+    from vitrine_judge.comparison import compare_with_others
     from vitrine_judge.report import Report, render
-    from vitrine_judge.significance import paired_test
 
     setting = _Setting.from_arguments(arguments)
     paths = [arguments.run, *arguments.others]
@@ -397,15 +397,12 @@ def _report(arguments: argparse.Namespace) -> None:
     systems = {name: scores for name, (scores, _) in zip(names, results, strict=True)}
     subject, *others = names
     primary, scores = setting.configuration.metrics[0], systems[subject]
-    comparisons = {
-        name: paired_test(scores.values[primary], systems[name].values[primary]) for name in others
-    }
     report = Report(
         title=f"{subject} compared with {', '.join(others)}",
         subject=subject,
         primary=primary,
         systems=systems,
-        comparisons=comparisons,
+        comparisons=compare_with_others(systems, subject, primary),
         segments=_read_segments(arguments.queries, arguments.by or ["segment"], scores),
         grades={},
         configuration=f"{setting.configuration.describe()}; from {setting.source}",

@@ -9,6 +9,7 @@ import numpy as np
 from vitrine_judge.metrics import Scores
 from vitrine_judge.significance import (
     Contest,
+    PairedResult,
     detectable_difference,
     differences,
     holm,
@@ -85,6 +86,25 @@ def compare_systems(
         if len(corrected)
         else rows
     )
+
+
+def compare_with_others(
+    systems: Mapping[str, Scores], subject: str, metric: str, clusters: np.ndarray | None = None
+) -> dict[str, PairedResult]:
+    """Compare the subject with every other system: system → paired test of the subject minus this system.
+
+    Args:
+        systems: Name → scores of the same Q queries.
+        subject: A name of `systems`.
+        metric: To compare.
+        clusters: (Q,) str, equal for queries that hang together; None if all are independent.
+    """
+    values = systems[subject].values[metric]
+    return {
+        name: paired_test(values, scores.values[metric], clusters=clusters)
+        for name, scores in systems.items()
+        if name != subject
+    }
 
 
 def _compare(

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from vitrine_judge.comparison import compare_with_others
 from vitrine_judge.configuration import MetricConfiguration
 from vitrine_judge.decision import Decision
 from vitrine_judge.errors import JudgeError
 from vitrine_judge.gate import Rules
 from vitrine_judge.metrics import Scores, is_metric
 from vitrine_judge.query_tables import read_query_table
-from vitrine_judge.significance import paired_test
 
 EXIT_CODES = {"passed": 0, "failed": 1, "undecided": 2}
 TABLES = {"margins", "baselines", "floors", "budgets"}  # rules that map names to numbers
@@ -98,16 +98,12 @@ def render_gate_page(
     from vitrine_judge.report import Report, render
 
     candidate, *others = systems
-    values = systems[candidate].values[primary]
-    comparisons = {
-        name: paired_test(values, systems[name].values[primary], clusters=clusters) for name in others
-    }
     report = Report(
         title=f"Gate {decision.verdict}: {candidate} against {others[0]}",
         subject=candidate,
         primary=primary,
         systems=systems,
-        comparisons=comparisons,
+        comparisons=compare_with_others(systems, candidate, primary, clusters),
         segments={"segment": segments},
         grades={},
         rivals=others,

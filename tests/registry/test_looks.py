@@ -13,7 +13,7 @@ from vitrine_judge.rankings import Run
 from components.params import EvaluateParams
 from registry.champion_history import ChampionHistory, Look
 from registry.champion_scoring import EvaluatedModel
-from registry.looks import decide_and_record, score_holdout, select_earlier
+from registry.looks import decide_and_record, read_holdout_judgements, score_holdout, select_earlier
 from scoring.judgements import read_judgements
 
 if TYPE_CHECKING:
@@ -95,13 +95,14 @@ def test_a_candidate_that_passes_is_judged_on_the_holdout(
 
 def test_the_holdout_is_of_other_queries(data: Path, provenance: dict[str, Any]) -> None:
     model = rank(data, True)
-    held = score_holdout(model.run, data, provenance)
-    assert held is not None
+    judgements = read_holdout_judgements(data, provenance)
+    assert judgements is not None
+    held = score_holdout(model.run, judgements, provenance)
     tested = set(model.evidence.scores.query_ids.tolist())
     assert tested.isdisjoint(held.scores.query_ids.tolist())
     assert tested | set(held.scores.query_ids.tolist()) == set(read_judgements(data, "test").qrels.query_ids)
     provenance["params"]["evaluate"]["holdout"] = 0.0
-    assert score_holdout(model.run, data, provenance) is None
+    assert read_holdout_judgements(data, provenance) is None
 
 
 def test_looks_at_another_champion_and_later_ones_do_not_count() -> None:

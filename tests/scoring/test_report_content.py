@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from vitrine_judge.comparison import compare_with_others
 from vitrine_judge.metrics import Scores
 from vitrine_judge.rankings import Qrels, Run
 
@@ -12,7 +13,6 @@ from scoring.report_content import (
     CLIP_SIDE,
     animate_clip,
     build_report,
-    compare_systems,
     read_attribute_values,
     read_frequencies,
     read_survey,
@@ -68,7 +68,7 @@ def test_a_report_shows_examples_against_a_named_rival_and_frequent_queries(
         ["bm25"],
         runs,
         systems,
-        compare_systems(systems, "fused", "ndcg@10"),
+        compare_with_others(systems, "fused", "ndcg@10"),
         Qrels.from_dict({"q4": {"p8": 3}, "q5": {"p9": 3}}),
         {"segment": np.array(["text", "image"])},
         "ndcg@10",
