@@ -42,7 +42,7 @@ TASKS = {
     ),
     "evaluate": Task(
         {"data": "data", "features": "features", "model": "model"},
-        {"params": {"depth": 50}},
+        {"params": {}},
         "evaluation/metrics.json",
         "evaluation",
     ),
