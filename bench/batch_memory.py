@@ -28,6 +28,7 @@ def random_items(count: int, words: int, rng: np.random.Generator) -> Items:
         segments=empty,
         tokens=rng.integers(2, VOCABULARY, (count, words)).astype(np.int32),
         images=rng.normal(size=(count, FEATURES)).astype(np.float16),
+        galleries=missing,
         regions=np.zeros((count, 0, 0), np.float16),
         has_image=np.ones(count, bool),
         videos=missing,

@@ -20,7 +20,7 @@ from vitrine_judge.tables import format_table
 
 from catalog import store
 from catalog.images import Limits, decode
-from catalog.schema import DERIVED, EXACT
+from catalog.schema import DERIVED, EXACT, main_picture
 from components.params import ValidateParams
 from validation.champion_comparison import compare_with_champion
 from validation.data_profile import profile_data
@@ -68,7 +68,7 @@ def plant(tables: dict[str, Rows], seed: int) -> dict[str, dict[str, str]]:
     for row in tables["judgements"]:
         if row["grade"] == EXACT and row["query_id"] in split:
             targets.setdefault(row["product_id"], set()).add(split[row["query_id"]])
-    pictured = [key for key, row in products.items() if row["image"]]
+    pictured = [key for key, row in products.items() if row["images"]]
     judged = [key for key in pictured if key in targets]
     unjudged = [key for key in pictured if key not in targets]
     rng.shuffle(judged)
@@ -86,14 +86,14 @@ def plant(tables: dict[str, Rows], seed: int) -> dict[str, dict[str, str]]:
     hidden = [unjudged.pop() for _ in range(PLACEHOLDER)]
     placeholder = {"bytes": encode(Image.linear_gradient("L").convert("RGB"), "PNG"), "path": None}
     for key in hidden:
-        products[key]["image"] = placeholder
+        products[key]["images"] = [placeholder]
     truth["placeholders"] = dict.fromkeys(hidden, "a placeholder")
     truth["mismatched"] |= dict.fromkeys(hidden, "a placeholder")
 
     wrong = rng.sample(unjudged, round(MISMATCHED * len(pictured)))
-    pictures = [products[key]["image"] for key in wrong]
+    pictures = [products[key]["images"] for key in wrong]
     for key, picture in zip(wrong, pictures[1:] + pictures[:1], strict=True):
-        products[key]["image"] = picture
+        products[key]["images"] = picture
     truth["mismatched"] |= dict.fromkeys(wrong, "another product's picture")
 
     leaked = judged.pop()
@@ -107,7 +107,7 @@ def plant(tables: dict[str, Rows], seed: int) -> dict[str, dict[str, str]]:
         original, form = judged.pop(), list(FORMS)[number % len(FORMS)]
         copy = products[original] | {"product_id": f"{original}-again"}
         copy["title"] = f"{copy['title']}, again"
-        copy["image"] = {"bytes": FORMS[form](decode(copy["image"]["bytes"])), "path": None}
+        copy["images"] = [{"bytes": FORMS[form](decode(main_picture(copy))), "path": None}]
         tables["products"].append(copy)
         query = query_of_other_split(original)
         tables["judgements"].append({"query_id": query, "product_id": copy["product_id"], "grade": EXACT})

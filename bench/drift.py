@@ -16,6 +16,7 @@ from catalog import store
 from catalog.images import decode
 from catalog.progress import show_progress
 from catalog.sample import write_sample
+from catalog.schema import main_picture
 from components.params import ValidateParams
 from validation.champion_comparison import ChampionComparison, compare_with_champion
 from validation.drift import profile_products
@@ -25,11 +26,11 @@ PARAMS = ValidateParams(model_name="product-search")
 
 
 def make_grey(row: Row) -> Row:
-    if not row["image"]:
+    if not main_picture(row):
         return row
     stream = io.BytesIO()
-    decode(row["image"]["bytes"]).convert("L").save(stream, "PNG")
-    return row | {"image": {"bytes": stream.getvalue(), "path": None}}
+    decode(main_picture(row)).convert("L").save(stream, "PNG")
+    return row | {"images": [{"bytes": stream.getvalue(), "path": None}]}
 
 
 def raise_price(share: float) -> Callable[[Row], Row]:
@@ -42,7 +43,7 @@ CHANGES: dict[str, Callable[[Row], Row | None]] = {
     "prices 50 % higher": raise_price(0.5),
     "no descriptions": lambda row: row | {"description": None},
     "grey pictures": make_grey,
-    "no pictures": lambda row: row | {"image": None},
+    "no pictures": lambda row: row | {"images": None},
     "shoes and bags are gone": lambda row: (
         None if (row["category"] or "").split("/")[0] in ("shoes", "bags") else row
     ),

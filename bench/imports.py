@@ -14,6 +14,7 @@ from pathlib import Path
 
 from catalog import store
 from catalog.progress import show_progress
+from catalog.schema import main_picture
 
 PICTURES = 500  # distinct pictures
 BARE = """
@@ -28,9 +29,9 @@ writer = pq.ParquetWriter(out, PRODUCTS, compression="zstd")
 with zipfile.ZipFile(pictures) as archive, open(table) as lines, writer:
     for line in lines:
         row = json.loads(line)
-        content = archive.read(row["image"])
+        content = archive.read(row["images"])
         Image.open(io.BytesIO(content)).convert("RGB")
-        rows.append(row | {"image": {"bytes": content, "path": row["image"]}})
+        rows.append(row | {"images": [{"bytes": content, "path": row["images"]}]})
         if len(rows) == 500:
             writer.write_table(pa.Table.from_pylist(rows, schema=PRODUCTS))
             rows.clear()
@@ -42,15 +43,15 @@ with zipfile.ZipFile(pictures) as archive, open(table) as lines, writer:
 def write_input(folder: Path, products: int) -> tuple[Path, Path]:
     """Write a table of products as JSON lines, and a zip of their pictures."""
     rows = store.read_table(Path("data"), "products").slice(0, PICTURES).to_pylist()
-    rows = [row for row in rows if row["image"]]
+    rows = [row for row in rows if row["images"]]
     keep = ("title", "description", "category", "brand", "price")
     table, pictures = folder / "products.jsonl", folder / "pictures.zip"
     with table.open("w") as lines, zipfile.ZipFile(pictures, "w") as archive:
         for number in show_progress(range(products), desc="writing"):
             row = rows[number % len(rows)]
             name = f"images/{number}.png"
-            archive.writestr(name, row["image"]["bytes"])
-            product = {"product_id": f"p{number}", "image": name} | {key: row[key] for key in keep}
+            archive.writestr(name, main_picture(row))
+            product = {"product_id": f"p{number}", "images": name} | {key: row[key] for key in keep}
             lines.write(json.dumps(product) + "\n")
     return table, pictures
 

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from catalog import store
 from catalog.images import decode, fit
-from catalog.schema import EXACT, IRRELEVANT
+from catalog.schema import EXACT, IRRELEVANT, main_picture
 from components.params import TrainParams, load_section
 from components.train import build_objective, build_schedule, prepare
 from fusion.encoders.image import ImageEncoder, build_architecture
@@ -122,10 +122,10 @@ def record_utilization(utilization: list[int]) -> Iterator[None]:
 
 def featurize(pictures: int = 512) -> Comparison:
     featurizer = Featurizer.load(FEATURES)
-    batches = store.read_batches(DATA, "products", ["product_id", "title", "image"], 4 * pictures)
-    rows = [row for batch in batches for row in batch.to_pylist() if row["image"]][:pictures]
+    batches = store.read_batches(DATA, "products", ["product_id", "title", "images"], 4 * pictures)
+    rows = [row for batch in batches for row in batch.to_pylist() if main_picture(row)][:pictures]
     side = featurizer.image_size
-    ready = torch.from_numpy(np.stack([fit(decode(row["image"]["bytes"]), side) for row in rows]))
+    ready = torch.from_numpy(np.stack([fit(decode(main_picture(row)), side) for row in rows]))
 
     @torch.inference_mode()
     def bare() -> None:
@@ -251,13 +251,14 @@ def random_training_set(encoder: ImageEncoder, size: int, batch: int, steps: int
     def items(has_image: np.ndarray, words: int) -> Items:
         rows, pictures = len(has_image), np.full(len(has_image), None, object)
         for row in np.flatnonzero(has_image):
-            pictures[row] = pixels[row]
+            pictures[row] = pixels[row : row + 1]
         return Items(
             ids=np.array([f"{row}" for row in range(rows)], object),
             splits=np.full(rows, "train", object),
             segments=np.full(rows, "", object),
             tokens=rng.integers(2, VOCABULARY, (rows, words)).astype(np.int32),
             images=outputs[0][:rows] * has_image[:, None],
+            galleries=np.full(rows, None, object),
             regions=outputs[1][:rows] * has_image[:, None, None],
             has_image=has_image,
             videos=np.full(rows, None, object),

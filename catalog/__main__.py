@@ -99,7 +99,7 @@ def _build_parser(formats: bool) -> argparse.ArgumentParser:
 
 def _add_sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--products", type=int, required=True, metavar="N")
-    parser.add_argument("--queries", type=int, default=720, metavar="N", help="default %(default)s")
+    parser.add_argument("--queries", type=int, default=840, metavar="N", help="default %(default)s")
     parser.add_argument(
         "--seed", type=int, required=True, metavar="N", help="the same seed gives the same files"
     )

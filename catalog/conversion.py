@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -27,6 +28,14 @@ CHUNK_ROWS = 20_000  # rows of the source per chunk; a restart repeats at most o
 THREADS = 16  # pictures and clips that are read or downloaded in parallel
 WINDOW_ROWS = 512  # rows whose pictures and frames are in memory
 LARGEST_COUNT = 2**63 - 1  # int64
+FLAGS = {
+    **dict.fromkeys(
+        ("true", "yes", "y", "1", "in stock", "instock", "available", "backorder", "preorder"), True
+    ),
+    **dict.fromkeys(
+        ("false", "no", "n", "0", "out of stock", "outofstock", "sold out", "unavailable"), False
+    ),
+}
 KEY_COLUMNS = {
     "products": ("product_id",),
     "queries": ("query_id",),
@@ -238,38 +247,56 @@ def _write_rows(
 
 
 def _decode_row(row: Row) -> tuple[dict[str, Any] | None, list[Rejection]]:
-    """Read the picture and clip of a row; returns its values without the unusable ones, and the rejections.
+    """Read the pictures and the clip of a row; returns its values without the unusable ones, and the rejections.
 
     The values are None if a query has nothing else.
     """
     values, rejections = dict(row.values), []
-    for column, read in MEDIA_READERS.items():
-        if column not in values:
-            continue
-        try:
-            values[column] = read(values[column])
-        except (ValueError, PictureError) as error:
-            del values[column]
-            key = values[KEY_COLUMNS[row.table][0]]
-            rejections.append(Rejection(row.table, row.where, key, column, str(error)))
+    key = values[KEY_COLUMNS[row.table][0]]
+    for column in [column for column in MEDIA_READERS if column in values]:
+        content, reasons = MEDIA_READERS[column](values.pop(column))
+        if content:
+            values[column] = content
+        rejections += [Rejection(row.table, row.where, key, column, reason) for reason in reasons]
     if row.table == "queries" and rejections and "text" not in values:
         return None, [rejection._replace(column=None) for rejection in rejections]
     return values, rejections
 
 
-def _read_picture(picture: Media) -> dict[str, Any]:
-    content = picture.read()
-    decode(content)
-    return {"bytes": content, "path": picture.name}
+def _read_pictures(pictures: Sequence[Media]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Read the usable pictures of a product, in order; and the reasons why others are not usable."""
+    contents, reasons = [], []
+    for number, picture in enumerate(pictures, start=1):
+        content, problems = _read_picture(picture)
+        contents += [content] if content else []
+        reasons += [f"picture {number}: {problem}" if len(pictures) > 1 else problem for problem in problems]
+    return contents, reasons
 
 
-def _read_clip(clip: Media) -> list[dict[str, Any]]:
+def _read_picture(picture: Media) -> tuple[dict[str, Any] | None, list[str]]:
+    try:
+        content = picture.read()
+        decode(content)
+    except (ValueError, PictureError) as error:
+        return None, [str(error)]
+    return {"bytes": content, "path": picture.name}, []
+
+
+def _read_clip(clip: Media) -> tuple[list[dict[str, Any]], list[str]]:
     stem = PurePosixPath(clip.name).stem
-    frames = read_frames(clip.read())
-    return [{"bytes": frame, "path": f"{stem}-{number}.webp"} for number, frame in enumerate(frames)]
+    try:
+        frames = read_frames(clip.read())
+    except (ValueError, PictureError) as error:
+        return [], [str(error)]
+    return [{"bytes": frame, "path": f"{stem}-{number}.webp"} for number, frame in enumerate(frames)], []
 
 
-MEDIA_READERS: Mapping[str, Callable[[Media], Any]] = {"image": _read_picture, "video": _read_clip}
+# Column → function that returns the content of the usable media of a value, and why others are not usable.
+MEDIA_READERS: Mapping[str, Callable[[Any], tuple[Any, list[str]]]] = {
+    "image": _read_picture,
+    "images": _read_pictures,
+    "video": _read_clip,
+}
 
 
 def _add_empty_tables(partial: Path) -> None:
@@ -378,6 +405,44 @@ def _convert_grade(value: Any) -> int:
     return int(value)
 
 
+def _convert_flag(value: Any) -> bool | None:
+    """Convert to true or false: a boolean, or one of `FLAGS` in any case; None if blank.
+
+    Raises:
+        ValueError: if it is none of these.
+    """
+    text = " ".join(str(value).casefold().replace("_", " ").split())
+    if text and text not in FLAGS:
+        raise ValueError(f"'{str(value)[:40]}' is not one of {', '.join(FLAGS)}")
+    return FLAGS[text] if text else None
+
+
+def _convert_language(value: Any) -> str | None:
+    """Convert to an ISO 639-1 code: "de", "de-AT", "de_AT.UTF-8"; None if blank.
+
+    Raises:
+        ValueError: if it is no code of a language.
+    """
+    text = str(value).strip()
+    code = re.split(r"[-_.]", text)[0].lower()
+    if text and not re.fullmatch(r"[a-z]{2,3}", code):
+        raise ValueError(f"'{text[:40]}' is not the code of a language, such as en or de")
+    return code or None
+
+
+def _convert_moment(value: Any) -> datetime | None:
+    """Convert to a moment: a datetime, or ISO 8601; UTC where there is no time zone. None if blank.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    text = str(value).strip()
+    if not text:
+        return None
+    moment = value if isinstance(value, datetime) else datetime.fromisoformat(text)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
 def _choice_converter(names: Iterable[str]) -> Callable[[Any], str]:
     allowed = tuple(names)
 
@@ -393,6 +458,11 @@ def _check_picture(value: Any) -> Media:
     if not isinstance(value, Media):
         raise ValueError(f"a {type(value).__name__}, not a picture")
     return value
+
+
+def _check_pictures(value: Any) -> list[Media]:
+    """Check the pictures of a product; a value that is no list is its only picture."""
+    return [_check_picture(picture) for picture in (value if isinstance(value, (list, tuple)) else [value])]
 
 
 def _check_clip(value: Any) -> Media:
@@ -416,9 +486,14 @@ def _get_converter(field: pa.Field) -> Callable[[Any], Any]:
         "grade": _convert_grade,
         "judged_by": _choice_converter(JUDGED_BY),
         "price": read_amount,
+        "max_price": read_amount,
         "currency": read_currency_column,
         "frequency": _convert_count,
+        "images": _check_pictures,
         "video": _check_clip,
+        "available": _convert_flag,
+        "language": _convert_language,
+        "updated_at": _convert_moment,
     }
     if field.name in by_name:
         return by_name[field.name]

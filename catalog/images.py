@@ -7,8 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from pillow_heif import register_heif_opener
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+register_heif_opener()
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
+WHITE_16_BIT = 2**16 - 1
 
 
 class Limits(NamedTuple):
@@ -53,7 +56,21 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    if image.mode.startswith(("I", "F")):
+        image = _to_8_bit(image)
     return image.convert("RGB")
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """Scale grey of 16 bits to 8; Pillow's own conversion cuts it at 255.
+
+    Raises:
+        ValueError: for grey of 32 bits with values that 16 bits cannot have: its scale is unknown.
+    """
+    grey = np.asarray(image)
+    if not ((grey >= 0) & (grey <= WHITE_16_BIT)).all():
+        raise ValueError("grey values of more than 16 bits")
+    return Image.fromarray((grey * (255 / WHITE_16_BIT)).round().astype(np.uint8))
 
 
 def fit(image: Image.Image, size: int) -> np.ndarray:

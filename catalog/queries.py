@@ -19,7 +19,7 @@ from catalog.fashion_queries import MAX_PRODUCTS, MIN_PRODUCTS, connected_compon
 from catalog.images import decode_and_hash
 from catalog.new_queries import NewQuery, read_rows, select_new, write_queries
 from catalog.progress import show_progress
-from catalog.schema import DERIVED, EXACT, IMPLICIT, IRRELEVANT, SUBSTITUTE, DataError
+from catalog.schema import DERIVED, EXACT, IMPLICIT, IRRELEVANT, SUBSTITUTE, DataError, main_picture
 from catalog.splits import assign_splits
 from catalog.text import normalise
 from catalog.threads import cpu_count
@@ -296,17 +296,18 @@ def _read_derived_targets(data: Path, retired: Collection[str]) -> dict[str, set
 
 
 def _hash_pictures(data: Path, product_ids: Collection[str]) -> dict[str, str]:
-    """Hash the pixels of pictures: product id → hash, for products that have a usable picture."""
+    """Hash the pixels of main pictures: product id → hash, for products that have a usable picture."""
 
     def hash_picture(row: dict[str, Any]) -> tuple[str, str] | None:
-        if row["product_id"] not in product_ids or row["image"] is None or row["image"]["bytes"] is None:
+        picture = main_picture(row) if row["product_id"] in product_ids else None
+        if picture is None:
             return None
-        pixels = decode_and_hash(row["image"]["bytes"])
+        pixels = decode_and_hash(picture)
         return (row["product_id"], pixels) if pixels else None
 
     hashes: dict[str, str] = {}
     with ThreadPoolExecutor(cpu_count()) as pool, show_progress(desc="hash pictures", unit="product") as bar:
-        for batch in store.read_batches(data, "products", ["product_id", "image"], rows=256):
+        for batch in store.read_batches(data, "products", ["product_id", "images"], rows=256):
             hashes.update(filter(None, pool.map(hash_picture, batch.to_pylist())))
             bar.update(batch.num_rows)
     return hashes

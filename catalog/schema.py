@@ -22,11 +22,16 @@ PRODUCTS = pa.schema(
         ("brand", pa.string()),
         ("color", pa.string()),
         ("material", pa.string()),
-        ("price", pa.float64()),
+        ("price", pa.float64()),  # the lowest, where variants differ
+        ("max_price", pa.float64()),  # the highest; null if there is only one price
         ("currency", pa.string()),  # ISO 4217 code
-        ("image", PICTURE),
+        ("images", pa.list_(PICTURE)),  # in the shop's order; the first is the main picture
         ("video", pa.list_(PICTURE)),  # frames of a clip, in order
         ("attributes", pa.map_(pa.string(), pa.string())),
+        ("group_id", pa.string()),  # equal for the variants of a product; null means a group of one
+        ("available", pa.bool_()),  # in stock; null means unknown
+        ("language", pa.string()),  # of the texts, ISO 639-1 code; null means unknown
+        ("updated_at", pa.timestamp("us", tz="UTC")),
     ]
 )
 
@@ -95,6 +100,10 @@ GAINS = {EXACT: 1.0, SUBSTITUTE: 0.1, COMPLEMENT: 0.01, IRRELEVANT: 0.0}
 TEXT_COLUMNS = ("title", "brand", "category", "color", "material", "description")
 
 
+# A struct of type `PICTURE` as a row of `pyarrow.Table.to_pylist` has it.
+Picture = Mapping[str, Any]
+
+
 class DataError(Exception):
     """Bad input. The message says what is wrong, where, and what to do; it is printed without a traceback."""
 
@@ -106,3 +115,18 @@ def product_text(product: Mapping[str, Any]) -> str:
         product: A row of the products table; missing and null columns are skipped.
     """
     return " ".join(str(product[name]).replace("/", " ") for name in TEXT_COLUMNS if product.get(name))
+
+
+def list_pictures(row: Mapping[str, Any]) -> list[Picture]:
+    """List the pictures of a product or a query that are stored with their bytes, the main picture first.
+
+    Args:
+        row: A row of the products table with `images`, or of the queries table with `image`.
+    """
+    pictures = row["images"] if "images" in row else [row.get("image")]
+    return [picture for picture in pictures or () if picture and picture["bytes"] is not None]
+
+
+def main_picture(row: Mapping[str, Any]) -> bytes | None:
+    """Return the main picture of a product or a query as stored; None if it has none."""
+    return next((picture["bytes"] for picture in list_pictures(row)), None)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -177,7 +177,6 @@ class TableWriter:
         table: A name of `schema.TABLES`.
         rows_per_file: Number of rows after which a new file starts.
         rows_per_group: Number of rows held in memory.
-        without: Optional columns that are not written.
     """
 
     def __init__(
@@ -186,9 +185,8 @@ class TableWriter:
         table: str,
         rows_per_file: int = 50_000,
         rows_per_group: int = 1_000,
-        without: Collection[str] = (),
     ) -> None:
-        self.schema = pa.schema([field for field in TABLES[table] if field.name not in without])
+        self.schema = TABLES[table]
         self.folder = data / table
         self.folder.mkdir(parents=True, exist_ok=True)
         self.rows_per_file, self.rows_per_group = rows_per_file, rows_per_group

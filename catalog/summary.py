@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from PIL import Image, ImageDraw, ImageFont
 
 from catalog.images import PictureError, decode, fit
-from catalog.schema import EXACT, GRADE_NAMES, SPLITS
+from catalog.schema import EXACT, GRADE_NAMES, SPLITS, main_picture
 from catalog.store import read_batches
 
 TOP = 12  # number of categories listed
@@ -35,8 +35,8 @@ def summarise_data(data: Path) -> str:
 def _summarise_products(data: Path) -> Iterator[str]:
     count, present, categories = 0, Counter[str](), Counter[str]()
     prices: list[float] = []
-    lengths, frames = Counter[int](), Counter[int]()
-    optional = ("description", "category", "brand", "color", "material", "price", "image")
+    lengths, frames, pictures = Counter[int](), Counter[int](), Counter[int]()
+    optional = ("description", "category", "brand", "color", "material", "price", "images")
     for batch in read_batches(data, "products", ("title", *optional, "video"), ROWS_PER_BATCH):
         count += batch.num_rows
         present.update({name: batch.num_rows - batch[name].null_count for name in optional})
@@ -44,6 +44,7 @@ def _summarise_products(data: Path) -> Iterator[str]:
         lengths.update(len(title.split()) for title in batch["title"].to_pylist())
         prices += [price for price in batch["price"].to_pylist() if price is not None]
         prices = [min(prices), max(prices)] if prices else []
+        pictures.update(count for count in pc.list_value_length(batch["images"]).to_pylist() if count)
         frames.update(count for count in pc.list_value_length(batch["video"]).to_pylist() if count)
     yield f"{count:,} products"
     yield "  with      " + ", ".join(f"{name} {_format_share(present[name], count)}" for name in optional)
@@ -51,6 +52,8 @@ def _summarise_products(data: Path) -> Iterator[str]:
         yield f"  prices    {prices[0]:,.2f} to {prices[1]:,.2f}"
     if lengths:
         yield f"  titles    {min(lengths)} to {max(lengths)} words, median {median(lengths.elements()):.0f}"
+    if several := sum(products for count, products in pictures.items() if count > 1):
+        yield f"  galleries {several:,} ({_format_share(several, count)}), up to {max(pictures)} pictures"
     if clips := frames.total():
         spread = f"{min(frames)} to {max(frames)} frames, median {median(frames.elements()):.0f}"
         yield f"  clips     {clips:,} ({_format_share(clips, count)}), {spread}"
@@ -138,11 +141,12 @@ def _split_into_rows(tiles: Sequence[Tile], columns: int) -> list[Sequence[Tile]
 
 def _select_tiles(data: Path, table: str, text: str, count: int) -> list[Tile]:
     """Select rows that have a picture, by the picture's hash: a reproducible, unordered sample."""
+    column = "images" if table == "products" else "image"
     pictured = (
-        Tile(row["image"]["bytes"], row[text] or "")
-        for batch in read_batches(data, table, (text, "image"))
+        Tile(picture, row[text] or "")
+        for batch in read_batches(data, table, (text, column))
         for row in batch.to_pylist()
-        if row["image"] and row["image"]["bytes"]
+        if (picture := main_picture(row))
     )
     return nsmallest(count, pictured, key=lambda tile: crc32(tile.picture))
 

@@ -113,6 +113,7 @@ def _featurize(
         ClipReader.pretrained(params.video_encoder, params.clip_frames, params.video_weights),
         params.image_size,
         params.max_tokens,
+        params.max_pictures,
     )
     if store.resume_if_same(partial, provenance):
         print("featurize: resuming an earlier run", file=sys.stderr)

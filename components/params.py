@@ -47,6 +47,7 @@ class FeaturizeParams(Params):
         96, ge=32, le=1024, description="pixels; side of the square that a picture is fitted into"
     )
     image_grid: int = Field(3, ge=1, le=16, description="a picture is divided into grid × grid regions")
+    max_pictures: int = Field(4, ge=1, le=32, description="pictures per product, the main one first")
     keep_pictures: bool = Field(
         False, description="whether to keep pictures with their features, for train.freeze.image"
     )

@@ -17,9 +17,11 @@ from catalog.schema import DataError
 MODALITIES = ("text", "image", "video")
 _MODALITY_FIELDS = {  # the fields that hold each modality
     "text": ("tokens",),
-    "image": ("images", "regions", "has_image", "pictures"),
+    "image": ("images", "galleries", "regions", "has_image", "pictures"),
     "video": ("videos",),
 }
+
+_RAGGED = ("galleries", "videos")  # fields of one array an item, or None
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,13 @@ class Items:
         splits: str, shape (N,). A product has the split of the query that it answers exactly, else "train".
         segments: str, shape (N,); empty for products.
         tokens: int32, shape (N, T); a row of zeros means no text.
-        images: float16, shape (N, D); zeros where there is no picture.
-        regions: float16, shape (N, R, C): features of R parts of the picture, row by row; (N, 0, 0) if not loaded.
+        images: float16, shape (N, D), of the main picture; zeros where there is no picture.
+        galleries: object, shape (N,): of the other pictures in order, float16 (P - 1, D) each; None without others.
+        regions: float16, shape (N, R, C): features of R parts of the main picture, row by row; (N, 0, 0) if not loaded.
         has_image: bool, shape (N,).
         videos: object, shape (N,): from `fusion.encoders.video.ClipReader`, all of one shape; None without a clip.
-        pictures: object, shape (N,): the fitted picture, uint8 (S, S, 3); None without a picture, or if not loaded.
+        pictures: object, shape (N,): the P fitted pictures, the main one first, uint8 (P, S, S, 3); None without a
+            picture, or if not loaded.
     """
 
     ids: np.ndarray
@@ -43,6 +47,7 @@ class Items:
     segments: np.ndarray
     tokens: np.ndarray
     images: np.ndarray
+    galleries: np.ndarray
     regions: np.ndarray
     has_image: np.ndarray
     videos: np.ndarray
@@ -61,6 +66,12 @@ class Items:
         """Which items have at least one of these modalities, bool (N,)."""
         return np.any(self.present[:, [name in modalities for name in MODALITIES]], axis=1)
 
+    @property
+    def picture_counts(self) -> np.ndarray:
+        """Number of pictures of each item, int64 (N,)."""
+        others = [0 if gallery is None else len(gallery) for gallery in self.galleries]
+        return self.has_image + np.array(others, np.int64)
+
     def take(self, index: np.ndarray | slice) -> Self:
         """The items at `index` (ints, a mask or a slice)."""
         return type(self)(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
@@ -71,6 +82,11 @@ class Items:
         for array in arrays.values():
             array[rows] = None if array.dtype == object else 0
         return replace(self, **arrays)
+
+    def without_galleries(self) -> Self:
+        """The same items with only their main pictures."""
+        main = [picture if picture is None else picture[:1] for picture in self.pictures]
+        return replace(self, galleries=object_array([None] * len(self)), pictures=object_array(main))
 
     @classmethod
     def concatenate(cls, shards: Sequence[Self]) -> Self:
@@ -88,22 +104,36 @@ class Items:
         """The items at `index` as input of the model.
 
         Returns:
-            tokens int64 (B, longest text), images float32 (B, D), regions float16 (B, R, C), present bool (B, M);
-            videos, and pictures uint8 (P, S, S, 3), only of the items that have them.
+            tokens int64 (B, longest text), images float32 (B, P, D) with P pictures of the largest gallery,
+            picture_mask bool (B, P), regions float16 (B, R, C), present bool (B, M); videos, and pictures uint8
+            (all pictures, S, S, 3), only of the items that have them.
         """
+        items = self.take(index)
+        images, mask = items.pad_galleries()
         batch = {
-            "tokens": torch.from_numpy(trim(self.tokens[index]).astype(np.int64)),
-            "images": torch.from_numpy(self.images[index].astype(np.float32)),
-            "regions": torch.from_numpy(self.regions[index]),
-            "present": torch.from_numpy(self.present[index]),
+            "tokens": torch.from_numpy(trim(items.tokens).astype(np.int64)),
+            "images": torch.from_numpy(images),
+            "picture_mask": torch.from_numpy(mask),
+            "regions": torch.from_numpy(items.regions),
+            "present": torch.from_numpy(items.present),
         }
-        for name in ("videos", "pictures"):
-            arrays = [array for array in getattr(self, name)[index] if array is not None]
+        for name, join in (("videos", np.stack), ("pictures", np.concatenate)):
+            arrays = [array for array in getattr(items, name) if array is not None]
             if arrays:
-                batch[name] = torch.from_numpy(np.stack(arrays))
+                batch[name] = torch.from_numpy(join(arrays))
                 if torch.device(device).type == "cuda":  # so that the copy runs during computation
                     batch[name] = batch[name].pin_memory()
         return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+    def pad_galleries(self) -> tuple[np.ndarray, np.ndarray]:
+        """Features of all pictures, padded with zeros: float32 (N, P, D); and which pictures exist, bool (N, P)."""
+        counts = self.picture_counts
+        images = np.zeros((len(self), max(1, counts.max(initial=1)), self.images.shape[1]), np.float32)
+        images[:, 0] = self.images
+        for row, gallery in enumerate(self.galleries):
+            if gallery is not None:
+                images[row, 1 : 1 + len(gallery)] = gallery
+        return images, np.arange(images.shape[1]) < counts[:, None]
 
     def batches(self, device: torch.device | str = "cpu", size: int = 512) -> Iterator[dict[str, Tensor]]:
         """All items in order, `size` at a time, as `batch` returns them."""
@@ -129,14 +159,14 @@ class Items:
             "has_image": pa.array(self.has_image),
         }
         table = pa.table(columns)
-        video = next((video for video in self.videos if video is not None), None)
-        if video is not None:  # as bytes: parquet cannot read nullable lists of fixed size
-            metadata = {"dtype": video.dtype.str, "shape": str(video.shape)}
-            field = pa.field("videos", pa.binary(), metadata=metadata)
-            column = pa.array(
-                [video if video is None else video.tobytes() for video in self.videos], pa.binary()
-            )
-            table = table.append_column(field, column)
+        for name in _RAGGED:
+            arrays = getattr(self, name)
+            first = next((array for array in arrays if array is not None), None)
+            if first is not None:  # as bytes: parquet cannot read nullable lists of fixed size
+                metadata = {"dtype": first.dtype.str, "shape": str(first.shape[1:])}
+                values = [array if array is None else array.tobytes() for array in arrays]
+                field = pa.field(name, pa.binary(), metadata=metadata)
+                table = table.append_column(field, pa.array(values, pa.binary()))
         return table
 
     @classmethod
@@ -153,21 +183,23 @@ class Items:
         columns = {
             field.name: to_array(table[field.name].combine_chunks())
             for field in fields(cls)
-            if field.name in table.column_names and field.name != "videos"
+            if field.name in table.column_names and field.name not in _RAGGED
         }
         columns.setdefault("regions", np.zeros((len(table), 0, 0), np.float16))
-        videos = np.full(len(table), None, object)
-        if "videos" in table.column_names:
-            metadata = table.schema.field("videos").metadata
-            dtype, shape = metadata[b"dtype"].decode(), literal_eval(metadata[b"shape"].decode())
-            for row, data in enumerate(table["videos"].to_pylist()):
-                videos[row] = data and np.frombuffer(data, dtype).reshape(shape)
-        return cls(**columns, videos=videos, pictures=np.full(len(table), None, object))
+        for name in _RAGGED:
+            columns[name] = np.full(len(table), None, object)
+            if name in table.column_names:
+                metadata = table.schema.field(name).metadata
+                dtype, shape = metadata[b"dtype"].decode(), literal_eval(metadata[b"shape"].decode())
+                for row, data in enumerate(table[name].to_pylist()):
+                    columns[name][row] = data and np.frombuffer(data, dtype).reshape(-1, *shape)
+        return cls(**columns, pictures=np.full(len(table), None, object))
 
     def save_pictures(self, path: Path) -> None:
-        """Write the pictures in order, uint8 (P, S, S, 3): raw pixels, to be mapped into memory."""
+        """Write the pictures of all items in order, uint8 (pictures, S, S, 3): raw pixels, to be mapped into memory."""
+        galleries = [pictures for pictures in self.pictures if pictures is not None]
         with path.open("wb") as stream:
-            np.save(stream, np.array([picture for picture in self.pictures if picture is not None], np.uint8))
+            np.save(stream, np.concatenate(galleries) if galleries else np.empty((0, 0, 0, 3), np.uint8))
 
     def with_pictures(self, path: Path) -> Self:
         """The same items with the pictures that `save_pictures` wrote. Each is read from disk when it is used.
@@ -180,14 +212,16 @@ class Items:
                 f"{path}: featurize kept no pictures; set featurize.keep_pictures: true and run featurize again"
             )
         stored = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-        pictures = np.full(len(self), None, object)
-        if len(stored) != self.has_image.sum():
+        counts = self.picture_counts
+        if len(stored) != counts.sum():
             raise DataError(
-                f"{path}: has {len(stored)} pictures, expected {self.has_image.sum()}; run featurize again"
+                f"{path}: has {len(stored)} pictures, expected {counts.sum()}; run featurize again"
             )
-        for row, picture in zip(np.flatnonzero(self.has_image), stored, strict=True):
-            pictures[row] = picture
-        return replace(self, pictures=pictures)
+        ends = counts.cumsum()
+        pictures = [
+            stored[end - count : end] if count else None for end, count in zip(ends, counts, strict=True)
+        ]
+        return replace(self, pictures=object_array(pictures))
 
     @classmethod
     def load(cls, features: Path, table: str, regions: bool = False, pictures: bool = False) -> Self:
@@ -215,6 +249,14 @@ class Items:
                 for shard, path in zip(shards, paths, strict=True)
             ]
         return cls.concatenate(shards)
+
+
+def object_array(values: Sequence[np.ndarray | None]) -> np.ndarray:
+    """An array of arrays; NumPy would stack those of one shape."""
+    array = np.full(len(values), None, object)
+    for row, value in enumerate(values):
+        array[row] = value
+    return array
 
 
 def trim(tokens: np.ndarray) -> np.ndarray:

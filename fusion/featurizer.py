@@ -1,8 +1,10 @@
 """From texts and encoded pictures to `Items`: the same code for a whole catalogue and for a single query."""
 
 import filecmp
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,17 +16,17 @@ import torch
 from catalog import store
 from catalog.images import PictureError, decode, fit
 from catalog.progress import show_progress
-from catalog.schema import TEXT_COLUMNS, product_text
+from catalog.schema import TEXT_COLUMNS, Picture, list_pictures, product_text
 from catalog.threads import cpu_count
 from fusion.encoders.image import ImageEncoder
 from fusion.encoders.video import ClipReader
 from fusion.encoders.vocabulary import Vocabulary
-from fusion.features import Items
+from fusion.features import Items, object_array
 
 BATCH = 32  # pictures per forward pass; larger batches exceed the cache of a CPU
 _QUERY_TEXTS = ("query_id", "text", "split", "segment")
 COLUMNS = {
-    "products": ("product_id", *TEXT_COLUMNS, "image", "video"),
+    "products": ("product_id", *TEXT_COLUMNS, "images", "video"),
     "queries": (*_QUERY_TEXTS, "image"),
 }
 NO_SIDES: Mapping[str, str] = {}
@@ -41,6 +43,7 @@ class Featurizer:
         clips: Likewise.
         image_size: Pixels; the square that a picture is fitted into.
         max_tokens: Words kept of a text.
+        max_pictures: Largest number of pictures kept of a product, the main one included.
     """
 
     def __init__(
@@ -50,11 +53,12 @@ class Featurizer:
         clips: ClipReader,
         image_size: int,
         max_tokens: int,
+        max_pictures: int,
     ) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.vocabulary = vocabulary
         self.encoder, self.clips = encoder.to(self.device), clips.to(self.device)
-        self.image_size, self.max_tokens = image_size, max_tokens
+        self.image_size, self.max_tokens, self.max_pictures = image_size, max_tokens, max_pictures
         self.thread_pool = ThreadPoolExecutor(cpu_count())
 
     def save(self, folder: Path) -> None:
@@ -67,6 +71,7 @@ class Featurizer:
             "clips": [self.clips.name, self.clips.frames],
             "image_size": self.image_size,
             "max_tokens": self.max_tokens,
+            "max_pictures": self.max_pictures,
         }
         (folder / "featurizer.json").write_text(json.dumps(settings, indent=2) + "\n")
 
@@ -97,25 +102,21 @@ class Featurizer:
         Returns:
             The items, and by position the reason why a picture or clip is broken; broken ones count as missing.
         """
-        encoded = [row["image"] and row["image"]["bytes"] for row in rows]
-        images, regions, pictures, broken = self._encode_images(encoded, keep_pictures)
+        galleries = [list_pictures(row)[: self.max_pictures] for row in rows]
+        arrays, broken = self._encode_galleries(galleries, keep_pictures)
         videos, broken_videos = self._encode_videos([row.get("video") for row in rows])
         if table == "products":
             ids, texts = [row["product_id"] for row in rows], [product_text(row) for row in rows]
             splits, segments = [sides.get(i, "train") for i in ids], [""] * len(rows)
         else:
             ids, texts, splits, segments = ([row[name] or "" for row in rows] for name in _QUERY_TEXTS)
-        has_image = [data is not None and row not in broken for row, data in enumerate(encoded)]
         items = Items(
             ids=np.array(ids, object),
             splits=np.array(splits, object),
             segments=np.array(segments, object),
             tokens=self.vocabulary.encode(texts, self.max_tokens),
-            images=images,
-            regions=regions,
-            has_image=np.array(has_image, bool),
             videos=videos,
-            pictures=pictures,
+            **arrays,
         )
         return items, broken_videos | broken
 
@@ -148,44 +149,68 @@ class Featurizer:
 
     def reencode_pictures(self, items: Items) -> Items:
         """The same items with new features of the pictures that they hold."""
-        images, regions = items.images.copy(), items.regions.copy()
-        rows = np.flatnonzero(items.has_image)
-        for start in show_progress(range(0, len(rows), BATCH), "encode pictures", unit="batch"):
-            batch = rows[start : start + BATCH]
-            images[batch], batch_regions = self.encode_pictures(items.pictures[batch].tolist(), BATCH)
-            if regions.size:  # regions may not be loaded
-                regions[batch] = batch_regions
-        return replace(items, images=images, regions=regions)
+        rows = np.repeat(np.arange(len(items)), items.picture_counts)
+        pictures = itertools.chain.from_iterable(
+            pictures for pictures in items.pictures if pictures is not None
+        )
+        progress = show_progress(
+            zip(rows.tolist(), pictures, strict=True), "encode pictures", len(rows), unit="picture"
+        )
+        return replace(
+            items, **self._encode_batches(progress, len(items), BATCH, regions=items.regions.size > 0)
+        )
 
-    def _encode_images(
-        self, encoded: Sequence[bytes | None], keep_pictures: bool
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[int, str]]:
-        """Features, float16 (N, D) and (N, R, C), zero without a picture; `Items.pictures`; why pictures are broken."""
-        rows = [row for row, data in enumerate(encoded) if data is not None]
-        decoded = self.thread_pool.map(self._decode_picture, (encoded[row] for row in rows))
+    def _encode_galleries(
+        self, galleries: Sequence[Sequence[Picture]], keep_pictures: bool
+    ) -> tuple[dict[str, np.ndarray], dict[int, str]]:
+        """The fields of `Items` for the pictures of N items; and by position, why a picture is broken."""
+        rows = [row for row, gallery in enumerate(galleries) for _ in gallery]
+        decoded = self.thread_pool.map(
+            self._decode_picture, (picture["bytes"] for gallery in galleries for picture in gallery)
+        )
         broken: dict[int, str] = {}
-        pending: list[tuple[int, np.ndarray]] = []
-        images = np.zeros((len(encoded), self.encoder.width), np.float16)
-        regions = np.zeros((len(encoded), self.encoder.grid**2, self.encoder.region_width), np.float16)
-        pictures = np.full(len(encoded), None, object)
+        kept: dict[int, list[np.ndarray]] = defaultdict(list)
 
-        def encode_pending() -> None:
-            if pending:
-                batch, stack = zip(*pending, strict=True)
-                images[[*batch]], regions[[*batch]] = self.encode_pictures(stack, min(BATCH, len(rows)))
-                pending.clear()
+        def select_usable() -> Iterator[tuple[int, np.ndarray]]:
+            for row, picture in zip(rows, decoded, strict=True):  # threads decode while the encoder runs
+                if isinstance(picture, PictureError):
+                    broken.setdefault(row, str(picture))
+                    continue
+                if keep_pictures:
+                    kept[row].append(picture)
+                yield row, picture
 
-        for row, picture in zip(rows, decoded, strict=True):  # threads decode while the encoder runs
-            if isinstance(picture, PictureError):
-                broken[row] = str(picture)
-                continue
-            pending.append((row, picture))
-            if keep_pictures:
-                pictures[row] = picture
-            if len(pending) == BATCH:
-                encode_pending()
-        encode_pending()
-        return images, regions, pictures, broken
+        arrays = self._encode_batches(select_usable(), len(galleries), min(BATCH, len(rows)))
+        pictures = [np.stack(kept[row]) if row in kept else None for row in range(len(galleries))]
+        return arrays | {"pictures": object_array(pictures)}, broken
+
+    def _encode_batches(
+        self, pictures: Iterable[tuple[int, np.ndarray]], count: int, padded: int, regions: bool = True
+    ) -> dict[str, np.ndarray]:
+        """Encode the pictures of N items: `images`, `galleries`, `regions` and `has_image` of `Items`.
+
+        Args:
+            pictures: Position of the item, ascending, and a picture of it, uint8 (S, S, 3); the main picture first.
+            count: Number of items, N.
+            padded: See `encode_pictures`.
+            regions: Whether to return features of regions, which are large.
+        """
+        images, has_image = np.zeros((count, self.encoder.width), np.float16), np.zeros(count, bool)
+        cells = self.encoder.grid**2 if regions else 0
+        parts = np.zeros((count, cells, self.encoder.region_width if regions else 0), np.float16)
+        others: dict[int, list[np.ndarray]] = defaultdict(list)
+        stream = iter(pictures)
+        while batch := list(itertools.islice(stream, BATCH)):
+            rows, stack = zip(*batch, strict=True)
+            for row, features, cell_features in zip(rows, *self.encode_pictures(stack, padded), strict=True):
+                if has_image[row]:
+                    others[row].append(features)
+                    continue
+                images[row], has_image[row] = features, True
+                if regions:
+                    parts[row] = cell_features
+        galleries = object_array([np.stack(others[row]) if row in others else None for row in range(count)])
+        return {"images": images, "galleries": galleries, "regions": parts, "has_image": has_image}
 
     def _encode_videos(
         self, videos: Sequence[list[dict[str, Any]] | None]

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from catalog.progress import show_progress
+from fusion.encoders.gallery import GalleryAttention
 from fusion.encoders.image import ImageEncoder
 from fusion.encoders.text import ENCODERS as TEXT_ENCODERS
 from fusion.encoders.video import ENCODERS as VIDEO_ENCODERS
@@ -122,6 +123,7 @@ class ProductSearchModel(nn.Module):
             nn.Dropout(config.dropout),
             nn.Linear(config.hidden, config.dim),
         )
+        self.gallery = GalleryAttention(config.dim)
         if config.video_encoder:
             self.video = VIDEO_ENCODERS[config.video_encoder](config.dim, config.dropout)
         fusion, modality_count = FUSIONS[config.fusion], len(config.modalities)
@@ -215,19 +217,22 @@ class ProductSearchModel(nn.Module):
         return self.labeller(tokens).argmax(2) * (tokens != PAD)
 
     def _encode_images(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Image vectors, float (B, dim), and the features of regions, float (B, R, C)."""
-        images, regions = self._image_features(batch, batch["present"][:, 1])
+        """Image vectors, float (B, dim), and the features of the main pictures' regions, float (B, R, C)."""
+        images, regions = self._image_features(batch)
         regions = self.standardise_regions(regions.float()) if self.attends else regions
-        return self.image(self.standardise(images)), regions
+        return self.gallery(self.image(self.standardise(images)), batch["picture_mask"]), regions
 
-    def _image_features(self, batch: dict[str, Tensor], has_image: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of pictures and of their regions: float (B, D) and (B, R, C), zero without a picture."""
+    def _image_features(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Features of all pictures, float (B, P, D), and of the main ones' regions, (B, R, C); zero where missing."""
         if self.image_encoder is None or "pictures" not in batch:
             return batch["images"], batch["regions"]
-        pictures = batch["pictures"].split(len(has_image) if torch.is_grad_enabled() else PICTURES_AT_ONCE)
+        mask = batch["picture_mask"]
+        pictures = batch["pictures"].split(len(mask) if torch.is_grad_enabled() else PICTURES_AT_ONCE)
         encoded = zip(*map(self.image_encoder, pictures), strict=True)
         images, regions = (torch.cat(chunks) for chunks in encoded)
-        return _scatter_rows(images, has_image), _scatter_rows(regions, has_image)
+        is_main = mask.nonzero()[:, 1] == 0
+        padded = _scatter_rows(images, mask.flatten()).unflatten(0, mask.shape)
+        return padded, _scatter_rows(regions[is_main], mask[:, 0])
 
     def _encode_clips(self, batch: dict[str, Tensor], has_clip: Tensor) -> tuple[Tensor, Tensor]:
         """Clip vectors, float (B, dim), and the states of moments, (B, S, W), zero without a clip."""

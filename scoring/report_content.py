@@ -24,7 +24,7 @@ from vitrine_judge.significance import PairedResult
 
 from catalog import store
 from catalog.clips import animate
-from catalog.schema import GRADE_NAMES
+from catalog.schema import GRADE_NAMES, main_picture
 from fusion.featurizer import Featurizer
 from fusion.model import ProductSearchModel
 from fusion.search.explanations import explain, load_rows
@@ -146,12 +146,12 @@ class _ExampleBuilder:
             best, _ = top_products[subject][0]
             explanation = self.explainer(row, self.products[best])
         segment = str(self.segments[position])
-        return Example(query, lists, values, row["text"], read_picture_bytes(row), segment, explanation)
+        return Example(query, lists, values, row["text"], main_picture(row), segment, explanation)
 
     def _build_result(self, query: str, product: str, score: float) -> Result:
         row = self.products[product]
         grade = self.grades[query].get(product)
-        return Result(row["title"], score, grade, read_picture_bytes(row), self.clip(product))
+        return Result(row["title"], score, grade, main_picture(row), self.clip(product))
 
 
 def list_frequent_queries(data: Path, subject: Scores, rival: Scores, metric: str) -> list[FrequentQuery]:
@@ -247,11 +247,6 @@ def explain_result(
         png.getvalue() or None,
         explanation.score,
     )
-
-
-def read_picture_bytes(row: Mapping[str, Any]) -> bytes | None:
-    """The picture of a row, as stored."""
-    return row["image"] and row["image"]["bytes"]
 
 
 def animate_clip(row: Mapping[str, Any]) -> bytes | None:

@@ -123,7 +123,7 @@ def tiny_tables(png: Callable[..., bytes]) -> dict[str, list[dict[str, Any]]]:
             "title": f"{word.title()} shirt",
             "category": "clothing/shirt",
             "price": 10.0 + n,
-            "image": {"bytes": png(n), "path": f"p{n}.png"} if n < 11 else None,
+            "images": [{"bytes": png(n), "path": f"p{n}.png"}] if n < 11 else None,
         }
         for n, word in enumerate(words)
     ]

@@ -141,7 +141,7 @@ def corrupt_data(tiny_tables: Tables, write_data: Write, png: Callable[..., byte
         picture = png(200 + n, 32, 32)
         picture = picture[: len(picture) // 2] if n >= 148 else picture
         tiny_tables["products"].append(
-            {"product_id": f"x{n}", "title": f"Thing {n}", "image": {"bytes": picture, "path": None}}
+            {"product_id": f"x{n}", "title": f"Thing {n}", "images": [{"bytes": picture, "path": None}]}
         )
     return write_data(tiny_tables)
 
@@ -183,7 +183,7 @@ def test_a_picture_of_900_million_pixels(
         bytes(1_000_000)
     )  # the first rows only; the decoder must stop before it needs more
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-    tiny_tables["products"][4]["image"]["bytes"] = bomb
+    tiny_tables["products"][4]["images"][0]["bytes"] = bomb
     error = refused(*validate(write_data(tiny_tables), params()), leaves=("report-failed",))
     assert "products/p4: too many pixels (Image size (900000000 pixels) exceeds limit" in error
 

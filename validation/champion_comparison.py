@@ -2,10 +2,9 @@
 
 import io
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -17,6 +16,7 @@ from vitrine_judge.plots import paired_bars
 
 from catalog import store
 from catalog.images import PictureError, decode
+from catalog.schema import main_picture
 from registry import champion_process
 from validation.drift import BINS, EMBEDDINGS, SIGNIFICANCE_LEVEL, Drift, add_vectors, measure_drift
 from validation.params import ValidateParams
@@ -131,19 +131,19 @@ def read_thumbnails(data: Path, product_ids: Collection[str]) -> dict[str, tuple
     if not product_ids:
         return thumbnails
     ids = pa.array(sorted(product_ids), pa.string())
-    for batch in store.read_batches(data, "products", ["product_id", "title", "image"]):
+    for batch in store.read_batches(data, "products", ["product_id", "title", "images"]):
         for row in batch.filter(pc.is_in(batch["product_id"], ids)).to_pylist():
-            thumbnails[row["product_id"]] = row["title"], data_uri(_shrink(row["image"]))
+            thumbnails[row["product_id"]] = row["title"], data_uri(_shrink(main_picture(row)))
     return thumbnails
 
 
-def _shrink(picture: Mapping[str, Any] | None) -> bytes | None:
+def _shrink(picture: bytes | None) -> bytes | None:
     stream = io.BytesIO()
-    try:
-        image = decode(picture["bytes"]) if picture and picture["bytes"] else None
-    except PictureError:  # may be what the page reports
+    if picture is None:
         return None
-    if image is None:
+    try:
+        image = decode(picture)
+    except PictureError:  # may be what the page reports
         return None
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     image.save(stream, "JPEG")

@@ -22,6 +22,7 @@ judgements, the first two) names the row:
 - tables, splits: the number of rows, of queries
 """
 
+import itertools
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -185,21 +186,25 @@ def _read_frames(data: Path, limits: Limits) -> dict[str, pd.DataFrame]:
 def _profile_rows(
     data: Path, table: str, names: list[str], limits: Limits, pool: ThreadPoolExecutor
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read the named columns of a table with the `PictureProfile` of each row, and the frame of its pictures."""
+    """Read the named columns of a table with the `PictureProfile` of each main picture, and a frame of all pictures."""
+    column = "images" if table == "products" else "image"
     profile = partial(profile_picture, limits=limits, with_signature=table == "products")
     batches: list[pa.RecordBatch] = []
     profiles: list[PictureProfile] = []
     pictures: list[tuple] = []
-    for batch in _read_with_progress(data, table, [*names, "image"], table):
+    for batch in _read_with_progress(data, table, [*names, column], table):
         batches.append(batch.select(names))
         ids = batch.column(names[0]).to_pylist()
-        batch_profiles = list(pool.map(profile, batch.column("image").to_pylist()))
-        profiles += batch_profiles
-        pictures += [
-            (f"{table}/{key}", *values)
-            for key, values in zip(ids, batch_profiles, strict=True)
-            if any(values)
-        ]
+        values = batch.column(column).to_pylist()
+        galleries = (
+            [value or [None] for value in values] if table == "products" else [[value] for value in values]
+        )
+        owners = [(row, number) for row, gallery in enumerate(galleries) for number in range(len(gallery))]
+        batch_profiles = list(pool.map(profile, itertools.chain.from_iterable(galleries)))
+        for (row, number), picture in zip(owners, batch_profiles, strict=True):
+            profiles += [] if number else [picture]
+            name = f"{table}/{ids[row]}" + (f" picture {number + 1}" if number else "")
+            pictures += [(name, *picture)] if any(picture) else []
     schema = pa.schema([TABLES[table].field(name).with_nullable(True) for name in names])
     frame = pa.Table.from_batches(batches, schema=schema).to_pandas()
     picture_columns = pd.DataFrame(profiles, columns=PictureProfile._fields).astype(PICTURE_DTYPES)

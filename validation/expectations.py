@@ -322,7 +322,7 @@ def _build_finding(rule: Rule, result: Any, frame: pd.DataFrame) -> Finding:
 # Frame → the column that names a product, and the pattern of its texts, whose group is the product's id.
 PRODUCT_COLUMNS = {
     "products": (0, re.compile("(.*)", re.DOTALL)),
-    "pictures": (0, re.compile("products/(.*)", re.DOTALL)),
+    "pictures": (0, re.compile(r"products/(.*?)(?: picture \d+)?", re.DOTALL)),
     "clip_frames": (0, re.compile(r"products/(.*) frame \d+", re.DOTALL)),
     "judgements": (1, re.compile("(.*)", re.DOTALL)),
     "exact_matches": (0, re.compile(r"(.*) \(\w+\)", re.DOTALL)),

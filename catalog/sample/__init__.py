@@ -2,7 +2,8 @@
 
 Every product has a type, colour, pattern, brand and material. The picture shows the first three; the text names the
 type and the last two. Queries ask for both kinds, so that neither pictures nor text alone are sufficient. A quarter of
-the products have a clip with a motion that only the clip shows; queries of the segment "video" ask for it.
+the products have a clip with a motion that only the clip shows; queries of the segment "video" ask for it. A third have
+a second picture with an emblem that only this picture shows; queries of the segment "gallery" ask for it.
 """
 
 import signal
@@ -28,7 +29,7 @@ B = TypeVar("B")
 TASK_PRODUCTS = 250  # products per task of a process
 
 
-def write_sample(out: Path, products: int, seed: int, queries: int = 720, workers: int | None = None) -> None:
+def write_sample(out: Path, products: int, seed: int, queries: int = 840, workers: int | None = None) -> None:
     """Write a sample data set to a new folder.
 
     The same arguments give the same bytes with any number of workers. Memory does not grow with the number of products.
@@ -59,8 +60,7 @@ def _write_queries(folder: Path, seed: int, products: int, count: int) -> list[N
     """Write the queries; returns what each asks for."""
     needs = []
     queries = show_progress(draw_queries(seed, products, count), "queries", count, unit="query")
-    # Columns that are newer than the committed sample are left out, so that its seed still gives the same files.
-    with TableWriter(folder, "queries", without=["frequency", "cluster"]) as table:
+    with TableWriter(folder, "queries") as table:
         for query in queries:
             table.write(query.row)
             needs.append(query.need)

@@ -6,8 +6,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from catalog.sample.truth import BRAND, COLOUR, KIND, MATERIAL, MOTION, PATTERN
-from catalog.sample.words import BRANDS, COLOURS, MATERIALS, MOTIONS, PATTERNS, TYPES
+from catalog.sample.truth import BRAND, COLOUR, EMBLEM, KIND, MATERIAL, MOTION, PATTERN
+from catalog.sample.words import BRANDS, COLOURS, EMBLEMS, MATERIALS, MOTIONS, PATTERNS, TYPES
 
 T = TypeVar("T")
 
@@ -19,6 +19,7 @@ NAMES: dict[int, Sequence[Sequence[str]]] = {
     BRAND: [(brand,) for brand in BRANDS],
     MATERIAL: [(material,) for material in MATERIALS],
     MOTION: MOTIONS,
+    EMBLEM: EMBLEMS,
 }
 
 

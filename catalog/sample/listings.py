@@ -1,7 +1,8 @@
-"""Product listings of the sample catalogue: text, picture and clip.
+"""Product listings of the sample catalogue: text, pictures and clip.
 
-The picture shows type, colour and pattern. The text names type, brand and material, and rarely colour or pattern, so
-that search needs both. Only the clip, if there is one, shows the motion.
+The main picture shows type, colour and pattern. The text names type, brand and material, and rarely colour or pattern,
+so that search needs both. Only the second picture, if there is one, shows the emblem on the back; only the clip, if
+there is one, shows the motion.
 """
 
 from typing import Any
@@ -11,12 +12,15 @@ import numpy as np
 from catalog.sample.language import join_phrase, misspell, pick, pick_word
 from catalog.sample.pictures import draw_clip, draw_picture, encode_webp
 from catalog.sample.truth import (
+    BACKS,
     BRAND,
     CLIPS,
     COLOUR,
+    EMBLEM,
     KIND,
     MATERIAL,
     MOTION,
+    NO_EMBLEM,
     PATTERN,
     PRODUCTS,
     STILL,
@@ -39,7 +43,7 @@ LOOKS = ("In {colour}.", "The look is {pattern}.")
 
 # Share of products whose title or column has a value.
 TITLE_SHARES = {"kind": 0.9, "brand": 0.85, "material": 0.75, "colour": 0.6, "pattern": 0.6, "size": 0.2}
-COLUMN_SHARES = {"category": 0.85, "brand": 0.93, "material": 0.9, "description": 0.98, "image": 0.98}
+COLUMN_SHARES = {"category": 0.85, "brand": 0.93, "material": 0.9, "description": 0.98, "images": 0.98}
 MENTION_SHARES = {"colour": 0.25, "pattern": 0.15}  # anywhere in the text
 MISSPELLED_SHARE = 0.05
 
@@ -83,7 +87,10 @@ def make_listing(seed: int, index: int) -> dict[str, Any]:
         "category": f"{kind.department}/{kind.name}",
         "brand": words["brand"],
         "material": words["material"],
-        "image": {"bytes": encode_webp(picture), "path": f"{product_id}.webp"},
+        "images": [
+            {"bytes": encode_webp(picture), "path": f"{product_id}.webp"},
+            *_make_back(seed, index, product_id),
+        ],
     }
     return {name: value for name, value in row.items() if name == "title" or name in columns} | {
         "product_id": product_id,
@@ -102,6 +109,15 @@ def _pick_words(truth: np.ndarray, rng: np.random.Generator) -> dict[str, str]:
         "material": MATERIALS[truth[MATERIAL]],
         "line": pick(rng, LINES),
     }
+
+
+def _make_back(seed: int, index: int, product_id: str) -> list[dict[str, Any]]:
+    """Generate the picture of the back, if it has an emblem, with separate random numbers."""
+    kind, colour, pattern, emblem = draw_truth(seed, index)[[KIND, COLOUR, PATTERN, EMBLEM]].tolist()
+    if emblem == NO_EMBLEM:
+        return []
+    picture = draw_picture(kind, colour, pattern, np.random.default_rng([seed, BACKS, index]), emblem=emblem)
+    return [{"bytes": encode_webp(picture), "path": f"{product_id}-back.webp"}]
 
 
 def _make_video(seed: int, index: int, product_id: str) -> list[dict[str, Any]]:

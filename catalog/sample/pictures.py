@@ -1,4 +1,4 @@
-"""Pictures and clips of the sample catalogue: a type in a colour, a pattern, a pose and a motion."""
+"""Pictures and clips of the sample catalogue: a type in a colour, a pattern, a pose, an emblem and a motion."""
 
 import io
 import math
@@ -7,14 +7,16 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from catalog.sample.canvas import RGB, Canvas
+from catalog.sample.canvas import RGB, Canvas, arc
+from catalog.sample.emblems import EMBLEM_OUTLINES
 from catalog.sample.motions import MOTION_PATHS
 from catalog.sample.silhouettes import SILHOUETTES
-from catalog.sample.words import COLOURS, MOTIONS, PATTERNS, TYPES, Colour
+from catalog.sample.words import COLOURS, EMBLEMS, MOTIONS, PATTERNS, TYPES, Colour
 
 SIDE, CLIP_SIDE = 96, 48  # pixels of a finished picture, of a clip's frame
 OVERSAMPLING = 4  # drawn larger by this factor, then reduced, for smooth edges
 KEY: RGB = (255, 0, 255)  # background of a product that is cut out; no product has this colour
+PAPER, INK = (250, 250, 246), (52, 40, 60)  # of emblems
 MARGIN = 0.62  # size of a product that is cut out; leaves space for parts outside of its square
 
 # Patterns: share of the accent colour at a point of the cloth; u and v are counted in repeats.
@@ -58,7 +60,12 @@ WEAVES: dict[str, Pattern] = {
 
 
 def draw_picture(
-    kind: int, colour: int, pattern: int, rng: np.random.Generator, rough: bool = False
+    kind: int,
+    colour: int,
+    pattern: int,
+    rng: np.random.Generator,
+    rough: bool = False,
+    emblem: int | None = None,
 ) -> Image.Image:
     """Draw one product: an RGB picture of 96 × 96 pixels.
 
@@ -68,6 +75,7 @@ def draw_picture(
         pattern: Index into `words.PATTERNS`.
         rng: Draws pose, proportions, background and noise.
         rough: A shopper's photo: more tilt, smaller in the frame, darker surroundings, more noise.
+        emblem: Index into `words.EMBLEMS`: the back of the product, which has an emblem.
     """
     look = COLOURS[colour]
     angle = math.radians(rng.uniform(-24, 24) if rough else rng.uniform(-9, 9))
@@ -80,6 +88,9 @@ def draw_picture(
         rng,
     )
     SILHOUETTES[TYPES[kind].name](canvas)
+    if emblem is not None:
+        canvas.paint(arc(0, 0, 0.6, 0.6), PAPER)
+        canvas.paint([(0.46 * x, 0.46 * y) for x, y in EMBLEM_OUTLINES[EMBLEMS[emblem][0]]], INK)
     return _photograph(canvas.image.reduce(OVERSAMPLING), rng, rough)
 
 

@@ -11,10 +11,12 @@ from catalog.sample.truth import (
     BRAND,
     CHUNK_PRODUCTS,
     COLOUR,
+    EMBLEM,
     JUDGEMENTS,
     KIND,
     MATERIAL,
     MOTION,
+    NO_EMBLEM,
     PATTERN,
     QUERIES,
     SPLITTING,
@@ -29,9 +31,9 @@ from catalog.sample.words import COLOURS, PATTERNS, TYPES
 from catalog.schema import COMPLEMENT, DERIVED, EXACT, IRRELEVANT, SUBSTITUTE, DataError
 from catalog.text import normalise
 
-# Segments of every twenty queries, but the last sixth of all queries is of the segment "video".
+# Segments of every twenty queries; but the last two sevenths of all queries are of the segments "video" and "gallery".
 SEGMENTS = ("text",) * 11 + ("image",) * 4 + ("composed",) * 5
-VIDEO_DIVISOR = 6
+LAST_SEGMENTS, LAST_DIVISOR = ("video", "gallery"), 7
 
 # Attributes that a query fixes besides type and colour, and their shares. Most are only in the text of products.
 PINS: dict[str, dict[tuple[int, ...], float]] = {
@@ -46,6 +48,7 @@ PINS: dict[str, dict[tuple[int, ...], float]] = {
     "image": {(PATTERN,): 1.0},
     "composed": {(BRAND,): 0.33, (MATERIAL,): 0.36, (PATTERN,): 0.11, (): 0.2},
     "video": {(MOTION,): 1.0},
+    "gallery": {(EMBLEM,): 1.0},
 }
 
 PHRASES = {
@@ -71,6 +74,13 @@ PHRASES = {
         ("{motion}", "{kind}", "in {colour}"),
         ("clip of", "{colour}", "{kind}", "{motion}"),
     ),
+    "gallery": (
+        ("{colour}", "{kind}", "with a {emblem}", "on the back"),
+        ("{kind}", "in {colour}", "{emblem}", "on the other side"),
+        ("{emblem}", "print", "{colour}", "{kind}"),
+        ("{colour}", "{kind}", "{emblem}", "emblem"),
+        ("{kind}", "with {emblem} motif", "in {colour}"),
+    ),
 }
 SLOTS = {
     "kind": KIND,
@@ -79,7 +89,9 @@ SLOTS = {
     "brand": BRAND,
     "material": MATERIAL,
     "motion": MOTION,
+    "emblem": EMBLEM,
 }
+ABSENT = {MOTION: STILL, EMBLEM: NO_EMBLEM}  # values that no query asks for
 MISSPELLED_SHARE = 0.05
 MAX_ATTEMPTS = 200  # to draw a query that has an answer and a new text
 
@@ -115,12 +127,11 @@ def draw_queries(seed: int, products: int, count: int) -> Iterator[Query]:
     """
     splits, texts = assign_splits(seed), set[str]()
     for number in range(count):
-        video = number >= count - count // VIDEO_DIVISOR
-        segment = "video" if video else SEGMENTS[number % len(SEGMENTS)]
+        segment = _choose_segment(number, count)
         for attempt in range(MAX_ATTEMPTS):
             rng = np.random.default_rng([seed, QUERIES, number, attempt])
             need = _draw_need(segment, seed, products, rng)
-            if MOTION in need.pinned and need.truth[MOTION] == STILL:
+            if any(column in need.pinned and need.truth[column] == value for column, value in ABSENT.items()):
                 continue
             text = _make_text(segment, need, rng) if segment in PHRASES else None
             if normalise(text) not in texts:
@@ -132,7 +143,7 @@ def draw_queries(seed: int, products: int, count: int) -> Iterator[Query]:
             )
         if text:
             texts.add(str(normalise(text)))
-        pictured = segment not in ("text", "video")
+        pictured = segment not in ("text", *LAST_SEGMENTS)
         row = {
             "query_id": f"q{number:06d}",
             "text": text,
@@ -142,6 +153,14 @@ def draw_queries(seed: int, products: int, count: int) -> Iterator[Query]:
             "segment": segment,
         }
         yield Query(row, need)
+
+
+def _choose_segment(number: int, count: int) -> str:
+    """The segment of a query by its number."""
+    last = (count - number - 1) // max(1, count // LAST_DIVISOR)  # 0 for the last seventh
+    if count >= LAST_DIVISOR and last < len(LAST_SEGMENTS):
+        return LAST_SEGMENTS[-1 - last]
+    return SEGMENTS[number % len(SEGMENTS)]
 
 
 def _draw_need(segment: str, seed: int, products: int, rng: np.random.Generator) -> Need:

@@ -9,19 +9,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from catalog.sample.words import BRAND_SHARES, COLOURS, MATERIALS, MOTIONS, PATTERN_SHARES, TYPES
+from catalog.sample.words import BRAND_SHARES, COLOURS, EMBLEMS, MATERIALS, MOTIONS, PATTERN_SHARES, TYPES
 from catalog.schema import COMPLEMENT, EXACT, IRRELEVANT, SUBSTITUTE
 
 CHUNK_PRODUCTS = 4096  # drawn together; another value gives another catalogue
 
-# Columns of a truth; values are indices into TYPES, COLOURS, PATTERNS, BRANDS, MATERIALS, MOTIONS.
-KIND, COLOUR, PATTERN, BRAND, MATERIAL, MOTION = range(6)
+# Columns of a truth; values are indices into TYPES, COLOURS, PATTERNS, BRANDS, MATERIALS, MOTIONS, EMBLEMS.
+KIND, COLOUR, PATTERN, BRAND, MATERIAL, MOTION, EMBLEM = range(7)
 
 STILL = -1  # motion of a product without a clip
 CLIP_SHARE = 0.25  # share of products with a clip
+NO_EMBLEM = -1  # emblem of a product without one; it has no second picture
+EMBLEM_SHARE = 0.35  # share of products with an emblem on the back, and a second picture that shows it
 
 # Numbers of the random streams.
-TRUTHS, PRODUCTS, QUERIES, JUDGEMENTS, SPLITTING, MOVEMENTS, CLIPS = range(7)
+TRUTHS, PRODUCTS, QUERIES, JUDGEMENTS, SPLITTING, MOVEMENTS, CLIPS, BADGES, BACKS = range(9)
 
 _KINDS = [kind.name for kind in TYPES]
 _COMPLEMENTS = np.array([_KINDS.index(kind.complement) for kind in TYPES])
@@ -36,7 +38,7 @@ _MATERIALS = np.array(
 
 
 class Need(NamedTuple):
-    """What a query asks for: the values of `truth` (int array of six) in the columns `pinned`.
+    """What a query asks for: the values of `truth` (int array of seven) in the columns `pinned`.
 
     Type and colour are always pinned, so splits by (type, colour) share no exact match.
     """
@@ -47,7 +49,7 @@ class Need(NamedTuple):
 
 @lru_cache(maxsize=4)
 def draw_truths(seed: int, chunk: int) -> np.ndarray:
-    """Draw the truths of one chunk of products: int8 array of shape (CHUNK_PRODUCTS, 6)."""
+    """Draw the truths of one chunk of products: int8 array of shape (CHUNK_PRODUCTS, 7)."""
     rng = np.random.default_rng([seed, TRUTHS, chunk])
     kind = rng.integers(len(TYPES), size=CHUNK_PRODUCTS)
     colour = rng.integers(len(COLOURS), size=CHUNK_PRODUCTS)
@@ -58,11 +60,15 @@ def draw_truths(seed: int, chunk: int) -> np.ndarray:
     motion = np.where(
         rng.random(CHUNK_PRODUCTS) < CLIP_SHARE, rng.integers(len(MOTIONS), size=CHUNK_PRODUCTS), STILL
     )
-    return np.stack([kind, colour, pattern, brand, material, motion], axis=1).astype(np.int8)
+    rng = np.random.default_rng([seed, BADGES, chunk])
+    emblem = np.where(
+        rng.random(CHUNK_PRODUCTS) < EMBLEM_SHARE, rng.integers(len(EMBLEMS), size=CHUNK_PRODUCTS), NO_EMBLEM
+    )
+    return np.stack([kind, colour, pattern, brand, material, motion, emblem], axis=1).astype(np.int8)
 
 
 def draw_truth(seed: int, index: int) -> np.ndarray:
-    """Draw the truth of one product: int8 array of six."""
+    """Draw the truth of one product: int8 array of seven."""
     return draw_truths(seed, index // CHUNK_PRODUCTS)[index % CHUNK_PRODUCTS]
 
 
@@ -73,7 +79,7 @@ def grade_products(candidates: np.ndarray, need: Need) -> np.ndarray:
     Complement: the type is used together with the query's type, and the colour matches. Others are irrelevant.
 
     Args:
-        candidates: Truths, shape (N, 6).
+        candidates: Truths, shape (N, 7).
         need: What the query asks for.
 
     Returns:

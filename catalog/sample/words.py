@@ -1,4 +1,4 @@
-"""Vocabulary of the sample catalogue: product types, colours, patterns, motions, brands and materials.
+"""Vocabulary of the sample catalogue: product types, colours, patterns, motions, emblems, brands and materials.
 
 Every word or phrase has only one meaning.
 """
@@ -144,6 +144,15 @@ MOTIONS = (
     ("spinning", "twirling", "rotating"),
     ("unfolding", "popping up", "expanding"),
     ("folding away", "collapsing", "shrinking"),
+)
+
+# Emblems on the back of products, which only the second picture shows; no other column depends on them.
+EMBLEMS = (
+    ("star", "five-pointed star"),
+    ("heart", "sweetheart"),
+    ("crescent", "half moon"),
+    ("diamond", "rhombus"),
+    ("lightning bolt", "thunderbolt"),
 )
 
 BRANDS = ("Nordvik", "Almera", "Tessolo", "Kestrane", "Velmont", "Ossaby", "Brunelle", "Quintara")

@@ -28,9 +28,10 @@ def abo(files: Files, *, language: str = "en") -> Iterator[Row]:
     pictures = _read_picture_names(files)
     for name in listings:
         for record in read_rows(files, name, ["item_id"]):
-            picture = pictures.get(str(record.values.get("main_image_id")))
-            image = files.get_media(picture) if picture and files.has(picture) else None
-            yield Row("products", record.where, _product_values(record.values, language) | {"image": image})
+            ids = [record.values.get("main_image_id"), *(record.values.get("other_image_id") or ())]
+            names = [pictures[key] for key in map(str, ids) if key in pictures]
+            images = [files.get_media(name) for name in names if files.has(name)]
+            yield Row("products", record.where, _product_values(record.values, language) | {"images": images})
 
 
 def _read_picture_names(files: Files) -> dict[str, str]:

@@ -27,16 +27,13 @@ IRRELEVANT_PRODUCTS = 10  # per query, from other categories
 CATEGORY_LEVELS = 3  # last levels of a category path that become queries
 
 
-def _image_2018(values: Mapping[str, Any]) -> str | None:
-    addresses = values.get("imageURLHighRes") or values.get("imageURL")
-    return str(addresses[0]) if addresses else None
+def _images_2018(values: Mapping[str, Any]) -> list[str]:
+    return [str(address) for address in values.get("imageURLHighRes") or values.get("imageURL") or ()]
 
 
-def _image_2023(values: Mapping[str, Any]) -> str | None:
-    main: dict[str, str] = next(
-        (image for image in values.get("images") or [] if image.get("variant") == "MAIN"), {}
-    )
-    return main.get("hi_res") or main.get("large")
+def _images_2023(values: Mapping[str, Any]) -> list[str]:
+    images = sorted(values.get("images") or (), key=lambda image: image.get("variant") != "MAIN")
+    return [address for image in images if (address := image.get("hi_res") or image.get("large"))]
 
 
 class Layout(NamedTuple):
@@ -48,12 +45,14 @@ class Layout(NamedTuple):
     description: str
     bullets: str
     stars: str
-    image: Callable[[Mapping[str, Any]], str | None]  # returns the address of the largest main picture
+    images: Callable[
+        [Mapping[str, Any]], list[str]
+    ]  # returns the addresses of the largest pictures, the main one first
 
 
 LAYOUTS = {
-    2018: Layout("asin", "category", "brand", "description", "feature", "overall", _image_2018),
-    2023: Layout("parent_asin", "categories", "store", "description", "features", "rating", _image_2023),
+    2018: Layout("asin", "category", "brand", "description", "feature", "overall", _images_2018),
+    2023: Layout("parent_asin", "categories", "store", "description", "features", "rating", _images_2023),
 }
 
 
@@ -87,11 +86,11 @@ def _import_release(files: Files, layout: Layout, pictures: bool) -> Iterator[Ro
     product_ids: set[str] = set()
     for record in read_rows(files, metadata, [layout.product]):
         category, brand = _parse_category(record.values, layout), _parse_brand(record.values, layout)
-        address = layout.image(record.values) if pictures else None
+        addresses = layout.images(record.values) if pictures else ()
         values = _product_values(record.values, layout) | {
             "category": "/".join(part.replace("/", "-") for part in category),
             "brand": brand,
-            "image": files.get_media(address) if address else None,
+            "images": [files.get_media(address) for address in addresses],
         }
         yield Row("products", record.where, values)
         product = values["product_id"]

@@ -57,8 +57,8 @@ def esci(files: Files, *, locale: str = "us", large: bool = False, pictures: boo
     for record in read_rows(files, products, ["product_id", "product_title", "product_locale"]):
         product_id = record.values["product_id"]
         if record.values["product_locale"] == locale and product_id in product_ids:
-            image = files.get_media(addresses[product_id]) if product_id in addresses else None
-            yield Row("products", record.where, _product_values(record.values) | {"image": image})
+            images = [files.get_media(addresses[product_id])] if product_id in addresses else None
+            yield Row("products", record.where, _product_values(record.values) | {"images": images})
     splits = _cut_validation(queries)
     for query_id, query in queries.items():
         values = {"query_id": query_id, "text": query.text, "judged_by": HUMAN, "split": splits[query_id]}

@@ -67,8 +67,8 @@ def fashion(files: Files, *, seed: int = 0) -> Iterator[Row]:
     splits = split_combos(combos, styles, hashes, rng)
     donors = {query.donor for query in queries}
     for style in styles:
-        image = None if style.id in donors else files.get_media(f"{folder}/{style.id}.jpg")
-        yield Row("products", f"{table}, id {style.id}", _product_values(style) | {"image": image})
+        images = None if style.id in donors else [files.get_media(f"{folder}/{style.id}.jpg")]
+        yield Row("products", f"{table}, id {style.id}", _product_values(style) | {"images": images})
     grader = Grader(styles, rng)
     judgements: list[tuple[str, str, int]] = []
     for number, query in enumerate(queries):

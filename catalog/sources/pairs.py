@@ -42,8 +42,8 @@ def coco(files: Files, *, captions: str = "captions_*.json") -> Iterator[Row]:
             files.add_fault(where, "no caption")
             continue
         name = f"{pictures}/{item['file_name']}"
-        image = files.get_media(name) if files.has(name) else None
-        values = {"product_id": str(item["id"]), "title": texts[item["id"]][0], "image": image}
+        images = [files.get_media(name)] if files.has(name) else None
+        values = {"product_id": str(item["id"]), "title": texts[item["id"]][0], "images": images}
         yield Row("products", where, values)
     queries = {str(image): image_texts[1:] for image, image_texts in texts.items()}
     yield from _query_rows(files, table, queries)
@@ -95,7 +95,7 @@ def visual_genome(files: Files) -> Iterator[Row]:
             "product_id": str(image),
             "title": titles.get(image),
             "attributes": attributes_by_image.get(image),
-            "image": files.get_media(name) if files.has(name) else None,
+            "images": [files.get_media(name)] if files.has(name) else None,
         }
         yield Row("products", f"{images}, image {image}", values)
     phrases: dict[str, list[str]] = {}

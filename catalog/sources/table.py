@@ -13,7 +13,7 @@ from catalog.sources import source
 from catalog.splits import assign_splits
 from catalog.text import normalise
 
-SUFFIXES = {"image": (".jpg", ".jpeg", ".png", ".webp", ".gif"), "video": (".mp4", ".webm")}
+SUFFIXES = {"images": (".jpg", ".jpeg", ".png", ".webp", ".gif"), "video": (".mp4", ".webm")}
 
 
 class Format(NamedTuple):
@@ -46,9 +46,9 @@ def table(
 ) -> Iterator[Row]:
     """Your own products.csv, .jsonl or .parquet, with pictures and clips in a column, a folder or a zip.
 
-    Columns have the names of `catalog.schema`; unknown columns become attributes. Pictures are taken from the column
-    `image`, which contains a path or an address, or else from the files ID.jpg, .png, .webp, .gif. Clips are taken from
-    the column `video` (animated GIF or WebP, MP4, WebM), or else from ID.mp4, .webm; up to 16 frames are kept. The
+    Columns have the names of `catalog.schema`; unknown columns become attributes. Pictures are taken from
+    `images`, which contains a path or an address, or else from the files ID.jpg, .png, .webp, .gif. Clips are taken
+    from the column `video` (animated GIF or WebP, MP4, WebM), or else from ID.mp4, .webm; up to 16 frames are kept. The
     currency of prices such as "€ 12" or "USD 1,299.00" is kept; that of "$12" is ambiguous: add a column `currency`.
     Queries without a split get one; those that share a text or a cluster get the same.
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from catalog import store
 from catalog.images import PictureError, decode, fit
-from catalog.schema import DataError
+from catalog.schema import DataError, main_picture
 from fusion.features import MODALITIES, Items
 from fusion.featurizer import Featurizer
 from fusion.model import ProductSearchModel, embed
@@ -289,13 +289,13 @@ def _picture_loader(data: Path, run: pa.Table, size: int) -> PictureLoader:
     """Return a loader of the pictures of products in a run, which decodes on demand: uint8 (size, size, 3)."""
     product_ids = pc.unique(run["product_id"])
     files: dict[str, bytes] = {}
-    for batch in store.read_batches(data, "products", ["product_id", "image"]):
+    for batch in store.read_batches(data, "products", ["product_id", "images"]):
         rows = batch.filter(pc.is_in(batch["product_id"], product_ids)).to_pylist()
-        files |= {row["product_id"]: row["image"]["bytes"] for row in rows if row["image"]}
+        files |= {row["product_id"]: picture for row in rows if (picture := main_picture(row))}
 
     def decode_square(key: str) -> np.ndarray | None:
         try:
-            return np.array(fit(decode(files[key]), size)) if files.get(key) else None
+            return np.array(fit(decode(files[key]), size)) if key in files else None
         except PictureError:  # counts as missing, as in the first stage
             return None
 

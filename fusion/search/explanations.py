@@ -17,7 +17,7 @@ from PIL import Image
 
 from catalog import store
 from catalog.images import PictureError, decode, fit
-from catalog.schema import DataError, product_text
+from catalog.schema import DataError, main_picture, product_text
 from fusion.encoders.vocabulary import PAD
 from fusion.features import MODALITIES, Items
 from fusion.featurizer import COLUMNS, Featurizer
@@ -208,8 +208,8 @@ def _pair_with_words(words: Sequence[str], losses: np.ndarray) -> list[tuple[str
 
 def _decode_picture(product: Mapping[str, Any], featurizer: Featurizer) -> np.ndarray | None:
     try:
-        image = product["image"]
-        return image and fit(decode(image["bytes"]), featurizer.image_size)
+        picture = main_picture(product)
+        return None if picture is None else fit(decode(picture), featurizer.image_size)
     except PictureError:  # counts as missing
         return None
 

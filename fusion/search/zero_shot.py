@@ -42,6 +42,6 @@ def embed_zero_shot(tower: Transformer, items: Items) -> np.ndarray:
     """
     embeddings = [torch.empty(0, items.images.shape[1])]
     for batch in show_progress(items.batches(), "CLIP embeddings", unit="batch"):
-        both = torch.stack([tower.encode(batch["tokens"])[0], batch["images"]], 1)
+        both = torch.stack([tower.encode(batch["tokens"])[0], batch["images"][:, 0]], 1)
         embeddings.append(normalize((normalize(both, dim=2) * batch["present"][:, :2, None]).sum(1)))
     return torch.cat(embeddings).numpy()

@@ -254,7 +254,7 @@ class TrainingSet:
 
         word_queries = draw_word_queries(self.products.take(by_words), rng)
         facet_queries = self._draw_facet_queries(by_facets, query_facets, rng)
-        picture_queries = self.products.take(by_picture).without("text")
+        picture_queries = self.products.take(by_picture).without("text").without_galleries()
         exact = [
             self._has_all_words(word_queries, products),
             self.facets.matches(query_facets, products),
@@ -298,7 +298,7 @@ class TrainingSet:
         pictured = sources.copy()
         pictured[composed] = examples
         return replace(
-            self.products.take(pictured).without("image", ~composed),
+            self.products.take(pictured).without("image", ~composed).without_galleries(),
             ids=self.products.ids[sources],
             tokens=move_padding_last(np.concatenate(list(shuffled.swapaxes(0, 1)), 1)),
         )

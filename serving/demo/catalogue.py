@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from catalog import store
 from catalog.clips import animate
 from catalog.images import decode, pixel_hash
-from catalog.schema import DataError
+from catalog.schema import DataError, main_picture
 from catalog.text import normalise
 
 # The same as in fusion.search.catalogue_search, which imports torch.
@@ -95,7 +95,7 @@ class Products:
                 groups = range(parquet.num_row_groups)
                 self._row_groups += [(path, group) for group in groups]
                 rows += [parquet.metadata.row_group(group).num_rows for group in groups]
-                pictures.append(_rows_with_media(parquet, "image"))
+                pictures.append(_rows_with_media(parquet, "images"))
                 clips.append(_rows_with_media(parquet, "video"))
         self._group_ends = np.array(list(accumulate(rows)))
         self.has_picture, self.has_clip = np.concatenate(pictures), np.concatenate(clips)
@@ -120,9 +120,9 @@ class Products:
 
     def read_image(self, row: int) -> bytes | None:
         """Read the stored picture of the product in a row, or the middle frame of its clip; None if it has neither."""
-        product = self._read(row, ["image", "video"])
+        product = self._read(row, ["images", "video"])
         frames = _frames(product)
-        return (product.get("image") or {}).get("bytes") or (frames[len(frames) // 2] if frames else None)
+        return main_picture(product) or (frames[len(frames) // 2] if frames else None)
 
     def _encode_picture(self, row: int) -> bytes | None:
         """Encode the picture of `read_image` as WebP; None if it is missing or broken."""
@@ -255,7 +255,7 @@ def load_queries(data: Path) -> tuple[dict[str, str], list[Example]]:
     pictures: list[Example] = []
     for batch in store.read_batches(data, "queries", ["query_id", "text", "image", "split"], rows=256):
         for query in batch.to_pylist():
-            image = (query["image"] or {}).get("bytes")
+            image = main_picture(query)
             text = normalise(query["text"])
             if text and not image:
                 query_ids.setdefault(text, query["query_id"])
@@ -284,8 +284,6 @@ def _rows_with_media(parquet: pq.ParquetFile, column: str) -> np.ndarray:
     if not columns:
         return np.zeros(parquet.metadata.num_rows, bool)
     values = parquet.read(columns=columns)[column]
-    if pa.types.is_struct(values.type):
-        return values.is_valid().to_numpy()
     return pc.fill_null(pc.greater(pc.list_value_length(values), 0), False).to_numpy()
 
 

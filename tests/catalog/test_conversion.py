@@ -28,10 +28,14 @@ def test_what_is_left_out_is_listed(tmp_path: Path, png: Callable[..., bytes]) -
 
     picture = Media("p.png", lambda: png(1))
     rows = [
-        Row("products", "1", {"product_id": "p1", "title": "A", "price": "free", "image": picture, "odd": 1}),
+        Row(
+            "products",
+            "1",
+            {"product_id": "p1", "title": "A", "price": "free", "images": [picture], "odd": 1},
+        ),
         Row("products", "2", {"product_id": "p1", "title": "B"}),
         Row("products", "3", {"product_id": "p3", "title": " "}),
-        Row("products", "4", {"product_id": "p4", "title": "D", "image": Media("a.png", gone)}),
+        Row("products", "4", {"product_id": "p4", "title": "D", "images": [Media("a.png", gone)]}),
         Row("products", "5", {"product_id": "p5", "title": "E\udcff"}),
         Row("products", "6", {"product_id": 6, "title": 6.5, "attributes": {"a": 1, "b": None}}),
         Row("queries", "7", {"query_id": "q1", "text": "a", "split": "train"}),
@@ -50,7 +54,7 @@ def test_what_is_left_out_is_listed(tmp_path: Path, png: Callable[..., bytes]) -
         ("products", "1", "price", "'free' is not a price"),
         ("products", "2", None, "duplicate"),
         ("products", "3", None, "no title"),
-        ("products", "4", "image", "a.png: no such file"),
+        ("products", "4", "images", "a.png: no such file"),
         ("products", "5", None, "title: bytes that are invalid in the file's encoding; give --encoding"),
         ("queries", "8", None, "a.png: no such file"),
         ("queries", "9", None, "neither text nor picture"),
@@ -60,7 +64,9 @@ def test_what_is_left_out_is_listed(tmp_path: Path, png: Callable[..., bytes]) -
         ("judgements", "14", None, "grade: '7' is not one of 0, 1, 2, 3"),
     }
     products = {row["product_id"]: row for row in store.read_table(tmp_path / "data", "products").to_pylist()}
-    assert products["p1"]["image"] == {"bytes": png(1), "path": "p.png"} and products["p1"]["price"] is None
+    assert (
+        products["p1"]["images"] == [{"bytes": png(1), "path": "p.png"}] and products["p1"]["price"] is None
+    )
     assert products["6"]["title"] == "6.5" and products["6"]["attributes"] == [("a", "1")]
 
 
@@ -145,7 +151,7 @@ def test_a_killed_import_goes_on(
             return {
                 "product_id": str(n),
                 "title": "t",
-                "image": Media("p", lambda: picture(n)),
+                "images": [Media("p", lambda: picture(n))],
                 "video": Media(name, lambda: clips[name]) if n % 2 else None,
             }
 

@@ -107,8 +107,8 @@ def test_every_defect_is_told_and_skipped(
         ("styles.csv line 100", None, "a duplicate id"),
         ("styles.csv line 101", None, "no title"),
         ("images/999.jpg", None, "no product with this id"),
-        ("styles.csv, id 7", "image", "images/7.jpg: no such file"),
-        ("styles.csv, id 8", "image", "not a JPEG, PNG, WEBP, GIF picture"),
+        ("styles.csv, id 7", "images", "images/7.jpg: no such file"),
+        ("styles.csv, id 8", "images", "not a JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF, HEIF picture"),
     }
     assert len(rows(tmp_path / "data", "products")) == 96
 
@@ -123,8 +123,8 @@ def test_products_keep_their_words_and_pictures_and_hide_what_judgements_come_fr
     assert first["category"] == "Apparel/Topwear/Shirts"
     assert dict(first["attributes"])["baseColour"] == "Navy Blue"
     assert {name for name in TEXT_COLUMNS if first[name]} == {"title", "category"}
-    assert first["image"]["bytes"] == published["images/5.jpg"]
-    assert products["7"]["image"] is None
+    assert first["images"][0]["bytes"] == published["images/5.jpg"]
+    assert products["7"]["images"] is None
 
 
 def test_derived_queries_pass_validation_and_follow_the_law_of_grades(
@@ -166,7 +166,7 @@ def test_derived_queries_pass_validation_and_follow_the_law_of_grades(
     for row in queries:
         if row["image"]:
             donor = row["image"]["path"].removesuffix(".jpg")
-            assert products[donor]["image"] is None
+            assert products[donor]["images"] is None
             assert grades[row["query_id"]][donor] == EXACT
             assert donor not in {"5", "40"}  # whose pixels are not theirs alone
 

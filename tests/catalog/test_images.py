@@ -34,7 +34,7 @@ def png_claiming(width: int, height: int) -> bytes:
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8))
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF"])
 def test_decodes_every_format_to_rgb(kind: str) -> None:
     image = decode(encoded(NOISE, kind))
     assert (image.mode, image.size) == ("RGB", (30, 20))
@@ -49,6 +49,18 @@ def test_decodes_every_mode_to_rgb(mode: str) -> None:
 def test_greyscale_keeps_its_values() -> None:
     grey = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
     assert (np.asarray(decode(encoded(grey))) == np.arange(256).reshape(16, 16, 1)).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_grey_of_16_bits_is_scaled(kind: str) -> None:
+    grey = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
+    assert (np.asarray(decode(encoded(Image.fromarray(grey), kind)))[..., 0] == grey // 257).all()
+
+
+def test_grey_of_an_unknown_scale_is_refused() -> None:
+    grey = Image.fromarray(np.array([[0, 70_000]], np.int32))
+    with pytest.raises(PictureError, match="grey values of more than 16 bits"):
+        decode(encoded(grey, "TIFF"))
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
@@ -107,10 +119,10 @@ def test_limits_are_the_callers() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"no picture at all", encoded(NOISE, "BMP"), b"%!PS-Adobe-3.0 EPSF-3.0\n"]
+    "data", [b"", b"no picture at all", encoded(NOISE, "PPM"), b"%!PS-Adobe-3.0 EPSF-3.0\n"]
 )
 def test_what_is_no_picture_is_said_to_be_none(data: bytes) -> None:
-    with pytest.raises(PictureError, match="not a JPEG, PNG, WEBP, GIF picture"):
+    with pytest.raises(PictureError, match="not a JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF, HEIF picture"):
         decode(data)
 
 

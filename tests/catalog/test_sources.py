@@ -308,7 +308,7 @@ def test_a_published_format(name: str, tmp_path: Path, png: Callable[..., bytes]
         store.read_table(data, "products").to_pylist(),
         store.read_table(data, "queries").to_pylist(),
     )
-    assert sum(row["image"] is not None for row in products) == expected.get("pictures", 0)
+    assert sum(row["images"] is not None for row in products) == expected.get("pictures", 0)
     assert {row["judged_by"] for row in queries} <= {expected.get("judged_by", "human")}
     if not queries:  # only products; `python -m catalog queries` adds queries
         add_derived_queries(data, tmp_path / "derived")

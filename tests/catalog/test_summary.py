@@ -18,7 +18,7 @@ Write = Callable[[Tables], Path]
 def test_describe_counts_what_is_there(tiny_data: Path) -> None:
     text = summarise_data(tiny_data)
     assert text.startswith("12 products\n")
-    assert "price 100%, image 92%" in text
+    assert "price 100%, images 92%" in text
     assert "prices    10.00 to 21.00" in text
     assert "titles    2 to 2 words, median 2" in text
     assert "1 categories: clothing/shirt 12" in text
@@ -36,9 +36,15 @@ def test_describe_counts_clusters(tiny_tables: Tables, write_data: Write) -> Non
     assert "6 queries in 4 clusters\n" in summarise_data(write_data(tiny_tables))
 
 
+def test_describe_counts_galleries(tiny_tables: Tables, write_data: Write) -> None:
+    for row in tiny_tables["products"][:3]:
+        row["images"] *= 4
+    assert "  galleries 3 (25%), up to 4 pictures\n" in summarise_data(write_data(tiny_tables))
+
+
 def test_describe_counts_clips(tiny_tables: Tables, write_data: Write) -> None:
     for number, frames in enumerate((8, 0, 2, 8)):
-        tiny_tables["products"][number]["video"] = [tiny_tables["products"][5]["image"]] * frames
+        tiny_tables["products"][number]["video"] = [tiny_tables["products"][5]["images"][0]] * frames
     assert "  clips     3 (25%), 2 to 8 frames, median 8\n" in summarise_data(write_data(tiny_tables))
 
 
@@ -97,7 +103,7 @@ def test_sheet_shows_which_pictures_are_broken(
     tiny_tables: Tables, write_data: Write, tmp_path: Path
 ) -> None:
     for product in tiny_tables["products"]:
-        product["image"] = {"bytes": b"no picture", "path": None}
+        product["images"] = [{"bytes": b"no picture", "path": None}]
     tiny_tables["products"][3]["video"] = [{"bytes": None, "path": "frame.png"}, None]
     write_contact_sheet(write_data(tiny_tables), tmp_path / "sheet.png", count=8, columns=4)
     with Image.open(tmp_path / "sheet.png") as sheet:

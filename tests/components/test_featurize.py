@@ -118,7 +118,7 @@ class TestNothingOfTheTestSplitIsLearnt:
 class TestBrokenPictures:
     @pytest.fixture
     def data(self, tiny_tables: Tables, write_data: Write) -> Path:
-        tiny_tables["products"][3]["image"]["bytes"] = b"<html>"
+        tiny_tables["products"][3]["images"][0]["bytes"] = b"<html>"
         tiny_tables["queries"][1]["image"]["bytes"] = tiny_tables["queries"][1]["image"]["bytes"][:500]
         return write_data(tiny_tables)
 
@@ -247,7 +247,7 @@ class TestShards:
     def test_broken_pictures_are_counted_over_all(
         self, parts: Callable[..., list[Path]], tiny_tables: Tables, write_data: Write, tmp_path: Path
     ) -> None:
-        tiny_tables["products"][0]["image"]["bytes"] = b"no picture"
+        tiny_tables["products"][0]["images"][0]["bytes"] = b"no picture"
         write_data(tiny_tables)
         with pytest.raises(DataError, match=r"1 of \d+ pictures are broken .* allows 1\.0%; p0: "):
             merge_shards(parts(2), EVERY_WORD, tmp_path / "gathered")

@@ -124,7 +124,7 @@ def test_everybody_can_use_the_page(
 ) -> None:
     if broken:
         tiny_tables["products"][3] |= {"price": -1.0}
-        tiny_tables["products"][5] |= {"image": {"bytes": b"no picture", "path": None}}
+        tiny_tables["products"][5] |= {"images": [{"bytes": b"no picture", "path": None}]}
     data = write_data(tiny_tables)
     check(data)
     browser.get((data.parent / ("validate-failed" if broken else "validate") / "data.html").as_uri())
@@ -175,7 +175,9 @@ def test_empty_tables_and_splits_are_reported(tiny_tables: Tables, write_data: W
 
 
 def test_data_without_any_picture_is_good(tiny_tables: Tables, write_data: Write) -> None:
-    for row in tiny_tables["products"] + tiny_tables["queries"]:
+    for row in tiny_tables["products"]:
+        row["images"] = None
+    for row in tiny_tables["queries"]:
         row["image"] = None
     for row in tiny_tables["queries"]:
         row["text"] = f"words of {row['query_id']}"
@@ -204,9 +206,9 @@ class TestLeaks:
         queries[4]["text"] = "  RED or\tblue  Shirt"
         queries[5]["image"] = {"bytes": stream.getvalue(), "path": None}
         products[8]["title"] = "RED  shirt"
-        products[9]["image"] = products[1]["image"]
+        products[9]["images"] = products[1]["images"]
         tiny_tables["judgements"].append({"query_id": "q4", "product_id": "p2", "grade": EXACT})
-        products[2] |= {"title": "Unlike any other", "image": None}
+        products[2] |= {"title": "Unlike any other", "images": None}
 
         failures = broken(check(write_data(tiny_tables), max_duplicate_images=0.5))
         assert failures == {
@@ -232,7 +234,7 @@ class TestLeaks:
         for place, quality in ((1, 95), (3, 80), (9, 60)):
             stream = io.BytesIO()
             shirt.save(stream, "JPEG", quality=quality)
-            products[place]["image"] = {"bytes": stream.getvalue(), "path": None}
+            products[place]["images"] = [{"bytes": stream.getvalue(), "path": None}]
         report = check(write_data(tiny_tables))
         assert report["passed"]
         near = ["p1 (train): p9 (test)", "p3 (train): p9 (test)", "p9 (test): p1 (train)"]
@@ -296,11 +298,11 @@ def test_pictures_and_descriptions_that_many_products_share_are_a_warning(
     tiny_tables: Tables, write_data: Write
 ) -> None:
     for row in tiny_tables["products"][:4]:
-        row["image"] = tiny_tables["products"][0]["image"]
+        row["images"] = tiny_tables["products"][0]["images"]
     for row in tiny_tables["products"][:5]:
         row["description"] = "See the label. "
     for row in tiny_tables["products"][4:]:
-        row["image"] = None
+        row["images"] = None
     for row in tiny_tables["queries"]:
         row["judged_by"] = "human"
     report = check(write_data(tiny_tables), max_sharing=3, max_duplicate_images=1)
@@ -321,13 +323,14 @@ class TestPictures:
         """tiny_tables with 188 more products, each with a picture."""
         picture = [{"bytes": png(n, 32, 32), "path": None} for n in range(200, 388)]
         tiny_tables["products"] += [
-            {"product_id": f"x{n}", "title": f"Thing {n}", "image": image} for n, image in enumerate(picture)
+            {"product_id": f"x{n}", "title": f"Thing {n}", "images": [image]}
+            for n, image in enumerate(picture)
         ]
         return tiny_tables
 
     def corrupt(self, tables: Tables, number: int) -> None:
         for row in tables["products"][-number:]:
-            row["image"]["bytes"] = row["image"]["bytes"][:200]
+            row["images"][0]["bytes"] = row["images"][0]["bytes"][:200]
 
     def test_forty_corrupt_pictures_are_too_many(
         self, shop: Tables, write_data: Write, capsys: pytest.CaptureFixture[str]
@@ -350,9 +353,9 @@ class TestPictures:
         self, tiny_tables: Tables, write_data: Write, png: Png
     ) -> None:
         products, queries = tiny_tables["products"], tiny_tables["queries"]
-        products[0]["image"]["bytes"] = bomb(30_000)
-        products[1]["image"]["bytes"] = b"<html>not found</html>"
-        products[2]["image"] = {"bytes": None, "path": "p2.png"}
+        products[0]["images"][0]["bytes"] = bomb(30_000)
+        products[1]["images"][0]["bytes"] = b"<html>not found</html>"
+        products[2]["images"] = [{"bytes": None, "path": "p2.png"}]
         queries[1]["image"]["bytes"] += bytes(9_000)
         (rule,) = (r for r in check(write_data(tiny_tables), max_image_bytes=9_000)["rules"] if r["count"])
         assert rule["rule"] == "broken_images"
@@ -365,14 +368,14 @@ class TestPictures:
     def test_small_and_flat_pictures_are_warnings(self, shop: Tables, write_data: Write, png: Png) -> None:
         stream = io.BytesIO()
         Image.new("RGB", (40, 40), "navy").save(stream, "PNG")
-        shop["products"][0]["image"]["bytes"] = png(0, 31, 40)
-        shop["products"][1]["image"]["bytes"] = stream.getvalue()
+        shop["products"][0]["images"][0]["bytes"] = png(0, 31, 40)
+        shop["products"][1]["images"][0]["bytes"] = stream.getvalue()
         report = check(write_data(shop))
         assert report["passed"]
         assert broken(report) == {"small_images": ["products/p0: 31"], "flat_images": ["products/p1"]}
 
     def test_duplicates_are_allowed_up_to_a_share(self, shop: Tables, write_data: Write) -> None:
-        shop["products"][-1]["image"] = shop["products"][-2]["image"]  # 2 of 199, which is 1.005 %
+        shop["products"][-1]["images"] = shop["products"][-2]["images"]  # 2 of 199, which is 1.005 %
         data = write_data(shop)
         for allowed, passed in ((0.0100, False), (0.0101, True)):
             report = check(data, max_duplicate_images=allowed)
@@ -406,7 +409,8 @@ class TestClips:
         _, message, _ = str(raised.value).splitlines()
         assert message == (
             "  broken_frames (clip_frames): frames must decode and be within the size limits "
-            "(else leave out the clip); 1 of 6 (16.7 %) fail: products/p4 frame 2: not a JPEG, PNG, WEBP, GIF picture"
+            "(else leave out the clip); 1 of 6 (16.7 %) fail: products/p4 frame 2: "
+            "not a JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF, HEIF picture"
         )
 
     def test_the_problem_of_a_frame_is_reported(self, films: Tables, write_data: Write) -> None:
@@ -428,7 +432,7 @@ class TestClips:
         self, films: Tables, write_data: Write, capsys: pytest.CaptureFixture[str]
     ) -> None:
         films["products"][4]["video"][2]["bytes"] = b""
-        films["products"][0]["image"]["bytes"] = b""
+        films["products"][0]["images"][0]["bytes"] = b""
         data = write_data(films)  # 1 of 6 frames, 1 of 14 pictures
         assert list(broken(check(data, max_broken_images=0.1))) == ["broken_frames"]
         assert check(data, max_broken_images=0.2)["passed"]

@@ -72,6 +72,7 @@ def make_items() -> Callable[..., Items]:
         has_image: np.ndarray | None = None,
         videos: np.ndarray | None = None,
         pictures: np.ndarray | None = None,
+        galleries: np.ndarray | None = None,
         prefix: str = "i",
         splits: np.ndarray | str = "train",
     ) -> Items:
@@ -84,6 +85,7 @@ def make_items() -> Callable[..., Items]:
             segments=np.full(count, "", object),
             tokens=np.asarray(tokens, np.int32),
             images=images.astype(np.float16),
+            galleries=np.full(count, None, object) if galleries is None else galleries,
             regions=images.astype(np.float16).reshape(count, REGIONS, -1),
             has_image=has_image,
             videos=np.full(count, None, object) if videos is None else videos,

@@ -31,11 +31,23 @@ def clips(draw: st.DrawFn, count: int) -> np.ndarray:
     return videos
 
 
+OBJECTS = ("galleries", "videos", "pictures")  # fields of arrays, or None
+
+
+@st.composite
+def galleries(draw: st.DrawFn, count: int, features: int) -> np.ndarray:
+    """Features of one or more further pictures; some items have none."""
+    arrays = np.full(count, None, object)
+    for row in range(count):
+        arrays[row] = draw(st.none() | st.integers(1, 3).flatmap(lambda size: halves((size, features))))
+    return arrays
+
+
 def noise(has_image: np.ndarray, size: int = 2) -> np.ndarray:
     """Different pictures, as `Items.pictures`."""
     pictures = np.full(len(has_image), None, object)
     for row in np.flatnonzero(has_image):
-        pictures[row] = np.random.default_rng(row).integers(0, 256, (size, size, 3), dtype=np.uint8)
+        pictures[row] = np.random.default_rng(row).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
     return pictures
 
 
@@ -52,6 +64,7 @@ def items(draw: st.DrawFn) -> Items:
         segments=strings(),
         tokens=draw(hnp.arrays(np.int32, (count, width), elements=st.integers(0, 2**31 - 1))),
         images=draw(halves((count, features))),
+        galleries=draw(galleries(count, features)),
         regions=draw(halves((count, draw(st.integers(1, 3)), features))),
         has_image=draw(hnp.arrays(bool, count)),
         videos=draw(clips(count)),
@@ -61,10 +74,11 @@ def items(draw: st.DrawFn) -> Items:
 
 def equal(first: Items, second: Items) -> bool:
     pairs = [(getattr(first, field.name), getattr(second, field.name)) for field in fields(Items)]
-    *arrays, videos, pictures = pairs
+    objects = [pairs[number] for number, field in enumerate(fields(Items)) if field.name in OBJECTS]
+    arrays = [pairs[number] for number, field in enumerate(fields(Items)) if field.name not in OBJECTS]
     same = [
         (a is None and b is None) or (a.dtype == b.dtype and np.array_equal(a, b))
-        for first_objects, second_objects in (videos, pictures)
+        for first_objects, second_objects in objects
         for a, b in zip(first_objects, second_objects, strict=True)
     ]
     return all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in arrays) and all(same)
@@ -153,7 +167,8 @@ def test_batch_has_the_modalities_that_are_present(make_items: Callable[..., Ite
     batch = make_items(np.array([[0, 0], [4, 0]]), pictures, np.array([True, False])).batch(slice(None))
     assert batch["present"].tolist() == [[False, True, False], [True, False, False]]
     assert "videos" not in batch
-    assert torch.equal(batch["images"], torch.from_numpy(pictures).float())
+    assert torch.equal(batch["images"][:, 0], torch.from_numpy(pictures).float())
+    assert batch["picture_mask"].tolist() == [[True], [False]]
     assert (batch["tokens"].dtype, batch["tokens"].tolist()) == (torch.int64, [[0], [4]])
     assert batch["regions"].tolist() == [[[1.5], [2.0], [3.0], [4.0]], [[0.0]] * 4]
 
@@ -171,7 +186,7 @@ def test_batch_has_the_pictures_there_are(make_items: Callable[..., Items]) -> N
     items = make_items(np.ones((3, 1)), np.ones((3, 4)), has_image, pictures=noise(has_image))
     pictures = items.batch(np.array([2, 1, 0]))["pictures"]
     assert pictures.dtype == torch.uint8
-    assert np.array_equal(pictures, np.stack([items.pictures[2], items.pictures[0]]))
+    assert np.array_equal(pictures, np.concatenate([items.pictures[2], items.pictures[0]]))
     assert "pictures" not in items.batch(np.array([1]))
 
 

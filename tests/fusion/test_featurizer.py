@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,16 @@ Row = dict[str, Any]
 @pytest.fixture
 def featurizer(encoder: ImageEncoder) -> Featurizer:
     clips = ClipReader("conv3d", 4, {})
-    return Featurizer(Vocabulary(["red", "shirt", "cotton"]), encoder, clips, image_size=32, max_tokens=4)
+    return Featurizer(
+        Vocabulary(["red", "shirt", "cotton"]), encoder, clips, image_size=32, max_tokens=4, max_pictures=3
+    )
 
 
 def product(number: int, image: bytes | None = None, **texts: str) -> Row:
     picture = None if image is None else {"bytes": image, "path": None}
-    return {"product_id": f"p{number}"} | dict.fromkeys(TEXT_COLUMNS) | texts | {"image": picture}
+    return (
+        {"product_id": f"p{number}"} | dict.fromkeys(TEXT_COLUMNS) | texts | {"images": picture and [picture]}
+    )
 
 
 def test_texts(featurizer: Featurizer) -> None:
@@ -73,7 +78,7 @@ def test_unusable_pictures_count_as_missing(featurizer: Featurizer, png: Callabl
 
 
 def test_a_picture_without_bytes_is_missing(featurizer: Featurizer) -> None:
-    row = product(0, title="a") | {"image": {"bytes": None, "path": "elsewhere.png"}}
+    row = product(0, title="a") | {"images": [{"bytes": None, "path": "elsewhere.png"}]}
     items, broken = featurizer.featurize_rows("products", [row])
     assert not items.has_image[0]
     assert not broken
@@ -98,19 +103,41 @@ def test_stored_pictures_are_the_input_of_the_encoder(
     rows = [product(n, image) for n, image in enumerate([None, *pictures, b"not a picture"])]
     items, _ = featurizer.featurize_rows("products", rows, keep_pictures=True)
     assert [picture is not None for picture in items.pictures] == items.has_image.tolist()
-    assert items.pictures[1].shape == (32, 32, 3) and items.pictures[1].dtype == np.uint8
-    images, regions = featurizer.encode_pictures([items.pictures[BATCH + 1]], BATCH)
+    assert items.pictures[1].shape == (1, 32, 32, 3) and items.pictures[1].dtype == np.uint8
+    images, regions = featurizer.encode_pictures(items.pictures[BATCH + 1], BATCH)
     assert np.array_equal(images[0], items.images[BATCH + 1])
     assert np.array_equal(regions[0], items.regions[BATCH + 1])
     without, _ = featurizer.featurize_rows("products", rows)
     assert not any(picture is not None for picture in without.pictures)
 
 
+def test_the_pictures_of_a_gallery_are_encoded_like_main_pictures(
+    featurizer: Featurizer, png: Callable[..., bytes]
+) -> None:
+    pictures = [{"bytes": png(seed), "path": None} for seed in range(5)]
+    broken = {"bytes": b"not a picture", "path": None}
+    galleries = [pictures, [broken, *pictures[1:3]], pictures[:1], None, [broken]]
+    rows = [product(number) | {"images": gallery} for number, gallery in enumerate(galleries)]
+    items, reasons = featurizer.featurize_rows("products", rows, keep_pictures=True)
+    single, _ = featurizer.featurize_rows("products", [product(n, png(n)) for n in range(5)])
+    assert items.picture_counts.tolist() == [3, 2, 1, 0, 0]  # max_pictures is 3; the broken ones count
+    assert list(reasons) == [1, 4]
+    features, _ = items.pad_galleries()
+    for row, numbers in enumerate([[0, 1, 2], [1, 2], [0]]):
+        np.testing.assert_allclose(
+            features[row, : len(numbers)], single.images[numbers], rtol=2e-3, atol=2e-3
+        )
+    np.testing.assert_allclose(items.regions[1], single.regions[1], rtol=2e-3, atol=2e-3)
+    encoded = featurizer.reencode_pictures(replace(items, images=0 * items.images, regions=0 * items.regions))
+    np.testing.assert_allclose(encoded.pad_galleries()[0], features, rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(encoded.regions, items.regions, rtol=2e-3, atol=2e-3)
+
+
 def test_whole_table(featurizer: Featurizer, tiny_data: Path, tiny_tables: dict[str, list[Row]]) -> None:
     products, queries = (featurizer.featurize_table(tiny_data, table) for table in ("products", "queries"))
     assert products.ids.tolist() == [row["product_id"] for row in tiny_tables["products"]]
     assert queries.ids.tolist() == [row["query_id"] for row in tiny_tables["queries"]]
-    assert products.has_image.tolist() == [row["image"] is not None for row in tiny_tables["products"]]
+    assert products.has_image.tolist() == [row["images"] is not None for row in tiny_tables["products"]]
 
 
 def test_empty_table(

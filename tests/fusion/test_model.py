@@ -105,7 +105,7 @@ def test_towers_share_encoders_but_not_the_fusion(make_model: MakeModel, items: 
     assert not torch.allclose(model.encode_query(batch), model.encode_product(batch))
     model.encode_query(batch).sum().backward()
     reached = {name.split(".")[0] for name, weight in model.named_parameters() if weight.grad is not None}
-    assert reached == {"text", "image", "video", "query_fusion"}
+    assert reached == {"text", "image", "gallery", "video", "query_fusion"}
 
 
 def test_scale_is_capped(make_model: MakeModel) -> None:

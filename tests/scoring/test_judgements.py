@@ -33,7 +33,8 @@ def test_missing_modalities_of_relevant_products(evaluation: Path, features: Pat
     rows = {row["product_id"]: row for row in store.read_table(data, "products").to_pylist()}
     for query, grades in qrels.to_dict().items():
         good = [rows[product] for product, grade in grades.items() if grade >= 3]
-        expected = [name for name in ("image", "video") if not all(row[name] for row in good)]
+        columns = {"image": "images", "video": "video"}
+        expected = [name for name, column in columns.items() if not all(row[column] for row in good)]
         assert missing[query] == (", ".join(expected) or "none")
     assert len(set(missing.values())) > 1
     assert MISSING_MODALITY in (evaluation / "report.html").read_text()

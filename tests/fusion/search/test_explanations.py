@@ -39,7 +39,7 @@ def product(png: Callable[..., bytes]) -> Row:
         "color": None,
         "material": None,
         "description": None,
-        "image": {"bytes": png(1), "path": None},
+        "images": [{"bytes": png(1), "path": None}],
         "video": None,
     }
 
@@ -61,7 +61,7 @@ def test_losses_agree_with_scoring_each_variant(
     blank = dict.fromkeys(("title", "category"), "")
     losses = {
         "text": full_score - score(parts, query, product | blank),
-        "image": full_score - score(parts, query, product | {"image": None}),
+        "image": full_score - score(parts, query, product | {"images": None}),
     }
     assert explanation.modality_losses == pytest.approx(losses, abs=1e-5)
 
@@ -86,7 +86,7 @@ def test_region_losses_are_where_the_picture_was_covered(
     """Covering a grey part of the picture changes nothing."""
     pixels = np.full((32, 32, 3), 127, np.uint8)
     pixels[:10, 22:] = np.random.default_rng(0).integers(0, 256, (10, 10, 3))
-    explanation = explain(*parts, query, product | {"image": {"bytes": _encode(pixels), "path": None}})
+    explanation = explain(*parts, query, product | {"images": [{"bytes": _encode(pixels), "path": None}]})
     assert explanation.region_losses is not None and explanation.region_losses.shape == (
         GRID_CELLS,
         GRID_CELLS,
@@ -120,8 +120,8 @@ def test_missing_modalities_are_left_out(
 ) -> None:
     changes: dict[str, Row] = {
         "text": {"title": "", "category": None},
-        "picture": {"image": None},
-        "broken": {"image": {"bytes": b"no picture", "path": None}},
+        "picture": {"images": None},
+        "broken": {"images": [{"bytes": b"no picture", "path": None}]},
     }
     explanation = explain(*parts, query, product | changes[missing])
     assert list(explanation.modality_losses) == (["image"] if missing == "text" else ["text"])

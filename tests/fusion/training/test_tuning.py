@@ -52,7 +52,9 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> Featurizer:
     monkeypatch.setitem(ENCODERS.entries, "tiny", tiny)
     torch.manual_seed(5)
     encoder = ImageEncoder("tiny", GRID, Tiny().state_dict())
-    return Featurizer(Vocabulary([]), encoder, ClipReader("conv3d", 4, {}), SIDE, max_tokens=6)
+    return Featurizer(
+        Vocabulary([]), encoder, ClipReader("conv3d", 4, {}), SIDE, max_tokens=6, max_pictures=4
+    )
 
 
 @pytest.fixture

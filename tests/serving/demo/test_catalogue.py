@@ -57,7 +57,7 @@ def test_products_are_read_by_id(png: Callable[..., bytes], tmp_path: Path) -> N
     writer = store.TableWriter(tmp_path, "products", rows_per_file=180, rows_per_group=90)
     with writer:
         for key, image in rows.items():
-            writer.write({"product_id": key, "title": f"title of {key}", "image": image})
+            writer.write({"product_id": key, "title": f"title of {key}", "images": image and [image]})
     products = Products(tmp_path)
     assert len(store.list_files(tmp_path, "products")) > 1
     for key, image in rows.items():

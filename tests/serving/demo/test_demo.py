@@ -167,7 +167,7 @@ def test_tabs_by_keyboard(page: "Chrome", width: int) -> None:
 
 
 def test_a_picture_alone_then_with_words(page: "Chrome", data: Path, tmp_path: Path) -> None:
-    image = store.read_table(data, "products", ["image"])["image"].drop_null()[0].as_py()
+    image = store.read_table(data, "products", ["images"])["images"].drop_null()[0].as_py()[0]
     (tmp_path / "photo.png").write_bytes(image["bytes"])
     find(page, "#upload").send_keys(str(tmp_path / "photo.png"))
     button = find(page, ".search .main")

@@ -382,7 +382,7 @@ def test_an_upload_that_is_not_a_picture(page: str) -> None:
     response = post(page, "/search", {"text": "mug"}, files={"upload": ("a<b>.png", b"no picture")})
     assert response.status_code == 400
     assert problems(response.text) == [
-        "a<b>.png: this picture cannot be used: not a JPEG, PNG, WEBP, GIF picture"
+        "a<b>.png: this picture cannot be used: not a JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF, HEIF picture"
     ]
     assert 'value="mug"' in response.text
 
@@ -413,9 +413,11 @@ def test_pictures_and_clips(
     shutil.rmtree(tmp_path / "data" / "products")
     frames = [{"bytes": png(n, 600, 300), "path": None} for n in range(5)]
     with store.TableWriter(tmp_path / "data", "products") as table:
-        table.write({"product_id": "a/b c", "title": "A", "image": {"bytes": png(1, 900, 600), "path": None}})
+        table.write(
+            {"product_id": "a/b c", "title": "A", "images": [{"bytes": png(1, 900, 600), "path": None}]}
+        )
         table.write({"product_id": "clip", "title": "B", "video": frames})
-        table.write({"product_id": "broken", "title": "C", "image": {"bytes": b"x", "path": None}})
+        table.write({"product_id": "broken", "title": "C", "images": [{"bytes": b"x", "path": None}]})
         table.write({"product_id": "none", "title": "D"})
     with serving(
         Demo(models, DemoCatalogue.load(tmp_path / "data"), Votes(tmp_path / "votes")).build_app()
