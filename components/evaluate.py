@@ -59,7 +59,7 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
         DataError: where no test query is judged, or no pictures were kept for a model that tuned its image encoder.
     """
     candidate = load_candidate(data, features, model)
-    judgements = read_judgements_by_judge(data, "test", params.holdout)
+    judgements = read_judgements_by_judge(data, "test", params.holdout, collapse=params.collapse)
     index = build_index(candidate, data)
     systems = rank_systems(candidate, index, data, features, params)
     if systems.served == HYBRID:
@@ -97,7 +97,7 @@ def build_evaluation_report(
     """
     configuration = results.configuration
     primary = configuration.metrics[0]
-    qrels, segments, clusters = results.judgements
+    qrels, segments, clusters, _ = results.judgements
     missing = find_missing_modalities(candidate.products, qrels, int(configuration.relevant))
     report = build_report(
         "Product search: candidate and baselines",

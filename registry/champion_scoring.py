@@ -18,7 +18,7 @@ from vitrine_judge.rankings import Run
 from catalog.schema import DataError
 from fusion.search.catalogue_search import HYBRID_FOLDER
 from registry import champion_process, mlflow_runs
-from scoring.judgements import read_judgements
+from scoring.judgements import Judgements, read_judgements_by_judge
 from scoring.params import EvaluateParams
 from scoring.results import write_json
 from scoring.systems import read_served
@@ -123,9 +123,18 @@ def read_configuration(provenance: Mapping[str, Any]) -> MetricConfiguration:
     return _read_scoring_settings(provenance).configuration
 
 
-def read_holdout(provenance: Mapping[str, Any]) -> float:
-    """The share of test queries that an evaluation left to the gate, of its made_from.json."""
-    return _read_scoring_settings(provenance).holdout
+def read_evaluation_judgements(
+    data: Path, provenance: Mapping[str, Any], held: bool = False
+) -> dict[str, Judgements]:
+    """Read judgements with the settings of an evaluation; see `scoring.judgements.read_judgements_by_judge`.
+
+    Args:
+        data: The data set.
+        provenance: Of the evaluation.
+        held: Read the queries that are held out, in place of the others.
+    """
+    settings = _read_scoring_settings(provenance)
+    return read_judgements_by_judge(data, "test", settings.holdout, held, settings.collapse)
 
 
 def score_stored_runs(evaluation: Path, data: Path) -> None:
@@ -136,11 +145,11 @@ def score_stored_runs(evaluation: Path, data: Path) -> None:
     """
     provenance = json.loads((evaluation / "made_from.json").read_text())
     configuration = read_configuration(provenance)
-    qrels = read_judgements(data, "test", read_holdout(provenance)).qrels
+    judgements = next(iter(read_evaluation_judgements(data, provenance).values()))
     for file in (evaluation / "scores").glob("*.parquet"):
         run_file = evaluation / "runs" / file.name
         if run_file.exists():
-            configuration.score(Run.from_parquet(run_file), qrels).to_parquet(file)
+            judgements.score(Run.from_parquet(run_file), configuration).to_parquet(file)
         else:
             file.unlink()
     write_json(evaluation / "made_from.json", provenance | {JUDGE: fingerprint(configuration.metrics)})
@@ -153,9 +162,9 @@ def _rankings_are_equal(before: Mapping[str, Any], now: Mapping[str, Any]) -> bo
 
 
 def _read_scoring_settings(provenance: Mapping[str, Any]) -> EvaluateParams:
-    """The parameters of an evaluation that change scores; without holdout before there was one."""
-    settings = {"holdout": 0.0} | provenance["params"]["evaluate"]
-    return EvaluateParams(**{name: settings[name] for name in SCORING_SETTINGS})
+    """The parameters of an evaluation that change scores; without holdout and groups before there were any."""
+    settings = {"holdout": 0.0, "collapse": None} | provenance["params"]["evaluate"]
+    return EvaluateParams(**{name: settings[name] for name in (*SCORING_SETTINGS, "collapse")})
 
 
 def _select_ranking_settings(provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,11 +187,11 @@ def _rank(version: "ModelVersion", data: Path, folder: Path, depth: int) -> Path
 
 def _score_run(run_file: Path, evaluation: Path, data: Path, provenance: Mapping[str, Any]) -> EvaluatedModel:
     """Score a run of the champion as the candidate's; facts such as sizes are those of the champion's evaluation."""
-    run, params = Run.from_parquet(run_file), _read_scoring_settings(provenance)
-    qrels, segments, clusters = read_judgements(data, "test", params.holdout)
-    scores = params.configuration.score(run, qrels)
+    judgements = next(iter(read_evaluation_judgements(data, provenance).values()))
+    run = judgements.grouping.collapse_run(Run.from_parquet(run_file))
+    scores = judgements.score(run, read_configuration(provenance))
     facts = json.loads((evaluation / "facts.json").read_text())
-    return EvaluatedModel(Evidence(scores, segments, facts, clusters=clusters), run)
+    return EvaluatedModel(Evidence(scores, judgements.segments, facts, clusters=judgements.clusters), run)
 
 
 def _describe_earlier_mean(evaluation: Path, metric: str) -> str:

@@ -11,11 +11,10 @@ from vitrine_judge.rankings import Run
 from vitrine_judge.report import Report
 from vitrine_judge.review import Review, Version, compare_costs
 
-from registry.champion_scoring import read_configuration, read_holdout
+from registry.champion_scoring import read_configuration, read_evaluation_judgements
 from registry.comparison import Comparison
 from registry.mlflow_urls import version_url
 from registry.model_registry import ModelRegistry
-from scoring.judgements import read_judgements_by_judge
 from scoring.report_content import build_report
 from scoring.systems import choose_rivals
 
@@ -71,8 +70,8 @@ def build_decision_page(review: Review, comparison: Comparison) -> Report:
     provenance = comparison.candidate.provenance
     clusters = comparison.model.evidence.clusters
     tests = compare_with_others(scores, subject, rules.primary, clusters)
-    judge, judgements = next(iter(read_judgements_by_judge(data, "test", read_holdout(provenance)).items()))
-    qrels, segments, _ = judgements
+    judge, judgements = next(iter(read_evaluation_judgements(data, provenance).items()))
+    qrels, segments, *_ = judgements
     groups = {"segment": segments}
     page = build_report(
         review.headline, data, subject, rivals, runs, scores, tests, qrels, groups, rules.primary

@@ -16,8 +16,8 @@ from vitrine_judge.metrics import Scores
 from vitrine_judge.rankings import Run
 
 from registry.champion_history import ChampionHistory, Look, current_user
-from registry.champion_scoring import EvaluatedModel, read_configuration, read_holdout
-from scoring.judgements import Judgements, read_judgements_by_judge
+from registry.champion_scoring import EvaluatedModel, read_configuration, read_evaluation_judgements
+from scoring.judgements import Judgements
 
 
 def decide_and_record(
@@ -80,9 +80,8 @@ def read_holdout_judgements(data: Path, provenance: Mapping[str, Any]) -> Judgem
         data: The data set.
         provenance: Of the candidate's evaluation.
     """
-    share = read_holdout(provenance)
-    judge = next(iter(read_judgements_by_judge(data, "test", share)))
-    return read_judgements_by_judge(data, "test", share, held=True).get(judge)
+    judge = next(iter(read_evaluation_judgements(data, provenance)))
+    return read_evaluation_judgements(data, provenance, held=True).get(judge)
 
 
 def score_holdout(run: Run, judgements: Judgements, provenance: Mapping[str, Any]) -> Evidence:
@@ -93,5 +92,5 @@ def score_holdout(run: Run, judgements: Judgements, provenance: Mapping[str, Any
         judgements: Of these queries.
         provenance: Of the candidate's evaluation.
     """
-    scores = read_configuration(provenance).score(run, judgements.qrels)
+    scores = judgements.score(run, read_configuration(provenance))
     return Evidence(scores, judgements.segments, {}, clusters=judgements.clusters)

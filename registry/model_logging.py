@@ -118,9 +118,12 @@ def _create_signature(index: Path) -> "ModelSignature":
         ParamSpec("filters", Object(values), {}),
         ParamSpec("min_price", "double", None),
         ParamSpec("max_price", "double", None),
+        ParamSpec("available", "boolean", None),
+        ParamSpec("collapse", "boolean", None),
     ]
     outputs = {"query": "long", "rank": "long", "score": "double", "product_id": "string", "title": "string"}
-    optional_outputs = {name: "double" if name == "price" else "string" for name in FIELDS}
+    kinds = {"price": "double", "max_price": "double", "available": "boolean"}
+    optional_outputs = {name: kinds.get(name, "string") for name in FIELDS}
     shares = [f"share_{name}" for name in SearchIndex.load(index).vectors_without]
     columns: list[Any] = [
         ColSpec(kind, name, required=name in outputs) for name, kind in (outputs | optional_outputs).items()

@@ -9,11 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from vitrine_judge.arrays import locate, text_order
-from vitrine_judge.rankings import Qrels
+from vitrine_judge.configuration import MetricConfiguration
+from vitrine_judge.metrics import Scores
+from vitrine_judge.rankings import Qrels, Run
 
 from catalog import store
 from catalog.schema import HUMAN, JUDGED_BY, DataError
 from fusion.features import MODALITIES, Items
+from scoring.grouping import Grouping
 
 MISSING_MODALITY = "missing modality of relevant products"  # a way to group queries
 
@@ -25,15 +28,21 @@ class Judgements(NamedTuple):
         qrels: The judgements.
         segments: Segment of each judged query: str (Q,), in the order of the queries' ids; "all" for none.
         clusters: Cluster of each judged query: str (Q,), likewise; None if each query is its own.
+        grouping: Which products count as one result.
     """
 
     qrels: Qrels
     segments: np.ndarray
     clusters: np.ndarray | None
+    grouping: Grouping = Grouping()
+
+    def score(self, run: Run, configuration: MetricConfiguration) -> Scores:
+        """Score a run; the variants of a product count as `grouping` says."""
+        return configuration.score(self.grouping.collapse_run(run), self.qrels)
 
 
 def read_judgements_by_judge(
-    data: Path, split: str, holdout: float = 0.0, held: bool = False
+    data: Path, split: str, holdout: float = 0.0, held: bool = False, collapse: str | None = None
 ) -> dict[str, Judgements]:
     """Read who judged queries of a split → the judgements.
 
@@ -45,6 +54,7 @@ def read_judgements_by_judge(
         split: Of the queries.
         holdout: The share of clusters that is held out, by hash.
         held: Read the queries that are held out, in place of the others; there may be none.
+        collapse: The column of products that names the variants of a product, which count as one; None for no groups.
 
     Raises:
         DataError: where no query of the split is judged.
@@ -61,22 +71,23 @@ def read_judgements_by_judge(
     table = store.read_table(data, "judgements")
     labels = {row["query_id"]: (row["segment"] or "all", row["cluster"]) for row in queries.to_pylist()}
     judgements = {}
+    grouping = Grouping.read(data, collapse)
     for judge in JUDGED_BY:
         query_ids = queries.filter(pc.equal(pc.fill_null(queries["judged_by"], HUMAN), judge))["query_id"]
         rows = table.filter(pc.is_in(table["query_id"], query_ids))
         if len(rows):
-            qrels = Qrels.from_table(rows)
+            qrels = Qrels.from_table(grouping.collapse(rows, "grade"))
             segments, names = np.array([labels[query] for query in np.sort(qrels.query_ids)]).T
             independent = len(np.unique(names)) == len(names)
-            judgements[judge] = Judgements(qrels, segments, None if independent else names)
+            judgements[judge] = Judgements(qrels, segments, None if independent else names, grouping)
     if not judgements and not held:
         raise DataError(f"{data}: no judged query has the split '{split}'; nothing to evaluate on")
     return judgements
 
 
-def read_judgements(data: Path, split: str, holdout: float = 0.0) -> Judgements:
+def read_judgements(data: Path, split: str, holdout: float = 0.0, collapse: str | None = None) -> Judgements:
     """Read the judgements of the most trusted kind of judge; arguments and errors as `read_judgements_by_judge`."""
-    return next(iter(read_judgements_by_judge(data, split, holdout).values()))
+    return next(iter(read_judgements_by_judge(data, split, holdout, collapse=collapse).values()))
 
 
 def is_held_out(cluster: str, share: float) -> bool:

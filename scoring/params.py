@@ -1,5 +1,7 @@
 """The section `evaluate` of params.yaml."""
 
+from typing import Literal
+
 from pydantic import Field
 from vitrine_judge.configuration import MetricConfiguration
 
@@ -26,6 +28,9 @@ class EvaluateParams(Params):
         EXACT, ge=1, description="lowest grade that counts as relevant for recall, MRR, hit and precision"
     )
     depth: int = Field(100, ge=1, description="products ranked per query and system")
+    collapse: Literal["group_id"] | None = Field(
+        None, description="group_id to count the variants of a product as one result, the best one"
+    )
     holdout: float = Field(
         0.3,
         ge=0,

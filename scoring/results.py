@@ -62,7 +62,7 @@ def score_systems(
         configuration: How runs are scored; its first metric is the primary one.
     """
     scores_by_judge = {
-        judge: {system: configuration.score(run, kind.qrels) for system, run in runs.items()}
+        judge: {system: kind.score(run, configuration) for system, run in runs.items()}
         for judge, kind in judgements.items()
     }
     judge = next(iter(judgements))
@@ -73,7 +73,7 @@ def score_systems(
 
 def write_results(folder: Path, results: Results) -> None:
     """Write the files with scores, runs and judgements that `components.evaluate` names."""
-    scores, (qrels, segments, clusters) = results.scores, results.judgements
+    scores, (qrels, segments, clusters, _) = results.scores, results.judgements
     means = {system: system_scores.means() for system, system_scores in scores.items()}
     write_json(folder / "metrics.json", means)
     write_json(folder / "summary.json", means[results.served])

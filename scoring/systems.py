@@ -1,10 +1,11 @@
 """The systems of an evaluation: the candidate, its ablations and baselines, ranked on the test queries."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,7 @@ from fusion.search.hybrid import Hybrid
 from fusion.search.lexical_index import LexicalIndex
 from fusion.search.vector_index import top_k
 from fusion.search.zero_shot import embed_zero_shot, load_text_tower
+from scoring.grouping import Grouping
 from scoring.judgements import read_judgements
 from scoring.params import EvaluateParams
 
@@ -125,31 +127,46 @@ def rank_systems(
     bm25_rankings = rank_bm25(data, np.concatenate([test_ids, validation_ids]), params.depth, lexical)
     rankings = {BM25: _select_queries(bm25_rankings, test_ids)}
     ablations = list_ablations(candidate.network, candidate.products)
-    for system, modalities in show_progress(ablations.items(), "ablations", unit="system"):
-        product_embeddings = embed(candidate.network, candidate.products, "product", modalities)
+    for system, (products, modalities) in show_progress(ablations.items(), "ablations", unit="system"):
+        product_embeddings = embed(candidate.network, products, "product", modalities)
         rankings[system] = rank_products(candidate, product_embeddings, params.depth)
     rankings[CANDIDATE] = rank_products(candidate, index.vectors, params.depth)
     rankings |= rank_zero_shot(features, test_ids, params.depth)
-    runs = {system: Run.from_table(ranking) for system, ranking in rankings.items() if len(ranking)}
+    grouping = Grouping.read(data, params.collapse)
+
+    def make_run(ranking: pa.Table) -> Run:
+        return Run.from_table(grouping.collapse(ranking, "score"))
+
+    runs = {system: make_run(ranking) for system, ranking in rankings.items() if len(ranking)}
     validation_rankings = _select_queries(bm25_rankings, validation_ids)
     if BM25 not in runs or not len(validation_rankings):
         return RankedSystems(runs, None)
     weight = tune_hybrid(candidate, index, validation_rankings, data, params)
     hybrid = Hybrid(lexical, weight, params.depth)
-    runs[HYBRID] = Run.from_table(rank_hybrid(candidate, index, hybrid))
+    runs[HYBRID] = make_run(rank_hybrid(candidate, index, hybrid))
     return RankedSystems(runs, hybrid)
 
 
-def list_ablations(network: ProductSearchModel, products: Items) -> dict[str, list[str]]:
-    """List system → modalities that it reads of products: each modality alone, and all but one of three or more.
+class Ablation(NamedTuple):
+    """What a system reads of the products: the items, and the modalities of these."""
 
-    A modality that no product has is left out.
+    products: Items
+    modalities: Sequence[str]
+
+
+def list_ablations(network: ProductSearchModel, products: Items) -> dict[str, Ablation]:
+    """List system → what it reads: each modality alone; all but one of three or more; main pictures alone.
+
+    A modality that no product has is left out, and main pictures alone where no product has others.
     """
     modalities = [name for name in network.config.modalities if products.has_any({name}).any()]
-    single = {f"{name}-only": [name] for name in modalities}
-    if len(modalities) <= 2:  # all but one of two is a single modality
-        return single
-    return single | {f"no {name}": [other for other in modalities if other != name] for name in modalities}
+    systems = {f"{name}-only": Ablation(products, [name]) for name in modalities}
+    if len(modalities) > 2:  # all but one of two is a single modality
+        for name in modalities:
+            systems[f"no {name}"] = Ablation(products, [other for other in modalities if other != name])
+    if (products.picture_counts > 1).any():
+        systems["no gallery"] = Ablation(products.without_galleries(), modalities)
+    return systems
 
 
 def rank_products(candidate: Candidate, product_embeddings: np.ndarray, depth: int) -> pa.Table:
@@ -198,10 +215,11 @@ def tune_hybrid(
     best = top_k(candidate.validation_embeddings, index.vectors, params.depth)
     rankings = build_run_table(candidate.validation_queries.ids, candidate.products.ids, *best)
     rankings = rankings.filter(pc.is_in(rankings["query_id"], pc.unique(bm25_rankings["query_id"])))
+    judgements = read_judgements(data, "valid", collapse=params.collapse)
     return best_weight(
-        Run.from_table(rankings),
-        Run.from_table(bm25_rankings),
-        read_judgements(data, "valid").qrels,
+        judgements.grouping.collapse_run(Run.from_table(rankings)),
+        judgements.grouping.collapse_run(Run.from_table(bm25_rankings)),
+        judgements.qrels,
         params.metrics[0],
         weights=WEIGHTS[::-1],
         gains=params.gains,

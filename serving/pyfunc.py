@@ -23,7 +23,7 @@ from fusion.model import ProductSearchModel, embed
 from fusion.search.catalogue_search import FILTERS, SearchIndex
 
 COLUMNS = ("text", "image")
-PARAMETERS = ("k", "filters", "min_price", "max_price")
+PARAMETERS = ("k", "filters", "min_price", "max_price", "available", "collapse")
 DEFAULT_K, MAX_K = 10, 1000
 
 
@@ -81,8 +81,9 @@ class ProductSearch(PythonModel):
         Args:
             context: Unused; see `load_context`.
             model_input: One query per row: `text`, `image` (base64) or both.
-            params: `k`, products per query, 1 to `MAX_K`; `filters`, field → values; `min_price` and `max_price`. See
-                `SearchIndex.filter_mask`.
+            params: `k`, products per query, 1 to `MAX_K`; `filters`, field → values; `min_price` and `max_price`;
+                `available`, only products in stock; see `SearchIndex.filter_mask`. `collapse`, only the best variant of
+                each group of products.
 
         Returns:
             Columns query (row of the input), rank (from 1), score, product_id, title, the other fields of the index
@@ -111,7 +112,7 @@ class ProductSearch(PythonModel):
             )
         query_embeddings = embed(self.model, queries, "query")
         texts = [row["text"] for row in query_rows]
-        products, scores = self.index.search(query_embeddings, k, mask, texts)
+        products, scores = self.index.search(query_embeddings, k, mask, texts, _read_flag(params, "collapse"))
         query_count, result_count = products.shape
         shares = [
             self.index.modality_shares(query, results)
@@ -145,7 +146,7 @@ class ProductSearch(PythonModel):
         for price in prices:
             if price is not None and (isinstance(price, bool) or not isinstance(price, int | float)):
                 raise ValueError(f"`min_price` and `max_price` must be numbers, got {price!r}")
-        return self.index.filter_mask(filters, *prices)
+        return self.index.filter_mask(filters, *prices, _read_flag(params, "available"))
 
 
 def _read_k(params: dict[str, Any]) -> int:
@@ -153,6 +154,13 @@ def _read_k(params: dict[str, Any]) -> int:
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_K:
         raise ValueError(f"`k`, products per query, must be a whole number from 1 to {MAX_K:,}, got {k!r}")
     return k
+
+
+def _read_flag(params: dict[str, Any], name: str) -> bool:
+    flag = params.get(name)
+    if flag is not None and not isinstance(flag, bool):
+        raise ValueError(f"`{name}` must be true or false, got {flag!r}")
+    return bool(flag)
 
 
 def _read_queries(queries: Any) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Search a catalogue with a trained model."""
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -21,7 +22,7 @@ from fusion.search.rerank import PictureLoader, Reranker, rerank
 from fusion.search.vector_index import ANN_MIN_PRODUCTS, IVFIndex, top_k
 
 FILTERS = ("category", "brand", "color", "material")
-FIELDS = (*FILTERS, "price", "currency")
+FIELDS = (*FILTERS, "price", "max_price", "currency", "group_id", "available")
 PRODUCTS_FILE, IVF_FILE, HYBRID_FOLDER = "products.parquet", "lists.npz", "hybrid"
 MIN_TOTAL_LOSS = 1e-3  # of a score; smaller losses are rounding errors of half precision
 
@@ -129,6 +130,7 @@ class SearchIndex:
         k: int,
         mask: np.ndarray | None = None,
         texts: Sequence[str | None] | None = None,
+        collapse: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the best products of each query, as `top_k`; approximate if there is an `IVFIndex`.
 
@@ -137,21 +139,39 @@ class SearchIndex:
             k: At most this many per query.
             mask: From `filter_mask`.
             texts: Of the Q queries, for the hybrid; None to search with the model alone.
+            collapse: Return only the best variant of each group of products.
         """
+        if collapse:  # so many products have k groups, or are all there are
+            deepest = k * int(np.bincount(self.groups).max(initial=1))
+            return keep_first_of_groups(*self.search(queries, deepest, mask, texts), self.groups, k)
         search = self.ivf.top_k if self.ivf else top_k
         if self.hybrid is None or texts is None:
             return search(queries, self.vectors, k, mask)
         rows, scores = search(queries, self.vectors, max(k, self.hybrid.depth), mask)
         return self.hybrid.merge(texts, rows, scores, self.fields["product_id"], k, mask)
 
+    @cached_property
+    def groups(self) -> np.ndarray:
+        """Number of each product's group, int64 (P,); a product without `group_id` is alone."""
+        alone = pc.binary_join_element_wise(
+            "alone", self.fields["product_id"], "\0"
+        )  # no group has such a name
+        names = pc.coalesce(self.fields["group_id"], alone)
+        return np.unique(names.to_numpy(), return_inverse=True)[1]
+
     def filter_mask(
-        self, filters: Mapping[str, Sequence[str]], low: float | None = None, high: float | None = None
+        self,
+        filters: Mapping[str, Sequence[str]],
+        low: float | None = None,
+        high: float | None = None,
+        available: bool = False,
     ) -> np.ndarray | None:
         """Return the products that pass all filters, bool (P,); None if there is no filter.
 
         Args:
             filters: Field → accepted values, compared without case; "shoes" also accepts every category below shoes.
             low, high: Lowest and highest price; products without a price do not pass.
+            available: Whether only products that are in stock pass; those of unknown stock do not.
 
         Raises:
             ValueError: a field is not in `FILTERS`, or the price range is invalid.
@@ -163,6 +183,8 @@ class SearchIndex:
                 raise ValueError(f"prices from {least:g} to {most:g}: give min_price ≤ max_price, 0 or more")
             price = self.fields["price"].to_numpy()
             masks.append((price >= least) & (price <= most))
+        if available:
+            masks.append(pc.fill_null(self.fields["available"], False).to_numpy())
         return np.logical_and.reduce(masks) if masks else None
 
     def modality_shares(self, query: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -225,6 +247,24 @@ class SearchIndex:
             for value in accepted_values:
                 mask = mask | pc.starts_with(column, f"{value.rstrip('/')}/").to_numpy()
         return mask
+
+
+def keep_first_of_groups(
+    rows: np.ndarray, scores: np.ndarray, groups: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Keep the first result of each group, of results that are best first.
+
+    Args:
+        rows, scores: Of Q queries, as `top_k` returns them; each query has the same number of groups, or k or more.
+        groups: Number of each product's group, int64 (P,).
+        k: At most this many results are kept per query.
+
+    Returns:
+        Row numbers and scores, both of shape (Q, at most k).
+    """
+    positions = [np.sort(np.unique(groups[query_rows], return_index=True)[1])[:k] for query_rows in rows]
+    kept = np.array(positions, np.int64).reshape(len(rows), -1)
+    return np.take_along_axis(rows, kept, 1), np.take_along_axis(scores, kept, 1)
 
 
 def read_texts(data: Path, query_ids: np.ndarray) -> list[str | None]:

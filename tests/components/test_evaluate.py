@@ -56,7 +56,7 @@ def test_every_system_by_every_metric(evaluation: Path) -> None:
 def test_the_means_are_those_of_the_runs(evaluation: Path, data: Path) -> None:
     """Both files of a run give the scores per query, and those give the means."""
     params = EvaluateParams()
-    qrels, segments, _ = read_judgements(data, "test", params.holdout)
+    qrels, segments, _, _ = read_judgements(data, "test", params.holdout)
     for system, means in read(evaluation / "metrics.json").items():
         parquet = Run.from_parquet(evaluation / "runs" / f"{system}.parquet")
         trec = Run.from_trec(evaluation / "runs" / f"{system}.trec")

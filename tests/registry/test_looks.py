@@ -44,7 +44,7 @@ def rank(data: Path, good_first: bool) -> EvaluatedModel:
             for query, products in grades.items()
         }
     )
-    qrels, segments, clusters = read_judgements(data, "test", HOLDOUT)
+    qrels, segments, clusters, _ = read_judgements(data, "test", HOLDOUT)
     scores = EvaluateParams().configuration.score(run, qrels)
     return EvaluatedModel(Evidence(scores, segments, {}, clusters=clusters), run)
 

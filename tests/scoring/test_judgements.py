@@ -43,7 +43,7 @@ def test_missing_modalities_of_relevant_products(evaluation: Path, features: Pat
 def test_queries_without_a_segment_are_in_the_segment_all(tiny_tables: Tables, write_data: Write) -> None:
     for row in tiny_tables["queries"]:
         row["segment"] = None
-    qrels, segments, clusters = read_judgements(write_data(tiny_tables), "test")
+    qrels, segments, clusters, _ = read_judgements(write_data(tiny_tables), "test")
     assert list(qrels.query_ids) == ["q4", "q5"]
     assert segments.tolist() == ["all", "all"]
     assert clusters is None

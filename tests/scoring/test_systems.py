@@ -18,17 +18,27 @@ def make_network() -> Callable[..., ProductSearchModel]:
 def test_ablations_are_of_modalities_that_some_product_has(
     make_network: Callable[..., ProductSearchModel], features: Path
 ) -> None:
-    products = Items.load(features, "products")
+    def list_modalities(video: str | None, items: Items) -> dict[str, list[str]]:
+        ablations = list_ablations(make_network(video), items)
+        return {system: list(ablation.modalities) for system, ablation in ablations.items()}
+
+    products = Items.load(features, "products").without_galleries()
     assert products.present.any(axis=0).all()
-    assert list_ablations(make_network(None), products) == {"text-only": ["text"], "image-only": ["image"]}
-    assert list_ablations(make_network(None), products.without("image")) == {"text-only": ["text"]}
-    three = list_ablations(make_network("conv3d"), products)
+    assert list_modalities(None, products) == {"text-only": ["text"], "image-only": ["image"]}
+    assert list_modalities(None, products.without("image")) == {"text-only": ["text"]}
+    three = list_modalities("conv3d", products)
     assert three["video-only"] == ["video"]
     assert three["no image"] == ["text", "video"]
-    assert list(list_ablations(make_network("conv3d"), products.without("video"))) == [
-        "text-only",
-        "image-only",
-    ]
+    assert list(list_modalities("conv3d", products.without("video"))) == ["text-only", "image-only"]
+
+
+def test_a_catalogue_with_galleries_is_ranked_by_its_main_pictures_too(
+    make_network: Callable[..., ProductSearchModel], features: Path
+) -> None:
+    products = Items.load(features, "products")
+    ablation = list_ablations(make_network("conv3d"), products)["no gallery"]
+    assert list(ablation.modalities) == ["text", "image", "video"]
+    assert ablation.products.picture_counts.max() == 1 < products.picture_counts.max()
 
 
 def test_the_hybrid_is_served_where_the_model_has_not_all_the_weight() -> None:

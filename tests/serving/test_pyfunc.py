@@ -37,7 +37,10 @@ def served(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> ProductSear
             "color": ["red"] * 6 + ["blue"] * 6,
             "material": pa.nulls(12, pa.string()),
             "price": [*range(11), None],
+            "max_price": pa.nulls(12, pa.float64()),
             "currency": ["EUR"] * 12,
+            "group_id": ["a"] * 5 + [None] * 4 + ["b"] * 3,
+            "available": [True, None, False] * 4,
         }
     )
     vectors = rng.normal(size=(12, 32)).astype(np.float32)
@@ -204,8 +207,10 @@ def test_no_rows(served: ProductSearch) -> None:
         ({"min_price": 9.0}, {9, 10}),
         ({"max_price": 1.0}, {0, 1}),
         ({"min_price": 3.0, "max_price": 5.0, "filters": {"category": ["shoes"]}}, {4, 5}),
-        ({"filters": {}}, set(range(12))),
-        ({"filters": None, "min_price": None, "max_price": None}, set(range(12))),
+        ({"available": True}, {0, 3, 6, 9}),
+        ({"available": True, "max_price": 5.0}, {0, 3}),
+        ({"filters": {}, "available": False, "collapse": False}, set(range(12))),
+        ({"filters": None, "min_price": None, "max_price": None, "collapse": None}, set(range(12))),
     ],
 )
 def test_filters(served: ProductSearch, params: dict[str, Any], expected: set[int]) -> None:
@@ -215,6 +220,21 @@ def test_filters(served: ProductSearch, params: dict[str, Any], expected: set[in
         assert set(query_results["product_id"]) == {f"p{n}" for n in expected}
         assert query_results["rank"].tolist() == list(range(1, len(expected) + 1))
         assert query_results["score"].is_monotonic_decreasing
+
+
+@pytest.mark.parametrize("k", [1, 3, 6, 12])
+@pytest.mark.parametrize("filters", [{}, {"color": ["blue"]}])
+def test_only_the_best_variant_of_each_group(
+    served: ProductSearch, k: int, filters: dict[str, list[str]]
+) -> None:
+    queries = [{"text": "red"}, {"text": "blue shirt"}]
+    every = search(served, *queries, k=12, filters=filters)
+    groups = {f"p{n}": group for n, group in enumerate(["a"] * 5 + ["5", "6", "7", "8"] + ["b"] * 3)}
+    first = every[~every.assign(group=every["product_id"].map(groups)).duplicated(["query", "group"])]
+    expected = first.groupby("query").head(k)
+    collapsed = search(served, *queries, k=k, filters=filters, collapse=True)
+    assert collapsed["product_id"].tolist() == expected["product_id"].tolist()
+    assert collapsed["score"].tolist() == expected["score"].tolist()
 
 
 @pytest.mark.parametrize(
@@ -233,6 +253,8 @@ def test_filters(served: ProductSearch, params: dict[str, Any], expected: set[in
         ({"filters": {"color": "red"}}, "`filters`: color must be a list of texts, got 'red'"),
         ({"filters": {"color": [None]}}, "`filters`: color must be a list of texts"),
         ({"filters": {"color": None}}, "`filters`: color must be a list of texts, got None"),
+        ({"collapse": "group_id"}, "`collapse` must be true or false, got 'group_id'"),
+        ({"available": 1}, "`available` must be true or false, got 1"),
     ],
 )
 def test_invalid_filters(served: ProductSearch, params: dict[str, Any], reason: str) -> None:
@@ -321,7 +343,7 @@ class TestUnknownParameterFilter:
         with pytest.raises(MlflowException) as raised:
             _enforce_params_schema({"k": 1.0, name: 1.0}, self.SCHEMA)
         assert raised.value.message == (
-            f"unknown parameter `{name}`; the parameters are k, filters, min_price, max_price"
+            f"unknown parameter `{name}`; the parameters are k, filters, min_price, max_price, available, collapse"
         )
         assert raised.value.get_http_status_code() == 400
 

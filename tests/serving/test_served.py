@@ -88,7 +88,7 @@ def test_products_without_a_value_have_null(address: str, data: Path) -> None:
         ),
         (
             {"dataframe_records": [{"text": "x"}], "params": {"K": 5}},
-            "Error: unknown parameter `K`; the parameters are k, filters, min_price, max_price",
+            "Error: unknown parameter `K`; the parameters are k, filters, min_price, max_price, available, collapse",
         ),
         ({"dataframe_records": [{"text": "x"}, {}]}, "Error: query 1: give `text`, `image` (base64) or both"),
         ({"dataframe_records": [{"text": "x"}, {"text": 5}]}, "Error: query 1: `text` must be a text, got 5"),
