@@ -142,11 +142,11 @@ class ProductSearch(PythonModel):
         for field, values in filters.items():
             if not isinstance(values, list | tuple) or not all(isinstance(value, str) for value in values):
                 raise ValueError(f"`filters`: {field} must be a list of texts, got {values!r}")
-        prices = [params.get(name) for name in ("min_price", "max_price")]
-        for price in prices:
+        low, high = (params.get(name) for name in ("min_price", "max_price"))
+        for price in (low, high):
             if price is not None and (isinstance(price, bool) or not isinstance(price, int | float)):
                 raise ValueError(f"`min_price` and `max_price` must be numbers, got {price!r}")
-        return self.index.filter_mask(filters, *prices, _read_flag(params, "available"))
+        return self.index.filter_mask(filters, low, high, _read_flag(params, "available"))
 
 
 def _read_k(params: dict[str, Any]) -> int:
