@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from vitrine_judge.decision import Decision, Finding
 from vitrine_judge.errors import JudgeError
-from vitrine_judge.gate import HOLDOUT_LOOKS, Evidence, Rules, confirm, decide
+from vitrine_judge.gate import HOLDOUT_LOOKS, POWER, Evidence, Rules, confirm, decide
 from vitrine_judge.metrics import Scores
 from vitrine_judge.segments import Segment
-from vitrine_judge.significance import detectable_difference, largest_change
+from vitrine_judge.significance import detectable_difference, largest_change, mean_interval
 
 RULES = Rules("ndcg@10")
 RNG = np.random.default_rng(0)
@@ -136,6 +136,22 @@ def test_another_metric_may_lose_less_than_its_margin(change: float, verdict: st
     assert margin.headline == headline
     assert margin.text.startswith(f"{headline}: {change:+.4f} (90 % interval ")
     assert ("400 queries detect" in margin.text) == (verdict == "undecided")
+    assert "never show" not in margin.text
+
+
+def test_an_undecided_margin_says_what_distance_to_the_limit_these_queries_detect() -> None:
+    """The limit is below 0: the distance to it is the change plus the margin, and so is the room for losses less."""
+    values, margin, change = BASE + NOISE, 0.05, -0.04
+    theirs = evidence(BASE)
+    scores = {"ndcg@10": values, "mrr@10": BASE + change + NOISE}
+    ours = replace(evidence(values), scores=replace(evidence(values).scores, values=scores))
+    theirs = replace(theirs, scores=replace(theirs.scores, values={"ndcg@10": BASE, "mrr@10": BASE}))
+    text = finding(decide(ours, theirs, replace(RULES, margins={"mrr@10": margin})), "margin mrr@10").text
+    lowest = -(largest_change(BASE + change + NOISE, BASE) - margin)
+    detected = detectable_difference(change + NOISE, RULES.harm_level, POWER, lowest)
+    assert (
+        f" 400 queries detect {detected:.4f} at 80 % power; a distance of 0.0100 to the limit needs " in text
+    )
 
 
 def test_no_change_has_no_sign() -> None:
@@ -301,6 +317,15 @@ def test_a_baseline_must_not_be_better(champion: Evidence | None) -> None:
     assert (missing.verdict, missing.text) == ("passed", "The baseline bm25 was not scored: no comparison.")
 
 
+def test_a_baseline_that_was_not_scored_hides_no_other() -> None:
+    rules = replace(RULES, baselines={"absent": 0.0, "bm25": 0.0})
+    decision = decide(WORSE, None, rules, BASELINES)
+    assert [item.verdict for item in decision.findings if item.rule.startswith("baseline")] == [
+        "passed",
+        "failed",
+    ]
+
+
 def test_a_segment_in_which_a_baseline_is_better_is_noted() -> None:
     candidate = replace(BETTER, segments=SEGMENTS)
     decision = decide(candidate, evidence(BASE), RULES, BASELINES)
@@ -311,6 +336,14 @@ def test_a_segment_in_which_a_baseline_is_better_is_noted() -> None:
     assert decision.reasons[-1] == note.text
     assert note.text.startswith(f"{note.headline}: ndcg@10 -0.1") and "100 queries (p = " in note.text
     assert [item.rule for item in decision.findings if item.verdict == "noted"] == [note.rule]
+
+
+@pytest.mark.parametrize(("change", "noted"), [(-0.002, False), (0.05, False), (-0.05, True)])
+def test_only_a_significant_weakness_is_noted(change: float, noted: bool) -> None:
+    decision = decide(evidence(BASE + change + NOISE), None, RULES, {"bm25": evidence(BASE).scores})
+    assert [item.rule for item in decision.findings if item.verdict == "noted"] == [
+        "weakness bm25 all"
+    ] * noted
 
 
 def test_a_baseline_on_other_queries_is_no_comparison() -> None:
@@ -341,7 +374,23 @@ def test_a_holdout_confirms_a_gain(gain: float, look: int, verdict: str, headlin
         f"The gain on the test queries is +0.0500, so over-fitting to them is {0.05 - gain:+.4f}; "
         in last.text
     )
-    assert f"look {look} of {HOLDOUT_LOOKS}" in last.text
+    assert f"look {look} of 10 at the holdout" in last.text
+
+
+def test_the_holdouts_interval_is_that_of_the_mean() -> None:
+    held, gain = BASE[:100], 0.02 + NOISE[:100]
+    confirmation = confirm(
+        decide(BETTER, evidence(BASE), RULES), evidence(held + gain), evidence(held), RULES
+    )
+    last, reach = confirmation.findings[-1], largest_change(held + gain, held)
+    assert (last.low, last.high) == pytest.approx(mean_interval(gain, (-reach, reach), RULES.confidence))
+    assert "(95 % interval " in last.text and "; look 1 of 10 " in last.text
+
+
+def test_a_holdout_is_spent_after_ten_looks() -> None:
+    decision = decide(BETTER, evidence(BASE), RULES)
+    last = confirm(decision, evidence(BASE[:100] + 0.02), evidence(BASE[:100]), RULES, 12).findings[-1]
+    assert (last.verdict, last.headline) == ("undecided", "The holdout was used 11 times and is spent")
 
 
 def test_who_did_not_pass_is_not_judged_on_the_holdout() -> None:
@@ -379,6 +428,16 @@ def test_a_segment_that_may_be_worse_by_chance_passes() -> None:
     assert worse.value == pytest.approx(-0.004)
     assert worse.verdict == "passed"
     assert worse.text.startswith("Segment 'all' is not significantly worse: ndcg@10 changed by -0.0040")
+
+
+def test_the_p_value_of_a_segment_is_that_of_equal_losses() -> None:
+    """All ten queries of a segment lose as much as any query changes, so p is the chance that the imaginary query has
+    half of the Dirichlet weights: 2 ** −10; twice that, corrected for two segments."""
+    segments = np.array(["few"] * 10 + ["rest"] * 390)
+    change = np.where(segments == "few", -0.1, 0.1)
+    rules = replace(RULES, min_segment=5, max_segment_loss=1.0)
+    few = finding(decide(evidence(BASE + change, segments), evidence(BASE), rules), "segment few")
+    assert few.text.endswith(f"over 10 queries (p = {2 * 2**-10:.2g}, corrected for 2 segments).")
 
 
 def test_many_segments_of_noise_raise_no_alarm() -> None:
@@ -428,6 +487,20 @@ def test_small_segments_hide_no_disaster() -> None:
     assert decision.reasons[0] == (
         "Segment 's00' lost more than 0.2: ndcg@10 changed by -0.8000 over 19 queries."
     )
+    assert finding(decision, "segment s00").limit == -0.2
+
+
+@pytest.mark.parametrize(("size", "verdict"), [(9, None), (10, "undecided"), (15, "undecided")])
+@pytest.mark.parametrize("name", ["a", "z"])  # before and after the name of the pool
+def test_a_pooled_segment_of_ten_queries_may_not_lose_too_much(
+    size: int, verdict: str | None, name: str
+) -> None:
+    segments = np.array([name] * size + ["little"] * 15 + ["rest"] * (400 - size - 15))
+    change = np.where(segments == name, -0.3, 0.1)
+    decision = decide(evidence(BASE + change, segments), evidence(BASE), RULES)
+    assert [item.verdict for item in decision.findings if item.rule == f"segment {name}"] == [verdict] * bool(
+        verdict
+    )
 
 
 def test_six_queries_and_a_millionth_do_not_pass() -> None:
@@ -441,7 +514,8 @@ def test_six_queries_and_a_millionth_do_not_pass() -> None:
 
 
 @pytest.mark.parametrize(
-    ("loss", "size", "verdict"), [(0.19, 10, "passed"), (0.21, 10, "undecided"), (0.21, 9, "passed")]
+    ("loss", "size", "verdict"),
+    [(0.19, 10, "passed"), (0.21, 10, "undecided"), (0.21, 9, "passed"), (0.21, 12, "undecided")],
 )
 def test_a_segment_may_not_lose_too_much_by_chance_either(loss: float, size: int, verdict: str) -> None:
     segments = np.array(["few"] * size + ["rest"] * (400 - size))
@@ -537,9 +611,10 @@ def test_a_single_query_is_tested() -> None:
 
 
 @pytest.mark.parametrize("kind", ["segments", "clusters"])
-def test_labels_must_match_the_queries(kind: str) -> None:
-    with pytest.raises(JudgeError, match=f"3 {kind} for 400 queries"):
-        decide(replace(evidence(BASE), **{kind: np.array(["a", "b", "c"])}), None, RULES)
+@pytest.mark.parametrize("count", [3, 401])
+def test_labels_must_match_the_queries(kind: str, count: int) -> None:
+    with pytest.raises(JudgeError, match=f"{count} {kind} for 400 queries"):
+        decide(replace(evidence(BASE), **{kind: np.full(count, "a")}), None, RULES)
 
 
 def test_the_decision_as_json() -> None:
