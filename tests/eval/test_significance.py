@@ -108,6 +108,7 @@ def test_paired_test() -> None:
     assert result.difference == pytest.approx(float(np.mean(a) - np.mean(b)))
     assert result.low < result.difference < result.high
     assert result.p_value < 0.001 < result.low
+    assert result.p_value == pytest.approx(2 * p_above(a - b, 0.0, -1.0), rel=1e-6)
     assert (result.confidence, result.effective) == (0.9, 200.0)
     mirrored = paired_test(b, a, confidence=0.9)
     assert mirrored.difference == -result.difference
@@ -159,6 +160,7 @@ def test_clusters_that_are_alike_without_variance() -> None:
         ([], [], {}, "two queries or more"),
         ([[1.0, 2.0]], [[1.0, 2.0]], {}, r"shape \(1, 2\)"),
         ([1.0, 2.0], [1.0], {}, r"shape \(2,\) and \(1,\)"),
+        ([1.0], [1.0, 2.0], {}, r"shape \(1,\) and \(2,\)"),
         ([1.0, np.nan], [1.0, 1.0], {}, "value at index 1 is not a finite number"),
         ([1.0, 2.0], [1.0, 1.0], {"confidence": 1.0}, "confidence is 1.0"),
         ([1.0, 2.0], [1.0, 1.0], {"clusters": np.array(["a"])}, "1 clusters for 2 queries"),
@@ -177,7 +179,9 @@ def test_values_outside_of_the_support() -> None:
 
 
 def test_a_contest_counts() -> None:
-    assert Contest.from_differences(np.array([0.1, 0.0, -0.2, 0.3])) == Contest(2, 1, 1)
+    assert Contest.from_differences(np.array([0.1, 0.0, 0.0, -0.2, 0.3, 0.4, -0.1, -0.1, -0.1])) == Contest(
+        3, 2, 4
+    )
 
 
 def test_holm_by_hand() -> None:
