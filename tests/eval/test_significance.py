@@ -15,6 +15,7 @@ from vitrine_judge.significance import (
     fewest_queries,
     holm,
     largest_change,
+    largest_change,
     lower_bound,
     mean_interval,
     p_above,
@@ -108,7 +109,7 @@ def test_paired_test() -> None:
     assert result.difference == pytest.approx(float(np.mean(a) - np.mean(b)))
     assert result.low < result.difference < result.high
     assert result.p_value < 0.001 < result.low
-    assert result.p_value == pytest.approx(2 * p_above(a - b, 0.0, -1.0), rel=1e-6)
+    assert result.p_value == pytest.approx(2 * p_above(a - b, 0.0, -largest_change(a, b)), rel=1e-6)
     assert (result.confidence, result.effective) == (0.9, 200.0)
     mirrored = paired_test(b, a, confidence=0.9)
     assert mirrored.difference == -result.difference
