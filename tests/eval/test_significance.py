@@ -15,7 +15,6 @@ from vitrine_judge.significance import (
     fewest_queries,
     holm,
     largest_change,
-    largest_change,
     lower_bound,
     mean_interval,
     p_above,
