@@ -23,6 +23,7 @@ from catalog.prices import read_amount, read_currency, read_currency_column
 from catalog.progress import show_progress
 from catalog.reading import MAX_FIELD_CHARS
 from catalog.schema import GRADES, JUDGED_BY, OPTIONAL_TABLES, PICTURE, SPLITS, TABLES
+from catalog.text import clean
 
 CHUNK_ROWS = 20_000  # rows of the source per chunk; a restart repeats at most one chunk
 THREADS = 16  # pictures and clips that are read or downloaded in parallel
@@ -41,6 +42,8 @@ KEY_COLUMNS = {
     "queries": ("query_id",),
     "judgements": ("query_id", "product_id"),
 }
+# Columns whose texts are compared letter by letter, and are not for reading: they are not cleaned.
+CODES = frozenset({"product_id", "query_id", "group_id", "cluster", "language"})
 REJECTED_SCHEMA = pa.schema(
     [
         ("table", pa.string()),  # null: an unreadable row of the source
@@ -361,6 +364,12 @@ def _convert_text(value: Any) -> str | None:
     return text or None
 
 
+def _convert_clean_text(value: Any) -> str | None:
+    """Convert to text and clean it, see `catalog.text`; errors are those of `_convert_text`."""
+    text = _convert_text(value)
+    return None if text is None else clean(text) or None
+
+
 def _add_currency(values: dict[str, Any], source: Mapping[str, Any]) -> str | None:
     """Take the currency from the text of the price if the source has no currency column.
 
@@ -475,7 +484,8 @@ def _convert_map(value: Any) -> list[tuple[str, str]] | None:
     if not isinstance(value, Mapping):
         raise ValueError(f"a {type(value).__name__}, not names with values")
     pairs = [
-        (_convert_text(name), None if item is None else _convert_text(item)) for name, item in value.items()
+        (_convert_clean_text(name), None if item is None else _convert_clean_text(item))
+        for name, item in value.items()
     ]
     return [(name, text) for name, text in pairs if name and text] or None
 
@@ -501,7 +511,7 @@ def _get_converter(field: pa.Field) -> Callable[[Any], Any]:
         return _check_picture
     if pa.types.is_map(field.type):
         return _convert_map
-    return _convert_text
+    return _convert_text if field.name in CODES else _convert_clean_text
 
 
 # table → column → function that converts a value, or raises ValueError
