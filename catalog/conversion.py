@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catalog import store
+from catalog.categories import join_levels, split_category
 from catalog.clips import read_frames
 from catalog.files import Fault, Media
 from catalog.images import PictureError, decode
-from catalog.prices import read_amount, read_currency, read_currency_column
+from catalog.prices import read_currency, read_currency_column, read_price
 from catalog.progress import show_progress
 from catalog.reading import MAX_FIELD_CHARS
 from catalog.schema import GRADES, JUDGED_BY, OPTIONAL_TABLES, PICTURE, SPLITS, TABLES
@@ -28,6 +29,7 @@ from catalog.text import clean
 CHUNK_ROWS = 20_000  # rows of the source per chunk; a restart repeats at most one chunk
 THREADS = 16  # pictures and clips that are read or downloaded in parallel
 WINDOW_ROWS = 512  # rows whose pictures and frames are in memory
+PRICE_COLUMNS = ("price", "max_price")  # converted after the currency, which decides what separators mean
 LARGEST_COUNT = 2**63 - 1  # int64
 FLAGS = {
     **dict.fromkeys(
@@ -93,7 +95,7 @@ class _Progress:
 
 
 def convert(
-    name: str, rows: Iterable[Row], faults: list[Fault], out: Path, provenance: Mapping[str, Any]
+    name: str, rows: Iterable[Row | Rejection], faults: list[Fault], out: Path, provenance: Mapping[str, Any]
 ) -> dict[str, int]:
     """Write a data set; rows and values that cannot be used are left out and listed in `rejected.parquet`.
 
@@ -103,7 +105,7 @@ def convert(
 
     Args:
         name: Name of the format, for messages.
-        rows: Products, then queries, then judgements; the same rows in each call.
+        rows: Products, then queries, then judgements, and rows that the source leaves out; the same in each call.
         faults: Unreadable rows of the source, added while `rows` are read; emptied after each chunk.
         out: The new data set; see `catalog.schema`.
         provenance: Source and options of the rows, as JSON values.
@@ -136,7 +138,7 @@ def convert(
     return {**dict.fromkeys((*KEY_COLUMNS, "rejected"), 0), **progress.counts}
 
 
-def _split_into_chunks(stream: Iterator[Row]) -> Iterator[list[Row]]:
+def _split_into_chunks(stream: Iterator[Row | Rejection]) -> Iterator[list[Row | Rejection]]:
     """Split rows into chunks; the last is shorter and can be empty, because faults can follow the last row."""
     while len(chunk := list(itertools.islice(stream, CHUNK_ROWS))) == CHUNK_ROWS:
         yield chunk
@@ -149,9 +151,12 @@ class _RowChecker:
     def __init__(self) -> None:
         self.keys: dict[str, set[Any]] = {table: set() for table in KEY_COLUMNS}
 
-    def check(self, chunk: Iterable[Row]) -> Iterator[Row | Rejection]:
+    def check(self, chunk: Iterable[Row | Rejection]) -> Iterator[Row | Rejection]:
         """Convert the values of rows to the types of the schema; yields usable rows and rejections."""
         for row in chunk:
+            if isinstance(row, Rejection):
+                yield row
+                continue
             key = " ".join(str(row.values.get(column, "")) for column in KEY_COLUMNS[row.table])[:200]
             values, reasons = _convert_values(row)
             if (reason := self._reject(row.table, values, reasons)) is not None:
@@ -189,15 +194,15 @@ def _convert_values(row: Row) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     reasons: list[tuple[str, str]] = []
     converters = CONVERTERS[row.table]
     for column, value in row.values.items():
-        if value is None or column not in converters:
+        if value is None or column not in converters or column in PRICE_COLUMNS:
             continue
         try:
             if (converted := converters[column](value)) is not None:
                 values[column] = converted
         except (ValueError, TypeError, OverflowError) as error:
             reasons.append((column, str(error)))
-    if "price" in values and (reason := _add_currency(values, row.values)):
-        reasons.append(("currency", reason))
+    if row.table == "products" and row.values.get("price") is not None:
+        reasons += _add_price(values, row.values)
     return values, reasons
 
 
@@ -370,25 +375,51 @@ def _convert_clean_text(value: Any) -> str | None:
     return None if text is None else clean(text) or None
 
 
-def _add_currency(values: dict[str, Any], source: Mapping[str, Any]) -> str | None:
-    """Take the currency from the text of the price if the source has no currency column.
+def _add_price(values: dict[str, Any], source: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Add the price, its range and its currency, which can be in the text of the price or in a column.
 
     Args:
-        values: Converted values of a product; gets the currency, or loses one that contradicts the price.
+        values: Converted values of a product; loses a currency that contradicts the price, and a `max_price` that is
+            not above it.
         source: The values as they are in the source.
 
-    Returns:
-        Why the currency is left out; None if it is not.
+    Yields:
+        Column and reason of what is left out.
     """
-    if not isinstance(source["price"], str):
-        return None
+    for column in PRICE_COLUMNS:
+        try:
+            price = read_price(
+                source.get(column) if source.get(column) is not None else "", values.get("currency")
+            )
+        except (ValueError, TypeError, OverflowError) as error:
+            yield column, str(error)
+            continue
+        if price and column == "price":
+            values |= {"price": price.lowest, "max_price": price.highest}
+        elif price:
+            values["max_price"] = price.highest or price.lowest
+    if values.get("max_price") is None or values["max_price"] <= values.get("price", math.inf):
+        values.pop("max_price", None)
+    if "price" in values and isinstance(source["price"], str):
+        yield from _check_currency(values, source["price"])
+
+
+def _check_currency(values: dict[str, Any], price: str) -> Iterator[tuple[str, str]]:
+    """Take the currency from the text of the price if there is none, and leave it out if they contradict."""
     try:
-        code = read_currency(source["price"])
+        code = read_currency(price)
     except ValueError as error:
-        return None if "currency" in values else str(error)
+        if "currency" not in values:
+            yield "currency", str(error)
+        return
     if code and values.setdefault("currency", code) != code:
-        return f"'{values.pop('currency')}', but the price is in {code}"
-    return None
+        yield "currency", f"'{values.pop('currency')}', but the price is in {code}"
+
+
+def _convert_category(value: Any) -> str | None:
+    """Convert to a path: a text as shops write it, or the names of its levels."""
+    levels = value if isinstance(value, (list, tuple)) else split_category(_convert_clean_text(value) or "")
+    return join_levels(text for level in levels if (text := _convert_clean_text(level)))
 
 
 def _convert_count(value: Any) -> int | None:
@@ -495,8 +526,7 @@ def _get_converter(field: pa.Field) -> Callable[[Any], Any]:
         "split": _choice_converter(SPLITS),
         "grade": _convert_grade,
         "judged_by": _choice_converter(JUDGED_BY),
-        "price": read_amount,
-        "max_price": read_amount,
+        "category": _convert_category,
         "currency": read_currency_column,
         "frequency": _convert_count,
         "images": _check_pictures,

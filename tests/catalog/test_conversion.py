@@ -12,7 +12,7 @@ import pytest
 
 from catalog import conversion, store
 from catalog.__main__ import main
-from catalog.conversion import Row, convert
+from catalog.conversion import Rejection, Row, convert
 from catalog.files import Fault, Media
 from catalog.sources import import_data
 
@@ -92,6 +92,54 @@ def test_currencies_come_from_a_column_or_the_price(tmp_path: Path) -> None:
     assert read_rejected(tmp_path / "data") == {
         ("products", str(n), "currency", reason) for n, (*_, reason) in enumerate(cases) if reason
     }
+
+
+def test_prices_are_read_in_the_currency_of_the_row(tmp_path: Path) -> None:
+    cases: list[tuple[dict[str, Any], tuple[float | None, float | None, str | None]]] = [
+        ({"price": "1.299", "currency": "EUR"}, (1299, None, "EUR")),
+        ({"price": "1.299", "currency": "KWD"}, (1.299, None, "KWD")),
+        ({"price": "1.299"}, (None, None, None)),
+        ({"price": "€12 – €15"}, (12, 15, "EUR")),
+        ({"price": 12, "max_price": "15"}, (12, 15, None)),
+        ({"price": 12, "max_price": 12}, (12, None, None)),
+        ({"price": float("inf")}, (None, None, None)),
+        ({"price": -1}, (None, None, None)),
+        ({"price": float("nan"), "max_price": float("nan")}, (None, None, None)),
+    ]
+    rows = [
+        Row("products", str(n), {"product_id": n, "title": "t", **case}) for n, (case, _) in enumerate(cases)
+    ]
+    convert("own", rows, [], tmp_path / "data", {})
+    products = store.read_table(tmp_path / "data", "products").to_pylist()
+    assert [(row["price"], row["max_price"], row["currency"]) for row in products] == [
+        right for _, right in cases
+    ]
+    assert {(where, column) for _, where, column, _ in read_rejected(tmp_path / "data")} == {
+        ("2", "price"), ("6", "price"), ("7", "price")
+    }  # fmt: skip
+
+
+def test_categories_are_paths(tmp_path: Path) -> None:
+    cases: list[tuple[Any, str | None]] = [
+        ("Home > Kitchen &amp; Dining > Mugs", "Home/Kitchen & Dining/Mugs"),
+        (["Home", "A|B", "C/D", "<b>E</b>"], "Home/A|B/C-D/E"),
+        ("clothing/shirt", "clothing/shirt"),
+        (" > ", None),
+    ]
+    rows = [
+        Row("products", "1", {"product_id": n, "title": "t", "category": case})
+        for n, (case, _) in enumerate(cases)
+    ]
+    convert("own", rows, [], tmp_path / "data", {})
+    products = store.read_table(tmp_path / "data", "products").to_pylist()
+    assert [row["category"] for row in products] == [path for _, path in cases]
+
+
+def test_what_a_source_leaves_out_is_listed(tmp_path: Path) -> None:
+    product = Row("products", "1", {"product_id": 1, "title": "t"})
+    rows = [product, Rejection("products", "2", "p2", None, "a draft")]
+    assert convert("own", rows, [], tmp_path / "data", {})["rejected"] == 1
+    assert read_rejected(tmp_path / "data") == {("products", "2", None, "a draft")}
 
 
 @pytest.mark.parametrize(
