@@ -5,6 +5,7 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Callable
+from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
@@ -144,6 +145,12 @@ class Files:
             return path is not None and path.is_file()
         except OSError:  # the name is too long
             return False
+
+    def get_date(self, name: str) -> date:
+        """The day on which a file that exists was last changed."""
+        if self.zip:
+            return date(*self.zip.NameToInfo[name].date_time[:3])
+        return datetime.fromtimestamp((self.root / name).stat().st_mtime, UTC).date()
 
     def read(self, name: str, max_bytes: int = Limits().max_bytes) -> bytes:
         """Read a file into memory.

@@ -11,17 +11,18 @@ from pkgutil import iter_modules
 from typing import Any, TypeVar
 
 import plugins
-from catalog.conversion import Row, convert
+from catalog.conversion import Rejection, Row, convert
 from catalog.download import Downloader
 from catalog.files import Files
 from catalog.schema import HUMAN
 from catalog.splits import assign_splits
 
-Importer = TypeVar("Importer", bound=Callable[..., Iterator[Row]])
+Importer = TypeVar("Importer", bound=Callable[..., Iterator[Row | Rejection]])
 
-# Name → function(files: Files, *, option=default, …) that yields products, then queries, then judgements. The first
-# line of its docstring is the help of the format, "Args:" is that of the options. Look names up with `load_sources`.
-SOURCES: dict[str, Callable[..., Iterator[Row]]] = {}
+# Name → function(files: Files, *, option=default, …) that yields products, then queries, then judgements; a rejection
+# for what it leaves out. The first line of its docstring is the help of the format, "Args:" is that of the options.
+# Look names up with `load_sources`.
+SOURCES: dict[str, Callable[..., Iterator[Row | Rejection]]] = {}
 
 
 def source(name: str) -> Callable[[Importer], Importer]:
@@ -34,7 +35,7 @@ def source(name: str) -> Callable[[Importer], Importer]:
     return register
 
 
-def load_sources() -> Mapping[str, Callable[..., Iterator[Row]]]:
+def load_sources() -> Mapping[str, Callable[..., Iterator[Row | Rejection]]]:
     """Load the plugins, and return all importers by the name of their format."""
     plugins.load()
     return SOURCES
