@@ -1,5 +1,6 @@
 """Reads product feeds in XML item by item: RSS 2.0 and Atom 1.0, within limits, without DTD, entities or network."""
 
+import codecs
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import IO, Any
@@ -13,7 +14,21 @@ from catalog.schema import DataError
 ITEMS = ("item", "entry")
 MAX_DEPTH = 20
 MAX_ELEMENTS = 10_000  # of an item
+BEFORE_XML = codecs.BOM_UTF8 + codecs.BOM_UTF16 + b"\x00 \t\r\n"  # bytes: byte order marks and white space
 LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
+
+
+def is_feed(files: Files, name: str) -> bool:
+    """Whether a file begins as XML does, in UTF-8 or UTF-16; its name does not matter.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    try:
+        with files.open(name) as stream:
+            return stream.read(512).lstrip(BEFORE_XML).startswith(b"<")
+    except READ_ERRORS as error:
+        raise DataError(f"{files.source}: cannot be read ({error}); download it again") from error
 
 
 def read_feed(files: Files, name: str) -> Iterator[Record]:

@@ -62,10 +62,16 @@ def split_addresses(text: Any) -> list[str]:
 
 
 def get_pictures(media: Files, names: Iterable[str]) -> list[Media]:
-    """The pictures at paths or addresses, in order and each once. A path may begin with "/"."""
-    unique = dict.fromkeys(name.strip() for name in names if name and name.strip())
-    paths = (f"https:{name}" if name.startswith("//") else name.lstrip("/") for name in unique)
+    """The pictures at paths or addresses, in order and each once."""
+    paths = dict.fromkeys(_normalise_path(name.strip()) for name in names if name and name.strip())
     return [media.get_media(path) for path in paths]
+
+
+def _normalise_path(name: str) -> str:
+    """The path of a picture without "/" at its start and with "/" for "\\"; the address of "//host/path"."""
+    if name.startswith("//"):
+        return f"https:{name}"
+    return name if re.match("https?:", name) else name.replace("\\", "/").lstrip("/")
 
 
 def open_pictures(files: Files, pictures: Path | None) -> Files:

@@ -6,12 +6,12 @@ https://support.google.com/merchants/answer/7052112 (attributes), /14987622 (RSS
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from datetime import date
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from catalog.categories import select_path
 from catalog.conversion import Rejection, Row
-from catalog.feeds import read_feed
+from catalog.feeds import is_feed, read_feed
 from catalog.files import Files
 from catalog.reading import Record, read_rows
 from catalog.schema import DataError
@@ -59,8 +59,9 @@ def google_merchant(
     if files.source.is_dir() or files.zip:
         raise DataError(f"{files.source}: give the feed itself")
     name = files.source.name
-    is_xml = PurePosixPath(name.removesuffix(".gz").lower()).suffix in {".xml", ".rss", ".atom"}
-    records = read_feed(files, name) if is_xml else _read_table(files, name, encoding, delimiter)
+    records = (
+        read_feed(files, name) if is_feed(files, name) else _read_table(files, name, encoding, delimiter)
+    )
     media, day = open_pictures(files, pictures), files.get_date(name)
     for record in records:
         values = _product_values(record.values, day)

@@ -1,12 +1,13 @@
 """Feeds in XML: their values, and what is refused."""
 
-import tracemalloc
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from catalog.__main__ import main
-from catalog.feeds import MAX_DEPTH, MAX_ELEMENTS, read_feed
+from catalog.feeds import MAX_DEPTH, MAX_ELEMENTS, is_feed, read_feed
 from catalog.files import Files
 
 HEAD = '<?xml version="1.0"?>'
@@ -15,6 +16,21 @@ END = "</channel></rss>"
 LAUGHS = "<!DOCTYPE lolz [<!ENTITY a 'lol'>" + "".join(
     f"<!ENTITY {name} '{f'&{before};' * 10}'>" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
 )
+
+# Prints the growth of the peak memory in KiB; VmHWM is of the process alone, ru_maxrss also of the one that started it.
+GROWTH = """
+import re, sys
+from pathlib import Path
+from catalog.feeds import read_feed
+from catalog.files import Files
+
+path = Path(sys.argv[1])
+def peak():
+    return int(re.search("VmHWM:[ \\t]+([0-9]+)", Path("/proc/self/status").read_text())[1])
+before = peak()
+assert sum(1 for _ in read_feed(Files(path), path.name)) == 30_000
+print(peak() - before)
+"""
 
 
 def write_feed(folder: Path, content: str) -> Files:
@@ -54,7 +70,7 @@ def test_values_are_lists_of_texts_without_namespace(tmp_path: Path) -> None:
         ),
         (f"{HEAD}{RSS}<item><g:id>{'a' * 11_000_000}</g:id></item>{END}", "not well-formed XML"),
         (f"{HEAD}{RSS}<product/>{END}", "no <item> or <entry>"),
-        ("", "not well-formed XML"),
+        ("<", "not well-formed XML"),
     ],
 )
 def test_what_is_no_feed_is_one_message(
@@ -71,9 +87,21 @@ def test_what_is_no_feed_is_one_message(
 
 def test_memory_does_not_grow_with_the_feed(tmp_path: Path) -> None:
     item = f"<item><g:id>1</g:id><description>{'word ' * 200}</description></item><ignored>{'x' * 1000}</ignored>"
-    files = write_feed(tmp_path, f"{HEAD}{RSS}{item * 10_000}{END}")
-    tracemalloc.start()
-    count = sum(1 for _ in read_feed(files, "feed.xml"))
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert count == 10_000 and peak < 4 << 20
+    write_feed(tmp_path, f"{HEAD}{RSS}{item * 30_000}{END}")  # 62 MB
+    growth = subprocess.run(
+        [sys.executable, "-c", GROWTH, tmp_path / "feed.xml"], check=True, capture_output=True, text=True
+    )
+    assert int(growth.stdout) < 20 << 10
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name"), [("utf-8-sig", "feed.txt"), ("utf-16", "feed"), ("utf-8", "feed.php")]
+)
+def test_xml_is_known_by_its_content(encoding: str, name: str, tmp_path: Path) -> None:
+    content = (
+        f"<?xml version='1.0' encoding='{encoding[:6].rstrip('-')}'?>{RSS}<item><g:id>ü</g:id></item>{END}"
+    )
+    (tmp_path / name).write_bytes(content.encode(encoding))
+    files = Files(tmp_path / name)
+    assert is_feed(files, name)
+    assert [record.values["id"] for record in read_feed(files, name)] == [["ü"]]

@@ -12,8 +12,17 @@ from shop_exports import EXPORTS, TITLES
 
 from catalog import store
 from catalog.__main__ import main
+from catalog.download import Downloader
+from catalog.files import Files
 from catalog.queries import add_derived_queries
-from catalog.shops import merge_galleries, select_price, sort_options, split_addresses, split_list
+from catalog.shops import (
+    get_pictures,
+    merge_galleries,
+    select_price,
+    sort_options,
+    split_addresses,
+    split_list,
+)
 from catalog.sources import import_data
 from components.params import ValidateParams
 from components.validate import validate
@@ -93,7 +102,8 @@ class TestShopify:
 def test_woocommerce(tmp_path: Path, png: Callable[..., bytes]) -> None:
     products = import_export("woocommerce", tmp_path, png)
     red, linen = products["id:100"], products["woo-linen"]
-    assert red["group_id"] == "woo-oak" and products["id:110"]["group_id"] == "id:11"
+    assert "woo-oak" not in products and red["group_id"] == "woo-oak"
+    assert products["id:110"]["group_id"] == "id:11"
     assert (red["color"], red["material"], red["price"]) == ("Red", "oak, solid, cork", 13.5)
     assert paths(red) == ["oak-Red.png", "oak-1.png", "oak-2.png"]
     assert linen["category"] == "Home/Kitchen & Dining/Mugs"
@@ -197,6 +207,12 @@ class TestWhatExportsShare:
             **{"color": "rot", "material": "棉", "brand": "Acme"},
             "attributes": {"Farbe": "rot", "素材": "棉", "Size": "L", "Marke": "Acme"},
         }
+
+    def test_paths_of_pictures(self, tmp_path: Path) -> None:
+        names = ["/a/b.png", "a\\b.png", "//cdn.example/c.png", " d.png ", "", "https://cdn.example/c.png"]
+        with Downloader(tmp_path / "downloads") as downloader:
+            pictures = get_pictures(Files(tmp_path, downloader), names)
+        assert [picture.name for picture in pictures] == ["b.png", "c.png", "d.png"]
 
     def test_a_gallery_leaves_out_the_pictures_of_other_variants(self) -> None:
         assert merge_galleries(["r"], ["a", "b", "r", "a"], ["r", "b"]) == ["r", "a"]
