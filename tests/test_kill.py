@@ -38,7 +38,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 SHARD = 16  # rows, in place of components.featurize.FILE_ROWS
 LIMIT = 120  # seconds
-KILLS = 8
+KILLS = 5
 
 # Files that appear while a stage runs, as patterns below its folder: when they appear, the stage is killed.
 MOMENTS = {
@@ -198,7 +198,7 @@ def one_run_and_one_version(work: Path) -> None:
 def test_register_may_be_killed_at_any_time(
     undisturbed: dict[str, Path], empty_store: Path, tmp_path: Path
 ) -> None:
-    """Killed at eight random times over its duration; each time, the next call completes it.
+    """Killed at five random times over its duration; each time, the next call completes it.
 
     The store has its tables: creating them takes twice as long as the rest, and `MOMENTS` has a kill for it.
     """

@@ -60,14 +60,14 @@ def test_another_variant_of_the_judged_product_is_a_hit(
     for row in tiny_tables["products"]:
         row["group_id"] = f"group {int(row['product_id'][1:]) % 2}"
     data, configuration = write_data(tiny_tables), MetricConfiguration(("hit@1",), relevant=3)
-    apart, together = read_judgements(data, "test"), read_judgements(data, "test", collapse="group_id")
-    (query, grades), *_ = apart.qrels.to_dict().items()
+    single, together = read_judgements(data, "test"), read_judgements(data, "test", collapse="group_id")
+    (query, grades), *_ = single.qrels.to_dict().items()
     exact = {product for product, grade in grades.items() if grade == 3}
     groups = {row["product_id"]: row["group_id"] for row in tiny_tables["products"]}
     variant = next(
         key for key in groups if key not in exact and groups[key] in {groups[hit] for hit in exact}
     )
     run = Run.from_dict({query: {variant: 1.0}})
-    row = np.flatnonzero(np.sort(apart.qrels.query_ids) == query)[0]
-    scores = [judgements.score(run, configuration).values["hit@1"][row] for judgements in (apart, together)]
+    row = np.flatnonzero(np.sort(single.qrels.query_ids) == query)[0]
+    scores = [judgements.score(run, configuration).values["hit@1"][row] for judgements in (single, together)]
     assert scores == [0.0, 1.0]
