@@ -338,7 +338,7 @@ def _check_segments(change: _Change, segments: np.ndarray, rules: Rules) -> Iter
     labels = pool_segments(segments, rules.min_segment)
     names = np.unique(labels).tolist()
     parts = [change.select(labels == name) for name in names]
-    seen = max(float(np.abs(change.values).max()), 1e-12)
+    seen = float(np.abs(change.values).max())
     p_values = holm(np.array([_p_worse(part, seen) for part in parts])).tolist()
     for name, part, p_value in zip(names, parts, p_values, strict=True):
         yield _check_segment(name, part, p_value, len(parts), rules)
