@@ -31,6 +31,12 @@ class EvaluateParams(Params):
     collapse: Literal["group_id"] | None = Field(
         None, description="group_id to count the variants of a product as one result, the best one"
     )
+    language: str = Field(
+        "auto",
+        pattern="^(auto|[a-z]{2})$",
+        description="how BM25 reads products: an ISO 639-1 code for all, or auto for the column language, and detection "
+        "where that is empty",
+    )
     holdout: float = Field(
         0.3,
         ge=0,

@@ -17,8 +17,8 @@ def rank_bm25(data: Path, query_ids: np.ndarray, depth: int, index: LexicalIndex
     Args:
         data: The data set.
         query_ids: str, shape (Q,); queries without text get no products.
-        depth: Maximum number of products per query; only products that share a word with it are ranked.
-        index: Of the data set's products; None to build it.
+        depth: Maximum number of products per query; only products that share a token with it are ranked.
+        index: Of the data set's products; None to build it, with detected languages.
 
     Returns:
         A run: columns query_id, product_id and score.

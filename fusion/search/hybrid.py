@@ -63,7 +63,7 @@ class Hybrid:
 
     def rebuild(self, data: Path) -> Self:
         """The same hybrid over the products of another data set."""
-        return replace(self, lexical=LexicalIndex.build(data))
+        return replace(self, lexical=LexicalIndex.build(data, self.lexical.analyser.language))
 
     def save(self, folder: Path) -> None:
         """Write BM25's index and settings.json."""

@@ -6,29 +6,45 @@ from typing import Any, Self
 import numpy as np
 
 from catalog import store
-from catalog.schema import TEXT_COLUMNS, product_text
+from catalog.schema import PRODUCTS, TEXT_COLUMNS, DataError, product_text
+from fusion.search.analysis import AUTO, CatalogueAnalyser
 from fusion.search.vector_index import top_positions
 
 
+ANALYSIS_FILE = "analysis.json"
+
+
 class LexicalIndex:
-    """BM25 over English stems (bm25s' defaults: Lucene's variant, k1 = 1.5, b = 0.75).
+    """BM25 over the tokens of `fusion.search.analysis` (bm25s' defaults: Lucene's variant, k1 = 1.5, b = 0.75).
 
     Args:
         index: bm25s' BM25 of all P products, in the order of the catalogue.
+        analyser: Of the same products.
     """
 
-    def __init__(self, index: Any) -> None:
+    def __init__(self, index: Any, analyser: CatalogueAnalyser) -> None:
         self.index = index
+        self.analyser = analyser
 
     @classmethod
-    def build(cls, data: Path) -> Self:
-        """Index the products of a data set."""
+    def build(cls, data: Path, language: str = AUTO) -> Self:
+        """Index the products of a data set.
+
+        Args:
+            data: The data set.
+            language: Of all products, ISO 639-1; "auto" to read the column `language`, and to detect it where that is
+                empty.
+        """
         import bm25s
 
-        products = store.read_table(data, "products", [*TEXT_COLUMNS])
+        columns = [name for name in (*TEXT_COLUMNS, "language") if name in PRODUCTS.names]
+        products = store.read_table(data, "products", columns).to_pylist()
+        texts = [product_text(row) for row in products]
+        analyser, codes = CatalogueAnalyser.fit(texts, [row.get("language") for row in products], language)
         index = bm25s.BM25()
-        index.index(_tokenize([product_text(row) for row in products.to_pylist()]), show_progress=False)
-        return cls(index)
+        tokens = [analyser.index_tokens(text, code) for text, code in zip(texts, codes, strict=True)]
+        index.index(tokens, show_progress=False)
+        return cls(index, analyser)
 
     @property
     def nbytes(self) -> int:
@@ -46,10 +62,10 @@ class LexicalIndex:
         Returns:
             Row numbers, int64 (n,), and scores > 0, float32 (n,).
         """
-        (words,) = _tokenize([text])
-        if not words:  # the query has only stop words
+        tokens = self.analyser.query_tokens(text)
+        if not tokens:  # the query has only stop words
             return np.empty(0, np.int64), np.empty(0, np.float32)
-        scores = self.index.get_scores(words)
+        scores = self.index.get_scores(tokens)
         if mask is not None:
             scores = np.where(mask, scores, 0)
         rows = top_positions(scores, min(depth, len(scores)))
@@ -59,18 +75,20 @@ class LexicalIndex:
     def save(self, folder: Path) -> None:
         """Write arrays and JSON, without pickle."""
         self.index.save(folder, allow_pickle=False, show_progress=False)
+        self.analyser.save(folder / ANALYSIS_FILE)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote."""
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: if an earlier version wrote it, which read all texts as English.
+        """
         import bm25s
 
-        return cls(bm25s.BM25.load(folder, allow_pickle=False, load_corpus=False, show_progress=False))
-
-
-def _tokenize(texts: list[str]) -> list[list[str]]:
-    import bm25s
-    import Stemmer
-
-    stemmer = Stemmer.Stemmer("english")
-    return bm25s.tokenize(texts, stopwords="en", stemmer=stemmer, return_ids=False, show_progress=False)
+        if not (folder / ANALYSIS_FILE).exists():
+            raise DataError(
+                f"{folder}: no {ANALYSIS_FILE}, an earlier version wrote this index; evaluate again"
+            )
+        index = bm25s.BM25.load(folder, allow_pickle=False, load_corpus=False, show_progress=False)
+        return cls(index, CatalogueAnalyser.load(folder / ANALYSIS_FILE))

@@ -12,7 +12,19 @@ CASES = Path(__file__).parents[3] / "shared" / "cases"
 
 # characters that meet in texts of shops, among them every kind that cleaning treats
 CHARACTERS = "aB1 <>&;/p b='\"\n\t\x00\u200b\u200c\u200d\ufe0f\u00ad™½é\u0301ｶﾞ衫が\u0e4d\u0e32\u0e49कक्\u064b\u0633ﬁ❤👨\u3164²"
-FRAGMENTS = ["<p>", "</b>", "<br/>", "&lt;", "&amp;", "&nbsp;", "&#0;", "<!--", "-->", "<script>", "<![CDATA["]
+FRAGMENTS = [
+    "<p>",
+    "</b>",
+    "<br/>",
+    "&lt;",
+    "&amp;",
+    "&nbsp;",
+    "&#0;",
+    "<!--",
+    "-->",
+    "<script>",
+    "<![CDATA[",
+]
 TEXTS = st.lists(st.sampled_from([*CHARACTERS, *FRAGMENTS])).map("".join)
 
 
@@ -49,7 +61,16 @@ def test_markup_becomes_text(text: str, expected: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["a < b", "I <3 mugs", "if a<b and c>d", "R&D; A&B", "mug <new> 3 > 2", "?a=1&copy=2", "a &b; c", "<-> x"],
+    [
+        "a < b",
+        "I <3 mugs",
+        "if a<b and c>d",
+        "R&D; A&B",
+        "mug <new> 3 > 2",
+        "?a=1&copy=2",
+        "a &b; c",
+        "<-> x",
+    ],
 )
 def test_what_only_looks_like_markup_stays(text: str) -> None:
     assert clean(text) == text
@@ -84,12 +105,16 @@ def test_other_joiners_go(text: str) -> None:
     assert clean(text) == "red"
 
 
-@pytest.mark.parametrize("text", ["\x00", "\u200b\u200d\ufeff", "\u3164\u2800", " \u00ad\n", "<br>", "<p>&nbsp;</p>"])
+@pytest.mark.parametrize(
+    "text", ["\x00", "\u200b\u200d\ufeff", "\u3164\u2800", " \u00ad\n", "<br>", "<p>&nbsp;</p>"]
+)
 def test_nothing_visible_is_no_text(text: str) -> None:
     assert clean(text) == "" and normalise(text) is None
 
 
-@pytest.mark.parametrize(("text", "other"), [("STRASSE", "Straße"), ("Ｒｅｄ  mug", "red MUG"), ("İzmir", "i̇zmir")])
+@pytest.mark.parametrize(
+    ("text", "other"), [("STRASSE", "Straße"), ("Ｒｅｄ  mug", "red MUG"), ("İzmir", "i̇zmir")]
+)
 def test_equal_words_compare_equal(text: str, other: str) -> None:
     assert normalise(text) == normalise(other)
 
