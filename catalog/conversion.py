@@ -45,7 +45,7 @@ KEY_COLUMNS = {
     "judgements": ("query_id", "product_id"),
 }
 # Columns whose texts are compared letter by letter, and are not for reading: they are not cleaned.
-CODES = frozenset({"product_id", "query_id", "group_id", "cluster", "language"})
+CODES = frozenset({"product_id", "query_id", "group_id", "cluster"})
 REJECTED_SCHEMA = pa.schema(
     [
         ("table", pa.string()),  # null: an unreadable row of the source

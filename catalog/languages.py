@@ -10,6 +10,7 @@ import numpy as np
 
 from catalog import scripts
 
+ENGLISH = "en"
 MIN_PROBABILITY = 0.5  # it is lower for names, codes and very short texts
 MIN_SCRIPT_SHARE = 0.2  # of the letters: Latin brands and units are part of titles in every language
 MIN_LANGUAGE_SHARE = 0.02  # of the texts of a catalogue: a language of fewer is a name or an error
@@ -54,6 +55,11 @@ SHARED_SCRIPTS = {
     "Arabic": {"ar", "ary", "arz", "fa", "ur", "ps", "ug", "ku", "sdh"},
     "Cyrillic": {"ru", "uk", "bg", "sr", "mk", "be", "kk", "ky", "mn", "tg", "tt", "ba", "uz"},
 }
+# Languages that are never written in Latin letters; Serbian, Uzbek and Kurdish are.
+NON_LATIN = frozenset(
+    [code for _, code in SCRIPTS.values() if code]
+    + [code for codes in SHARED_SCRIPTS.values() for code in codes]
+) - {"sr", "uz", "ku"}
 # Varieties and standards that titles cannot separate: their probabilities are added up.
 VARIETIES = {
     "wuu": "zh",
@@ -89,14 +95,17 @@ def rank_languages(text: str) -> dict[str, float]:
     few that use it. A text of Han characters is Chinese unless there are kana in it. The rest is left to py3langid,
     whose probabilities of varieties, such as Wu and Cantonese for Chinese, are added up.
     """
+    if not _LETTER.search(text):
+        return {}
     script = _find_script(text)
     if script and (language := SCRIPTS[script][1]):
         return {language: 1.0}
     candidates = SHARED_SCRIPTS.get(script or "")
     probabilities: Counter[str] = Counter()
     for code, probability in _identifier().rank(text):
-        if candidates is None or code in candidates:
-            probabilities[VARIETIES.get(code, code)] += probability
+        name = VARIETIES.get(code, code)
+        if code in candidates if candidates else name not in NON_LATIN:
+            probabilities[name] += probability
     total = sum(probabilities.values()) if candidates else 1.0
     return {code: value / total for code, value in probabilities.items() if len(code) == 2 and value > 0}
 
@@ -114,7 +123,7 @@ def find_languages(texts: Sequence[str]) -> dict[str, float]:
     Returns:
         ISO 639-1 code → share, of the languages with `MIN_LANGUAGE_SHARE` of the texts; empty if no text has letters.
     """
-    sample = [text for text in texts[:: max(1, len(texts) // SAMPLE_TEXTS)] if _LETTER.search(text)]
+    sample = texts[:: max(1, len(texts) // SAMPLE_TEXTS)]
     rankings = [ranking for text in sample if (ranking := rank_languages(text))]
     if not rankings:
         return {}
@@ -155,6 +164,27 @@ def choose_language(text: str, shares: Mapping[str, float]) -> str:
         return next(iter(shares))
     probabilities = rank_languages(text)
     return max(shares, key=lambda code: probabilities.get(code, 0.0) * shares[code])
+
+
+def choose_languages(texts: Sequence[str], languages: Sequence[str | None]) -> list[str]:
+    """Choose the language of each product: as given, else detected among those of the catalogue; English if none is.
+
+    Args:
+        texts: Of products.
+        languages: Of the same products; None where unknown.
+    """
+    unknown = [text for text, language in zip(texts, languages, strict=True) if not language]
+    shares = find_languages(unknown) or {ENGLISH: 1.0}
+    return [
+        read_code(language) if language else choose_language(text, shares)
+        for text, language in zip(texts, languages, strict=True)
+    ]
+
+
+def read_code(language: str) -> str:
+    """Read the ISO 639-1 code of a locale: "de" of "de-AT", "de_AT" or "DE"; "no" of its two written standards."""
+    code = re.split("[-_]", language.strip().casefold())[0]
+    return VARIETIES.get(code, code)
 
 
 def _find_script(text: str) -> str | None:

@@ -21,11 +21,10 @@ from catalog.new_queries import NewQuery, read_rows, select_new, write_queries
 from catalog.progress import show_progress
 from catalog.schema import DERIVED, EXACT, IMPLICIT, IRRELEVANT, SUBSTITUTE, DataError, main_picture
 from catalog.splits import assign_splits
-from catalog.text import normalise
+from catalog.text import join_words, normalise, split_words
 from catalog.threads import cpu_count
 
 ATTRIBUTES = ("brand", "color", "material")  # a derived query names one of these and a category
-WORD = re.compile(r"\w+(?:[-'’.]\w+)*")
 MAX_JUDGED = 40  # substitutes of a derived query, and also irrelevant products
 
 Key = tuple[str, str]
@@ -180,7 +179,7 @@ def _derive_from_attributes(
         category = by_category[key[1]]
         substitutes = judge.draw([product for product in category if product not in exact])
         grades = dict.fromkeys(substitutes, SUBSTITUTE) | dict.fromkeys(sorted(exact), EXACT)
-        queries.append(NewQuery(" ".join(key), judge.add_irrelevant(grades, category)))
+        queries.append(NewQuery(join_words(key), judge.add_irrelevant(grades, category)))
     return queries
 
 
@@ -212,18 +211,18 @@ def _largest_groups(
 
 
 def _derive_from_titles(products: Sequence[Product], most: int, rng: np.random.Generator) -> list[NewQuery]:
-    """Derive queries from every second word of a title."""
+    """Derive queries from every second word of a title, or short piece where the script has no blanks."""
     by_title: dict[str, list[str]] = defaultdict(list)
     for product in products:
         by_title[product.title].append(product.id)
     titles = [
-        title for title, ids in by_title.items() if len(WORD.findall(title)) > 2 and len(ids) <= MAX_PRODUCTS
+        title for title, ids in by_title.items() if len(split_words(title)) > 2 and len(ids) <= MAX_PRODUCTS
     ]
     judge = Judge(products, rng)
     queries: dict[str, NewQuery] = {}
     for index in rng.permutation(len(titles))[:most]:
-        words, exact = WORD.findall(titles[index]), by_title[titles[index]]
-        text = " ".join(words[int(rng.integers(2)) :: 2])
+        words, exact = split_words(titles[index]), by_title[titles[index]]
+        text = join_words(words[int(rng.integers(2)) :: 2])
         grades = judge.add_irrelevant(dict.fromkeys(exact, EXACT), exact)
         queries.setdefault(text, NewQuery(text, grades))
     return list(queries.values())

@@ -1,6 +1,7 @@
 """Text normalisation: `clean` at import, `normalise` for comparing texts, and the words of a text."""
 
 import html
+import itertools
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -11,31 +12,29 @@ from catalog.scripts import (
     HIRAGANA,
     KATAKANA,
     MARKS,
-    SOUTH_EAST_ASIAN,
     UNSEGMENTED,
 )
 
 # Elements that separate words where they begin and end; the others, such as <b>, do not.
-BLOCKS = (
-    "address article aside blockquote body br button caption center dd details dialog dir div dl dt fieldset figcaption "
-    "figure footer form frame h1 h2 h3 h4 h5 h6 head header hr html iframe img input label legend li link main menu "
-    "meta nav ol option p pre section select source summary table tbody td textarea tfoot th thead title tr ul video"
-).split()
-INLINE = (
-    "a abbr acronym audio b bdi bdo big cite code col colgroup data del dfn em embed font i ins kbd mark nobr noscript "
-    "object q s samp script small span strike strong style sub sup svg template time tt u var wbr"
-).split()
-WITHOUT_TEXT = ["script", "style", "template", "noscript", "iframe", "object", "svg"]
-
-_ELEMENT = "(?:" + "|".join(sorted([*BLOCKS, *INLINE], key=len, reverse=True)) + ")"
+_BLOCK = (
+    "address|article|aside|blockquote|body|br|button|caption|center|dd|details|dialog|dir|div|dl|dt|fieldset|figcaption"
+    "|figure|footer|form|frame|h[1-6r]|head|header|html|iframe|img|input|label|legend|li|link|main|menu|meta|nav|ol"
+    "|option|p|pre|section|select|source|summary|table|tbody|td|textarea|tfoot|th|thead|title|tr|ul|video"
+)
+_INLINE = (
+    "a|abbr|acronym|audio|b|bdi|bdo|big|cite|code|col|colgroup|data|del|dfn|em|embed|font|i|ins|kbd|mark|nobr|noscript"
+    "|object|q|s|samp|script|small|span|strike|strong|style|sub|sup|svg|template|time|tt|u|var|wbr"
+)
+_WITHOUT_TEXT = ["script", "style", "template", "noscript", "iframe", "object", "svg"]
+_ELEMENT = rf"(?:{_BLOCK}|{_INLINE})(?![\w:-])"
 _ATTRIBUTE = r"""\s+[\w:.-]+(?:\s*=\s*(?:"[^"]*"|'[^']*'|[^\s"'<>]+)|(?=\s*/?>))"""
 _TAG = re.compile(
     rf"<{_ELEMENT}(?:{_ATTRIBUTE})*\s*/?>|</{_ELEMENT}\s*>|<!--|<!doctype\b|<!\[CDATA\[", re.IGNORECASE
 )
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
-_BLOCK_TAG = re.compile(rf"(?=</?(?:{'|'.join(BLOCKS)})\b)", re.IGNORECASE)
+_BLOCK_TAG = re.compile(rf"(?=</?(?:{_BLOCK})(?![\w:-]))", re.IGNORECASE)
 _CDATA = re.compile(r"<!\[CDATA\[|\]\]>", re.IGNORECASE)
-_CUT_TAG = re.compile(rf"<{_ELEMENT}\s[^<>]*=[^<>]*$", re.IGNORECASE)  # the end of a text of limited length
+_CUT_TAG = re.compile(rf"<{_ELEMENT}\s[^<>]*$", re.IGNORECASE)  # the end of a text of limited length
 _LESS_THAN = re.compile("<(?![^<>]*>)")
 
 # Characters whose compatibility form is not what a shop means by them.
@@ -139,9 +138,9 @@ def _resolve_markup(text: str) -> str:
         return _ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
     from selectolax.lexbor import LexborHTMLParser  # most texts have no markup
 
-    text = _CUT_TAG.sub("", _CDATA.sub(" ", text))
+    text = _CUT_TAG.sub(lambda tag: "" if "=" in tag[0] else tag[0], _CDATA.sub(" ", text))
     tree = LexborHTMLParser(_BLOCK_TAG.sub(" ", _LESS_THAN.sub("&lt;", text)))
-    tree.strip_tags(WITHOUT_TEXT, recursive=True)
+    tree.strip_tags(_WITHOUT_TEXT, recursive=True)
     return tree.root.text() if tree.root else ""
 
 
@@ -152,4 +151,4 @@ def _split_run(run: str) -> list[str]:
     units = re.findall(f"{CLUSTER}|.", run)
     count = -(-len(units) // _PIECE_CHARS)
     bounds = [len(units) * number // count for number in range(count + 1)]
-    return ["".join(units[start:end]) for start, end in zip(bounds, bounds[1:], strict=False)]
+    return ["".join(units[start:end]) for start, end in itertools.pairwise(bounds)]

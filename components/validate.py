@@ -44,7 +44,7 @@ class Validation:
 
     Attributes:
         inspection: The rules and their findings.
-        counts: Rows by table, and queries by split.
+        counts: Rows by table, queries by split, and products by language.
         profile: A sample of the products; None where the data failed before it was drawn.
         comparison: With the champion; None where there is none, or no profile.
     """
@@ -102,7 +102,9 @@ def check_data(data: Path, params: ValidateParams) -> Validation:
     frames = profile_frames(data, params)
     inspection.check(frames)
     counts: dict[str, dict[str, int]] = {
-        name: dict(frames[name].itertuples(index=False)) for name in ("tables", "splits") if name in frames
+        name: dict(frames[name].iloc[:, :2].itertuples(index=False))
+        for name in ("tables", "splits", "languages")
+        if name in frames
     }
     if inspection.errors:  # products may have no ids, and the comparison is slow
         return Validation(inspection, counts)

@@ -34,8 +34,8 @@ class EvaluateParams(Params):
     language: str = Field(
         "auto",
         pattern="^(auto|[a-z]{2})$",
-        description="how BM25 reads products: an ISO 639-1 code for all, or auto for the column language, and detection "
-        "where that is empty",
+        description="of products, for BM25: an ISO 639-1 code for all, or auto for the column language and, where that "
+        "is empty, detection",
     )
     holdout: float = Field(
         0.3,

@@ -22,7 +22,7 @@ def render_data_page(
 
     Args:
         findings: In the order of the rules.
-        counts: Rows by table, and queries by split.
+        counts: Rows by table, queries by split, and products by language.
         data: The data set, for thumbnails.
         comparison: With the champion, if there is one.
         data_docs: Whether there are Data Docs to link to.

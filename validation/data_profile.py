@@ -3,10 +3,10 @@
 `profile_columns` and `profile_unexpected_columns` make one frame each, `profile_data` the others. The first column (of
 judgements, the first two) names the row:
 
-- products: product_id, title, description, price; a `PictureProfile`; frames, the number of frames of its clip;
-  same_pixels and same_description, how many products have its pixels or its description, null where it has none;
-  foreign, the language of title and description where it is clearly another; letters, how many letters and digits they
-  have
+- products: product_id, title, description, price; language, as given, else detected; a `PictureProfile`; frames, the
+  number of frames of its clip; same_pixels and same_description, how many products have its pixels or its description,
+  null where it has none; foreign, the language of title and description where it is clearly another; letters, how many
+  letters and digits they have
 - queries: query_id, text, split, judged_by, frequency, cluster; asks ("text", "image", "text + image"); exact, the
   number of judgements of grade 3, for test queries only; text_splits, pixels_splits and cluster_splits, the splits that
   share its text, pixels or cluster where there are several; a `PictureProfile`
@@ -19,6 +19,7 @@ judgements, the first two) names the row:
 - clip_frames: one row per frame of a clip, with its problem or null
 - satisfaction, if the data set has it
 - catalogue: the share of products without a picture
+- languages: language, products (number), queries (share), without_products (the share where no product is in it)
 - tables, splits: the number of rows, of queries
 """
 
@@ -34,7 +35,7 @@ import pyarrow as pa
 
 from catalog import store
 from catalog.images import Limits, PictureError, decode, is_flat, pixel_hash
-from catalog.languages import detect_language
+from catalog.languages import choose_languages, detect_language, find_languages
 from catalog.privacy import SAMPLE_ROWS, looks_personal
 from catalog.progress import show_progress
 from catalog.schema import DERIVED, EXACT, SPLITS, TABLES
@@ -155,6 +156,7 @@ def profile_data(data: Path, limits: Limits, languages: Collection[str] = ()) ->
         "exact_matches": _profile_exact_matches(products, queries[derived], judgements),
         "shared_matches": _profile_exact_matches(products, queries[~derived], judgements),
         "catalogue": _profile_catalogue(products),
+        "languages": _profile_languages(products, queries),
         "tables": _count_frame("table", "rows", row_counts),
         "splits": _count_frame(
             "split", "queries", {split: int((queries.split == split).sum()) for split in SPLITS}
@@ -165,7 +167,7 @@ def profile_data(data: Path, limits: Limits, languages: Collection[str] = ()) ->
 def _read_frames(data: Path, limits: Limits) -> dict[str, pd.DataFrame]:
     """Read the tables, pictures and clips; blank texts of the tables become null."""
     with ThreadPoolExecutor(cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
-        columns = ["product_id", "title", "description", "price"]
+        columns = ["product_id", "title", "description", "price", "language"]
         products, product_pictures = _profile_rows(data, "products", columns, limits, pool)
         columns = ["query_id", "text", "split", "judged_by", "frequency", "cluster"]
         queries, query_pictures = _profile_rows(data, "queries", columns, limits, pool)
@@ -244,12 +246,28 @@ def _add_product_columns(products: pd.DataFrame, languages: Collection[str]) -> 
     for name, keys in (("pixels", products.pixels), ("description", _normalised(products.description))):
         products[f"same_{name}"] = keys.map(keys.value_counts()).astype("Int64")
     texts = products.title.fillna("") + ". " + products.description.fillna("")
+    given = products.language
+    products["language"] = choose_languages(
+        texts.to_list(), [None if pd.isna(code) else code for code in given]
+    )
     detected = [detect_language(text) for text in show_progress(texts, "languages", unit="row")]
     text_languages = pd.Series(detected, products.index, dtype="str")
     expected = languages or text_languages.value_counts().index[:1]
-    products["foreign"] = text_languages.where(~text_languages.isin(expected))
+    products["foreign"] = text_languages.where(~text_languages.isin(expected) & (text_languages != given))
     letters = texts.map(lambda text: sum(map(str.isalnum, text))).astype("Int64")
     products["letters"] = letters.where(products.title.notna())  # a null title is reported by missing_values
+
+
+def _profile_languages(products: pd.DataFrame, queries: pd.DataFrame) -> pd.DataFrame:
+    """List the languages of products and of queries; single queries are too short to be certain of theirs."""
+    counts = products.language.value_counts()
+    shares = find_languages(queries.text.dropna().to_list())
+    codes = [*counts.index, *(code for code in shares if code not in counts.index)]
+    frame = pd.DataFrame({"language": pd.Series(codes, dtype="str")})
+    frame["products"] = [int(counts.get(code, 0)) for code in codes]
+    frame["queries"] = [shares.get(code, 0.0) for code in codes]
+    described = frame.queries.map("{:.0%} of the queries".format).astype("str")
+    return frame.assign(without_products=described.where(frame.products == 0))
 
 
 def _profile_catalogue(products: pd.DataFrame) -> pd.DataFrame:

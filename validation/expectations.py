@@ -191,6 +191,8 @@ def rules(params: ValidateParams) -> list[Rule]:
         Rule("foreign_texts", "products", "title and description should be in "
              f"{' or '.join(params.languages) or 'the most frequent language'}", null, "foreign",
              allowed=params.max_poor_texts, severity="warning"),
+        Rule("query_languages", "languages", "products should be in each language of the queries", null,
+             "without_products", severity="warning"),
         Rule("empty_texts", "products", f"title and description should have {params.min_letters} letters or more",
              between, "letters", {"min_value": params.min_letters}, allowed=params.max_poor_texts,
              severity="warning"),

@@ -11,85 +11,20 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Self
 
-from catalog.languages import VARIETIES, choose_language, find_languages
+from catalog.languages import ENGLISH, NON_LATIN, choose_languages
 from catalog.scripts import CLUSTER, HANGUL, IDEOGRAPHIC, MARKS, UNSEGMENTED
 from catalog.text import clean
+from fusion.search.language_rules import (
+    COMPOUNDING,
+    ELISIONS,
+    NOUNS,
+    SHORT_LISTS,
+    STEMMERS,
+    TURKIC,
+    UNFOLDED,
+)
 
 AUTO = "auto"
-ENGLISH = "en"
-# ISO 639-1 → algorithm of Snowball. Bosnian and Croatian are written as Serbian is, Malay nearly as Indonesian.
-STEMMERS = {
-    "ar": "arabic",
-    "bs": "serbian",
-    "ca": "catalan",
-    "cs": "czech",
-    "da": "danish",
-    "de": "german",
-    "el": "greek",
-    "en": "english",
-    "eo": "esperanto",
-    "es": "spanish",
-    "et": "estonian",
-    "eu": "basque",
-    "fa": "persian",
-    "fi": "finnish",
-    "fr": "french",
-    "ga": "irish",
-    "hi": "hindi",
-    "hr": "serbian",
-    "hu": "hungarian",
-    "hy": "armenian",
-    "id": "indonesian",
-    "it": "italian",
-    "lt": "lithuanian",
-    "ms": "indonesian",
-    "ne": "nepali",
-    "nl": "dutch",
-    "no": "norwegian",
-    "pl": "polish",
-    "pt": "portuguese",
-    "ro": "romanian",
-    "ru": "russian",
-    "sr": "serbian",
-    "st": "sesotho",
-    "sv": "swedish",
-    "ta": "tamil",
-    "tr": "turkish",
-    "yi": "yiddish",
-}
-# Short lists that bm25s carries: those of stopwords-iso also have words such as "large", "home" and "computer".
-SHORT_LISTS = {
-    "da": "DANISH",
-    "de": "GERMAN",
-    "en": "EN",
-    "es": "SPANISH",
-    "fr": "FRENCH",
-    "it": "ITALIAN",
-    "nl": "DUTCH",
-    "no": "NORWEGIAN",
-    "pt": "PORTUGUESE",
-    "ru": "RUSSIAN",
-    "sv": "SWEDISH",
-    "tr": "TURKISH",
-}
-# Stop words that are nouns of shops: "été" is also summer.
-NOUNS = {"fr": frozenset({"été", "étés"})}
-# Latin languages whose accents are letters that everybody types. In all others, people leave them out.
-UNFOLDED = frozenset({"da", "et", "fi", "is", "no", "sv"})
-# Short words that lose their vowel before another vowel, as in "l'eau"; as Lucene's filters of these languages.
-ELISIONS = {
-    "ca": "d l m n s t",
-    "fr": "c d j jusqu l lorsqu m n puisqu qu quoiqu s t",
-    "ga": "b d m",
-    "it": "agl all c coll d dagl dall degl dell gl l m nell negl quest quell s sugl sull t un v",
-}
-TURKIC = frozenset({"az", "tr"})  # a capital I has no dot; an apostrophe begins an ending
-NON_LATIN = frozenset(
-    "am ar as be bg bn el fa gu he hi hy ja ka kk km kn ko ky lo mk ml mn mr my ne or pa ps ru sa si ta te tg th ti ug "
-    "uk ur yi zh".split()
-)
-# Languages that write compounds as one word.
-COMPOUNDING = frozenset({"da", "de", "et", "fi", "hu", "is", "nl", "no", "sv"})
 MIN_PART, MIN_COMPOUND = 3, 7  # characters
 CACHE_WORDS = 100_000
 
@@ -143,7 +78,8 @@ class Analyser:
         self.stems = stems or {}
         self._stop_words = read_stop_words(language)
         self._elided = frozenset(ELISIONS.get(language, "").split())
-        self._other = Analyser(ENGLISH) if language in NON_LATIN else None
+        # brands and English words in texts of another script
+        self._english = Analyser(ENGLISH) if language in NON_LATIN else None
         self._analyse_letters = lru_cache(CACHE_WORDS)(self._compute_letters)
 
     def index_tokens(self, text: str) -> list[str]:
@@ -202,10 +138,8 @@ class Analyser:
 
     def _compute_letters(self, word: str) -> tuple[str, ...]:
         """The tokens of a word without digits; none of a stop word."""
-        if self._other and _ASCII_WORD.fullmatch(
-            word
-        ):  # brands and English words in a text of another script
-            return self._other._analyse_letters(word)
+        if self._english and _ASCII_WORD.fullmatch(word):
+            return self._english._analyse_letters(word)
         word = self._strip_apostrophes(word)
         if word in self._stop_words or len(word) < 2:
             return ()
@@ -317,27 +251,6 @@ class CatalogueAnalyser:
     def load(cls, path: Path) -> Self:
         """Read what `save` wrote."""
         return cls(**json.loads(path.read_text(encoding="utf-8")))
-
-
-def choose_languages(texts: Sequence[str], languages: Sequence[str | None]) -> list[str]:
-    """Choose the language of each product: as given, else detected among those of the catalogue; English if none is.
-
-    Args:
-        texts: Of products.
-        languages: Of the same products; None where unknown.
-    """
-    unknown = [text for text, language in zip(texts, languages, strict=True) if not language]
-    shares = find_languages(unknown) or {ENGLISH: 1.0}
-    return [
-        read_code(language) if language else choose_language(text, shares)
-        for text, language in zip(texts, languages, strict=True)
-    ]
-
-
-def read_code(language: str) -> str:
-    """Read the ISO 639-1 code of a locale: "de" of "de-AT", "de_AT" or "DE"; "no" of its two written standards."""
-    code = re.split("[-_]", language.strip().casefold())[0]
-    return VARIETIES.get(code, code)
 
 
 def split_bigrams(text: str, single: bool) -> Iterator[str]:

@@ -10,7 +10,6 @@ from catalog.schema import PRODUCTS, TEXT_COLUMNS, DataError, product_text
 from fusion.search.analysis import AUTO, CatalogueAnalyser
 from fusion.search.vector_index import top_positions
 
-
 ANALYSIS_FILE = "analysis.json"
 
 

@@ -70,6 +70,32 @@ def test_what_is_derived_follows_from_the_products(shop: Path, tmp_path: Path) -
     assert first.samefile(tmp_path / "data" / "products" / first.name)
 
 
+def test_queries_of_scripts_without_blanks_have_none(tmp_path: Path) -> None:
+    """As people type them; and a Chinese title of one run has pieces."""
+    colours, kinds = ("红色", "蓝色", "黑色", "白色"), ("连衣裙", "保温杯", "跑步鞋")
+    rows = [
+        Row(
+            "products",
+            f"{color} {kind} {n}",
+            {
+                "product_id": f"{kind}-{color}-{n}",
+                "title": f"{color}简约时尚{kind}新款第{'一二三四五'[n]}代大容量",
+                "category": f"商品/{kind}",
+                "color": color,
+            },
+        )
+        for color in colours
+        for kind in kinds
+        for n in range(5)
+    ]
+    convert("own", rows, [], tmp_path / "shop", {})
+    add_derived_queries(tmp_path / "shop", tmp_path / "data", most=60)
+    texts = read_grades(tmp_path / "data").keys()
+    attributes = {f"{color}{kind}" for color in colours for kind in kinds}
+    assert len(texts - attributes) > 5 and texts & attributes
+    assert not any(" " in text for text in texts)
+
+
 def test_derived_queries_of_the_same_products_are_a_cluster(shop: Path, tmp_path: Path) -> None:
     """Each kind and colour has five products; two of these share a title."""
     add_derived_queries(shop, tmp_path / "data", most=100)

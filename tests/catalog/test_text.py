@@ -11,7 +11,10 @@ from catalog.text import clean, join_words, normalise, split_words
 CASES = Path(__file__).parents[3] / "shared" / "cases"
 
 # characters that meet in texts of shops, among them every kind that cleaning treats
-CHARACTERS = "aB1 <>&;/p b='\"\n\t\x00\u200b\u200c\u200d\ufe0f\u00ad™½é\u0301ｶﾞ衫が\u0e4d\u0e32\u0e49कक्\u064b\u0633ﬁ❤👨\u3164²"
+CHARACTERS = (
+    "aB1 <>&;/p b='\"\n\t\x00\u200b\u200c\u200d\ufe0f\u00ad"
+    "™½é\u0301ｶﾞ衫が\u0e4d\u0e32\u0e49कक्\u064b\u0633ﬁ❤👨\u3164²"
+)
 FRAGMENTS = [
     "<p>",
     "</b>",
@@ -52,6 +55,7 @@ def test_what_is_compared_is_clean_and_stable(text: str) -> None:
         ("&lt;p&gt;red&amp;nbsp;mug&lt;/p&gt;", "red mug"),
         ("<![CDATA[red mug]]>", "red mug"),
         ('red <b>mug</b> <a href="http://shop.exam', "red mug"),
+        ("<b>red</b> a <b", "red a <b"),
         ("Tom &amp; Co. &eacute;", "Tom & Co. é"),
     ],
 )

@@ -283,6 +283,26 @@ def test_texts_in_another_language_are_a_warning(tiny_tables: Tables, write_data
     assert len(broken(check(data, languages=["de"]))["foreign_texts"]) == 5  # the first ones
 
 
+def test_texts_may_be_in_the_language_of_their_product(tiny_tables: Tables, write_data: Write) -> None:
+    for number, row in enumerate(tiny_tables["products"]):
+        row["description"] = f"Number {number} of the things that we sell to people who like shirts"
+    for row in tiny_tables["products"][:4]:
+        row |= {"title": "红色连衣裙", "description": None, "language": "zh"}
+    report = check(write_data(tiny_tables))
+    assert "foreign_texts" not in broken(report)
+    assert report["counts"]["languages"] == {"en": 8, "zh": 4}
+
+
+def test_queries_in_a_language_without_products_are_a_warning(tiny_tables: Tables, write_data: Write) -> None:
+    for number, row in enumerate(tiny_tables["products"]):
+        row["description"] = f"Number {number} of the things that we sell to people who like shirts"
+    for number, row in enumerate(tiny_tables["queries"][:3]):
+        row["text"] = "红色连衣裙"[: number + 2]
+    report = check(write_data(tiny_tables))
+    assert broken(report)["query_languages"] == ["zh: 50% of the queries"]
+    assert report["passed"] and report["counts"]["languages"] == {"en": 12}
+
+
 def test_texts_with_few_letters_are_a_warning(tiny_tables: Tables, write_data: Write) -> None:
     products = tiny_tables["products"]
     products[2] |= {"title": "n/a", "description": None}

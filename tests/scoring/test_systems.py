@@ -5,8 +5,8 @@ import pytest
 
 from fusion.features import Items
 from fusion.model import ModelConfig, ProductSearchModel
-from fusion.search.hybrid import Hybrid
 from fusion.search.analysis import CatalogueAnalyser
+from fusion.search.hybrid import Hybrid
 from fusion.search.lexical_index import LexicalIndex
 from scoring.systems import CANDIDATE, HYBRID, RankedSystems, list_ablations, read_served
 
