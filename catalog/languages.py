@@ -12,16 +12,18 @@ from catalog import scripts
 
 ENGLISH = "en"
 MIN_PROBABILITY = 0.5  # it is lower for names, codes and very short texts
+MIN_PROBABILITY_ANY = 0.05  # mean over texts, of a language in which they can be
 MIN_SCRIPT_SHARE = 0.2  # of the letters: Latin brands and units are part of titles in every language
 MIN_LANGUAGE_SHARE = 0.02  # of the texts of a catalogue: a language of fewer is a name or an error
 MIN_CERTAIN_SHARE = 0.01  # of the texts must be certainly in it
 SAMPLE_TEXTS = 2000  # of a catalogue, to find its languages
+PRIOR_TEXTS = 0.5  # of English: a few short titles can look like any language
 ROUNDS = 20  # of expectation maximisation; the shares of a catalogue's languages hardly change after ten
 
 # Script → its letters, and its language; None where several languages use it.
 SCRIPTS: dict[str, tuple[str, str | None]] = {
     "Kana": (scripts.HIRAGANA + scripts.KATAKANA, "ja"),
-    "Han": (scripts.HAN, "zh"),
+    "Han": (scripts.HAN, None),
     "Hangul": (scripts.HANGUL, "ko"),
     "Thai": (scripts.THAI, "th"),
     "Lao": (scripts.LAO, "lo"),
@@ -55,15 +57,14 @@ SHARED_SCRIPTS = {
     "Arabic": {"ar", "ary", "arz", "fa", "ur", "ps", "ug", "ku", "sdh"},
     "Cyrillic": {"ru", "uk", "bg", "sr", "mk", "be", "kk", "ky", "mn", "tg", "tt", "ba", "uz"},
 }
+HAN_LANGUAGES = {"zh": 0.9, "ja": 0.1}  # of titles without kana
 # Languages that are never written in Latin letters; Serbian, Uzbek and Kurdish are.
 NON_LATIN = frozenset(
-    [code for _, code in SCRIPTS.values() if code]
-    + [code for codes in SHARED_SCRIPTS.values() for code in codes]
-) - {"sr", "uz", "ku"}
+    {code for _, code in SCRIPTS.values() if code}.union(HAN_LANGUAGES, *SHARED_SCRIPTS.values())
+    - {"sr", "uz", "ku"}
+)
 # Varieties and standards that titles cannot separate: their probabilities are added up.
 VARIETIES = {
-    "wuu": "zh",
-    "yue": "zh",
     "nn": "no",
     "nb": "no",
     "arz": "ar",
@@ -92,12 +93,14 @@ def rank_languages(text: str) -> dict[str, float]:
     """Estimate the probability of each language, ISO 639-1, in which a text can be; empty for a text without letters.
 
     A script other than Latin that has `MIN_SCRIPT_SHARE` of the letters decides: its language is certain, or one of the
-    few that use it. A text of Han characters is Chinese unless there are kana in it. The rest is left to py3langid,
-    whose probabilities of varieties, such as Wu and Cantonese for Chinese, are added up.
+    few that use it. A text of Han characters with kana is Japanese; without, most likely Chinese. The rest is left to
+    py3langid, whose probabilities of varieties, such as Moroccan and Egyptian Arabic, are added up.
     """
     if not _LETTER.search(text):
         return {}
     script = _find_script(text)
+    if script == "Han":
+        return dict(HAN_LANGUAGES)
     if script and (language := SCRIPTS[script][1]):
         return {language: 1.0}
     candidates = SHARED_SCRIPTS.get(script or "")
@@ -144,10 +147,20 @@ def _fit_shares(rankings: Sequence[Mapping[str, float]]) -> dict[str, float]:
     codes = sorted({code for ranking in rankings for code in ranking})
     probabilities = np.array([[ranking.get(code, 0.0) for code in codes] for ranking in rankings])
     shares = np.full(len(codes), 1 / len(codes))
+    prior = np.array([PRIOR_TEXTS if code == ENGLISH else 0.0 for code in codes])
     for _ in range(ROUNDS):
         weighted = probabilities * shares + np.finfo(float).tiny
-        shares = (weighted / weighted.sum(1, keepdims=True)).mean(0)
+        counts = (weighted / weighted.sum(1, keepdims=True)).sum(0) + prior
+        shares = counts / counts.sum()
     return dict(zip(codes, shares.tolist(), strict=True))
+
+
+def is_possible(language: str, texts: Sequence[str]) -> bool:
+    """Whether texts can be in a language: their mean probability is `MIN_PROBABILITY_ANY` or more."""
+    sample = texts[:: max(1, len(texts) // SAMPLE_TEXTS)]
+    return sum(rank_languages(text).get(language, 0.0) for text in sample) >= MIN_PROBABILITY_ANY * len(
+        sample
+    )
 
 
 def choose_language(text: str, shares: Mapping[str, float]) -> str:

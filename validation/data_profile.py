@@ -35,7 +35,7 @@ import pyarrow as pa
 
 from catalog import store
 from catalog.images import Limits, PictureError, decode, is_flat, pixel_hash
-from catalog.languages import choose_languages, detect_language, find_languages
+from catalog.languages import choose_languages, detect_language, find_languages, is_possible
 from catalog.privacy import SAMPLE_ROWS, looks_personal
 from catalog.progress import show_progress
 from catalog.schema import DERIVED, EXACT, SPLITS, TABLES
@@ -245,7 +245,7 @@ def _read_with_progress(data: Path, table: str, names: list[str], label: str) ->
 def _add_product_columns(products: pd.DataFrame, languages: Collection[str]) -> None:
     for name, keys in (("pixels", products.pixels), ("description", _normalised(products.description))):
         products[f"same_{name}"] = keys.map(keys.value_counts()).astype("Int64")
-    texts = products.title.fillna("") + ". " + products.description.fillna("")
+    texts = _join_texts(products)
     given = products.language
     products["language"] = choose_languages(
         texts.to_list(), [None if pd.isna(code) else code for code in given]
@@ -259,15 +259,23 @@ def _add_product_columns(products: pd.DataFrame, languages: Collection[str]) -> 
 
 
 def _profile_languages(products: pd.DataFrame, queries: pd.DataFrame) -> pd.DataFrame:
-    """List the languages of products and of queries; single queries are too short to be certain of theirs."""
+    """List the languages of products and of queries; a single query is too short to be certain of its language."""
     counts = products.language.value_counts()
     shares = find_languages(queries.text.dropna().to_list())
+    texts = _join_texts(products).to_list()
     codes = [*counts.index, *(code for code in shares if code not in counts.index)]
     frame = pd.DataFrame({"language": pd.Series(codes, dtype="str")})
     frame["products"] = [int(counts.get(code, 0)) for code in codes]
     frame["queries"] = [shares.get(code, 0.0) for code in codes]
     described = frame.queries.map("{:.0%} of the queries".format).astype("str")
-    return frame.assign(without_products=described.where(frame.products == 0))
+    possible = [
+        count > 0 or is_possible(code, texts) for code, count in zip(codes, frame.products, strict=True)
+    ]
+    return frame.assign(without_products=described.mask(possible))
+
+
+def _join_texts(products: pd.DataFrame) -> pd.Series:
+    return products.title.fillna("") + ". " + products.description.fillna("")
 
 
 def _profile_catalogue(products: pd.DataFrame) -> pd.DataFrame:

@@ -25,7 +25,9 @@ from fusion.search.language_rules import (
 )
 
 AUTO = "auto"
+ARABIC, ARTICLE = "ar", "ال"
 MIN_PART, MIN_COMPOUND = 3, 7  # characters
+MAX_COMPOUNDS = 20  # that a word of a query stands for
 CACHE_WORDS = 100_000
 
 _LETTER = rf"(?:(?![{UNSEGMENTED}{HANGUL}\d_])\w[{MARKS}]*)"
@@ -64,9 +66,13 @@ class Analyser:
     Lucene's CJK analyser. Korean has blanks, but writes particles and compounds without. Single characters are indexed,
     too, for queries of one character.
 
-    "XK-250", "xk250" and "XK 250" share tokens, and so do "500ml" and "500 ml". A compound is split where all parts are
-    words of the catalogue, by the geometric mean of their frequencies (Koehn & Knight, "Empirical methods for compound
-    splitting", EACL 2003); the whole word stays. Words of one letter or digit say too little, and are left out.
+    "XK-250", "xk250" and "XK 250" share tokens, and so do "500ml" and "500 ml". Words of one letter or digit say too
+    little, and are left out.
+
+    A compound is split where all parts are words of the catalogue, by the geometric mean of their frequencies (Koehn &
+    Knight, "Empirical methods for compound splitting", EACL 2003); the whole word stays. Where only the end is a word
+    of the catalogue, that is added. A word of a query that the catalogue lacks stands for the compounds that begin or
+    end with it.
 
     Args:
         language: ISO 639-1; of an unknown language, words are not stemmed.
@@ -144,8 +150,11 @@ class Analyser:
         if word in self._stop_words or len(word) < 2:
             return ()
         plain = self._fold_accents(word)
-        stems = dict.fromkeys(self._fold_accents(self._stem(form)) for form in (word, plain))
-        return tuple(dict.fromkeys([*stems, *self._split_compound(word)]))
+        forms = [word, plain]
+        if self.language == ARABIC and not word.startswith(ARTICLE):
+            forms.append(ARTICLE + word)  # without it, the stemmer takes some first letters for prefixes
+        stems = dict.fromkeys(self._fold_accents(self._stem(form)) for form in forms)
+        return tuple(dict.fromkeys([*stems, *self._relate_compounds(word)]))
 
     def _strip_apostrophes(self, word: str) -> str:
         first, apostrophe, rest = word.partition("'")
@@ -156,7 +165,11 @@ class Analyser:
         return (word.removesuffix("'s") if self.language == ENGLISH else word).replace("'", "")
 
     def _stem(self, word: str) -> str:
-        return _get_stemmer(self.language)(word)
+        stem = _get_stemmer(self.language)
+        shorter = stem(word)
+        while self.language in TURKIC and shorter != word:  # endings follow each other
+            word, shorter = shorter, stem(shorter)
+        return shorter
 
     def _fold_accents(self, word: str) -> str:
         if word.isascii():
@@ -164,10 +177,27 @@ class Analyser:
         word = word.translate(_VARIANTS)
         return word if self.language in UNFOLDED else fold_accents(word)
 
+    def _relate_compounds(self, word: str) -> list[str]:
+        """The parts of a compound; of a word that the catalogue lacks, also its compounds that begin or end with it."""
+        if not self.stems:
+            return []
+        parts = self._split_compound(word) if len(word) >= MIN_COMPOUND else []
+        stem = self._fold_accents(self._stem(word))
+        if parts or stem in self.stems or len(word) <= MIN_PART:
+            return parts or self._find_head(word)
+        start = stem if len(stem) > MIN_PART else self._fold_accents(word)
+        compounds = [other for other in self.stems if other.startswith(start) or other.endswith(stem)]
+        return sorted(compounds, key=lambda other: -self.stems[other])[:MAX_COMPOUNDS] or self._find_head(
+            word
+        )
+
+    def _find_head(self, word: str) -> list[str]:
+        """The longest end of a word that is a word of the catalogue, where its beginning is none."""
+        starts = range(MIN_PART, len(word) - MIN_PART)
+        return [head for start in starts if (head := self._find_part(word[start:], is_last=True))][:1]
+
     def _split_compound(self, word: str) -> list[str]:
         """Split into the stems of parts that are words of the catalogue; none if there is no such split."""
-        if not self.stems or len(word) < MIN_COMPOUND:
-            return []
         # position → number of parts until there → sum of the logarithms of their frequencies, and the parts
         best: dict[int, dict[int, tuple[float, list[str]]]] = {0: {0: (0.0, [])}}
         for end in range(MIN_PART, len(word) + 1):

@@ -296,10 +296,10 @@ def test_texts_may_be_in_the_language_of_their_product(tiny_tables: Tables, writ
 def test_queries_in_a_language_without_products_are_a_warning(tiny_tables: Tables, write_data: Write) -> None:
     for number, row in enumerate(tiny_tables["products"]):
         row["description"] = f"Number {number} of the things that we sell to people who like shirts"
-    for number, row in enumerate(tiny_tables["queries"][:3]):
-        row["text"] = "红色连衣裙"[: number + 2]
+    for number, row in enumerate(tiny_tables["queries"]):
+        row["text"] = "红色连衣裙保温杯"[number : number + 3]
     report = check(write_data(tiny_tables))
-    assert broken(report)["query_languages"] == ["zh: 50% of the queries"]
+    assert broken(report)["query_languages"] == ["zh: 100% of the queries"]
     assert report["passed"] and report["counts"]["languages"] == {"en": 12}
 
 

@@ -198,7 +198,7 @@ def test_german_cases_are_found(write_data: Write) -> None:
     if not CASES.exists():
         pytest.skip("no ../shared/cases")
     rows = [line.split("\t") for line in (CASES / "german.tsv").read_text().splitlines()[1:]]
-    titles = list(dict.fromkeys(title for _, found in rows for title in found.split("; ")))
+    titles = list(dict.fromkeys(title for _, cell in rows for title in cell.split("; ")))
     index = build(write_data, titles)
     for query, expected in rows:
         assert {titles[row] for row in index.search(query, 10)[0]} >= set(expected.split("; ")), query
