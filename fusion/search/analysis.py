@@ -30,14 +30,22 @@ MIN_PART, MIN_COMPOUND = 3, 7  # characters
 MAX_COMPOUNDS = 20  # that a word of a query stands for
 CACHE_WORDS = 100_000
 
-_LETTER = rf"(?:(?![{UNSEGMENTED}{HANGUL}\d_])\w[{MARKS}]*)"
 _NUMBER = r"\d+(?:[.,]\d+)*"
-_RUNS = re.compile(
-    rf"(?P<unsegmented>[{IDEOGRAPHIC}]+|(?:{CLUSTER})+|[{HANGUL}]+)"
-    r"|(?P<sign>(?<!\w)[a-z](?:\+\+|#))"  # C++, C#
-    rf"|(?P<fraction>(?<![\w.,/])\d+/\d+(?![\w/]))"
-    rf"|(?P<word>(?:{_LETTER}|{_NUMBER})+(?:['._-](?:{_LETTER}|{_NUMBER})+)*)"
+
+
+def _compile_runs(unsegmented: str, letter: str) -> re.Pattern[str]:
+    return re.compile(
+        rf"(?P<unsegmented>{unsegmented})"
+        r"|(?P<sign>(?<!\w)[a-z](?:\+\+|#))"  # C++, C#
+        r"|(?P<fraction>(?<![\w.,/])\d+/\d+(?![\w/]))"
+        rf"|(?P<word>(?:{letter}|{_NUMBER})+(?:['._-](?:{letter}|{_NUMBER})+)*)"
+    )
+
+
+_RUNS = _compile_runs(
+    f"[{IDEOGRAPHIC}]+|(?:{CLUSTER})+|[{HANGUL}]+", rf"(?:(?![{UNSEGMENTED}{HANGUL}\d_])\w[{MARKS}]*)"
 )
+_ASCII_RUNS = _compile_runs("(?!)", "[a-z]+")  # the same for ASCII texts, and much faster
 _UNIT = re.compile(f"{CLUSTER}|.")
 _INITIALS = re.compile(r"\w(?:\.\w)+")  # U.S.A
 _PARTS = re.compile(r"[_-]+|(?<!\d)\.|\.(?!\d)")
@@ -87,6 +95,7 @@ class Analyser:
         # brands and English words in texts of another script
         self._english = Analyser(ENGLISH) if language in NON_LATIN else None
         self._analyse_letters = lru_cache(CACHE_WORDS)(self._compute_letters)
+        self._analyse_word = lru_cache(CACHE_WORDS)(lambda word: tuple(self._compute_word(word)))
 
     def index_tokens(self, text: str) -> list[str]:
         """The tokens of a product's text."""
@@ -100,10 +109,14 @@ class Analyser:
         """Count the texts of each word's stem, for splitting compounds."""
         counts: Counter[str] = Counter()
         for text in texts:
-            words = (match["word"] for match in _RUNS.finditer(self._fold_case(text)) if match["word"])
+            words = (match["word"] for match in self._find_runs(text) if match["word"])
             parts = {part for word in words for part in _PARTS.split(word) if not _DIGIT.search(part)}
             counts.update({stem for part in parts for stem in self._analyse_letters(part)})
         return {stem: count for stem, count in counts.items() if len(stem) >= MIN_PART}
+
+    def _find_runs(self, text: str) -> Iterator[re.Match[str]]:
+        text = self._fold_case(text)
+        return (_ASCII_RUNS if text.isascii() else _RUNS).finditer(text)
 
     def _fold_case(self, text: str) -> str:
         text = _APOSTROPHES.sub("'", clean(text))
@@ -116,7 +129,7 @@ class Analyser:
         return _BEFORE_UNIT.sub("", _DIMENSION.sub(" ", text))
 
     def _analyse(self, text: str, single: bool) -> Iterator[str]:
-        for match in _RUNS.finditer(self._fold_case(text)):
+        for match in self._find_runs(text):
             if match["word"]:
                 yield from self._analyse_word(match["word"])
             elif match["unsegmented"]:
@@ -124,7 +137,7 @@ class Analyser:
             else:
                 yield match[0]
 
-    def _analyse_word(self, word: str) -> Iterator[str]:
+    def _compute_word(self, word: str) -> Iterator[str]:
         """The tokens of a word's parts, and of the whole, as it is written without hyphens."""
         if _INITIALS.fullmatch(word):
             word = word.replace(".", "")

@@ -418,3 +418,20 @@ class TestTableOfYourOwn:
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
         assert [path.name for path in tmp_path.iterdir()] == ["products.csv"]
+
+
+def test_texts_are_cleaned_and_identifiers_are_not(tmp_path: Path) -> None:
+    values = {
+        "product_id": "a&amp;b",
+        "title": "<b>Red</b>\u200b mug",
+        "description": "<p>For tea.</p><p>ＵＳＢ</p>",
+        "attributes": {"set&nbsp;of": "<i>4</i>"},
+    }
+    invisible = {"product_id": "2", "title": "\x00\u200b"}
+    rows = [Row("products", str(number), row) for number, row in enumerate((values, invisible))]
+    convert("own", rows, [], tmp_path / "data", {})
+    (product,) = store.read_table(tmp_path / "data", "products").to_pylist()
+    assert (product["product_id"], product["title"]) == ("a&amp;b", "Red mug")
+    assert (product["description"], product["attributes"]) == ("For tea. USB", [("set of", "4")])
+    (rejected,) = pq.read_table(tmp_path / "data" / "rejected.parquet").to_pylist()
+    assert (rejected["id"], rejected["reason"]) == ("2", "no title")
