@@ -68,6 +68,9 @@ def test_index_survives_saving(saved: Path, tiny_data: Path, tmp_path: Path) -> 
         "brand": None,
         "color": None,
         "material": None,
+        "max_price": None,
+        "group_id": None,
+        "available": None,
         "price": 10.0,
         "currency": None,
     }
