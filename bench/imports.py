@@ -1,8 +1,9 @@
 """Speed and memory of `catalog import`, compared with a bare loop that only reads, decodes and writes.
 
-python bench/imports.py 100000          # products, with pictures in a zip; the sample's pictures are repeated
+python bench/imports.py 100000 csv      # products, as csv or jsonl, with pictures in a zip; they are repeated
 """
 
+import csv
 import json
 import os
 import subprocess
@@ -17,18 +18,23 @@ from catalog.progress import show_progress
 from catalog.schema import main_picture
 
 PICTURES = 500  # distinct pictures
+READ = {  # format → what a bare loop reads
+    "jsonl": "map(json.loads, lines)",
+    "csv": "(dict(zip(names, fields), price=float(fields[-1])) for fields in table_rows)",
+}
 BARE = """
-import io, json, sys, zipfile
+import csv, io, json, sys, zipfile
 import pyarrow as pa, pyarrow.parquet as pq
 from PIL import Image
 from catalog.schema import PRODUCTS
 
 table, pictures, out = sys.argv[1:]
-rows, names = [], PRODUCTS.names
+rows = []
 writer = pq.ParquetWriter(out, PRODUCTS, compression="zstd")
 with zipfile.ZipFile(pictures) as archive, open(table) as lines, writer:
-    for line in lines:
-        row = json.loads(line)
+    table_rows = csv.reader(lines) if table.endswith(".csv") else []
+    names = next(table_rows) if table.endswith(".csv") else []
+    for row in READ:
         content = archive.read(row["images"])
         Image.open(io.BytesIO(content)).convert("RGB")
         rows.append(row | {"images": [{"bytes": content, "path": row["images"]}]})
@@ -40,19 +46,24 @@ with zipfile.ZipFile(pictures) as archive, open(table) as lines, writer:
 """
 
 
-def write_input(folder: Path, products: int) -> tuple[Path, Path]:
-    """Write a table of products as JSON lines, and a zip of their pictures."""
+def write_input(folder: Path, products: int, kind: str) -> tuple[Path, Path]:
+    """Write a table of products as CSV or JSON lines, and a zip of their pictures."""
     rows = store.read_table(Path("data"), "products").slice(0, PICTURES).to_pylist()
     rows = [row for row in rows if row["images"]]
     keep = ("title", "description", "category", "brand", "price")
-    table, pictures = folder / "products.jsonl", folder / "pictures.zip"
-    with table.open("w") as lines, zipfile.ZipFile(pictures, "w") as archive:
+    table, pictures = folder / f"products.{kind}", folder / "pictures.zip"
+    with table.open("w", newline="") as lines, zipfile.ZipFile(pictures, "w") as archive:
         for number in show_progress(range(products), desc="writing"):
             row = rows[number % len(rows)]
             name = f"images/{number}.png"
             archive.writestr(name, main_picture(row))
             product = {"product_id": f"p{number}", "images": name} | {key: row[key] for key in keep}
-            lines.write(json.dumps(product) + "\n")
+            if kind == "jsonl":
+                lines.write(json.dumps(product) + "\n")
+                continue
+            if not number:
+                csv.writer(lines).writerow(product)
+            csv.writer(lines).writerow(product.values())
     return table, pictures
 
 
@@ -66,10 +77,10 @@ def measure(*words: str) -> tuple[float, float]:
     return time.perf_counter() - began, used.ru_maxrss / 1024
 
 
-def main(products: int) -> None:
+def main(products: int, kind: str) -> None:
     """Print the speed and memory of both, and the ratio."""
     with tempfile.TemporaryDirectory() as folder:
-        table, pictures = write_input(Path(folder), products)
+        table, pictures = write_input(Path(folder), products, kind)
         import_command = [
             "-m",
             "catalog",
@@ -82,11 +93,13 @@ def main(products: int) -> None:
             f"{folder}/data",
         ]
         seconds, memory = measure(*import_command)
-        bare_seconds, bare_memory = measure("-c", BARE, str(table), str(pictures), f"{folder}/bare.parquet")
+        bare_seconds, bare_memory = measure(
+            "-c", BARE.replace("READ", READ[kind]), str(table), str(pictures), f"{folder}/bare.parquet"
+        )
     print(f"import {products / seconds:,.0f} rows/s, {memory:,.0f} MiB")
     print(f"bare loop {products / bare_seconds:,.0f} rows/s, {bare_memory:,.0f} MiB")
     print(f"ratio {bare_seconds / seconds:.2f}")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), sys.argv[2])

@@ -4,7 +4,7 @@ import gzip
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -66,6 +66,7 @@ class Files:
         self.source, self.downloader = source, downloader
         self.zip: zipfile.ZipFile | None = None
         self.faults: list[Fault] = []
+        self.headers: dict[str, Sequence[str]] = {}  # table → its columns, once it is read
         self._others: list[Files] = []
         self.root = (source if source.is_dir() else source.parent).resolve()
         if source.suffix.lower() == ".zip":

@@ -15,9 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from catalog import files as catalog_files
-from catalog import reading
 from catalog.files import Files
-from catalog.reading import read_rows
+from catalog.reading import delimited, json_rows, read_rows
 from catalog.schema import DataError
 
 TABLE = [{"id": "1", "title": "Köln, 5 €"}, {"id": "2", "title": 'a "b"\nc'}]
@@ -69,11 +68,12 @@ def test_rows_at_fault_are_noted_with_their_line(tmp_path: Path) -> None:
 
 
 def test_what_is_too_long_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "MAX_LINE_BYTES", 100)
-    monkeypatch.setattr(reading, "MAX_FIELD_CHARS", 50)
+    for module in (delimited, json_rows):
+        monkeypatch.setattr(module, "MAX_LINE_CHARS", 100)
+    monkeypatch.setattr(delimited, "MAX_FIELD_CHARS", 50)
     row = json.dumps({"id": 1, "title": "x" * 300}).encode()
     rows, faults = read(tmp_path, "t.jsonl", row + b'\n{"id": 2}\n')
-    assert rows == [{"id": 2}] and faults == [("t.jsonl line 1", "longer than 100 bytes")]
+    assert rows == [{"id": 2}] and faults == [("t.jsonl line 1", "longer than 100 characters")]
     rows, faults = read(tmp_path, "t.csv", b"id,title\n1," + b"x" * 60 + b"\n2,b\n")
     assert [row["id"] for row in rows] == ["2"] and "field larger than field limit" in faults[0][1]
     rows, _ = read(tmp_path, "t.csv", b"id,title\n1," + b"x" * 10_000 + b"\n2,b\n")
@@ -132,7 +132,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 def test_what_csv_writes_is_read(tmp_path: Path, table: list[tuple[str, str]]) -> None:
     stream = io.StringIO()
     csv.writer(stream).writerows([("id", "title"), *table])
-    rows, faults = read(tmp_path, "t.csv", stream.getvalue().encode())
+    rows, faults = read(tmp_path, "t.csv", stream.getvalue().encode(), encoding="utf-8")
     assert [tuple(row.values()) for row in rows] == [row for row in table if any(row)] and not faults
 
 
