@@ -29,10 +29,16 @@ def _sample(arguments: argparse.Namespace) -> None:
 
 
 def _import(arguments: argparse.Namespace) -> None:
-    from catalog.sources import import_data, importer_options
+    from catalog.sources import import_data, importer_options, preview_data
 
-    _check_unused(arguments.out)
     options = {name: getattr(arguments, name) for name in importer_options(arguments.format)}
+    if arguments.dry_run:
+        for line in preview_data(arguments.format, arguments.source, **options):
+            print(line)
+        return
+    if arguments.out is None:
+        raise DataError("give --out DIR, a new folder")
+    _check_unused(arguments.out)
     import_data(arguments.format, arguments.source, arguments.out, private=arguments.private, **options)
 
 
@@ -41,7 +47,7 @@ def _queries(arguments: argparse.Namespace) -> None:
 
     _check_unused(arguments.out)
     if arguments.clicks:
-        add_click_queries(arguments.data, arguments.clicks, arguments.out, arguments.personal)
+        add_click_queries(arguments.data, arguments.clicks, arguments.out, arguments.personal, arguments.map)
     else:
         add_derived_queries(arguments.data, arguments.out, arguments.most, arguments.seed)
 
@@ -57,6 +63,7 @@ def _refresh_judgements(arguments: argparse.Namespace) -> None:
         arguments.personal,
         arguments.most,
         arguments.seed,
+        arguments.map,
     )
 
 
@@ -111,7 +118,14 @@ def _add_queries(parser: argparse.ArgumentParser, seed: int) -> None:
     parser.add_argument("data", type=Path, metavar="DIR", help="a data set")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     parser.add_argument(
-        "--clicks", type=Path, metavar="LOG", help="table with query, product_id, position, clicked"
+        "--clicks", type=Path, metavar="LOG", help="log of searches and clicks; see docs/catalogues.md"
+    )
+    parser.add_argument(
+        "--map",
+        action="append",
+        default=[],
+        metavar="COLUMN=NAME",
+        help="name of a column in the log, such as query=search_term",
     )
     parser.add_argument(
         "--personal",
@@ -140,7 +154,7 @@ def _add_describe(parser: argparse.ArgumentParser) -> None:
 
 def _add_formats(parser: argparse.ArgumentParser) -> None:
     """Add a sub-command for each format; its options are the keyword-only arguments of its importer."""
-    from catalog.sources import importer_options, load_sources
+    from catalog.sources import PREVIEWS, importer_options, load_sources
 
     formats = parser.add_subparsers(required=True, metavar="FORMAT")
     for name, importer in sorted(load_sources().items()):
@@ -154,7 +168,14 @@ def _add_formats(parser: argparse.ArgumentParser) -> None:
         format_parser.add_argument(
             "source", type=Path, metavar="SRC", help="the file, zip or folder as published"
         )
-        format_parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+        has_preview = name in PREVIEWS
+        format_parser.add_argument(
+            "--out", type=Path, required=not has_preview, metavar="DIR", help="a new folder"
+        )
+        if has_preview:
+            format_parser.add_argument(
+                "--dry-run", action="store_true", help="show the columns and the first rows; write nothing"
+            )
         format_parser.add_argument(
             "--private", action="store_true", help="allow downloads from servers with private addresses"
         )
@@ -164,7 +185,7 @@ def _add_formats(parser: argparse.ArgumentParser) -> None:
             format_parser.add_argument(
                 f"--{option}", help=_escape(helps.get(option, "")), **_argument_settings(parameter)
             )
-        format_parser.set_defaults(run=_import, format=name)
+        format_parser.set_defaults(run=_import, format=name, dry_run=False)
 
 
 def _escape(text: str) -> str:

@@ -4,75 +4,36 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from catalog.files import Files
-from catalog.reading import Record, read_rows, refuse_personal_columns
+from catalog.logs import Impression, read_log
 from catalog.schema import EXACT, IRRELEVANT, SUBSTITUTE
-from catalog.text import normalise
 
-COLUMNS = ["query", "product_id", "position", "clicked"]
-CLICKED_VALUES = {"0": False, "1": True, "false": False, "true": True}
 EM_STEPS = 100  # of expectation maximisation
 GRADE_THRESHOLDS = {EXACT: 0.5, SUBSTITUTE: 0.2}  # minimal attractiveness, as a share of the query's maximum
 MIN_EXAMINATIONS = 10  # expected examinations without a click that make a product irrelevant
 
 
-class Impression(NamedTuple):
-    """A product that was shown for a query."""
-
-    query: str  # normalised
-    product: str
-    position: int  # from 0
-    clicked: bool
-
-
 def read_impressions(
-    log: Path, product_ids: Collection[str], personal: Collection[str] = ()
+    log: Path, product_ids: Collection[str], personal: Sequence[str] = (), mappings: Sequence[str] = ()
 ) -> list[Impression]:
-    """Read the usable rows of a click log: query, product_id, position (from 1), clicked (0 or 1).
+    """Read the usable rows of a log of searches and clicks; see `catalog.logs`.
 
     Args:
         log: .csv, .jsonl or .parquet.
         product_ids: Products of the data set; rows of others are skipped.
         personal: Columns that are allowed although they look personal; they are not read.
+        mappings: COLUMN=NAME: the names of columns in the log.
 
     Raises:
         DataError: if the log cannot be read, lacks a column, or has a column that looks personal.
     """
-    impressions, unknown = [], 0
-    with Files(log) as files:
-        for record in refuse_personal_columns(read_rows(files, log.name, COLUMNS), COLUMNS, personal):
-            impression = _parse_impression(record)
-            if impression is None:
-                files.add_fault(record.where, "no query, no position of 1 or more, or clicked is not 0 or 1")
-            elif impression.product not in product_ids:
-                unknown += 1
-            else:
-                impressions.append(impression)
-        if files.faults:
-            where, reason = files.faults[0]
-            print(
-                f"{log.name}: skipped {len(files.faults):,} rows; the first is {where}: {reason}",
-                file=sys.stderr,
-            )
-    if unknown:
+    impressions = read_log(log, personal, mappings)
+    usable = [impression for impression in impressions if impression.product in product_ids]
+    if unknown := len(impressions) - len(usable):
         print(f"{log.name}: skipped {unknown:,} rows of products that are not in the data", file=sys.stderr)
-    return impressions
-
-
-def _parse_impression(record: Record) -> Impression | None:
-    values = record.values
-    text, position, clicked = (
-        normalise(str(values["query"] or "")),
-        str(values["position"]),
-        str(values["clicked"]).lower(),
-    )
-    if not text or not position.isdecimal() or int(position) < 1 or clicked not in CLICKED_VALUES:
-        return None
-    return Impression(text, str(values["product_id"]), int(position) - 1, CLICKED_VALUES[clicked])
+    return usable
 
 
 def count_searches(impressions: Sequence[Impression]) -> dict[str, int]:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catalog import store
+from catalog.attributes import flatten_attributes, get_pair
 from catalog.categories import join_levels, split_category
 from catalog.clips import read_frames
 from catalog.files import Fault, Media
@@ -23,12 +24,13 @@ from catalog.images import PictureError, decode
 from catalog.prices import read_currency, read_currency_column, read_price
 from catalog.progress import show_progress
 from catalog.reading import MAX_FIELD_CHARS
-from catalog.schema import GRADES, JUDGED_BY, OPTIONAL_TABLES, PICTURE, SPLITS, TABLES
+from catalog.schema import GRADES, JUDGED_BY, OPTIONAL_TABLES, PICTURE, SPLITS, TABLES, DataError
 from catalog.text import clean
 
 CHUNK_ROWS = 20_000  # rows of the source per chunk; a restart repeats at most one chunk
 THREADS = 16  # pictures and clips that are read or downloaded in parallel
 WINDOW_ROWS = 512  # rows whose pictures and frames are in memory
+EXAMPLES = 3  # values of a group of rejections that the summary shows
 PRICE_COLUMNS = ("price", "max_price")  # converted after the currency, which decides what separators mean
 LARGEST_COUNT = 2**63 - 1  # int64
 FLAGS = {
@@ -75,6 +77,24 @@ class Rejection(NamedTuple):
     reason: str
 
 
+class EmptyDataError(DataError):
+    """No row of products can be used."""
+
+
+class ReasonGroup(NamedTuple):
+    """Rejections for the same reason.
+
+    Attributes:
+        size: Number of rejections.
+        where: The first place.
+        values: The first different values.
+    """
+
+    size: int
+    where: str
+    values: tuple[str, ...]
+
+
 class _Progress:
     """Number of finished chunks and rows per table, stored in a file so that an import can be resumed."""
 
@@ -115,6 +135,7 @@ def convert(
 
     Raises:
         DataError: if the folder cannot be written, or the source cannot be read.
+        EmptyDataError: if no row of products can be used; then nothing is left behind.
     """
     stream = iter(rows)
     first = list(itertools.islice(stream, 1))  # a source with a wrong layout fails before anything is written
@@ -130,8 +151,14 @@ def convert(
                 if number >= progress.chunks:
                     progress.finish_chunk(number, _write_chunk(partial, number, checked, pool))
                 bar.update(len(chunk))
-        _add_empty_tables(partial)
         reasons = _merge_rejected(partial)
+        if not progress.counts["products"] and any(key.startswith(("products", "source")) for key in reasons):
+            store.clear_dir(partial)
+            partial.rmdir()
+            raise EmptyDataError(
+                f"{name}: no usable row of products; {'; '.join(_format_groups(reasons, 3))}"
+            )
+        _add_empty_tables(partial)
         for path in (progress.path, partial / "made_from.json"):
             path.unlink(missing_ok=True)
     _print_summary(name, progress.counts, reasons, out)
@@ -158,7 +185,7 @@ class _RowChecker:
                 yield row
                 continue
             key = " ".join(str(row.values.get(column, "")) for column in KEY_COLUMNS[row.table])[:200]
-            values, reasons = _convert_values(row)
+            values, reasons = convert_values(row)
             if (reason := self._reject(row.table, values, reasons)) is not None:
                 yield Rejection(row.table, row.where, key, None, reason)
                 continue
@@ -169,7 +196,7 @@ class _RowChecker:
     def _reject(
         self, table: str, values: Mapping[str, Any], reasons: Sequence[tuple[str, str]]
     ) -> str | None:
-        """Explain why a row cannot be used; None if it can. See `_convert_values` for the arguments."""
+        """Explain why a row cannot be used; None if it can. See `convert_values` for the arguments."""
         for field in TABLES[table]:
             if not field.nullable and field.name not in values:
                 reason = next((reason for column, reason in reasons if column == field.name), None)
@@ -188,7 +215,7 @@ class _RowChecker:
         return None
 
 
-def _convert_values(row: Row) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+def convert_values(row: Row) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """Convert the values of a row; returns the valid values, and pairs of column and reason for the invalid ones."""
     values: dict[str, Any] = {}
     reasons: list[tuple[str, str]] = []
@@ -313,40 +340,64 @@ def _add_empty_tables(partial: Path) -> None:
             pq.write_table(TABLES[table].empty_table(), _chunk_path(partial / table, 0))
 
 
-def _merge_rejected(partial: Path) -> Counter[str]:
-    """Merge the rejections of all chunks into one file, and count their reasons."""
-    reasons: Counter[str] = Counter()
+def _merge_rejected(partial: Path) -> dict[str, ReasonGroup]:
+    """Merge the rejections of all chunks into one file, and group them by their reasons."""
+    groups: dict[str, ReasonGroup] = {}
     parts = sorted((partial / "rejected").glob("*.parquet"))
     if parts:
         with pq.ParquetWriter(partial / "rejected.parquet", REJECTED_SCHEMA, compression="zstd") as writer:
             for part in parts:
                 for batch in pq.ParquetFile(part).iter_batches():
                     writer.write_batch(batch)
-                    reasons.update(
-                        map(_format_reason, batch.select(["table", "column", "reason"]).to_pylist())
-                    )
+                    for rejected in batch.to_pylist():
+                        _add_to_group(groups, rejected)
         for part in parts:
             part.unlink()
         (partial / "rejected").rmdir()
-    return reasons
+    return groups
 
 
-def _format_reason(rejected: Mapping[str, Any]) -> str:
-    """Describe a rejection without its numbers, so that equal reasons can be counted."""
-    reason = re.sub(r"[0-9][0-9,]*", "N", rejected["reason"])[:80]
-    return f"{rejected['table'] or 'source'}, {rejected['column'] or 'row'}: {reason}"
+def _add_to_group(groups: dict[str, ReasonGroup], rejected: Mapping[str, Any]) -> None:
+    """Add a rejection to the group of its table, column and reason."""
+    reason, value = split_reason(rejected["reason"])
+    key = f"{rejected['table'] or 'source'}, {rejected['column'] or 'row'}: {reason}"
+    group = groups.get(key) or ReasonGroup(0, rejected["where"], ())
+    is_new = value and value not in group.values and len(group.values) < EXAMPLES
+    values = (*group.values, value) if is_new else group.values
+    groups[key] = ReasonGroup(group.size + 1, group.where, values)
 
 
-def _print_summary(name: str, counts: Mapping[str, int], reasons: Counter[str], out: Path) -> None:
+def split_reason(reason: str) -> tuple[str, str]:
+    """Split a reason into one without its value, so that equal reasons can be counted, and the value.
+
+    Addresses are grouped by server: "https://a.test/x.jpg: the server answered 404" gives "a.test: the server …".
+    """
+    if match := re.fullmatch(r"(?:picture \d+: )?(https?://([^/?#\s]+).*?): ([^:]*)", reason, re.IGNORECASE):
+        return f"{match[2]}: {match[3]}", match[1]
+    if match := re.fullmatch(r"(?:picture \d+: )?(\S.*): (no such file)", reason):
+        return match[2], match[1]
+    match = re.search(r"'([^']{2,})'", reason)
+    general = reason.replace(match[0], "'…'", 1) if match else reason
+    return re.sub(r"[0-9][0-9,]*", "N", general)[:100], match[1][:60] if match else ""
+
+
+def _format_groups(groups: Mapping[str, ReasonGroup], most: int) -> Iterator[str]:
+    """Describe the largest groups: count, reason, first place and first values."""
+    for key, group in sorted(groups.items(), key=lambda item: -item[1].size)[:most]:
+        values = f": {', '.join(group.values)}" if group.values else ""
+        yield f"{group.size:,} × {key} (first {group.where}{values})"
+
+
+def _print_summary(
+    name: str, counts: Mapping[str, int], groups: Mapping[str, ReasonGroup], out: Path
+) -> None:
     tables = ", ".join(f"{counts.get(table, 0):,} {table}" for table in KEY_COLUMNS)
     print(f"{name}: {tables}", file=sys.stderr)
-    if reasons:
-        print(
-            f"{name}: left out {sum(reasons.values()):,}, listed in {out / 'rejected.parquet'}:",
-            file=sys.stderr,
-        )
-    for reason, count in reasons.most_common(10):
-        print(f"  {count:,} × {reason}", file=sys.stderr)
+    if groups:
+        count = sum(group.size for group in groups.values())
+        print(f"{name}: left out {count:,}, listed in {out / 'rejected.parquet'}:", file=sys.stderr)
+    for line in _format_groups(groups, 10):
+        print(f"  {line}", file=sys.stderr)
 
 
 def _convert_text(value: Any) -> str | None:
@@ -502,7 +553,7 @@ def _check_picture(value: Any) -> Media:
 
 def _check_pictures(value: Any) -> list[Media]:
     """Check the pictures of a product; a value that is no list is its only picture."""
-    return [_check_picture(picture) for picture in (value if isinstance(value, (list, tuple)) else [value])]
+    return [_check_picture(picture) for picture in (value if isinstance(value, list) else [value])]
 
 
 def _check_clip(value: Any) -> Media:
@@ -512,13 +563,16 @@ def _check_clip(value: Any) -> Media:
 
 
 def _convert_map(value: Any) -> list[tuple[str, str]] | None:
-    if not isinstance(value, Mapping):
+    """Convert names with values to texts; a mapping, or pairs as parquet stores them. See `flatten_attributes`."""
+    pairs = [get_pair(item) or item for item in value] if isinstance(value, list) else value
+    if not isinstance(pairs, Mapping) and not (
+        isinstance(pairs, list) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs)
+    ):
         raise ValueError(f"a {type(value).__name__}, not names with values")
-    pairs = [
-        (_convert_clean_text(name), None if item is None else _convert_clean_text(item))
-        for name, item in value.items()
-    ]
-    return [(name, text) for name, text in pairs if name and text] or None
+    texts = (
+        (_convert_clean_text(name), _convert_clean_text(item)) for name, item in flatten_attributes(pairs)
+    )
+    return [(name, text) for name, text in texts if name and text] or None
 
 
 def _get_converter(field: pa.Field) -> Callable[[Any], Any]:

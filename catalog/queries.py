@@ -83,7 +83,9 @@ def add_derived_queries(data: Path, out: Path, most: int = 1000, seed: int = 0) 
     return _add_queries(data, out, derive_queries(data, most, seed), DERIVED)
 
 
-def add_click_queries(data: Path, log: Path, out: Path, personal: Collection[str] = ()) -> int:
+def add_click_queries(
+    data: Path, log: Path, out: Path, personal: Sequence[str] = (), mappings: Sequence[str] = ()
+) -> int:
     """Add the queries of a click log, with grades from the clicks; see `catalog.clicks`.
 
     New queries get their number of searches as frequency. Queries that the data set already has get it too, unless
@@ -91,10 +93,10 @@ def add_click_queries(data: Path, log: Path, out: Path, personal: Collection[str
 
     Args:
         data: The data set.
-        log: A row per product shown: query, product_id, position (1 is the first), clicked (0 or 1);
-            .csv, .jsonl or .parquet.
+        log: A log of searches and clicks, in a layout of `catalog.logs`; .csv, .jsonl or .parquet.
         out: Gets the data set with the new queries.
         personal: Columns of the log that are allowed although they look personal.
+        mappings: COLUMN=NAME: the names of columns in the log.
 
     Returns:
         Number of queries added.
@@ -103,7 +105,7 @@ def add_click_queries(data: Path, log: Path, out: Path, personal: Collection[str
         DataError: if the log cannot be read, a column looks personal, or too few queries have clicks.
     """
     _refuse_second_kind(data, IMPLICIT)
-    queries, frequencies = read_click_queries(data, log, personal)
+    queries, frequencies = read_click_queries(data, log, personal, mappings)
     return _add_queries(data, out, queries, IMPLICIT, frequencies)
 
 
@@ -126,7 +128,7 @@ def derive_queries(data: Path, most: int, seed: int, retired: Collection[str] = 
 
 
 def read_click_queries(
-    data: Path, log: Path, personal: Collection[str] = ()
+    data: Path, log: Path, personal: Sequence[str] = (), mappings: Sequence[str] = ()
 ) -> tuple[list[NewQuery], dict[str, int]]:
     """Read the queries of a click log, as `add_click_queries` does; a query is a cluster of its own.
 
@@ -134,7 +136,7 @@ def read_click_queries(
         The queries, and normalised text → number of searches.
     """
     product_ids = set(store.read_table(data, "products", ["product_id"]).column(0).to_pylist())
-    impressions = read_impressions(log, product_ids, personal)
+    impressions = read_impressions(log, product_ids, personal, mappings)
     grades = grade_clicks(impressions)
     splits = assign_splits(grades)
     queries = [NewQuery(text, grades[text], splits[text]) for text in grades]

@@ -2,7 +2,7 @@
 
 import sys
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ def refresh_judgements(
     data: Path,
     out: Path,
     log: Path | None = None,
-    personal: Collection[str] = (),
+    personal: Sequence[str] = (),
     most: int = 1000,
     seed: int = 1,
+    mappings: Sequence[str] = (),
 ) -> int:
     """Write a data set with new test queries in place of the judged ones.
 
@@ -36,6 +37,7 @@ def refresh_judgements(
         personal: Columns of the log that are allowed although they look personal.
         most: Maximal number of derived queries.
         seed: Random seed of derived queries; another one than that of the data set's queries.
+        mappings: COLUMN=NAME: the names of columns in the log.
 
     Returns:
         Number of queries added.
@@ -48,7 +50,7 @@ def refresh_judgements(
         raise DataError(f"{data}: no test query has judgements; add some with python -m catalog queries")
     frequencies: Mapping[str, int] = {}
     if log:
-        queries, frequencies = read_click_queries(data, log, personal)
+        queries, frequencies = read_click_queries(data, log, personal, mappings)
         advice = "give a longer or later log"
     else:
         queries = derive_queries(data, round(most / SHARES["test"]), seed, retired)

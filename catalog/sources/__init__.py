@@ -11,10 +11,11 @@ from pkgutil import iter_modules
 from typing import Any, TypeVar
 
 import plugins
-from catalog.conversion import Rejection, Row, convert
+from catalog.columns import format_header
+from catalog.conversion import EmptyDataError, Rejection, Row, convert
 from catalog.download import Downloader
 from catalog.files import Files
-from catalog.schema import HUMAN
+from catalog.schema import HUMAN, DataError
 from catalog.splits import assign_splits
 
 Importer = TypeVar("Importer", bound=Callable[..., Iterator[Row | Rejection]])
@@ -23,6 +24,9 @@ Importer = TypeVar("Importer", bound=Callable[..., Iterator[Row | Rejection]])
 # for what it leaves out. The first line of its docstring is the help of the format, "Args:" is that of the options.
 # Look names up with `load_sources`.
 SOURCES: dict[str, Callable[..., Iterator[Row | Rejection]]] = {}
+
+# Name → function of the same arguments that yields lines: how the source would be imported.
+PREVIEWS: dict[str, Callable[..., Iterator[str]]] = {}
 
 
 def source(name: str) -> Callable[[Importer], Importer]:
@@ -33,6 +37,21 @@ def source(name: str) -> Callable[[Importer], Importer]:
         return importer
 
     return register
+
+
+def preview_data(name: str, source: Path, **options: Any) -> Iterator[str]:
+    """Describe how a source would be imported, line by line; writes nothing.
+
+    Args:
+        name: Name of a format of `PREVIEWS`.
+        source: The file, zip or folder as published.
+        options: Options of the format.
+
+    Raises:
+        DataError: if the source does not have the layout of the format.
+    """
+    with Files(source) as files:
+        yield from PREVIEWS[name](files, **options)
 
 
 def load_sources() -> Mapping[str, Callable[..., Iterator[Row | Rejection]]]:
@@ -91,9 +110,20 @@ def import_data(name: str, source: Path, out: Path, private: bool = False, **opt
     }
     with Downloader(out.with_name(f".{out.name}.downloads"), private) as downloader:
         with Files(source, downloader) as files:
-            counts = convert(name, importer(files, **options), files.faults, out, provenance)
+            try:
+                counts = convert(name, importer(files, **options), files.faults, out, provenance)
+            except EmptyDataError as error:
+                downloader.clear()
+                raise _add_header(error, files) from error
         downloader.clear()
     return counts
+
+
+def _add_header(error: EmptyDataError, files: Files) -> DataError:
+    """Add the header of the source's table, if it has one, and what to do."""
+    header = files.headers.get(files.source.name)
+    columns = f"; the header is {format_header(header)}" if header else ""
+    return DataError(f"{error}{columns}; see --dry-run, and name columns with --map OURS=THEIRS")
 
 
 for _module in iter_modules(__path__):

@@ -1,35 +1,22 @@
 """Your own catalogue: a table of products, and optional tables of queries and judgements."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
-from catalog.conversion import CONVERTERS, Row
+from catalog.conversion import Row
 from catalog.fashion_queries import connected_components
 from catalog.files import Files
-from catalog.reading import Record, read_rows, refuse_personal_columns
-from catalog.schema import TABLES, DataError
-from catalog.sources import source
+from catalog.preview import preview_table
+from catalog.reading import Record
+from catalog.schema import DataError
+from catalog.sources import PREVIEWS, source
 from catalog.splits import assign_splits
+from catalog.tables import TableFormat, parse_mappings, read_table
 from catalog.text import normalise
 
 SUFFIXES = {"images": (".jpg", ".jpeg", ".png", ".webp", ".gif"), "video": (".mp4", ".webm")}
-
-
-class Format(NamedTuple):
-    """How to read the tables.
-
-    Attributes:
-        mappings: Table → our column → name of the column in the table.
-        personal: Columns that are allowed although they look personal.
-        encoding: Encoding of CSV.
-        delimiter: Delimiter of CSV.
-    """
-
-    mappings: dict[str, dict[str, str]]
-    personal: Sequence[str]
-    encoding: str | None
-    delimiter: str | None
 
 
 @source("table")
@@ -43,10 +30,12 @@ def table(
     personal: Sequence[str] = (),
     encoding: str | None = None,
     delimiter: str | None = None,
+    header: str | None = None,
 ) -> Iterator[Row]:
     """Your own products.csv, .jsonl or .parquet, with pictures and clips in a column, a folder or a zip.
 
-    Columns have the names of `catalog.schema`; unknown columns become attributes. Pictures are taken from
+    Columns have the names of `catalog.schema` in any case, or known synonyms (`catalog.columns`), or those that --map
+    gives; --dry-run shows them. Unknown columns become attributes. Pictures are taken from
     `images`, which contains a path or an address, or else from the files ID.jpg, .png, .webp, .gif. Clips are taken
     from the column `video` (animated GIF or WebP, MP4, WebM), or else from ID.mp4, .webm; up to 16 frames are kept. The
     currency of prices such as "€ 12" or "USD 1,299.00" is kept; that of "$12" is ambiguous: add a column `currency`.
@@ -57,75 +46,103 @@ def table(
         map: COLUMN=NAME, such as title=name: the name of a column in your table; queries.text=search for other tables.
         pictures: Folder or zip of the pictures and clips; by default the folder of the table.
         queries: A table of queries: query_id, text; optionally image, split, segment, judged_by, frequency, cluster.
-        judgements: A table of judgements: query_id, product_id, grade.
+        judgements: A table of judgements: product_id, grade, and query_id, or the text of the query as query.
         personal: A column that is allowed although it looks like personal data.
-        encoding: Encoding of CSV tables, such as cp1252; by default detected.
+        encoding: Encoding of text tables, such as cp1252; by default detected.
         delimiter: Delimiter of CSV tables; by default detected.
+        header: Columns of a CSV of products without a header, such as product_id,title,price.
 
     Raises:
         DataError: if a table lacks a column, or a mapping names an unknown one.
     """
-    if files.source.is_dir() or files.zip:
-        raise DataError(f"{files.source}: give the table itself, products.csv, .jsonl or .parquet")
-    table_format = Format(_parse_mappings(map), personal, encoding, delimiter)
+    table_format = _make_format(files, map, personal, encoding, delimiter, header)
     media = files.open_other(pictures) if pictures else files
-    for where, values in _read_table(files, "products", table_format):
+    for where, values in read_table(files, "products", table_format):
         for column in SUFFIXES:
             name = values.get(column) or _find_by_id(media, column, values.get("product_id"))
             values[column] = _get_media(media, name)
         yield Row("products", where, values)
-    if queries:
-        yield from _query_rows(_read_table(files.open_other(queries), "queries", table_format), media)
+    query_records = list(read_table(files.open_other(queries), "queries", table_format)) if queries else []
+    query_ids = _add_ids(query_records)
     if judgements:
-        for where, values in _read_table(files.open_other(judgements), "judgements", table_format):
-            yield Row("judgements", where, values)
+        query_records += _collect_queries(judgements, table_format, query_ids)
+    yield from _query_rows(query_records, media)
+    if judgements:
+        yield from _judgement_rows(files.open_other(judgements), table_format, query_ids)
 
 
-def _read_table(files: Files, name: str, table_format: Format) -> Iterator[Record]:
-    """Read one of our tables under our column names, unless an unused column looks personal."""
-    mapping = table_format.mappings[name]
-    optional = [theirs for ours, theirs in mapping.items() if TABLES[name].field(ours).nullable]
-    required = [theirs for theirs in mapping.values() if theirs not in optional]
-    records = read_rows(
-        files, files.source.name, required, optional, table_format.encoding, table_format.delimiter
-    )
-    used = {*CONVERTERS[name], *mapping.values()}
-    for where, values in refuse_personal_columns(records, used, table_format.personal):
-        yield Record(where, _rename_columns(values, mapping, name))
+def _judgement_rows(
+    files: Files, table_format: TableFormat, query_ids: Mapping[str | None, str]
+) -> Iterator[Row]:
+    """Yield the judgements; those that name a query by its text get its id."""
+    for where, values in read_table(files, "judgements", table_format):
+        text = normalise(str(values.get("query") or ""))
+        values["query_id"] = values.get("query_id") or query_ids.get(text)
+        yield Row("judgements", where, values)
 
 
-def _parse_mappings(pairs: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Parse the option --map: table → our column → theirs."""
-    mappings: dict[str, dict[str, str]] = {name: {} for name in CONVERTERS}
-    for pair in pairs:
-        ours, equals, theirs = pair.partition("=")
-        name, dot, column = ours.rpartition(".")
-        name = name if dot else "products"
-        if not equals or name not in CONVERTERS or column not in TABLES[name].names:
-            columns = ", ".join(CONVERTERS["products"])
-            raise DataError(
-                f"--map {pair}: not COLUMN=NAME with one of our columns; those of products are {columns}"
-            )
-        mappings[name][column] = theirs
-    return mappings
+def _make_format(
+    files: Files,
+    mappings: Sequence[str],
+    personal: Sequence[str],
+    encoding: str | None,
+    delimiter: str | None,
+    header: str | None,
+) -> TableFormat:
+    if files.source.is_dir() or files.zip:
+        raise DataError(f"{files.source}: give the table itself, products.csv, .jsonl or .parquet")
+    columns = [column.strip() for column in header.split(",")] if header else ()
+    return TableFormat(parse_mappings(mappings), personal, encoding, delimiter, columns)
 
 
-def _rename_columns(values: Mapping[str, Any], mapping: Mapping[str, str], name: str) -> dict[str, Any]:
-    """Rename the columns of a row to ours; unknown columns become attributes of a product."""
-    renamed = {ours: values.get(theirs) for ours, theirs in mapping.items()}
-    rest = {column: value for column, value in values.items() if column not in mapping.values()}
-    renamed |= {
-        column: value
-        for column, value in rest.items()
-        if column in CONVERTERS[name] and column not in renamed
-    }
-    if name == "products" and "attributes" not in renamed:
-        renamed["attributes"] = {
-            column: value
-            for column, value in rest.items()
-            if column not in CONVERTERS[name] and isinstance(value, (str, int, float))
-        }
-    return renamed
+def _preview(
+    files: Files,
+    *,
+    queries: Path | None,
+    judgements: Path | None,
+    pictures: Path | None,
+    **options: Any,
+) -> Iterator[str]:
+    """Describe how the tables would be imported."""
+    table_format = _make_format(files, options.pop("map"), **options)
+    yield from preview_table(files, "products", table_format)
+    for name, path in (("queries", queries), ("judgements", judgements)):
+        if path:
+            yield from preview_table(files.open_other(path), name, table_format)
+
+
+PREVIEWS["table"] = _preview
+
+
+def _add_ids(records: Sequence[Record]) -> dict[str | None, str]:
+    """Give queries without an id one that depends only on their text; returns normalised text → id."""
+    query_ids: dict[str | None, str] = {}
+    for _, values in records:
+        text = normalise(str(values.get("text") or ""))
+        values["query_id"] = values.get("query_id") or (_make_id(text) if text else None)
+        if text and values["query_id"] and not values.get("image"):
+            query_ids.setdefault(text, str(values["query_id"]))
+    return query_ids
+
+
+def _make_id(text: str) -> str:
+    return f"text-{blake2b(text.encode(), digest_size=6).hexdigest()}"
+
+
+def _collect_queries(
+    judgements: Path, table_format: TableFormat, query_ids: dict[str | None, str]
+) -> Iterator[Record]:
+    """Yield the queries that judgements name by a text that has no id yet, and add their ids to `query_ids`.
+
+    The judgements are read a second time later; their faults are listed then.
+    """
+    with Files(judgements) as files:
+        for where, values in read_table(files, "judgements", table_format):
+            text = normalise(str(values.get("query") or ""))
+            if values.get("query_id") or text is None or text in query_ids:
+                continue
+            query_ids[text] = _make_id(text)
+            yield Record(where, {"query_id": query_ids[text], "text": str(values["query"]).strip()})
 
 
 def _find_by_id(media: Files, column: str, product_id: Any) -> str | None:
@@ -141,9 +158,8 @@ def _get_media(media: Files, name: Any) -> Any:
     return media.get_media(name) if name and isinstance(name, str) else name or None
 
 
-def _query_rows(records: Iterator[Record], media: Files) -> Iterator[Row]:
+def _query_rows(queries: Sequence[Record], media: Files) -> Iterator[Row]:
     """Yield the queries; assigns a split to those that have none."""
-    queries = list(records)
     keys = _split_keys([values for _, values in queries])
     splits = assign_splits(
         key for key, (_, values) in zip(keys, queries, strict=True) if not values.get("split")

@@ -97,5 +97,46 @@ def test_a_log_is_read_with_what_is_left_out(tmp_path: Path, capsys: pytest.Capt
     assert "log.csv: skipped 3 rows; the first is log.csv line 5" in error
     assert "log.csv: skipped 1 rows of products that are not in the data" in error
     (tmp_path / "log.csv").write_text("query,product\na,b\n")
-    with pytest.raises(DataError, match="no column product_id, position, clicked"):
+    with pytest.raises(
+        DataError, match="no column for position, clicked; the header is query, product; name it"
+    ):
         read_impressions(tmp_path / "log.csv", set())
+
+
+def test_columns_of_a_log_have_synonyms_or_are_mapped(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("Search Term,sku,rank,is click\nRed Shoe,p1,2,1\n")
+    assert read_impressions(tmp_path / "log.csv", {"p1"}) == [Impression("red shoe", "p1", 1, True)]
+    (tmp_path / "log.csv").write_text("gesucht,artikel,platz,geklickt\nRed Shoe,p1,2,0\n")
+    names = ["query=gesucht", "product_id=artikel", "position=platz", "clicked=geklickt"]
+    assert read_impressions(tmp_path / "log.csv", {"p1"}, (), names) == [
+        Impression("red shoe", "p1", 1, False)
+    ]
+    with pytest.raises(
+        DataError, match="--map text=a: not COLUMN=NAME with one of our columns; those of log are query"
+    ):
+        read_impressions(tmp_path / "log.csv", {"p1"}, (), ["text=a"])
+
+
+@pytest.mark.parametrize("products", ["['p1', 'p2']", '[""p2"", ""p1""]', "p1|p2", "p1 p2"])
+def test_a_row_per_search_lists_what_was_shown_and_clicked(products: str, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(
+        f'query,product_skus_hash,clicked_skus_hash\nred,"{products}",p2\nred,p1,\n,p1,p1\n'
+    )
+    impressions = read_impressions(tmp_path / "log.csv", {"p1", "p2"})
+    assert Impression("red", "p1", 0, False) in impressions and len(impressions) == 3
+    assert [impression.product for impression in impressions if impression.clicked] == ["p2"]
+    assert count_searches(impressions) == {"red": 2}
+
+
+def test_events_of_searches_and_clicks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was clicked once counts as shown in each search; a click finds its query by the id of the search."""
+    rows = ["search,s1,Red,,", "click,s1,,p1,2", "search,s2,red,,", "search,s3,red,,", "click,s3,red,p1,2"]
+    rows += ["view,s3,,p2,", "click,s9,,p1,1", "click,s3,red,p1,first"]
+    (tmp_path / "log.csv").write_text("\n".join(["event_type,search_uid,query,docid,rank", *rows]))
+    impressions = read_impressions(tmp_path / "log.csv", {"p1"})
+    clicked = Impression("red", "p1", 1, True)
+    assert impressions == [clicked, clicked, Impression("red", "p1", 1, False)]
+    assert (
+        "log.csv: skipped 2 rows; the first is log.csv line 8: a click without a query"
+        in capsys.readouterr().err
+    )

@@ -276,8 +276,8 @@ class TestTableOfYourOwn:
             "rot",
             "EUR",
         )
-        assert first["image"] == {"bytes": png(1), "path": "a.png"} and second["image"] is None
-        assert read_rejected(out) == {("products", "products.csv line 3", "image", "x.png: no such file")}
+        assert first["images"] == [{"bytes": png(1), "path": "a.png"}] and second["images"] is None
+        assert read_rejected(out) == {("products", "products.csv line 3", "images", "x.png: no such file")}
         assert "table: 2 products, 0 queries, 0 judgements" in capsys.readouterr().err
 
     def test_with_queries_and_judgements(self, tmp_path: Path, png: Callable[..., bytes]) -> None:
@@ -300,7 +300,7 @@ class TestTableOfYourOwn:
         )
         assert counts == {"products": 2, "queries": 10, "judgements": 2, "rejected": 1}
         first = store.read_table(tmp_path / "data", "products").to_pylist()[0]
-        assert first["image"]["path"] == "1.png" and first["attributes"] == [("size", "XL")]
+        assert first["images"][0]["path"] == "1.png" and first["attributes"] == [("size", "XL")]
         splits = store.read_table(tmp_path / "data", "queries").to_pylist()
         assert {row["split"] for row in splits} == {"train", "valid", "test"} and splits[9]["split"] == "test"
         assert [row["frequency"] for row in splits] == [None, *range(1, 10)]
@@ -334,7 +334,7 @@ class TestTableOfYourOwn:
             2.0,
             None,
         ]
-        assert read_rejected(tmp_path / "data") == {(None, "p.jsonl line 3", None, "lacks name")}
+        assert read_rejected(tmp_path / "data") == {("products", "p.jsonl line 3", None, "no title")}
 
     def test_clips_in_a_column_or_by_id(self, tmp_path: Path, draw_clip: Callable[..., bytes]) -> None:
         (tmp_path / "clips").mkdir()
@@ -376,7 +376,7 @@ class TestTableOfYourOwn:
         import_data("table", tmp_path / "p.jsonl", tmp_path / "data")
         assert read_rejected(tmp_path / "data") == {
             ("products", "p.jsonl line 1", "video", "a list, not the path or address of a clip"),
-            ("products", "p.jsonl line 1", "image", "a dict, not a picture"),
+            ("products", "p.jsonl line 1", "images", "a dict, not a picture"),
         }
 
     def test_without_pyav_is_one_message_and_goes_on_once_it_is_there(

@@ -1,0 +1,171 @@
+"""Reads logs of searches and clicks in three layouts, under our column names; see `LAYOUTS`."""
+
+import re
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from catalog.columns import format_header
+from catalog.files import Files
+from catalog.reading import Record
+from catalog.schema import DataError
+from catalog.tables import TableFormat, match_table, parse_mappings, read_matched
+from catalog.text import normalise
+
+CLICKED_VALUES = {"0": False, "1": True, "false": False, "true": True, "no": False, "yes": True}
+CLICK_EVENT = re.compile(r"click|select|open", re.IGNORECASE)
+SEARCH_EVENT = re.compile(r"search|query|impression|results", re.IGNORECASE)
+
+
+class Impression(NamedTuple):
+    """A product that was shown for a query."""
+
+    query: str  # normalised
+    product: str
+    position: int  # from 0
+    clicked: bool
+
+
+def read_log(log: Path, personal: Sequence[str] = (), mappings: Sequence[str] = ()) -> list[Impression]:
+    """Read the usable rows of a log.
+
+    Args:
+        log: .csv, .jsonl or .parquet.
+        personal: Columns that are allowed although they look personal; they are not read.
+        mappings: COLUMN=NAME: the names of columns in the log.
+
+    Raises:
+        DataError: if the log cannot be read, has no layout of `LAYOUTS`, or has a column that looks personal.
+    """
+    table_format = TableFormat(parse_mappings(mappings, "log"), personal)
+    with Files(log) as files:
+        matched = match_table(files, "log", table_format)
+        columns = matched.matches.keys()
+        layout = next((required for required in LAYOUTS if columns >= set(required)), None)
+        if layout is None:
+            raise DataError(_describe_missing(log.name, matched.header, columns))
+        impressions = LAYOUTS[layout](files, read_matched(matched, "log", personal))
+        if files.faults:
+            where, reason = files.faults[0]
+            print(
+                f"{log.name}: skipped {len(files.faults):,} rows; the first is {where}: {reason}",
+                file=sys.stderr,
+            )
+    return impressions
+
+
+def _describe_missing(name: str, header: Sequence[str], columns: Collection[str]) -> str:
+    """The message for a log without a layout: what the nearest one lacks."""
+    marks = ("event", "products")  # without these, it is a row per product shown
+    required = next(
+        (layout for mark in marks if mark in columns for layout in LAYOUTS if mark in layout),
+        next(iter(LAYOUTS)),
+    )
+    missing = [column for column in required if column not in columns]
+    options = " ".join(f"--map {column}=NAME" for column in missing)
+    return f"{name}: no column for {', '.join(missing)}; the header is {format_header(header)}; name it: {options}"
+
+
+def _read_impressions(files: Files, records: Iterator[Record]) -> list[Impression]:
+    """A row per product shown: query, product_id, position (from 1), clicked (0 or 1)."""
+    impressions = []
+    for where, values in records:
+        text = normalise(str(values.get("query") or ""))
+        position = _read_position(values.get("position"))
+        clicked = CLICKED_VALUES.get(str(values.get("clicked")).lower())
+        if text is None or position is None or clicked is None:
+            files.add_fault(where, "no query, no position of 1 or more, or clicked is not 0 or 1")
+        else:
+            impressions.append(Impression(text, str(values.get("product_id")), position, clicked))
+    return impressions
+
+
+def _read_position(value: Any) -> int | None:
+    """Convert a position from 1 to one from 0; None if it is no position."""
+    text = re.sub(r"\.0$", "", str(value).strip())
+    return int(text) - 1 if text.isdecimal() and int(text) >= 1 else None
+
+
+def _read_searches(files: Files, records: Iterator[Record]) -> list[Impression]:
+    """A row per search: query, products (shown, in order), clicked_products."""
+    impressions = []
+    for where, values in records:
+        text = normalise(str(values.get("query") or ""))
+        products = _split_list(values.get("products"))
+        if text is None or not products:
+            files.add_fault(where, "no query, or no products")
+            continue
+        clicked = set(_split_list(values.get("clicked_products")))
+        impressions += [
+            Impression(text, product, position, product in clicked)
+            for position, product in enumerate(products)
+        ]
+    return impressions
+
+
+def _split_list(value: Any) -> list[str]:
+    """The ids of a list: of JSON, or text such as "a,b", "a|b", "['a', 'b']" or "[a b]"."""
+    if isinstance(value, list | tuple):
+        return [str(item) for item in value]
+    text = "" if value is None else str(value).strip().strip("[]()")
+    return [item for part in re.split(r"[,;|\s]+", text) if (item := part.strip("'\""))]
+
+
+class _Events:
+    """Counts of an event log, by query."""
+
+    def __init__(self) -> None:
+        self.searches: Counter[str] = Counter()
+        self.clicks: dict[tuple[str, str], list[int]] = defaultdict(list)  # query, product → positions
+        self.queries: dict[str, str] = {}  # id of a search → its query
+
+    def add(self, values: Mapping[str, Any]) -> str | None:
+        """Count an event; explains why it cannot be used, None if it can or is of another kind."""
+        kind, search = str(values.get("event") or ""), str(values.get("search_id") or "")
+        text = normalise(str(values.get("query") or "")) or self.queries.get(search)
+        if CLICK_EVENT.search(kind):
+            product = values.get("product_id")
+            if text is None or not product:
+                return "a click without a query and a product"
+            position = values.get("position")
+            place = 0 if position in (None, "") else _read_position(position)
+            if place is None:
+                return f"'{position}' is not a position of 1 or more"
+            self.clicks[text, str(product)].append(place)
+        elif SEARCH_EVENT.search(kind):
+            if text is None:
+                return "a search without a query"
+            self.searches[text] += 1
+            if search:
+                self.queries[search] = text
+        return None
+
+
+def _read_events(files: Files, records: Iterator[Record]) -> list[Impression]:
+    """A row per event, a search or a click: event, query, product_id, position of clicks; or search_id for query.
+
+    Such a log does not say what was shown. A product that was ever clicked counts as shown in each search of the query,
+    at the position of its most clicks.
+    """
+    events = _Events()
+    for where, values in records:
+        if reason := events.add(values):
+            files.add_fault(where, reason)
+    impressions = []
+    for (query, product), positions in events.clicks.items():
+        ((usual, _),) = Counter(positions).most_common(1)
+        impressions += [Impression(query, product, position, True) for position in positions]
+        unclicked = max(0, events.searches[query] - len(positions))
+        impressions += [Impression(query, product, usual, False)] * unclicked
+    return impressions
+
+
+# Required columns → function that reads the impressions.
+LAYOUTS = {
+    ("query", "product_id", "position", "clicked"): _read_impressions,
+    ("query", "products", "clicked_products"): _read_searches,
+    ("event", "query", "product_id"): _read_events,
+    ("event", "search_id", "product_id"): _read_events,
+}
