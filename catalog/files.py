@@ -6,7 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 from urllib.parse import urlsplit
@@ -152,6 +152,22 @@ class Files:
         if self.zip:
             return date(*self.zip.NameToInfo[name].date_time[:3])
         return datetime.fromtimestamp((self.root / name).stat().st_mtime, UTC).date()
+
+    def find_with_suffix(self, stem: str, suffix: str) -> str | None:
+        """Find the file at the top that is named STEM.SUFFIX, with the suffix in any case."""
+        name = stem + suffix
+        return name if self.has(name) else self._upper_endings.get(name)
+
+    @cached_property
+    def _upper_endings(self) -> dict[str, str]:
+        """Name with a lower-case suffix → name, of the files at the top whose suffix is in another case."""
+        names = self.zip.NameToInfo if self.zip else (path.name for path in self.root.iterdir())
+        parts = ((name, *name.rpartition(".")) for name in sorted(names) if "/" not in name)
+        return {
+            f"{stem}.{suffix.lower()}": name
+            for name, stem, _, suffix in parts
+            if suffix != suffix.lower() and self.has(name)
+        }
 
     def read(self, name: str, max_bytes: int = Limits().max_bytes) -> bytes:
         """Read a file into memory.

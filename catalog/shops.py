@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from catalog.conversion import Rejection
-from catalog.files import Files, Media
+from catalog.files import Files
 from catalog.prices import read_price
 from catalog.reading import Record
 
@@ -29,8 +29,6 @@ OPTION_COLUMNS = {
         ("brand", "manufacturer", "marke", "hersteller", "marque", "marca", "merk", "бренд", "品牌"), "brand"
     ),
 }  # fmt: skip
-# A comma before white space or another address or path, or after the ending of a file's name.
-NEXT_PICTURE = re.compile(r",(?=\s|https?:|/)|(?<=\.\w{3}),|(?<=\.\w{4}),")
 MOMENTS = ("%Y-%m-%d", "%m/%d/%y", "%m/%d/%Y", "%m/%d/%y, %I:%M %p", "%m/%d/%Y, %I:%M %p")
 
 
@@ -54,24 +52,6 @@ def split_list(text: Any, separators: str = ",") -> list[str]:
     return [
         value for part in parts if (value := re.sub(rf"\\(?=[{re.escape(separators)}])", "", part).strip())
     ]
-
-
-def split_addresses(text: Any) -> list[str]:
-    """Split a list of pictures at commas; a comma inside of an address, as in "w_300,h_200/a.jpg", stays."""
-    return [part.strip() for part in NEXT_PICTURE.split(str(text or "")) if part.strip()]
-
-
-def get_pictures(media: Files, names: Iterable[str]) -> list[Media]:
-    """The pictures at paths or addresses, in order and each once."""
-    paths = dict.fromkeys(_normalise_path(name.strip()) for name in names if name and name.strip())
-    return [media.get_media(path) for path in paths]
-
-
-def _normalise_path(name: str) -> str:
-    """The path of a picture without "/" at its start and with "/" for "\\"; the address of "//host/path"."""
-    if name.startswith("//"):
-        return f"https:{name}"
-    return name if re.match("https?:", name) else name.replace("\\", "/").lstrip("/")
 
 
 def open_pictures(files: Files, pictures: Path | None) -> Files:

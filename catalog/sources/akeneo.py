@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 from catalog.categories import select_path
 from catalog.conversion import Rejection, Row
 from catalog.files import Files
+from catalog.galleries import get_pictures
 from catalog.prices import CODES
 from catalog.privacy import looks_personal
 from catalog.reading import Record, read_rows, refuse_personal_columns
 from catalog.schema import DataError
 from catalog.shops import (
-    get_pictures,
     leave_out,
     open_pictures,
     sort_options,

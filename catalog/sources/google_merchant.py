@@ -13,14 +13,13 @@ from catalog.categories import select_path
 from catalog.conversion import Rejection, Row
 from catalog.feeds import is_feed, read_feed
 from catalog.files import Files
+from catalog.galleries import get_pictures, split_names
 from catalog.reading import Record, read_rows
 from catalog.schema import DataError
 from catalog.shops import (
-    get_pictures,
     open_pictures,
     parse_moment,
     select_price,
-    split_addresses,
     split_list,
 )
 from catalog.sources import source
@@ -126,5 +125,5 @@ def _list_attributes(attributes: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _list_pictures(attributes: Mapping[str, Any]) -> list[str]:
-    more = [name for value in attributes.get("additional_image_link", ()) for name in split_addresses(value)]
+    more = [name for value in attributes.get("additional_image_link", ()) for name in split_names(value)]
     return [_get(attributes, "image_link"), *more]

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 from catalog.categories import select_path
 from catalog.conversion import Rejection, Row
 from catalog.files import Files
+from catalog.galleries import get_pictures, split_names
 from catalog.reading import Record, read_rows
 from catalog.schema import DataError
 from catalog.shops import (
-    get_pictures,
     leave_out,
     merge_galleries,
     open_pictures,
@@ -23,7 +23,6 @@ from catalog.shops import (
     read_ahead,
     select_price,
     sort_options,
-    split_addresses,
     split_list,
     take_first,
 )
@@ -172,5 +171,5 @@ def _split_levels(path: str) -> list[str]:
 
 def _list_pictures(values: Mapping[str, Any]) -> list[str]:
     main = take_first(values, "base_image", "small_image", "thumbnail_image")
-    names = [main or "", *split_addresses(values.get("additional_images"))]
+    names = [main or "", *split_names(values.get("additional_images"))]
     return [name for name in names if name and name != "no_selection"]

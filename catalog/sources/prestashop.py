@@ -12,19 +12,18 @@ from typing import Any
 from catalog.categories import select_path
 from catalog.conversion import Rejection, Row
 from catalog.files import Files
+from catalog.galleries import get_pictures, split_names
 from catalog.prices import read_amount
 from catalog.reading import Record, read_rows
 from catalog.schema import DataError
 from catalog.shops import (
     fold_names,
-    get_pictures,
     is_positive,
     leave_out,
     merge_galleries,
     open_pictures,
     parse_moment,
     sort_options,
-    split_addresses,
     split_list,
     take_first,
 )
@@ -74,7 +73,7 @@ def prestashop(
         values = _product_values(record.values, day) | {"group_id": product_id, "currency": currency}
         keys = (product_id, take_first(record.values, "reference"))
         variants = next((combinations[key] for key in keys if key in combinations), [])
-        gallery = split_addresses(take_first(record.values, "image urls", "image"))
+        gallery = split_names(take_first(record.values, "image urls", "image"))
         if not variants:
             images = get_pictures(media, gallery)
             yield Row("products", record.where, {**values, "product_id": product_id, "images": images})
@@ -173,7 +172,7 @@ def _combination_values(
     by_position = (
         gallery[int(position) - 1 : int(position)] if position.isdecimal() and position != "0" else []
     )
-    pictures = merge_galleries(split_addresses(values.get("image urls")) or by_position, gallery)
+    pictures = merge_galleries(split_names(values.get("image urls")) or by_position, gallery)
     columns = {**options, "price": _add_impact(product["price"], values.get("impact on price"))}
     available = _is_available(values)
     return columns | ({} if available is None else {"available": available}), pictures

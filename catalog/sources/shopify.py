@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 from catalog.conversion import Rejection, Row
 from catalog.files import Files
+from catalog.galleries import get_pictures
 from catalog.reading import Record, read_json_items, read_rows
 from catalog.schema import DataError
 from catalog.shops import (
     fold_names,
-    get_pictures,
     is_positive,
     leave_out,
     merge_galleries,

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from catalog.conversion import Row
 from catalog.fashion_queries import connected_components
 from catalog.files import Files
+from catalog.galleries import CLIPS, PICTURES, find_by_id, list_media
 from catalog.preview import preview_table
 from catalog.reading import Record
 from catalog.schema import DataError
@@ -15,8 +16,6 @@ from catalog.sources import PREVIEWS, source
 from catalog.splits import assign_splits
 from catalog.tables import TableFormat, parse_mappings, read_table
 from catalog.text import normalise
-
-SUFFIXES = {"images": (".jpg", ".jpeg", ".png", ".webp", ".gif"), "video": (".mp4", ".webm")}
 
 
 @source("table")
@@ -36,8 +35,9 @@ def table(
 
     Columns have the names of `catalog.schema` in any case, or known synonyms (`catalog.columns`), or those that --map
     gives; --dry-run shows them. Unknown columns become attributes. Pictures are taken from
-    `images`, which contains a path or an address, or else from the files ID.jpg, .png, .webp, .gif. Clips are taken
-    from the column `video` (animated GIF or WebP, MP4, WebM), or else from ID.mp4, .webm; up to 16 frames are kept. The
+    `images`, which contains paths or addresses, in order, or else from the file ID.jpg, .png, .webp and so on. Clips
+    are taken from the column `video` (animated GIF or WebP, MP4, WebM), or else from ID.mp4, .webm; up to 16 frames are
+    kept. The
     currency of prices such as "€ 12" or "USD 1,299.00" is kept; that of "$12" is ambiguous: add a column `currency`.
     Queries without a split get one; those that share a text or a cluster get the same.
 
@@ -58,9 +58,10 @@ def table(
     table_format = _make_format(files, map, personal, encoding, delimiter, header)
     media = files.open_other(pictures) if pictures else files
     for where, values in read_table(files, "products", table_format):
-        for column in SUFFIXES:
-            name = values.get(column) or _find_by_id(media, column, values.get("product_id"))
-            values[column] = _get_media(media, name)
+        key = values.get("product_id")
+        values["images"] = list_media(media, values.get("images")) or find_by_id(media, key, PICTURES)
+        clips = list_media(media, values.get("video")) or find_by_id(media, key, CLIPS)
+        values["video"] = next(iter(clips), None)
         yield Row("products", where, values)
     query_records = list(read_table(files.open_other(queries), "queries", table_format)) if queries else []
     query_ids = _add_ids(query_records)
@@ -145,19 +146,6 @@ def _collect_queries(
             yield Record(where, {"query_id": query_ids[text], "text": str(values["query"]).strip()})
 
 
-def _find_by_id(media: Files, column: str, product_id: Any) -> str | None:
-    """Find a picture or clip by the product's id, if the id is a plain file name."""
-    stem = "" if product_id is None else str(product_id)
-    if not stem or PurePosixPath(stem).name != stem:
-        return None
-    return next((name for suffix in SUFFIXES[column] if media.has(name := stem + suffix)), None)
-
-
-def _get_media(media: Files, name: Any) -> Any:
-    """The picture or clip at a path or address; any other value stays, and the conversion rejects it."""
-    return media.get_media(name) if name and isinstance(name, str) else name or None
-
-
 def _query_rows(queries: Sequence[Record], media: Files) -> Iterator[Row]:
     """Yield the queries; assigns a split to those that have none."""
     keys = _split_keys([values for _, values in queries])
@@ -166,7 +154,7 @@ def _query_rows(queries: Sequence[Record], media: Files) -> Iterator[Row]:
     )
     for key, (where, values) in zip(keys, queries, strict=True):
         values["split"] = values.get("split") or splits[key]
-        values["image"] = _get_media(media, values.get("image"))
+        values["image"] = next(iter(list_media(media, values.get("image"))), None)
         yield Row("queries", where, values)
 
 

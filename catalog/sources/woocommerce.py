@@ -13,17 +13,16 @@ from typing import Any, NamedTuple
 from catalog.categories import select_path
 from catalog.conversion import Rejection, Row
 from catalog.files import Files
+from catalog.galleries import get_pictures, split_names
 from catalog.reading import Record, read_rows
 from catalog.schema import DataError
 from catalog.shops import (
-    get_pictures,
     leave_out,
     merge_galleries,
     open_pictures,
     read_ahead,
     select_price,
     sort_options,
-    split_addresses,
     split_list,
     take_first,
 )
@@ -170,4 +169,4 @@ def _list_attributes(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _list_pictures(values: Mapping[str, Any]) -> list[str]:
-    return split_addresses(values.get("Images"))
+    return split_names(values.get("Images"))

@@ -375,7 +375,7 @@ class TestTableOfYourOwn:
         )
         import_data("table", tmp_path / "p.jsonl", tmp_path / "data")
         assert read_rejected(tmp_path / "data") == {
-            ("products", "p.jsonl line 1", "video", "a list, not the path or address of a clip"),
+            ("products", "p.jsonl line 1", "video", "a int, not the path or address of a clip"),
             ("products", "p.jsonl line 1", "images", "a dict, not a picture"),
         }
 
