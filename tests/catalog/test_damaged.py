@@ -103,7 +103,7 @@ PICTURES = {
     "png of 2.5 billion pixels": png_bomb(),
     "html": b"<html>not found</html>",
     "nothing": b"",
-    "tiff": picture("TIFF"),
+    "ppm": picture("PPM"),
     "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) (r) file\n",
     "zip": b"PK\x03\x04" + bytes(60),
 }
