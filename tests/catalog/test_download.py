@@ -109,7 +109,7 @@ def test_a_table_of_addresses(shop: Shop, tmp_path: Path) -> None:
     counts = import_data("table", tmp_path / "products.csv", tmp_path / "data", private=True)
     assert counts["products"] == 5 and counts["rejected"] == 2
     pictures = [
-        row["image"] and row["image"]["path"]
+        row["images"] and row["images"][0]["path"]
         for row in store.read_table(tmp_path / "data", "products").to_pylist()
     ]
     assert pictures == ["a.png", "busy", None, None, None]
