@@ -9,6 +9,7 @@ from catalog.files import Files, Media
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
 CLIPS = (".mp4", ".webm")
+ADDRESS = re.compile("https?:", re.IGNORECASE)
 ADDRESS_KEYS = ("src", "url", "link", "href", "path")  # of a picture that is a mapping in JSON
 # A bar or a line break; a comma or semicolon before white space or another address or path, or after the ending of a
 # file's name.
@@ -45,9 +46,15 @@ def _read_address(item: Any) -> Any:
 
 
 def get_pictures(media: Files, names: Iterable[str]) -> list[Media]:
-    """The pictures at paths or addresses, in order and each once."""
+    """The pictures at paths or addresses, in order and each once; or of the same name without the path's folders."""
     paths = dict.fromkeys(_normalise_path(name.strip()) for name in names if name and name.strip())
-    return [media.get_media(path) for path in paths]
+    return [media.get_media(_locate(media, path)) for path in paths]
+
+
+def _locate(media: Files, path: str) -> str:
+    """Exports often name the folders of the shop's server, while the pictures are in one folder."""
+    name = PurePosixPath(path).name
+    return path if ADDRESS.match(path) or media.has(path) or not media.has(name) else name
 
 
 def find_by_id(media: Files, product_id: Any, suffixes: Iterable[str]) -> list[Media]:
@@ -63,6 +70,6 @@ def _normalise_path(name: str) -> str:
     r"""The path of a picture without "/" or "./" at its start and with "/" for "\"; the address of "//host/path"."""
     if name.startswith("//"):
         return f"https:{name}"
-    if re.match("https?:", name):
-        return name
+    if scheme := ADDRESS.match(name):
+        return scheme[0].lower() + name[scheme.end() :]
     return re.sub(r"^(\./|/)+", "", name.replace("\\", "/"))

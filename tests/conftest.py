@@ -87,6 +87,14 @@ def real_data() -> Path:
 
 
 @pytest.fixture
+def cases() -> Path:
+    """The folder of inputs that failed, next to the checkout; the test is skipped if it is missing."""
+    if not (folder := REAL.parent / "cases").is_dir():
+        pytest.skip(f"no cases in {folder}")
+    return folder
+
+
+@pytest.fixture
 def png() -> Callable[..., bytes]:
     """Encode a picture of random noise: png(seed, width, height)."""
 

@@ -8,6 +8,7 @@ import pytest
 from catalog import store
 from catalog.files import Files
 from catalog.galleries import PICTURES, find_by_id, list_media, split_names
+from catalog.images import decode
 from catalog.sources import import_data
 
 
@@ -48,6 +49,8 @@ def shop(tmp_path: Path, png: Callable[..., bytes]) -> Path:
         ("./a.png", ["a.png"]),
         (r"photos\sub.png", ["sub.png"]),
         (r"\photos\sub.png", ["sub.png"]),
+        (r"C:\media\a.png", ["a.png"]),
+        ("/pub/media/catalog/b.JPG", ["b.JPG"]),
         ("red, blue.png", ["red, blue.png"]),
         ("photos/sub.png|a.png|/photos/sub.png", ["sub.png", "a.png"]),
         (
@@ -90,3 +93,30 @@ def test_a_gallery_keeps_its_order_and_its_usable_pictures(shop: Path, png: Call
     rejected = pq.read_table(shop / "data" / "rejected.parquet").to_pylist()
     reason = "not a JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF, HEIF picture"
     assert [(row["id"], row["reason"]) for row in rejected] == [("p", f"picture 2: {reason}"), ("q", reason)]
+
+
+def test_an_address_may_have_its_scheme_in_capitals(tmp_path: Path) -> None:
+    class Downloads:
+        def get(self, address: str) -> bytes:
+            return address.encode()
+
+    with Files(tmp_path, Downloads()) as files:
+        media = list_media(files, "HTTPS://x.test/A.jpg, //x.test/b.jpg")
+        assert [item.read() for item in media] == [b"https://x.test/A.jpg", b"https://x.test/b.jpg"]
+
+
+@pytest.mark.real
+def test_the_pictures_of_the_cases(cases: Path, tmp_path: Path) -> None:
+    import_data("table", cases / "pics" / "products.csv", tmp_path / "data")
+    rows = store.read_table(tmp_path / "data", "products").to_pylist()
+    galleries = {row["product_id"]: [picture["path"] for picture in row["images"] or ()] for row in rows}
+    assert galleries["multi"] == galleries["multi2"] == ["webp.webp", "gif.gif"]
+    assert galleries["upper"] == ["upper.JPG"] and galleries["upper2"] == ["upper2.JPEG"]
+    for key in ("winpath", "leading", "dotslash"):
+        assert galleries[key] == ["sub.jpg"]
+    broken = {"trunc1", "trunc50", "html", "empty", "huge", "svg", "protocolless", "dataurl"}
+    absent = {"bmp", "tif", "one"}  # named, but not in the folder
+    assert {key for key, gallery in galleries.items() if not gallery} == broken | absent
+    (grey,) = (row["images"][0]["bytes"] for row in rows if row["product_id"] == "i16")
+    low, high = decode(grey).getextrema()[0]
+    assert (low, high) == (43, 209)  # 11,051 and 53,713 of 65,535

@@ -18,8 +18,6 @@ from catalog.schema import TABLES, DataError
 from catalog.sources import import_data
 from catalog.tables import COLUMNS
 
-CASES = Path(__file__).parents[3] / "shared" / "cases"
-
 
 def import_table(folder: Path, name: str, content: str | bytes, **options: Any) -> list[dict[str, Any]]:
     """Import a table of products; returns them without nulls."""
@@ -312,52 +310,51 @@ OUTCOMES: dict[str, list[dict[str, Any]]] = {
 class TestCases:
     """Files that failed; `shared/cases/README.md` says how."""
 
-    @pytest.fixture(autouse=True)
-    def _skip_without_cases(self) -> None:
-        if not CASES.is_dir():
-            pytest.skip(f"no {CASES}")
-
     @pytest.mark.parametrize("name", OUTCOMES)
-    def test_the_right_outcome(self, name: str, tmp_path: Path) -> None:
-        assert import_file(CASES / name, tmp_path / "data") == OUTCOMES[name]
+    def test_the_right_outcome(self, name: str, cases: Path, tmp_path: Path) -> None:
+        assert import_file(cases / name, tmp_path / "data") == OUTCOMES[name]
         assert read_reasons(tmp_path / "data") == []
 
-    def test_a_header_with_delimiters_in_its_names(self, tmp_path: Path) -> None:
-        source = CASES / "odd" / "commaheader.csv"
+    def test_a_header_with_delimiters_in_its_names(self, cases: Path, tmp_path: Path) -> None:
+        source = cases / "odd" / "commaheader.csv"
         with pytest.raises(DataError, match=r"the header is product_id, 'title, short', .*--map title=NAME"):
             import_file(source, tmp_path / "data")
         (product,) = import_file(source, tmp_path / "data", map=["title=title, short"])
         assert (product["product_id"], product["title"]) == ("1", "Mug")
 
-    def test_a_quote_that_is_not_closed(self, tmp_path: Path) -> None:
-        products = import_file(CASES / "odd" / "crlf_in_quotes.csv", tmp_path / "data")
+    def test_a_quote_that_is_not_closed(self, cases: Path, tmp_path: Path) -> None:
+        products = import_file(cases / "odd" / "crlf_in_quotes.csv", tmp_path / "data")
         assert [product["product_id"] for product in products] == ["1", "3", "4"]
         ((_, reason),) = read_reasons(tmp_path / "data")
         assert reason.startswith("a stray quote, probably in column description")
 
-    def test_names_of_files_are_no_mail(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_names_of_files_are_no_mail(
+        self, cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr("catalog.download.Downloader.get", lambda *_: b"")
-        products = import_file(CASES / "odd" / "url2x.csv", tmp_path / "data")
+        products = import_file(cases / "odd" / "url2x.csv", tmp_path / "data")
         assert [product["title"] for product in products] == ["Mug", "Cup"]
 
-    def test_a_comma_in_an_address(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_comma_in_an_address(
+        self, cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr("catalog.download.Downloader.get", lambda *_: b"")
-        products = import_file(CASES / "odd" / "urlcomma.csv", tmp_path / "data")
+        products = import_file(cases / "odd" / "urlcomma.csv", tmp_path / "data")
         assert [product["product_id"] for product in products] == ["2"]
         assert any(
             "column image seems to contain ','" in reason for _, reason in read_reasons(tmp_path / "data")
         )
 
-    def test_breadcrumbs_and_markup(self, tmp_path: Path) -> None:
-        first, *_ = import_file(CASES / "odd" / "crumb.csv", tmp_path / "data")
+    def test_breadcrumbs_and_markup(self, cases: Path, tmp_path: Path) -> None:
+        first, *_ = import_file(cases / "odd" / "crumb.csv", tmp_path / "data")
         assert first["category"] == "Home/Kitchen/Mugs" and "<" not in first["description"]
 
-    def test_a_zero_byte_is_no_encoding(self, tmp_path: Path) -> None:
-        products = import_file(CASES / "odd" / "nul.csv", tmp_path / "data")
+    def test_a_zero_byte_is_no_encoding(self, cases: Path, tmp_path: Path) -> None:
+        products = import_file(cases / "odd" / "nul.csv", tmp_path / "data")
         assert [product["product_id"] for product in products] == ["1", "2"]
 
-    def test_lists_and_nested_values(self, tmp_path: Path) -> None:
-        products = {p["product_id"]: p for p in import_file(CASES / "odd" / "odd.jsonl", tmp_path / "data")}
+    def test_lists_and_nested_values(self, cases: Path, tmp_path: Path) -> None:
+        products = {p["product_id"]: p for p in import_file(cases / "odd" / "odd.jsonl", tmp_path / "data")}
         assert dict(products["attr"]["attributes"]) == {"size": "XL", "tags": "a; b", "n": "5"}
         assert dict(products["bool"]["attributes"]) == {"rating": "4.5", "sizes": "S; M", "specs.w": "5"}
         assert products["bool"]["available"] is True

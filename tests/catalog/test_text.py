@@ -1,14 +1,10 @@
 """Cleaning at import, comparing, and words."""
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from catalog.text import clean, join_words, normalise, split_words
-
-CASES = Path(__file__).parents[3] / "shared" / "cases"
 
 # characters that meet in texts of shops, among them every kind that cleaning treats
 CHARACTERS = (

@@ -15,7 +15,6 @@ from fusion.search.lexical_index import LexicalIndex
 
 Write = Callable[[dict[str, list[dict[str, Any]]]], Path]
 
-CASES = Path(__file__).parents[4] / "shared" / "cases" / "lang"
 TITLES = Path(__file__).parents[2] / "fixtures" / "titles"
 LANGUAGES = ("ar", "de", "fr", "hi", "ja", "ko", "th", "tr")
 DEPTH = 3  # each query finds its title among the first three
@@ -179,10 +178,8 @@ def test_each_query_finds_its_title_in_a_catalogue_of_eight_languages(
 
 
 @pytest.mark.real
-def test_cases_of_texts_have_sensible_tokens() -> None:
-    if not CASES.exists():
-        pytest.skip("no ../shared/cases")
-    rows = [line.split("\t") for line in (CASES / "texts.tsv").read_text().splitlines()[1:]]
+def test_cases_of_texts_have_sensible_tokens(cases: Path) -> None:
+    rows = [line.split("\t") for line in (cases / "lang" / "texts.tsv").read_text().splitlines()[1:]]
     texts = dict(rows)
     assert Analyser("fr").query_tokens(texts["nfc"]) == Analyser("fr").query_tokens(texts["nfd"])
     assert Analyser("th").query_tokens(texts["thai"])[0] == "เสื้"
@@ -194,10 +191,8 @@ def test_cases_of_texts_have_sensible_tokens() -> None:
 
 
 @pytest.mark.real
-def test_german_cases_are_found(write_data: Write) -> None:
-    if not CASES.exists():
-        pytest.skip("no ../shared/cases")
-    rows = [line.split("\t") for line in (CASES / "german.tsv").read_text().splitlines()[1:]]
+def test_german_cases_are_found(write_data: Write, cases: Path) -> None:
+    rows = [line.split("\t") for line in (cases / "lang" / "german.tsv").read_text().splitlines()[1:]]
     titles = list(dict.fromkeys(title for _, cell in rows for title in cell.split("; ")))
     index = build(write_data, titles)
     for query, expected in rows:
