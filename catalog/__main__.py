@@ -1,4 +1,4 @@
-"""python -m catalog sample|import|queries|refresh-judgements|describe: create, change or summarise a data set."""
+"""python -m catalog sample|import|queries|refresh-judgements|update|describe: create, change, summarise a data set."""
 
 import argparse
 import inspect
@@ -67,6 +67,13 @@ def _refresh_judgements(arguments: argparse.Namespace) -> None:
     )
 
 
+def _update(arguments: argparse.Namespace) -> None:
+    from catalog.update import read_id_words, update_products
+
+    _check_unused(arguments.out)
+    update_products(arguments.data, arguments.out, arguments.products, read_id_words(arguments.remove))
+
+
 def _describe(arguments: argparse.Namespace) -> None:
     from catalog.summary import summarise_data, write_contact_sheet
 
@@ -100,6 +107,9 @@ def _build_parser(formats: bool) -> argparse.ArgumentParser:
     )
     _add_queries(refresh, seed=1)
     refresh.set_defaults(run=_refresh_judgements)
+    _add_update(
+        commands.add_parser("update", help="add, replace and remove products; no query changes its split")
+    )
     _add_describe(commands.add_parser("describe", help="summarise a data set"))
     return parser
 
@@ -144,6 +154,27 @@ def _add_queries(parser: argparse.ArgumentParser, seed: int) -> None:
     parser.add_argument(
         "--seed", type=int, default=seed, metavar="N", help="random seed; default %(default)s"
     )
+
+
+def _add_update(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", type=Path, metavar="DIR", help="a data set")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    parser.add_argument(
+        "--products",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="NEW",
+        help="data sets of new products, such as an import; an old product with the same id is replaced",
+    )
+    parser.add_argument(
+        "--remove",
+        nargs="+",
+        default=[],
+        metavar="IDS",
+        help="ids of products, or files with one id per line",
+    )
+    parser.set_defaults(run=_update)
 
 
 def _add_describe(parser: argparse.ArgumentParser) -> None:

@@ -2,13 +2,15 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from catalog.schema import COMPLEMENT, EXACT, IRRELEVANT, SUBSTITUTE
 from catalog.splits import SHARES
 from catalog.text import normalise
+
+Node = TypeVar("Node", bound=Hashable)
 
 IMAGE_QUERIES = 340  # each removes its picture from the catalogue
 MIN_PRODUCTS, MAX_PRODUCTS = 3, 100  # exact matches of a query; all of them are judged
@@ -169,11 +171,11 @@ def cluster_combos(
     return {combo: " ".join(first[roots[combo]]).casefold() for combo in unique}
 
 
-def connected_components(links: Iterable[tuple[Hashable, Hashable]]) -> dict[Hashable, Hashable]:
+def connected_components(links: Iterable[tuple[Node, Node]]) -> dict[Node, Node]:
     """Find connected components with union-find: each node → the representative of its component."""
-    parents: dict[Hashable, Hashable] = {}
+    parents: dict[Node, Node] = {}
 
-    def find_root(node: Hashable) -> Hashable:
+    def find_root(node: Node) -> Node:
         while parents.setdefault(node, node) != node:
             parents[node] = node = parents[parents[node]]
         return node

@@ -6,8 +6,9 @@ They are marked as `derived` or `implicit`, and reported separately from queries
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from heapq import nsmallest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +18,17 @@ from catalog import store
 from catalog.clicks import count_searches, grade_clicks, read_impressions
 from catalog.fashion_queries import MAX_PRODUCTS, MIN_PRODUCTS, connected_components
 from catalog.images import decode_and_hash
-from catalog.new_queries import NewQuery, read_rows, select_new, write_queries
+from catalog.new_queries import (
+    NewQuery,
+    Proposal,
+    read_known_queries,
+    read_rows,
+    select_additions,
+    write_queries,
+)
 from catalog.progress import show_progress
-from catalog.schema import DERIVED, EXACT, IMPLICIT, IRRELEVANT, SUBSTITUTE, DataError, main_picture
-from catalog.splits import assign_splits
+from catalog.schema import DERIVED, EXACT, IMPLICIT, IRRELEVANT, SUBSTITUTE, main_picture
+from catalog.splits import choose_salt, find_split, hash_fraction, read_salt
 from catalog.text import join_words, normalise, split_words
 from catalog.threads import cpu_count
 
@@ -62,10 +70,14 @@ class Judge:
 def add_derived_queries(data: Path, out: Path, most: int = 1000, seed: int = 0) -> int:
     """Add queries derived from titles and attributes to a data set; reproducible by the seed.
 
+    Queries that the data set has stay in their splits. Derived again from products that have changed, they get the new
+    exact matches, and only the queries that are new are added.
+
     Half of the queries name a category and an attribute: the one of brand, colour and material that most products have.
     Products with both are exact, others of the category are substitutes, a sample of the rest is irrelevant. The other
     half consists of every second word of a title: products with that title are exact. Queries whose products share a
-    title or a picture are in the same split and cluster; the cluster's name is the first title of its products.
+    title or a picture are in the same split and cluster; the cluster's name is the first title of its products, and its
+    hash decides the split. A query whose products belong to clusters in several splits is left out.
 
     Args:
         data: The data set.
@@ -79,7 +91,6 @@ def add_derived_queries(data: Path, out: Path, most: int = 1000, seed: int = 0) 
     Raises:
         DataError: if the data set cannot be read, or gives too few queries.
     """
-    _refuse_second_kind(data, DERIVED)
     return _add_queries(data, out, derive_queries(data, most, seed), DERIVED)
 
 
@@ -88,8 +99,9 @@ def add_click_queries(
 ) -> int:
     """Add the queries of a click log, with grades from the clicks; see `catalog.clicks`.
 
-    New queries get their number of searches as frequency. Queries that the data set already has get it too, unless
-    they have a picture or a frequency.
+    The hash of a text decides its split. New queries get their number of searches as frequency. Queries that the data
+    set already has stay in their splits; they get the frequency too, unless they have a picture or a frequency. Those
+    that came from an earlier log get grades of products that they have no grade of.
 
     Args:
         data: The data set.
@@ -104,12 +116,10 @@ def add_click_queries(
     Raises:
         DataError: if the log cannot be read, a column looks personal, or too few queries have clicks.
     """
-    _refuse_second_kind(data, IMPLICIT)
-    queries, frequencies = read_click_queries(data, log, personal, mappings)
-    return _add_queries(data, out, queries, IMPLICIT, frequencies)
+    return _add_queries(data, out, read_click_queries(data, log, personal, mappings), IMPLICIT)
 
 
-def derive_queries(data: Path, most: int, seed: int, retired: Collection[str] = ()) -> list[NewQuery]:
+def derive_queries(data: Path, most: int, seed: int, retired: Collection[str] = ()) -> Proposal:
     """Derive queries from the products of a data set, as `add_derived_queries` does.
 
     Queries that share products with retired derived queries, of the table `retired` or of `retired`, have no split.
@@ -122,34 +132,56 @@ def derive_queries(data: Path, most: int, seed: int, retired: Collection[str] = 
     """
     products = _read_products(data)
     rng = np.random.default_rng(seed)
-    queries = _derive_from_attributes(products, most // 2, rng)
-    queries += _derive_from_titles(products, most - len(queries), rng)
+    queries = _derive_from_attributes(products, most // 2, seed, rng)
+    queries += _derive_from_titles(products, most - len(queries), seed, rng)
     return _assign_splits(data, products, queries, retired)
 
 
 def read_click_queries(
-    data: Path, log: Path, personal: Sequence[str] = (), mappings: Sequence[str] = ()
-) -> tuple[list[NewQuery], dict[str, int]]:
+    data: Path,
+    log: Path,
+    personal: Sequence[str] = (),
+    mappings: Sequence[str] = (),
+    retired: Collection[str] = (),
+) -> Proposal:
     """Read the queries of a click log, as `add_click_queries` does; a query is a cluster of its own.
 
-    Returns:
-        The queries, and normalised text → number of searches.
+    Args:
+        data: The data set.
+        log: See `add_click_queries`.
+        personal: See `add_click_queries`.
+        mappings: See `add_click_queries`.
+        retired: Ids of queries of the data set that are about to be retired.
     """
     product_ids = set(store.read_table(data, "products", ["product_id"]).column(0).to_pylist())
     impressions = read_impressions(log, product_ids, personal, mappings)
     grades = grade_clicks(impressions)
-    splits = assign_splits(grades)
-    queries = [NewQuery(text, grades[text], splits[text]) for text in grades]
-    return queries, count_searches(impressions)
+    known = read_known_queries(data)
+    salt = _find_salt(data, retired, (text for text in grades if text not in known))
+    queries = [
+        NewQuery(text, grades[text], known[text].split if text in known else find_split(text, salt))
+        for text in grades
+    ]
+    return Proposal(queries, salt, count_searches(impressions))
 
 
-def _refuse_second_kind(data: Path, judged_by: str) -> None:
-    """Refuse a data set that has such queries already: their number would grow with each call."""
-    query_ids = store.read_table(data, "queries", ["query_id"]).column(0).to_pylist()
-    if existing := sorted(key for key in query_ids if re.fullmatch(rf"{judged_by}-\d+", key)):
-        raise DataError(
-            f"{data}: already has {judged_by} queries, such as {existing[0]}; start with the data without them"
-        )
+def _find_salt(
+    data: Path, retired: Collection[str], keys: Iterable[str], present: Collection[str | None] = ()
+) -> int:
+    """The salt of a data set; chosen if it has none.
+
+    Args:
+        data: The data set.
+        retired: Ids of queries that are about to be retired.
+        keys: Of the new queries, see `catalog.splits`.
+        present: Splits that get new queries in any case.
+    """
+    salt = read_salt(data)
+    if salt is not None:
+        return salt
+    rows = store.read_table(data, "queries", ["query_id", "split"]).to_pylist()
+    staying = {row["split"] for row in rows if row["query_id"] not in retired}
+    return choose_salt(keys, {split for split in staying | set(present) if split})
 
 
 def _read_products(data: Path) -> list[Product]:
@@ -165,23 +197,29 @@ def _read_products(data: Path) -> list[Product]:
     ]
 
 
+def _sample(keys: Iterable[str], most: int, seed: int) -> list[str]:
+    """Sample keys by their hash: keys that come or go change the choice of few others.
+
+    The hash is another one than that of the split: a sample must have queries of all splits.
+    """
+    return nsmallest(most, keys, key=lambda key: (hash_fraction(f"sample {key}", seed), key))
+
+
 def _derive_from_attributes(
-    products: Sequence[Product], most: int, rng: np.random.Generator
+    products: Sequence[Product], most: int, seed: int, rng: np.random.Generator
 ) -> list[NewQuery]:
     """Derive queries from a category and an attribute; each product is exact for at most one query."""
     by_category: dict[str, list[str]] = defaultdict(list)
     for product in products:
         by_category[product.category].append(product.id)
-    groups = _largest_groups(products, by_category)
+    groups = {join_words(key): (key[1], ids) for key, ids in _largest_groups(products, by_category).items()}
     judge = Judge(products, rng)
     queries = []
-    keys = list(groups)
-    for index in rng.permutation(len(keys))[:most]:
-        key, exact = keys[index], set(groups[keys[index]])
-        category = by_category[key[1]]
+    for text in _sample(groups, most, seed):
+        exact, category = set(groups[text][1]), by_category[groups[text][0]]
         substitutes = judge.draw([product for product in category if product not in exact])
         grades = dict.fromkeys(substitutes, SUBSTITUTE) | dict.fromkeys(sorted(exact), EXACT)
-        queries.append(NewQuery(join_words(key), judge.add_irrelevant(grades, category)))
+        queries.append(NewQuery(text, judge.add_irrelevant(grades, category)))
     return queries
 
 
@@ -212,7 +250,9 @@ def _largest_groups(
     return largest
 
 
-def _derive_from_titles(products: Sequence[Product], most: int, rng: np.random.Generator) -> list[NewQuery]:
+def _derive_from_titles(
+    products: Sequence[Product], most: int, seed: int, rng: np.random.Generator
+) -> list[NewQuery]:
     """Derive queries from every second word of a title, or short piece where the script has no blanks."""
     by_title: dict[str, list[str]] = defaultdict(list)
     for product in products:
@@ -222,9 +262,10 @@ def _derive_from_titles(products: Sequence[Product], most: int, rng: np.random.G
     ]
     judge = Judge(products, rng)
     queries: dict[str, NewQuery] = {}
-    for index in rng.permutation(len(titles))[:most]:
-        words, exact = split_words(titles[index]), by_title[titles[index]]
-        text = join_words(words[int(rng.integers(2)) :: 2])
+    for title in _sample(titles, most, seed):
+        words, exact = split_words(title), by_title[title]
+        first = int(2 * hash_fraction(f"first word {title}", seed))
+        text = join_words(words[first::2])
         grades = judge.add_irrelevant(dict.fromkeys(exact, EXACT), exact)
         queries.setdefault(text, NewQuery(text, grades))
     return list(queries.values())
@@ -232,54 +273,84 @@ def _derive_from_titles(products: Sequence[Product], most: int, rng: np.random.G
 
 def _assign_splits(
     data: Path, products: Sequence[Product], queries: Sequence[NewQuery], retired: Collection[str]
-) -> list[NewQuery]:
+) -> Proposal:
     """Assign split and cluster; queries whose exact matches share an id, a title or a picture get the same ones.
 
-    Queries that share these with derived queries of the data set get their split and cluster; no split if there are
-    several, or some are retired.
+    Queries that share these, or the text, with derived queries of the data set get their split and cluster; no split
+    if there are several, or some are retired. Only other queries get the split of their cluster's hash.
     """
     titles = {product.id: product.title for product in products}
     exact = [[product for product, grade in query.grades.items() if grade == EXACT] for query in queries]
-    existing = _read_derived_targets(data, retired)
-    hashes = _hash_pictures(data, {*existing, *(product for ids in exact for product in ids)})
+    targets = read_derived_targets(data, retired)
+    hashes = hash_pictures(data, {*targets, *(product for ids in exact for product in ids)})
+    existing = _read_text_groups(data, retired)
+    for product, groups in targets.items():
+        for key in target_keys(product, titles, hashes):
+            existing[key] |= groups
 
-    def keys(product: str) -> list[Key]:
-        return [("title", titles[product]), ("pixels", hashes.get(product, product))]
-
-    existing_groups: dict[Key, set[Group]] = defaultdict(set)
-    for product, targeted in existing.items():
-        for key in keys(product):
-            existing_groups[key] |= targeted
-    roots = connected_components(
-        (("query", str(number)), key)
-        for number, ids in enumerate(exact)
-        for product in ids
-        for key in keys(product)
-    )
-    groups = [str(roots["query", str(number)]) for number in range(len(queries))]
-    bound: dict[str, set[Group]] = defaultdict(set)
-    names: dict[str, str] = {}
-    for group, ids in zip(groups, exact, strict=True):
-        for product in ids:
-            names[group] = min(names.get(group, titles[product]), titles[product])
-            for key in keys(product):
-                bound[group] |= existing_groups.get(key, set())
-    free = assign_splits(group for group in groups if not bound[group])
-    return [
-        query._replace(
-            split=free[group] if group in free else _single({split for split, _ in bound[group]}),
-            cluster=min(filter(None, (cluster for _, cluster in bound[group])), default=names[group]) or None,
-        )
-        for query, group in zip(queries, groups, strict=True)
+    keys = [
+        [("text", query.text), *(key for product in ids for key in target_keys(product, titles, hashes))]
+        for query, ids in zip(queries, exact, strict=True)
     ]
+    roots = connected_components((query_keys[0], key) for query_keys in keys for key in query_keys)
+    bound: dict[Hashable, set[Group]] = defaultdict(set)
+    names: dict[Hashable, str] = {}
+    for query_keys, ids in zip(keys, exact, strict=True):
+        root = roots[query_keys[0]]
+        names[root] = min(filter(None, [names.get(root), *(titles[product] for product in ids)]))
+        for key in query_keys:
+            bound[root] |= existing.get(key, set())
+    known_splits = {split for groups in bound.values() for split, _ in groups}
+    salt = _find_salt(data, retired, (names[root] for root in names if not bound[root]), known_splits)
+    return Proposal(
+        [
+            query._replace(
+                split=_single({split for split, _ in bound[root]} or {find_split(names[root], salt)}),
+                cluster=min(filter(None, (cluster for _, cluster in bound[root])), default=names[root]),
+            )
+            for query, query_keys in zip(queries, keys, strict=True)
+            for root in [roots[query_keys[0]]]
+        ],
+        salt,
+    )
 
 
 def _single(splits: set[str | None]) -> str | None:
     return next(iter(splits)) if len(splits) == 1 else None
 
 
-def _read_derived_targets(data: Path, retired: Collection[str]) -> dict[str, set[Group]]:
-    """Read the exact matches of derived queries, present and retired: product id → splits and clusters of these."""
+def target_keys(product: str, titles: Mapping[str, str], hashes: Mapping[str, str]) -> list[Key]:
+    """What a product must not share with an exact match in another split: its title and its pixels.
+
+    Args:
+        product: Its id.
+        titles: Product id → normalised title.
+        hashes: Of `hash_pictures`.
+    """
+    values = {"id": product, "title": titles.get(product), "pixels": hashes.get(product)}
+    return [(name, value) for name, value in values.items() if value]
+
+
+def _read_text_groups(data: Path, retired: Collection[str]) -> dict[Key, set[Group]]:
+    """The groups of derived queries by text, and by the first title of the cluster, whose product may be deleted."""
+    groups: dict[Key, set[Group]] = defaultdict(set)
+    for text, query in read_known_queries(data).items():
+        if query.query_id in retired:
+            groups["text", text].add((None, query.cluster))
+        elif query.judged_by == DERIVED or (query.retired and query.split):
+            groups["text", text].add((query.split, query.cluster))
+            if query.cluster:
+                groups["title", query.cluster].add((query.split, query.cluster))
+    return groups
+
+
+def read_derived_targets(data: Path, retired: Collection[str] = ()) -> dict[str, set[Group]]:
+    """Read the exact matches of derived queries, present and retired: product id → splits and clusters of these.
+
+    Args:
+        data: The data set.
+        retired: Ids of queries that are about to be retired.
+    """
     queries = store.read_table(data, "queries", ["query_id", "split", "judged_by", "cluster"]).to_pylist()
     groups: dict[str, Group] = {
         row["query_id"]: (None if row["query_id"] in retired else row["split"], row["cluster"])
@@ -292,11 +363,11 @@ def _read_derived_targets(data: Path, retired: Collection[str]) -> dict[str, set
             targets[row["product_id"]].add(groups[row["query_id"]])
     for row in read_rows(data, "retired"):
         for product in row["targets"] or ():
-            targets[product].add((None, None))
+            targets[product].add((row["split"], row["cluster"]))
     return targets
 
 
-def _hash_pictures(data: Path, product_ids: Collection[str]) -> dict[str, str]:
+def hash_pictures(data: Path, product_ids: Collection[str]) -> dict[str, str]:
     """Hash the pixels of main pictures: product id → hash, for products that have a usable picture."""
 
     def hash_picture(row: dict[str, Any]) -> tuple[str, str] | None:
@@ -314,17 +385,10 @@ def _hash_pictures(data: Path, product_ids: Collection[str]) -> dict[str, str]:
     return hashes
 
 
-def _add_queries(
-    data: Path,
-    out: Path,
-    queries: Sequence[NewQuery],
-    judged_by: str,
-    frequencies: Mapping[str, int] | None = None,
-) -> int:
-    added = select_new(data, queries)
-    write_queries(data, out, added, judged_by, frequencies)
-    if skipped := len(queries) - len(added):
-        print(
-            f"queries: skipped {skipped:,}, with a known text or products of another split", file=sys.stderr
-        )
-    return len(added)
+def _add_queries(data: Path, out: Path, proposal: Proposal, judged_by: str) -> int:
+    additions = select_additions(data, proposal.queries, judged_by)
+    write_queries(data, out, additions, judged_by, proposal.salt, proposal.frequencies)
+    if skipped := len(proposal.queries) - len(additions.queries) - len(additions.judgements):
+        reason = "a text that is judged otherwise or retired, or products of another split"
+        print(f"queries: skipped {skipped:,}, with {reason}", file=sys.stderr)
+    return len(additions.queries)

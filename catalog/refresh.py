@@ -2,12 +2,12 @@
 
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from catalog import store
-from catalog.new_queries import read_rows, select_new, write_queries
+from catalog.new_queries import Additions, read_rows, select_additions, write_queries
 from catalog.queries import derive_queries, read_click_queries
 from catalog.schema import DERIVED, EXACT, IMPLICIT, DataError
 from catalog.splits import SHARES
@@ -48,19 +48,21 @@ def refresh_judgements(
     retired = _find_judged(data)
     if not retired:
         raise DataError(f"{data}: no test query has judgements; add some with python -m catalog queries")
-    frequencies: Mapping[str, int] = {}
     if log:
-        queries, frequencies = read_click_queries(data, log, personal, mappings)
+        proposal = read_click_queries(data, log, personal, mappings, retired)
         advice = "give a longer or later log"
     else:
-        queries = derive_queries(data, round(most / SHARES["test"]), seed, retired)
+        proposal = derive_queries(data, round(most / SHARES["test"]), seed, retired)
         advice = "give another --seed, a larger --most, or a log of clicks"
-    added = [query for query in select_new(data, queries) if query.split == "test"]
+    judged_by = IMPLICIT if log else DERIVED
+    additions = select_additions(data, proposal.queries, judged_by)
+    added = [query for query in additions.queries if query.split == "test"]
     added = added if log else added[:most]
     if len(added) < MIN_QUERIES:
         message = f"gives {len(added)} new test queries, but at least {MIN_QUERIES} are needed; {advice}"
         raise DataError(f"{log or data}: {message}")
-    write_queries(data, out, added, IMPLICIT if log else DERIVED, frequencies, list(retired.values()))
+    rows = list(retired.values())
+    write_queries(data, out, Additions(added, {}), judged_by, proposal.salt, proposal.frequencies, rows)
     print(f"test queries: retired {len(retired):,}, added {len(added):,}", file=sys.stderr)
     return len(added)
 

@@ -65,12 +65,15 @@ SATISFACTION = pa.schema(
     ]
 )
 
-# Earlier test queries; see `catalog.refresh`.
+# Queries that are not there any more. `catalog.refresh` retires test queries for ever; `catalog.update` retires queries
+# without an exact match until their text comes again.
 RETIRED = pa.schema(
     [
         pa.field("query_id", pa.string(), nullable=False),
         ("text", pa.string()),
         ("targets", pa.list_(pa.string())),  # exact matches of a derived query
+        ("split", pa.string()),  # to which the query may come back; null: never
+        ("cluster", pa.string()),
     ]
 )
 

@@ -109,18 +109,25 @@ def read_batches(
     Raises:
         DataError: if a required column is missing, a column has another type, or a file is unreadable.
     """
-    schema = _select_columns(table, columns)
     for path in list_files(data, table):
-        parquet = open_file(path)
-        present = [name for name in schema.names if name in parquet.schema_arrow.names]
-        for field in schema:
-            if not field.nullable and field.name not in present:
-                raise DataError(f"{path}: column '{field.name}' is missing; {table} needs it")
-        try:
-            for batch in parquet.iter_batches(batch_size=rows, columns=present):
-                yield _conform(batch, schema, path)
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path}: cannot be read to its end ({error}); write it again") from error
+        yield from read_file(path, table, columns, rows)
+
+
+def read_file(
+    path: Path, table: str, columns: Sequence[str] | None = None, rows: int = 1024
+) -> Iterator[pa.RecordBatch]:
+    """Stream one file of a table; arguments and errors as for `read_batches`."""
+    schema = _select_columns(table, columns)
+    parquet = open_file(path)
+    present = [name for name in schema.names if name in parquet.schema_arrow.names]
+    for field in schema:
+        if not field.nullable and field.name not in present:
+            raise DataError(f"{path}: column '{field.name}' is missing; {table} needs it")
+    try:
+        for batch in parquet.iter_batches(batch_size=rows, columns=present):
+            yield _conform(batch, schema, path)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be read to its end ({error}); write it again") from error
 
 
 def read_table(data: Path, table: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -177,6 +184,7 @@ class TableWriter:
         table: A name of `schema.TABLES`.
         rows_per_file: Number of rows after which a new file starts.
         rows_per_group: Number of rows held in memory.
+        metadata: Of the files' schema.
     """
 
     def __init__(
@@ -185,8 +193,9 @@ class TableWriter:
         table: str,
         rows_per_file: int = 50_000,
         rows_per_group: int = 1_000,
+        metadata: Mapping[bytes, bytes] | None = None,
     ) -> None:
-        self.schema = TABLES[table]
+        self.schema = TABLES[table].with_metadata(metadata)
         self.folder = data / table
         self.folder.mkdir(parents=True, exist_ok=True)
         self.rows_per_file, self.rows_per_group = rows_per_file, rows_per_group

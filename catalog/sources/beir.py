@@ -3,7 +3,7 @@
 https://github.com/beir-cellar/beir (Thakur et al., NeurIPS 2021)
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from catalog.conversion import Row
 from catalog.files import Files
@@ -11,6 +11,7 @@ from catalog.reading import Record, read_rows
 from catalog.schema import EXACT, HUMAN, IRRELEVANT, SUBSTITUTE
 from catalog.sources import source
 from catalog.splits import SHARES, assign_splits
+from catalog.text import normalise
 
 SPLIT_NAMES = {"train": "train", "dev": "valid", "test": "test"}
 
@@ -27,8 +28,10 @@ def beir(files: Files) -> Iterator[Row]:
         values = {"product_id": record.values["_id"], "title": title or text, "description": text}
         yield Row("products", record.where, values)
     judgements = _read_judgements(files)
-    splits = _fill_missing_splits({record.values["query-id"]: split for split, record in judgements})
-    for record in read_rows(files, queries, ["_id", "text"]):
+    query_records = list(read_rows(files, queries, ["_id", "text"]))
+    texts = {record.values["_id"]: normalise(record.values["text"]) or "" for record in query_records}
+    splits = _fill_missing_splits({record.values["query-id"]: split for split, record in judgements}, texts)
+    for record in query_records:
         query_id, text = record.values["_id"], record.values["text"]
         if query_id in splits:
             values = {"query_id": query_id, "text": text, "split": splits[query_id], "judged_by": HUMAN}
@@ -55,14 +58,20 @@ def _read_judgements(files: Files) -> list[tuple[str, Record]]:
     ]
 
 
-def _fill_missing_splits(splits: dict[str, str]) -> dict[str, str]:
-    """Move a share of the largest split's queries to each split that has none."""
-    for missing in (name for name in SHARES if name not in splits.values()):
-        largest = max(SHARES, key=list(splits.values()).count)
-        share = SHARES[missing] / (SHARES[missing] + SHARES[largest])
-        queries = (key for key, name in splits.items() if name == largest)
-        splits = splits | assign_splits(queries, {largest: 1 - share, missing: share})
-    return splits
+def _fill_missing_splits(splits: dict[str, str], texts: Mapping[str, str]) -> dict[str, str]:
+    """Move a share of the largest split's queries to each split that has none.
+
+    Args:
+        splits: Query id → split.
+        texts: Query id → normalised text, whose hash decides.
+    """
+    present = list(splits.values())
+    largest = max(SHARES, key=present.count)
+    shares = {name: share for name, share in SHARES.items() if name == largest or name not in present}
+    total = sum(shares.values())
+    keys = {query: texts.get(query, query) for query, name in splits.items() if name == largest}
+    moved = assign_splits(keys.values(), {name: share / total for name, share in shares.items()})
+    return splits | {query: moved[text] for query, text in keys.items()}
 
 
 def _grade(score: str, highest: int) -> int | str:

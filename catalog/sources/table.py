@@ -1,14 +1,16 @@
 """Your own catalogue: a table of products, and optional tables of queries and judgements."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from catalog.conversion import Row
+from catalog.conversion import THREADS, Row
 from catalog.fashion_queries import connected_components
-from catalog.files import Files
+from catalog.files import Files, Media
 from catalog.galleries import CLIPS, PICTURES, find_by_id, list_media
+from catalog.images import decode_and_hash
 from catalog.preview import preview_table
 from catalog.reading import Record
 from catalog.schema import DataError
@@ -39,7 +41,7 @@ def table(
     are taken from the column `video` (animated GIF or WebP, MP4, WebM), or else from ID.mp4, .webm; up to 16 frames are
     kept. The
     currency of prices such as "€ 12" or "USD 1,299.00" is kept; that of "$12" is ambiguous: add a column `currency`.
-    Queries without a split get one; those that share a text or a cluster get the same.
+    Queries without a split get one, by a hash of the text; those that share text, picture or cluster get the same.
 
     Args:
         files: The table of products.
@@ -148,24 +150,44 @@ def _collect_queries(
 
 def _query_rows(queries: Sequence[Record], media: Files) -> Iterator[Row]:
     """Yield the queries; assigns a split to those that have none."""
+    for _, values in queries:
+        values["image"] = next(iter(list_media(media, values.get("image"))), None)
     keys = _split_keys([values for _, values in queries])
-    splits = assign_splits(
-        key for key, (_, values) in zip(keys, queries, strict=True) if not values.get("split")
-    )
+    given = {
+        key: values["split"] for key, (_, values) in zip(keys, queries, strict=True) if values.get("split")
+    }
+    splits = assign_splits((key for key in keys if key not in given), present=given.values()) | given
     for key, (where, values) in zip(keys, queries, strict=True):
         values["split"] = values.get("split") or splits[key]
-        values["image"] = next(iter(list_media(media, values.get("image"))), None)
         yield Row("queries", where, values)
 
 
 def _split_keys(queries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The key of each query's split: the first text of the queries that share a text or a cluster with it."""
-    texts = [normalise(str(values.get("text") or "")) or str(values.get("query_id")) for values in queries]
+    """The key of each query's split: equal for queries that share a text, a picture or a cluster.
+
+    A query with a picture shares only the picture: its text may repeat ("the same in red"). The key is the first name
+    of a cluster, or else the first text or picture.
+    """
+    with ThreadPoolExecutor(THREADS) as pool:
+        nodes = list(pool.map(_query_node, queries))
+    clusters = [("cluster", str(values["cluster"])) if values.get("cluster") else None for values in queries]
     roots = connected_components(
-        (("text", text), ("cluster", str(values["cluster"])) if values.get("cluster") else ("text", text))
-        for text, values in zip(texts, queries, strict=True)
+        (node, cluster or node) for node, cluster in zip(nodes, clusters, strict=True)
     )
     first: dict[Any, str] = {}
-    for text in sorted(texts):
-        first.setdefault(roots["text", text], text)
-    return [first[roots["text", text]] for text in texts]
+    for node in sorted(roots):  # "cluster" comes before "pixels" and "text"
+        first.setdefault(roots[node], node[1])
+    return [first[roots[node]] for node in nodes]
+
+
+def _query_node(values: Mapping[str, Any]) -> tuple[str, str]:
+    """What a query must not share with one of another split: its picture, or without one its text."""
+    image = values["image"]
+    if isinstance(image, Media):
+        try:
+            pixels = decode_and_hash(image.read())
+        except ValueError:  # the conversion lists it, and leaves the picture out
+            pixels = None
+        if pixels:
+            return "pixels", pixels
+    return "text", normalise(str(values.get("text") or "")) or str(values.get("query_id"))

@@ -13,6 +13,7 @@ from catalog.files import Media
 from catalog.queries import add_click_queries, add_derived_queries
 from catalog.sample import write_sample
 from catalog.schema import EXACT, IRRELEVANT, SUBSTITUTE, DataError
+from catalog.update import update_products
 from components.params import ValidateParams
 from components.validate import validate
 
@@ -144,10 +145,93 @@ def test_queries_beside_others_keep_to_their_splits(tmp_path: Path) -> None:
     more = add_derived_queries(tmp_path / "sample", tmp_path / "data", most=200)
     assert more > 5 and store.read_table(tmp_path / "data", "queries").num_rows == 60 + more
     validate(tmp_path / "data", ValidateParams(), tmp_path / "report")
-    with pytest.raises(
-        DataError, match=r"already has derived queries, such as derived-0; start with the data without them"
-    ):
-        add_derived_queries(tmp_path / "data", tmp_path / "again", most=200, seed=1)
+
+
+def read_splits(data: Path) -> dict[str, str]:
+    return {row["text"]: row["split"] for row in store.read_table(data, "queries").to_pylist()}
+
+
+def test_deriving_again_from_the_same_products_adds_nothing(
+    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    count = add_derived_queries(shop, tmp_path / "data", most=100)
+    assert add_derived_queries(tmp_path / "data", tmp_path / "again", most=100) == 0
+    assert f"queries: {count} are known and stay in their splits; they get 0 new" in capsys.readouterr().err
+    for name in ("queries", "judgements"):
+        assert store.read_table(tmp_path / "data", name) == store.read_table(tmp_path / "again", name)
+
+
+def test_deriving_again_from_new_products_moves_no_query(shop: Path, tmp_path: Path) -> None:
+    """A new red chair is an exact match of "red chair"; a new kind of thing gets queries."""
+    add_derived_queries(shop, tmp_path / "data", most=100)
+    rows = [
+        {"product_id": f"{kind}-red-{n}", "title": f"The red {kind} of series {n} by Acme"}
+        | {"category": f"home/{kind}", "color": "red", "brand": "Acme"}
+        for kind, n in (("chair", 7), *(("sofa", n) for n in range(3)))
+    ]
+    convert("own", [Row("products", "1", row) for row in rows], [], tmp_path / "new", {})
+    update_products(tmp_path / "data", tmp_path / "more", [tmp_path / "new"])
+    assert add_derived_queries(tmp_path / "more", tmp_path / "again", most=100) > 0
+    before, after = read_splits(tmp_path / "data"), read_splits(tmp_path / "again")
+    assert before.items() < after.items()
+    grades = read_grades(tmp_path / "data")
+    for text, products in read_grades(tmp_path / "again").items():
+        assert grades.get(text, {}).items() <= products.items()
+    assert read_grades(tmp_path / "again")["red chair"]["chair-red-7"] == EXACT
+    validate(tmp_path / "again", ValidateParams(), tmp_path / "report")
+
+
+def test_few_changes_of_products_change_few_of_many_titles(tmp_path: Path) -> None:
+    """What is derived is a sample; another sample each week would be all new queries."""
+    texts = []
+    for name, numbers in (("a", range(400)), ("b", range(20, 420))):
+        rows = [
+            Row("products", "1", {"product_id": f"{n}", "title": f"a{n} b{n} c{n} d{n}"}) for n in numbers
+        ]
+        convert("own", rows, [], tmp_path / name, {})
+        add_derived_queries(tmp_path / name, tmp_path / f"{name}-queries", most=100)
+        texts.append(set(read_splits(tmp_path / f"{name}-queries").items()))
+    assert len(texts[0] & texts[1]) >= 85
+
+
+def test_a_product_of_two_groups_moves_neither(
+    tmp_path: Path, png: Callable[..., bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has the title of one and the picture of the other; queries about it fit into no split."""
+    rows = [
+        Row(
+            "products",
+            "1",
+            {
+                "product_id": f"{n}",
+                "title": f"a{n} b{n} c{n} d{n}",
+                "images": Media("p.png", lambda n=n: png(n)),
+            },
+        )
+        for n in range(12)
+    ]
+    convert("own", rows, [], tmp_path / "shop", {})
+    add_derived_queries(tmp_path / "shop", tmp_path / "data", most=24)
+    splits = read_splits(tmp_path / "data")
+    groups = {text.split()[0][1:]: split for text, split in splits.items()}
+    train, test = (next(n for n, split in groups.items() if split == name) for name in ("train", "test"))
+    joining = {
+        "product_id": "x",
+        "title": rows[int(train)].values["title"],
+        "images": rows[int(test)].values["images"],
+    }
+    convert("own", [Row("products", "1", joining)], [], tmp_path / "new", {})
+    update_products(tmp_path / "data", tmp_path / "more", [tmp_path / "new"])
+    add_derived_queries(tmp_path / "more", tmp_path / "again", most=24, seed=1)
+    after = read_splits(tmp_path / "again")
+    assert splits.items() <= after.items()
+    assert "x" not in {
+        row["product_id"]
+        for row in store.read_table(tmp_path / "again", "judgements").to_pylist()
+        if row["grade"] == EXACT
+    }
+    assert "or products of another split" in capsys.readouterr().err
+    validate(tmp_path / "again", ValidateParams(max_duplicate_images=0.5), tmp_path / "report")
 
 
 def test_too_little_to_ask(tmp_path: Path) -> None:
@@ -181,6 +265,25 @@ def test_clicks_become_marked_queries(shop: Path, tmp_path: Path) -> None:
         **{f"chair-{color}-0": IRRELEVANT for color in COLORS[1:]},
     }
     validate(tmp_path / "data", ValidateParams(), tmp_path / "report")
+
+
+def test_next_weeks_log_moves_no_query_and_adds_judgements(
+    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header = "query,product_id,position,clicked"
+    first = [f"search {n},chair-red-0,1,1" for n in range(30)]
+    second = [f"search {n},lamp-red-0,1,1\nsearch {n},chair-red-0,2,1" for n in range(20, 50)]
+    for name, rows in (("first", first), ("second", second)):
+        (tmp_path / f"{name}.csv").write_text("\n".join([header, *rows]))
+    add_click_queries(shop, tmp_path / "first.csv", tmp_path / "data")
+    assert add_click_queries(tmp_path / "data", tmp_path / "second.csv", tmp_path / "more") == 20
+    assert read_splits(tmp_path / "data").items() < read_splits(tmp_path / "more").items()
+    assert read_grades(tmp_path / "more")["search 25"] == {"chair-red-0": EXACT, "lamp-red-0": EXACT}
+    message = "queries: 10 are known and stay in their splits; they get 10 new judgements, and keep 10 that they have"
+    assert message in capsys.readouterr().err
+    (tmp_path / "both.csv").write_text("\n".join([header, *second, *first]))
+    add_click_queries(shop, tmp_path / "both.csv", tmp_path / "both")
+    assert read_splits(tmp_path / "both") == read_splits(tmp_path / "more")
 
 
 def test_clicks_tell_the_frequency_of_queries_that_are_there(
