@@ -24,6 +24,7 @@ from registry.verdict import CARD, DECISION, RESULT, describe_result, judge_vers
 from scoring.systems import read_served
 from validation.champion_comparison import PROFILE
 from validation.drift import add_vectors
+from validation.query_splits import QUERY_SPLITS
 
 if TYPE_CHECKING:
     from mlflow import ActiveRun, MlflowClient
@@ -152,7 +153,8 @@ def _register_version(
     with tempfile.TemporaryDirectory() as folder:
         profile = Path(folder) / PROFILE
         pq.write_table(add_vectors(products, vectors), profile)
-        return ensure_registered(client, run, outputs.model, index, profile, name, tags, published)
+        splits = outputs.report / QUERY_SPLITS
+        return ensure_registered(client, run, outputs.model, index, profile, splits, name, tags, published)
 
 
 def _flatten(params: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -46,12 +46,14 @@ class Validation:
         inspection: The rules and their findings.
         counts: Rows by table, queries by split, and products by language.
         profile: A sample of the products; None where the data failed before it was drawn.
+        query_splits: Of `validation.query_splits.hash_splits`; None in the same case.
         comparison: With the champion; None where there is none, or no profile.
     """
 
     inspection: "Inspection"
     counts: dict[str, dict[str, int]]
     profile: "Table | None" = None
+    query_splits: "Table | None" = None
     comparison: "ChampionComparison | None" = None
 
 
@@ -66,8 +68,9 @@ def validate(data: Path, params: ValidateParams, report: Path) -> None:
         params: Limits, allowances and severities; and the name of the model whose champion the data are compared with.
         report: Gets `data.html`, the rules and their results; `report.json`, the same as JSON; `expectations.json`,
             Great Expectations' own results (all three have the same bytes for the same data and champion);
-            `data_docs/index.html` if `params.data_docs`; `profile.parquet` (the next data are compared with it if a
-            model of these data becomes champion), and `champion.html` if there is a champion.
+            `data_docs/index.html` if `params.data_docs`; `profile.parquet` and `query_splits.parquet` (the next data
+            are compared with them if a model of these data becomes champion), and `champion.html` if there is a
+            champion.
 
     Raises:
         ValidationFailed: where a rule of severity "error" fails.
@@ -97,6 +100,7 @@ def check_data(data: Path, params: ValidateParams) -> Validation:
     from validation import drift
     from validation.champion_comparison import compare_with_champion
     from validation.expectations import Inspection, rules
+    from validation.query_splits import hash_splits
 
     inspection = Inspection(rules(params))
     frames = profile_frames(data, params)
@@ -112,7 +116,23 @@ def check_data(data: Path, params: ValidateParams) -> Validation:
     comparison = compare_with_champion(data, profile, params)
     if comparison:
         inspection.check(comparison.frames())
-    return Validation(inspection, counts, profile, comparison)
+        _check_moved_queries(inspection, frames["queries"], comparison)
+    return Validation(inspection, counts, profile, hash_splits(frames["queries"]), comparison)
+
+
+def _check_moved_queries(
+    inspection: "Inspection", queries: "DataFrame", comparison: "ChampionComparison"
+) -> None:
+    from validation.query_splits import find_moved
+
+    if comparison.query_splits is None:
+        print(
+            f"validate: the champion, version {comparison.version}, has no record of its queries' splits; whether a "
+            "query moved is not checked",
+            file=sys.stderr,
+        )
+        return
+    inspection.check({"champion_queries": find_moved(queries, comparison.query_splits)})
 
 
 def profile_frames(data: Path, params: ValidateParams) -> "dict[str, DataFrame]":
@@ -137,10 +157,13 @@ def write_report(folder: Path, data: Path, params: ValidateParams, validation: V
     from validation.champion_comparison import PROFILE
     from validation.data_page import PAGE, render_data_page
     from validation.expectations import RESULTS
+    from validation.query_splits import QUERY_SPLITS
 
     inspection, comparison = validation.inspection, validation.comparison
     if validation.profile:
         pq.write_table(validation.profile, folder / PROFILE)
+    if validation.query_splits:
+        pq.write_table(validation.query_splits, folder / QUERY_SPLITS)
     if comparison:
         comparison.write(folder / CHAMPION_PAGE, data, params)
     if params.data_docs:

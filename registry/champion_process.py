@@ -49,19 +49,29 @@ def download_model(version: "ModelVersion", folder: Path) -> Path:
     return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))
 
 
+def list_artifacts(package: Path) -> dict[str, Path]:
+    """The paths of a package's artifacts, such as "model", "index", "profile" and "query_splits", by name.
+
+    Args:
+        package: Of `download_model`.
+    """
+    flavour = yaml.safe_load((package / "MLmodel").read_text())["flavors"].get("python_function", {})
+    # MLflow keeps the folder's original name
+    return {name: package / artifact["path"] for name, artifact in flavour.get("artifacts", {}).items()}
+
+
 def find_artifact(package: Path, name: str) -> Path:
-    """The path of a package's artifact: "model", "index" or "profile".
+    """The path of a package's artifact.
 
     Raises:
         DataError: where it has none, as it was not registered by this chain.
     """
-    flavour = yaml.safe_load((package / "MLmodel").read_text())["flavors"].get("python_function", {})
-    try:
-        return package / flavour["artifacts"][name]["path"]  # MLflow keeps the folder's original name
-    except KeyError as error:
+    artifacts = list_artifacts(package)
+    if name not in artifacts:
         raise DataError(
             f"the champion has no {name}; move the alias 'champion' to a version that this chain registered"
-        ) from error
+        )
+    return artifacts[name]
 
 
 def run_in_own_environment(package: Path, verb: str, **flags: object) -> None:

@@ -1,5 +1,6 @@
 """Logs and registers a model in MLflow, with all files that it needs to serve without this repository."""
 
+from collections.abc import Mapping
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ def ensure_registered(
     model: Path,
     index: Path,
     profile: Path,
+    query_splits: Path,
     name: str,
     tags: dict[str, str],
     published: bool = False,
@@ -35,6 +37,7 @@ def ensure_registered(
         model: What `train` wrote.
         index: What `fusion.search.catalogue_search.SearchIndex` wrote.
         profile: File with the profile of its data, of `validation.drift.add_vectors`.
+        query_splits: File with the splits of its queries, of `validation.query_splits.hash_splits`.
         name: Of the registered model.
         tags: Of a new version.
         published: Whether one of its encoders is in the Hugging Face format.
@@ -43,7 +46,8 @@ def ensure_registered(
         return versions[0]
     import mlflow
 
-    model_uri = _find_logged_model(client, run) or _log_model(model, index, profile, published)
+    artifacts = {"model": model, "index": index, "profile": profile, "query_splits": query_splits}
+    model_uri = _find_logged_model(client, run) or _log_model(artifacts, published)
     mlflow.register_model(model_uri, name, tags=tags)
     # MLflow's client repeats a request whose response was lost, which makes a second version.
     first, *duplicates = _list_versions(client, run, name)
@@ -88,7 +92,7 @@ def _find_logged_model(client: "MlflowClient", run: "ActiveRun") -> str | None:
     return ready[0].model_uri if ready else None
 
 
-def _log_model(model: Path, index: Path, profile: Path, published: bool) -> str:
+def _log_model(artifacts: Mapping[str, Path], published: bool) -> str:
     """Log a model to the active run; its address."""
     import mlflow
     import pandas as pd
@@ -96,9 +100,9 @@ def _log_model(model: Path, index: Path, profile: Path, published: bool) -> str:
     return mlflow.pyfunc.log_model(
         name="model",
         python_model=PYFUNC,
-        artifacts={"model": str(model), "index": str(index), "profile": str(profile)},
+        artifacts={name: str(path) for name, path in artifacts.items()},
         code_paths=[str(_find_package(package)) for package in CODE],
-        signature=_create_signature(index),
+        signature=_create_signature(artifacts["index"]),
         input_example=(pd.DataFrame({"text": ["red dotted mug"]}), {"k": 5, "filters": {"color": ["red"]}}),
         pip_requirements=list_requirements(published),
     ).model_uri

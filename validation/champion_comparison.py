@@ -35,12 +35,14 @@ class ChampionComparison:
         drifts: From the champion's data to the new data.
         matches: Columns product_id and match of `fusion.search.matching.score_matches`, the worst first, without nulls.
         max_drift: The population stability index of embeddings above which the champion's matches are unreliable.
+        query_splits: `validation.query_splits.hash_splits` of the champion's data; None if not registered.
     """
 
     version: str
     drifts: list[Drift]
     matches: pa.Table
     max_drift: float
+    query_splits: pa.Table | None = None
 
     @property
     def reliable(self) -> bool:
@@ -101,6 +103,8 @@ def compare_with_champion(data: Path, profile: pa.Table, params: ValidateParams)
         folder = Path(name)
         package = champion_process.download_model(version, folder)
         reference = pq.read_table(champion_process.find_artifact(package, "profile"))
+        splits_path = champion_process.list_artifacts(package).get("query_splits")
+        query_splits = pq.read_table(splits_path) if splits_path else None
         profile_path, vectors_path = folder / PROFILE, folder / "vectors.parquet"
         pq.write_table(profile, profile_path)
         champion_process.run_in_own_environment(
@@ -110,7 +114,7 @@ def compare_with_champion(data: Path, profile: pa.Table, params: ValidateParams)
     drifts = measure_drift(reference, add_vectors(profile, vectors))
     matches = vectors.select(["product_id", "match"]).filter(pc.is_valid(vectors["match"]))
     matches = matches.sort_by([("match", "ascending")])
-    return ChampionComparison(str(version.version), drifts, matches, params.max_drift)
+    return ChampionComparison(str(version.version), drifts, matches, params.max_drift, query_splits)
 
 
 def _plot_shares(drift: Drift) -> Markup:

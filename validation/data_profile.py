@@ -8,8 +8,8 @@ judgements, the first two) names the row:
   null where it has none; foreign, the language of title and description where it is clearly another; letters, how many
   letters and digits they have
 - queries: query_id, text, split, judged_by, frequency, cluster; asks ("text", "image", "text + image"); exact, the
-  number of judgements of grade 3, for test queries only; text_splits, pixels_splits and cluster_splits, the splits that
-  share its text, pixels or cluster where there are several; a `PictureProfile`
+  number of judgements of grade 3, for test queries only; identity, its text and pixels; text_splits, pixels_splits and
+  cluster_splits, the splits that share its text, pixels or cluster where there are several; a `PictureProfile`
 - judgements: query_id, product_id, grade; unknown_query and unknown_product, an id that is not in its table
 - exact_matches: for derived queries, one row per split and product that is an exact match there: id_splits,
   title_splits and pixels_splits, the splits that share its id, title or pixels; looks_like, a near duplicate in another
@@ -292,6 +292,7 @@ def _add_query_columns(queries: pd.DataFrame, judgements: pd.DataFrame) -> None:
 
     # The text of a composed query may repeat ("the same in red"); its text and picture together may not.
     composed = _normalised(queries.text) + (" " + queries.pixels).where(has_image, "")
+    queries["identity"] = composed.fillna(queries.pixels)
     queries["text_splits"] = _shared_splits(composed, queries.split)
     queries["pixels_splits"] = _shared_splits(queries.pixels, queries.split)
     queries["cluster_splits"] = _shared_splits(queries.cluster, queries.split)

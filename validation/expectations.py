@@ -200,6 +200,9 @@ def rules(params: ValidateParams) -> list[Rule]:
              between, "side", {"min_value": params.min_image_side}, severity="warning"),
         Rule("flat_images", "pictures", "pictures must show more than one colour",
              among, "flat", {"value_set": [False]}, severity="warning"),
+        Rule("moved_queries", "champion_queries", "a query must stay in the split that it had when the champion was "
+             "trained (give it that split again: in the column split of an import, or by making the data from the "
+             "champion's with python -m catalog update and queries)", null, "moved"),
         Rule("drift", "drift", "products must not drift from the champion's data (population stability index)",
              between, "drift", {"max_value": params.max_drift}, severity="warning"),
         Rule("mismatched", "picture_matches", "a picture must match its product's text better than most other "

@@ -205,7 +205,7 @@ def test_a_product_of_two_groups_moves_neither(
             {
                 "product_id": f"{n}",
                 "title": f"a{n} b{n} c{n} d{n}",
-                "images": Media("p.png", lambda n=n: png(n)),
+                "images": [Media("p.png", lambda n=n: png(n))],
             },
         )
         for n in range(12)

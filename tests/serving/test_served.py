@@ -18,6 +18,7 @@ from registry import local_stack, mlflow_runs, mlflow_store
 from registry.model_logging import ensure_registered
 from serving.pyfunc import MAX_K, PARAMETERS
 from validation.champion_comparison import PROFILE
+from validation.query_splits import QUERY_SPLITS
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +42,8 @@ def address(
         mlflow.set_tracking_uri(None)
         client = mlflow_store.connect()
         with mlflow_runs.open_chain_run("chain", "training", {}) as run:
-            version = ensure_registered(client, run, model, evaluation / "index", report / PROFILE, NAME, {})
+            files = (model, evaluation / "index", report / PROFILE, report / QUERY_SPLITS)
+            version = ensure_registered(client, run, *files, NAME, {})
         with local_stack.serve_model(f"models:/{NAME}/{version.version}", root / "log") as served:
             yield served
         mlflow.set_tracking_uri(None)
