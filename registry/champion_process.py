@@ -8,8 +8,8 @@ import subprocess
 import sys
 from hashlib import blake2b
 from importlib import metadata
-from pathlib import Path
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 CHAMPION = "champion"  # alias
+MODEL_FILE = "MLmodel"  # of a package: its content
 COMPLETE = "whole"  # empty file in a cached environment whose installation succeeded
 
 
@@ -49,13 +50,39 @@ def download_model(version: "ModelVersion", folder: Path) -> Path:
     return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))
 
 
+def list_missing_files(version: "ModelVersion") -> list[str]:
+    """List the files and folders of a registered model that its store does not have any more; downloads only MLmodel.
+
+    Raises:
+        MlflowException: where the store cannot be reached.
+    """
+    import mlflow
+
+    uri = f"models:/{version.name}/{version.version}"
+    present = {file.path for file in mlflow.artifacts.list_artifacts(artifact_uri=uri)}
+    if MODEL_FILE not in present:
+        return [MODEL_FILE]
+    flavour = _read_flavour(mlflow.artifacts.load_text(f"{uri}/{MODEL_FILE}"))
+    paths = [artifact["path"] for artifact in flavour.get("artifacts", {}).values()]
+    for folder in {str(PurePosixPath(path).parent) for path in paths}:
+        for entry in mlflow.artifacts.list_artifacts(artifact_uri=f"{uri}/{folder}"):
+            # an empty folder is as bad as none
+            if not entry.is_dir or mlflow.artifacts.list_artifacts(artifact_uri=f"{uri}/{entry.path}"):
+                present.add(entry.path)
+    return [path for path in paths if path not in present]
+
+
+def _read_flavour(text: str) -> dict[str, Any]:
+    return yaml.safe_load(text)["flavors"].get("python_function", {})
+
+
 def list_artifacts(package: Path) -> dict[str, Path]:
     """The paths of a package's artifacts, such as "model", "index", "profile" and "query_splits", by name.
 
     Args:
         package: Of `download_model`.
     """
-    flavour = yaml.safe_load((package / "MLmodel").read_text())["flavors"].get("python_function", {})
+    flavour = _read_flavour((package / MODEL_FILE).read_text())
     # MLflow keeps the folder's original name
     return {name: package / artifact["path"] for name, artifact in flavour.get("artifacts", {}).items()}
 

@@ -1,10 +1,16 @@
 """Promotion and rollback of versions, and the history as a table."""
 
+from typing import TYPE_CHECKING
+
 from vitrine_judge.tables import format_table
 
 from catalog.schema import DataError
 from registry.champion_history import previous_champion
+from registry.champion_process import list_missing_files
 from registry.model_registry import COMPARED_WITH, GATE, REASONS, ModelRegistry
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
 
 REASON_LENGTH = 1000  # characters
 
@@ -22,8 +28,8 @@ def promote(registry: ModelRegistry, number: str, force: bool = False, reason: s
         A sentence on what was done.
 
     Raises:
-        DataError: an unknown version, a verdict that does not allow it, force without a reason, or a simultaneous
-            change of champion.
+        DataError: an unknown version, a version whose files are gone, a verdict that does not allow it, force without a
+            reason, or a simultaneous change of champion.
     """
     if force != bool(reason.strip()) or len(reason) > REASON_LENGTH:
         raise DataError(
@@ -31,7 +37,9 @@ def promote(registry: ModelRegistry, number: str, force: bool = False, reason: s
         )
     champion, version = registry.reconcile_and_warn(), registry.get_version(number)
     if champion == number:
+        _require_files(version, f"version {number} is the champion, but cannot be served")
         return f"version {number} is the champion already"
+    _require_files(version, f"version {number} is not promoted")
     objection = find_objection(number, version.tags, champion)
     if objection and not force:
         raise DataError(
@@ -40,6 +48,23 @@ def promote(registry: ModelRegistry, number: str, force: bool = False, reason: s
     registry.set_champion(number, "promoted", champion, reason)
     before = f"version {champion}" if champion else "no champion"
     return f"version {number} is the champion; before, there was {before}"
+
+
+def _require_files(version: "ModelVersion", consequence: str) -> None:
+    """Refuse a version whose files are gone, as it can neither serve nor be compared.
+
+    Args:
+        version: Of the registry.
+        consequence: Start of the message.
+
+    Raises:
+        DataError: where a file is missing.
+    """
+    if missing := list_missing_files(version):
+        raise DataError(
+            f"{consequence}: its files are gone from MLflow's artifacts (missing: {', '.join(missing)}; source: "
+            f"{version.source}); restore them, or promote another version"
+        )
 
 
 def find_objection(number: str, tags: dict[str, str], champion: str | None) -> str:
@@ -67,7 +92,7 @@ def rollback(registry: ModelRegistry) -> str:
     """Make the previous champion the champion; a second call makes the one before it the champion.
 
     Raises:
-        DataError: where there is none, or the champion changes at the same time.
+        DataError: where there is none, its files are gone, or the champion changes at the same time.
     """
     champion = registry.reconcile()
     previous = previous_champion(registry.history.list_moves(), champion)
@@ -75,7 +100,7 @@ def rollback(registry: ModelRegistry) -> str:
         raise DataError(
             f"{registry.name} has no previous champion to go back to; see python -m registry history"
         )
-    registry.get_version(previous)
+    _require_files(registry.get_version(previous), f"version {previous} is not made champion again")
     registry.set_champion(previous, "rolled back", champion)
     before = f"version {champion}" if champion else "no champion"
     return f"version {previous} is the champion again; before, there was {before}"

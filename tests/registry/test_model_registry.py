@@ -1,6 +1,8 @@
+import shutil
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -31,6 +33,14 @@ def registry(client: "MlflowClient") -> ModelRegistry:
 def add(registry: ModelRegistry, number: int, tags: dict[str, str]) -> None:
     experiment = mlflow_store.ensure_experiment(registry.client, mlflow_store.EXPERIMENT)
     run = registry.client.create_run(experiment).info.run_id
+    artifacts = {name: {"path": f"artifacts/{name}"} for name in ("model", "profile.parquet")}
+    flavour = yaml.safe_dump({"flavors": {"python_function": {"artifacts": artifacts}}})
+    for name, text in (
+        ("MLmodel", flavour),
+        ("artifacts/model/weights", ""),
+        ("artifacts/profile.parquet", ""),
+    ):
+        registry.client.log_text(run, text, f"model/{name}")
     version = registry.client.create_model_version(NAME, f"runs:/{run}/model", run, tags)
     assert int(version.version) == number
 
@@ -62,6 +72,41 @@ def test_promoted_then_rolled_back(registry: ModelRegistry) -> None:
         ("1", "2", "promoted", "ada"),
         ("2", "1", "rolled back", "ada"),
     ]
+
+
+def artifact_folder(registry: ModelRegistry, number: str) -> Path:
+    run = registry.client.get_run(registry.get_version(number).run_id or "")
+    return Path(urlsplit(run.info.artifact_uri).path) / "model"
+
+
+@pytest.mark.parametrize(
+    ("gone", "named"),
+    [
+        (".", "MLmodel"),
+        ("artifacts", "artifacts/model, artifacts/profile.parquet"),
+        ("artifacts/model", "artifacts/model"),
+    ],
+)
+def test_a_version_whose_files_are_gone_does_not_become_champion(
+    registry: ModelRegistry, gone: str, named: str
+) -> None:
+    """Neither with force, nor by a rollback; and if it is the champion, that is said."""
+    promote(registry, "1")
+    shutil.rmtree(artifact_folder(registry, "2") / gone)
+    reason = (
+        rf": its files are gone from MLflow's artifacts \(missing: {named}; source: runs:/.*\); restore them"
+    )
+    for force, text in ((False, ""), (True, "a test")):
+        with pytest.raises(DataError, match=f"version 2 is not promoted{reason}"):
+            promote(registry, "2", force, text)
+    promote(registry, "3")
+    shutil.rmtree(artifact_folder(registry, "1") / gone)
+    with pytest.raises(DataError, match=f"version 1 is not made champion again{reason}"):
+        rollback(registry)
+    assert registry.find_by_alias("champion") == "3" and len(moves(registry)) == 2
+    shutil.rmtree(artifact_folder(registry, "3") / gone)
+    with pytest.raises(DataError, match=f"version 3 is the champion, but cannot be served{reason}"):
+        promote(registry, "3")
 
 
 def test_each_rollback_goes_back_by_one_champion(registry: ModelRegistry) -> None:
