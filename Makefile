@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test quick check deps lint docs experiments ui try services image image-cpu image-cuda test-image lock audit clean
+.PHONY: help demo test quick check deps shop lint docs experiments ui try services image image-cpu image-cuda test-image lock audit clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -76,6 +76,9 @@ test-image:  ## image for tests marked `docker`; same PyTorch as here, so that m
 
 deps: $(BIN)/.installed  ## write the code dependencies of each stage into dvc.yaml
 	python -m pipelines.code_deps
+
+shop: $(BIN)/.installed  ## write the chain of a further shop, SHOP=NAME, into shops/NAME; again after `make deps`
+	python -m pipelines.shops shops/$(SHOP)
 
 lock: $(BIN)/.installed  ## pin the newest compatible versions
 	uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra bench --no-header --no-annotate \

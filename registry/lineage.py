@@ -41,9 +41,9 @@ def collect_lineage(fingerprint: str, data: Path) -> dict[str, str]:
     if commit := read_commit():
         tags["vitrine.git.commit"] = commit
         # dvc.lock is an output: the stages before this one have just written it
-        changes = _git("status", "--porcelain", "--untracked-files=no", "--", ":!dvc.lock")
+        changes = _git("status", "--porcelain", "--untracked-files=no", "--", ":(exclude,glob)**/dvc.lock")
         tags["vitrine.git.dirty"] = str(bool(changes)).lower()
-    pointer = Path("data.dvc")
+    pointer = data.with_name(f"{data.name}.dvc")
     if pointer.exists():
         tags["vitrine.data.dvc"] = yaml.safe_load(pointer.read_text())["outs"][0]["md5"]
         if revision := _git("log", "-1", "--format=%H", "--", str(pointer)):

@@ -272,23 +272,27 @@ class TestLineage:
         assert tags["vitrine.image"] == "vitrine@sha256:1" and tags["vitrine.pipeline.run"] == "run-1"
         assert tags["vitrine.pipeline"] == "nightly" and tags["vitrine.data.revision"] == "beef"
 
-    def test_of_a_checkout(self, away: Path, data: Path) -> None:
+    @pytest.mark.parametrize("shop", [".", "shops/north"])
+    def test_of_a_checkout(self, away: Path, data: Path, shop: str) -> None:
         def git(*words: str) -> None:
             who = ["-c", "user.name=a", "-c", "user.email=b"]
             subprocess.run(["git", *who, *words], cwd=away, check=True, capture_output=True)
 
         git("init")
-        (away / "data.dvc").write_text("outs:\n- md5: 1234.dir\n  path: data\n")
-        (away / "dvc.lock").write_text("before")
-        git("add", "data.dvc", "dvc.lock")
+        folder = Path(shop)
+        folder.mkdir(parents=True, exist_ok=True)
+        data = data.rename(folder / "data")
+        (folder / "data.dvc").write_text("outs:\n- md5: 1234.dir\n  path: data\n")
+        (folder / "dvc.lock").write_text("before")
+        git("add", shop)
         git("commit", "--message", "c")
-        (away / "dvc.lock").write_text("after")  # by the stages before
+        (folder / "dvc.lock").write_text("after")  # by the stages before
         tags = lineage.collect_lineage("abc", data)
         assert len(tags["vitrine.git.commit"]) == 40
         assert tags["vitrine.git.dirty"] == "false"
         assert tags["vitrine.data.dvc"] == "1234.dir"
         assert tags["vitrine.data.revision"] == tags["vitrine.git.commit"]
-        (away / "data.dvc").write_text("outs:\n- md5: 5678.dir\n  path: data\n")
+        (folder / "data.dvc").write_text("outs:\n- md5: 5678.dir\n  path: data\n")
         assert lineage.collect_lineage("abc", data)["vitrine.git.dirty"] == "true"
 
 
