@@ -1,6 +1,7 @@
 """The split of a query is decided once, whatever comes later."""
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from catalog import store
 from catalog.schema import QUERIES, SPLITS, DataError
+from catalog.sources import import_data
 from catalog.splits import SALT, SHARES, assign_splits, choose_salt, find_split, read_salt
 
 Texts = st.lists(st.text(max_size=8), unique=True)
@@ -72,3 +74,26 @@ def test_the_salt_survives_in_the_files(tmp_path: Path) -> None:
         with store.TableWriter(tmp_path / name, "queries", metadata=metadata) as table:
             table.write({"query_id": "q", "text": "t", "split": "train"})
     assert (read_salt(tmp_path / "with"), read_salt(tmp_path / "without")) == (3, None)
+
+
+def test_queries_of_a_table_with_the_same_picture_or_text_are_in_one_split(
+    tmp_path: Path, png: Callable[..., bytes]
+) -> None:
+    """The text of a query with a picture may repeat; a given split counts for all queries of the text."""
+    (tmp_path / "products.csv").write_text("product_id,title\np,thing of oak\n")
+    rows = ["query_id,text,image,split"]
+    for number in range(20):
+        (tmp_path / f"{number}.png").write_bytes(png(number))
+        rows += [f"a{number},the same in red,{number}.png,", f"b{number},,{number}.png,"]
+        rows += [f"c{number},Text {number},,", f"d{number}, text  {number},,{'valid' * (number == 0)}"]
+    (tmp_path / "queries.csv").write_text("\n".join(rows))
+    import_data("table", tmp_path / "products.csv", tmp_path / "data", queries=tmp_path / "queries.csv")
+    queries = store.read_table(tmp_path / "data", "queries").to_pylist()
+    splits = {row["query_id"]: row["split"] for row in queries}
+    assert len(splits) == 80
+    for number in range(20):
+        assert splits[f"a{number}"] == splits[f"b{number}"]
+        assert splits[f"c{number}"] == splits[f"d{number}"]
+        assert number == 0 or splits[f"c{number}"] == find_split(f"text {number}")
+    assert splits["c0"] == "valid"
+    assert len({splits[f"a{number}"] for number in range(20)}) == 3
