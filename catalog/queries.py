@@ -3,7 +3,6 @@
 They are marked as `derived` or `implicit`, and reported separately from queries with human judgements.
 """
 
-import re
 import sys
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
