@@ -36,12 +36,11 @@ def table(
     """Your own products.csv, .jsonl or .parquet, with pictures and clips in a column, a folder or a zip.
 
     Columns have the names of `catalog.schema` in any case, or known synonyms (`catalog.columns`), or those that --map
-    gives; --dry-run shows them. Unknown columns become attributes. Pictures are taken from
-    `images`, which contains paths or addresses, in order, or else from the file ID.jpg, .png, .webp and so on. Clips
-    are taken from the column `video` (animated GIF or WebP, MP4, WebM), or else from ID.mp4, .webm; up to 16 frames are
-    kept. The
-    currency of prices such as "€ 12" or "USD 1,299.00" is kept; that of "$12" is ambiguous: add a column `currency`.
-    Queries without a split get one, by a hash of the text; those that share text, picture or cluster get the same.
+    gives; --dry-run shows them. Unknown columns become attributes. Pictures are taken from `images`, which contains
+    paths or addresses, in order, or else from the file ID.jpg, .png, .webp and so on. Clips are taken from the column
+    `video` (animated GIF or WebP, MP4, WebM), or else from ID.mp4, .webm; up to 16 frames are kept. The currency of
+    prices such as "€ 12" or "USD 1,299.00" is kept; that of "$12" is ambiguous: add a column `currency`. Queries
+    without a split get one, by a hash of the text; those that share text, picture or cluster get the same.
 
     Args:
         files: The table of products.
