@@ -38,7 +38,8 @@ Tables = dict[str, list[dict[str, Any]]]
 Write = Callable[[Tables], Path]
 QUICK = EvaluateParams()
 SYSTEMS = {
-    "bm25", "text-only", "image-only", "video-only", "no text", "no image", "no video", CANDIDATE, HYBRID,
+    "bm25", "text-only", "image-only", "video-only", "no text", "no image", "no video", "no gallery", CANDIDATE,
+    HYBRID,
 }  # fmt: skip
 
 
