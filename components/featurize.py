@@ -104,7 +104,7 @@ def _featurize(
     text_encoder = TextEncoderInit.from_name(params.text_encoder, params.max_tokens)
     featurizer = Featurizer(
         text_encoder.vocabulary
-        or Vocabulary.build(
+        or Vocabulary.learn(
             show_progress(_training_texts(data, splits), "vocabulary", unit="text"),
             params.vocabulary,
             params.min_count,

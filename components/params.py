@@ -56,9 +56,15 @@ class FeaturizeParams(Params):
     )
     video_weights: str | None = Field(None, description="path, as image_weights")
     clip_frames: int = Field(8, ge=1, le=64, description="frames per clip, evenly spaced")
-    vocabulary: int = Field(20_000, ge=1, description="most frequent words kept")
-    min_count: int = Field(2, ge=1, description="occurrences below which a word is unknown")
-    max_tokens: int = Field(64, ge=1, description="words per text; the rest is cut off")
+    vocabulary: int = Field(
+        20_000,
+        ge=1,
+        description="most sub-word pieces learned from the texts; not for published text encoders",
+    )
+    min_count: int = Field(
+        2, ge=1, description="least occurrences of a word that is one piece, as vocabulary"
+    )
+    max_tokens: int = Field(64, ge=1, description="pieces per text; the rest is cut off")
     max_broken_images: Share = Field(
         0.01, description="share of pictures that may be broken; they count as missing"
     )

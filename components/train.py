@@ -112,23 +112,24 @@ def prepare(features: Path, params: TrainParams) -> Preparation:
         Items.load(features, table, attends, tunes_images) for table in ("products", "queries")
     )
     judgements = pq.read_table(features / "judgements.parquet")
-    facets = Facets.load(features, Vocabulary.load(features / "vocabulary.json"))
-    training = _build_training_set(products, queries, judgements, facets)
+    vocabulary = Vocabulary.load(features / "vocabulary.json")
+    facets = Facets.load(features, vocabulary)
+    training = _build_training_set(products, queries, judgements, facets, vocabulary.continuations)
     validate = _build_validator(products, queries, judgements)
-    network = _build_network(features, params, training, facets)
+    network = _build_network(features, params, training, len(vocabulary))
     return Preparation(network, training, validate)
 
 
 def _build_network(
-    features: Path, params: TrainParams, training: TrainingSet, facets: Facets
+    features: Path, params: TrainParams, training: TrainingSet, vocabulary: int
 ) -> ProductSearchModel:
     """Build the model; the image encoder is part of it only if it is to be tuned."""
     settings = json.loads((features / "featurizer.json").read_text())
     text_encoder = TextEncoderInit.load(features)
-    products = training.products
+    products, facets = training.products, training.facets
     has_clips = products.present[:, MODALITIES.index("video")].any()
     config = ModelConfig(
-        vocabulary=len(Vocabulary.load(features / "vocabulary.json")),
+        vocabulary=vocabulary,
         image_features=products.images.shape[1],
         region_features=products.regions.shape[2],
         text_encoder=text_encoder.encoder,
@@ -194,7 +195,9 @@ def _field_names(dataclass: type) -> set[str]:
     return {field.name for field in fields(dataclass)}
 
 
-def _build_training_set(products: Items, queries: Items, judgements: pa.Table, facets: Facets) -> TrainingSet:
+def _build_training_set(
+    products: Items, queries: Items, judgements: pa.Table, facets: Facets, continuations: np.ndarray
+) -> TrainingSet:
     training_queries = queries.take(queries.splits == "train")
     judgements = _select_judgements(judgements, training_queries)
     if not len(judgements):
@@ -208,7 +211,7 @@ def _build_training_set(products: Items, queries: Items, judgements: pa.Table, f
         judgements["grade"].to_numpy(),
         len(products),
     )
-    return TrainingSet(products, training_queries, index, facets)
+    return TrainingSet(products, training_queries, index, facets, continuations)
 
 
 def _build_validator(products: Items, queries: Items, judgements: pa.Table) -> Validator:

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu
 
-from fusion.encoders.vocabulary import PAD
+from fusion.encoders.vocabulary import NO_TOKENS, PAD, word_ends, word_starts
 from fusion.facets import Facets
 
 ENDINGS = {  # for each type, how the names of its columns end
@@ -29,12 +29,13 @@ class Entities:
 
     Args:
         facets: The values of the columns.
+        continuations: As `fusion.encoders.vocabulary.Vocabulary.continuations`.
 
     Attributes:
         types: The types of `ENDINGS` for which the catalogue has a column, E of them.
     """
 
-    def __init__(self, facets: Facets) -> None:
+    def __init__(self, facets: Facets, continuations: np.ndarray = NO_TOKENS) -> None:
         columns = {
             column: number
             for number, column in enumerate(facets.columns)
@@ -46,8 +47,10 @@ class Entities:
         }
         self._columns = {name: numbers for name, numbers in type_columns.items() if numbers}
         self._facets = facets
-        names = [facets.names[number].ravel() for numbers in type_columns.values() for number in numbers]
-        self._words = np.unique(np.concatenate([np.array([PAD], np.int32), *names]))
+        self._continuations = continuations
+        names = [facets.names[number] for numbers in type_columns.values() for number in numbers]
+        words = [name[word_starts(name, continuations) & word_ends(name, continuations)] for name in names]
+        self._words = np.unique(np.concatenate([np.array([PAD], np.int32), *words]))
         self.types = tuple(self._columns)
 
     def label(self, tokens: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -60,13 +63,17 @@ class Entities:
         Returns:
             int64 (N, T): n for the n-th of `types`, counted from 1; `OUTSIDE`; or `UNLABELLED`. Unlabelled are padding,
             words that match two types, and words of another product's values: a text may mention a value that the
-            product's own columns leave empty.
+            product's own columns leave empty. Such words of several pieces are `OUTSIDE`.
         """
         if not self.types:
             return np.full(tokens.shape, UNLABELLED)
+        ends = word_ends(tokens, self._continuations)
         matches = np.stack(
             [
-                np.any([_locate_names(tokens, self._facets.names[c][values[:, c]]) for c in columns], axis=0)
+                np.any(
+                    [_locate_names(tokens, self._facets.names[c][values[:, c]], ends) for c in columns],
+                    axis=0,
+                )
                 for columns in self._columns.values()
             ]
         )
@@ -75,12 +82,23 @@ class Entities:
         return np.where(unclear, UNLABELLED, np.where(claims == 1, matches.argmax(0) + 1, OUTSIDE))
 
 
-def _locate_names(tokens: np.ndarray, names: np.ndarray) -> np.ndarray:
-    """Where each text contains its name, bool (N, T); of tokens (N, T) and padded names (N, W)."""
+def _locate_names(tokens: np.ndarray, names: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Where each text contains its name as whole words.
+
+    Args:
+        tokens: int32 (N, T).
+        names: int32 (N, W), padded.
+        ends: bool (N, T), where a word of the text ends.
+
+    Returns:
+        bool (N, T).
+    """
     width, lengths = names.shape[1], (names != PAD).sum(1)
     padded = np.pad(tokens, ((0, 0), (0, width - 1)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, width, axis=1)
     starts = ((windows == names[:, None]) | (names == PAD)[:, None]).all(2) & (lengths > 0)[:, None]
+    last = np.arange(tokens.shape[1]) + lengths[:, None] - 1
+    starts &= np.take_along_axis(ends, last.clip(0, tokens.shape[1] - 1), 1)
     inside = np.zeros_like(starts)
     for offset in range(min(width, tokens.shape[1])):
         inside[:, offset:] |= starts[:, : starts.shape[1] - offset] & (offset < lengths)[:, None]

@@ -16,7 +16,7 @@ COLUMNS = ("category", "brand", "color", "material")
 CATEGORY = COLUMNS.index("category")
 ATTRIBUTES = "attributes"
 FACET_COLUMNS = (*COLUMNS, ATTRIBUTES)  # that featurize copies to the products' features
-NAME_WORDS = 6  # the first words of a value's name
+NAME_TOKENS = 12  # the first tokens of a value's name
 ATTRIBUTE_VALUES = range(2, 1000)  # allowed counts; an attribute with more values identifies single products
 
 
@@ -28,7 +28,7 @@ class Facets:
         columns: The names of the F columns: `COLUMNS`, then the keys of the products' attributes, as "attributes.KEY".
         labels: For each column its values, in lower case; number n is at n - 1.
         values: int32 (N, F): the number of the product's value within its column, 0 for no value.
-        names: For each column, int32 (values + 1, NAME_WORDS): the tokens of each value's name, then padding.
+        names: For each column, int32 (values + 1, NAME_TOKENS): the tokens of each value's name, then padding.
     """
 
     columns: tuple[str, ...]
@@ -39,7 +39,7 @@ class Facets:
     @classmethod
     def empty(cls, products: int) -> Self:
         """Facets of a catalogue without these columns."""
-        no_names, count = np.full((1, NAME_WORDS), PAD, np.int32), len(COLUMNS)
+        no_names, count = np.full((1, NAME_TOKENS), PAD, np.int32), len(COLUMNS)
         return cls(COLUMNS, ((),) * count, np.zeros((products, count), np.int32), (no_names,) * count)
 
     @classmethod
@@ -105,9 +105,9 @@ def _encode_column(
     coded = pc.utf8_lower(column)
     coded = (coded.combine_chunks() if isinstance(coded, pa.ChunkedArray) else coded).dictionary_encode()
     labels = tuple(coded.dictionary.to_pylist())
-    name_tokens = vocabulary.encode([label.split("/")[-1] for label in labels], NAME_WORDS)
+    name_tokens = vocabulary.encode([label.split("/")[-1] for label in labels], NAME_TOKENS)
     name_tokens[name_tokens == UNKNOWN] = PAD
-    names = np.concatenate([np.full((1, NAME_WORDS), PAD, np.int32), move_padding_last(name_tokens)])
+    names = np.concatenate([np.full((1, NAME_TOKENS), PAD, np.int32), move_padding_last(name_tokens)])
     values = pc.add(coded.indices, 1).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int32)
     return np.where((names[values] == PAD).all(1), 0, values).astype(np.int32), names, labels
 

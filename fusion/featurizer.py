@@ -42,7 +42,7 @@ class Featurizer:
         encoder: Moved to the GPU if there is one.
         clips: Likewise.
         image_size: Pixels; the square that a picture is fitted into.
-        max_tokens: Words kept of a text.
+        max_tokens: Tokens kept of a text.
         max_pictures: Largest number of pictures kept of a product, the main one included.
     """
 

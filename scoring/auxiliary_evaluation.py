@@ -46,11 +46,12 @@ def evaluate_auxiliary_tasks(
     vocabulary = Vocabulary.load(features / "vocabulary.json")
     tokens = vocabulary.encode([title_of[product] for product in held_out.ids], held_out.tokens.shape[1])
     facets = Facets.load(features, vocabulary)
+    entities = Entities(facets, vocabulary.continuations)
     return [
         *_evaluate_retrieval(network, replace(held_out, tokens=tokens)),
         *_evaluate_similarity(data, products, vectors),
         *_evaluate_tags(network, products, facets),
-        *_evaluate_entities(network, tokens, facets.values[products.splits == "test"], Entities(facets)),
+        *_evaluate_entities(network, tokens, facets.values[products.splits == "test"], entities),
     ]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from catalog.schema import DataError
 from fusion.encoders import hub
-from fusion.encoders.vocabulary import PAD, UNKNOWN, SubwordVocabulary, Vocabulary
+from fusion.encoders.vocabulary import PAD, UNKNOWN, Vocabulary
 from fusion.plugin_registry import PluginRegistry
 
 
@@ -22,11 +22,11 @@ class TextEncoder(nn.Module):
     Args:
         vocabulary: Number of token ids, padding and unknown included.
         dim: Width of the output.
-        entity_types: Number of types of entity that a word may be part of, E.
+        entity_types: Number of types of entity that a token may be part of, E.
         settings: Further settings of the encoder, as JSON.
 
     Attributes:
-        width: Width of the states of words, W.
+        width: Width of the states of tokens, W.
     """
 
     width: int
@@ -46,14 +46,16 @@ class TextEncoder(nn.Module):
         """Encode padded texts.
 
         Args:
-            tokens: int64 of shape (B, T); rows without a word give meaningless vectors, to be masked.
-            entities: float of shape (B, T, E), the probability that each word is part of each type of entity.
+            tokens: int64 of shape (B, T); rows without a token give meaningless vectors, to be masked.
+            entities: float of shape (B, T, E), the probability that each token is part of each type of entity.
 
         Returns:
-            float of shape (B, dim), and the state of each word, float of shape (B, longest text's words, W).
+            float of shape (B, dim), and the state of each token, float of shape (B, longest text's tokens, W).
         """
         raise NotImplementedError
 
+
+EMBEDDING_SCALE = 0.1  # standard deviation of the initial embeddings
 
 ENCODERS: PluginRegistry[type[TextEncoder]] = PluginRegistry("text encoder")
 
@@ -65,7 +67,7 @@ def encoders_without_weights() -> list[str]:
 
 @ENCODERS("bilstm")
 class BiLSTM(TextEncoder):
-    """Embedding → LSTM in both directions → mean and maximum over the words → linear.
+    """Embedding → LSTM in both directions → mean and maximum over the tokens → linear.
 
     The two directions are two plain LSTMs, the second over each text's words in reverse order. The states equal those
     of a packed bidirectional LSTM, in a third of the time on a CPU: its fused kernel does not support packed sequences.
@@ -76,6 +78,8 @@ class BiLSTM(TextEncoder):
         super().__init__(vocabulary, dim, entity_types)
         self.width = 2 * (dim // 4)
         self.embedding = nn.Embedding(vocabulary, dim // 2, padding_idx=PAD)
+        with torch.no_grad():  # small, so that pieces which training seldom sees disturb a text little
+            self.embedding.weight.mul_(EMBEDDING_SCALE)
         self.entity_embeddings = nn.Parameter(torch.zeros(entity_types, dim // 2))  # no effect at first
         self.forwards = nn.LSTM(dim // 2, dim // 4, batch_first=True)
         self.backwards = nn.LSTM(dim // 2, dim // 4, batch_first=True)
@@ -109,7 +113,7 @@ class Transformer(TextEncoder):
         config: Configuration of the encoder.
         before: The encoder's token ids before each text.
         after: The encoder's token ids after each text.
-        unknown: The encoder's id of an unknown word.
+        unknown: The encoder's id of an unknown piece.
         padding: The encoder's id of padding.
     """
 
@@ -166,7 +170,7 @@ class Transformer(TextEncoder):
 
         Returns:
             Text vectors, float (B, P): the mean of the states or, for CLIP, its text embedding, which is comparable
-            with image embeddings. And the states of the words, float (B, T, H).
+            with image embeddings. And the states of the tokens, float (B, T, H).
         """
         count, first, last = tokens.shape[1], len(self.before), len(self.after)
         lengths = (tokens != PAD).sum(1).clamp(min=1)[:, None]
@@ -214,7 +218,7 @@ class TextEncoderInit:
         encoder: A name of `ENCODERS`.
         settings: Settings that only this encoder has; JSON.
         state: Published weights; empty if there are none.
-        vocabulary: The encoder's vocabulary; None to build it from the training texts.
+        vocabulary: The encoder's vocabulary; None to learn it from the training texts.
     """
 
     encoder: str
@@ -248,11 +252,11 @@ class TextEncoderInit:
         tokenizer = AutoTokenizer.from_pretrained(weights, **hub.load_options(weights))
         trunk = hub.load_model(architecture, weights)
         config = hub.extract_config(trunk)
-        vocabulary = SubwordVocabulary(tokenizer.backend_tokenizer.to_str())
+        vocabulary = Vocabulary(tokenizer.backend_tokenizer.to_str())
         before, after = vocabulary.special_tokens()
         if max_tokens + len(before) + len(after) > config["max_position_embeddings"]:
             longest = config["max_position_embeddings"] - len(before) - len(after)
-            raise ValueError(f"it reads {longest} words at most; set featurize.max_tokens to that or less")
+            raise ValueError(f"it reads {longest} tokens at most; set featurize.max_tokens to that or less")
         settings = {
             "architecture": architecture,
             "config": config,

@@ -18,7 +18,7 @@ from PIL import Image
 from catalog import store
 from catalog.images import PictureError, decode, fit
 from catalog.schema import DataError, main_picture, product_text
-from fusion.encoders.vocabulary import PAD
+from fusion.encoders.vocabulary import PAD, Word
 from fusion.features import MODALITIES, Items
 from fusion.featurizer import COLUMNS, Featurizer
 from fusion.model import ProductSearchModel, embed
@@ -97,11 +97,13 @@ def explain(
     """
     query_item, _ = featurizer.featurize_rows("queries", [query])
     product_item, _ = featurizer.featurize_rows("products", [product])
-    split = featurizer.vocabulary.split
-    query_words, product_words = split(query["text"] or ""), split(product_text(product))
+    query_words, product_words = (
+        featurizer.vocabulary.split_words(text, featurizer.max_tokens)
+        for text in (query["text"] or "", product_text(product))
+    )
     score = _score_pairs(model, query_item, product_item)[0]
-    shorter_query_scores = _score_pairs(model, _drop_each_word(query_item), product_item)
-    shorter_product_scores = _score_pairs(model, query_item, _drop_each_word(product_item))
+    shorter_query_scores = _score_pairs(model, _drop_each_word(query_item, query_words), product_item)
+    shorter_product_scores = _score_pairs(model, query_item, _drop_each_word(product_item, product_words))
     picture = _decode_picture(product, featurizer)
     if picture is None:
         region_losses = None
@@ -167,29 +169,32 @@ def _modality_losses(
     return dict(zip(names, losses.tolist(), strict=True))
 
 
-def _drop_each_word(item: Items) -> Items:
-    """Return the item without its first token, without its second, and so on: as many as it has tokens."""
-    tokens = item.tokens[0]
-    count = int((tokens != PAD).sum())
-    shorter = np.array([np.append(np.delete(tokens, place), PAD) for place in range(count)], np.int32)
-    return replace(item.take(np.zeros(count, int)), tokens=shorter.reshape(count, len(tokens)))
+def _drop_each_word(item: Items, words: Sequence[Word]) -> Items:
+    """Return the item without its first word, without its second, and so on: as many as there are words."""
+    tokens, ends = item.tokens[0], np.cumsum([word.tokens for word in words], dtype=int)
+    shorter = np.full((len(words), len(tokens)), PAD, np.int32)
+    for row, word, end in zip(shorter, words, ends, strict=True):
+        rest = np.delete(tokens, slice(end - word.tokens, end))
+        row[: len(rest)] = rest
+    return replace(item.take(np.zeros(len(words), int)), tokens=shorter)
 
 
 def _entities(
     model: ProductSearchModel,
     query: Items,
-    query_words: Sequence[str],
+    query_words: Sequence[Word],
     product: Items,
-    product_words: Sequence[str],
+    product_words: Sequence[Word],
 ) -> dict[str, tuple[str, str]]:
-    """Compute `Explanation.entities` from the words of both texts."""
+    """Compute `Explanation.entities` from the words of both texts; the first token of a word decides."""
     device = model.log_scale.device
     with torch.inference_mode():
         _, query_labels = model.encode_query(query.batch(slice(None), device), entities=True)
         product_labels = model.recognise(product.batch(slice(None), device)["tokens"])
 
-    def select_words(kind: int, words: Sequence[str], labels: list[int]) -> str:
-        selected = [word for word, label in zip(words, labels, strict=False) if label == kind]
+    def select_words(kind: int, words: Sequence[Word], labels: list[int]) -> str:
+        starts = np.cumsum([0, *(word.tokens for word in words)])
+        selected = [word.text for word, start in zip(words, starts, strict=False) if labels[start] == kind]
         return " ".join(dict.fromkeys(selected))
 
     entities = {
@@ -202,8 +207,8 @@ def _entities(
     return {name: words for name, words in entities.items() if words[0]}
 
 
-def _pair_with_words(words: Sequence[str], losses: np.ndarray) -> list[tuple[str, float]]:
-    return list(zip(words, losses.tolist(), strict=False))
+def _pair_with_words(words: Sequence[Word], losses: np.ndarray) -> list[tuple[str, float]]:
+    return [(word.text, loss) for word, loss in zip(words, losses.tolist(), strict=True)]
 
 
 def _decode_picture(product: Mapping[str, Any], featurizer: Featurizer) -> np.ndarray | None:

@@ -26,7 +26,7 @@ from fusion.training.sampling import Pairs, Step, TrainingSet
 WARM_UP = 0.1  # share of all steps
 PRETRAINED_RATE = 0.01  # learning rate of published encoders, as a share of the learning rate
 EMA_DECAY = 0.98  # of the average of the weights, per step
-WORD_DROPOUT = 0.2  # share of the vocabulary that a step replaces by "unknown" in texts
+WORD_DROPOUT = 0.2  # share of the pieces that a step replaces by "unknown" in texts
 MAX_MEASURED_PICTURES = 10_000  # from which the features are standardised
 
 
@@ -303,7 +303,7 @@ def _loss_batch(
 
 
 def _drop_words(tokens: np.ndarray, dropped_words: np.ndarray) -> np.ndarray:
-    """Word dropout: make some words unknown in all texts of a step.
+    """Word dropout: make some pieces unknown in all texts of a step.
 
     So the model learns to infer missing words from the picture, and entities from neighbouring words.
 

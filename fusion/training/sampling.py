@@ -1,14 +1,14 @@
 """The batches of training: judged queries, pseudo-queries made from the catalogue, and their products."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from catalog.schema import EXACT
-from fusion.encoders.vocabulary import PAD, UNKNOWN
+from fusion.encoders.vocabulary import NO_TOKENS, PAD, UNKNOWN, word_starts
 from fusion.entities import Entities
 from fusion.facets import CATEGORY, Facets, move_padding_last
 from fusion.features import MODALITIES, Items, trim
@@ -144,12 +144,14 @@ class TrainingSet:
         queries: The queries of the training split.
         judgements: Their judgements, as rows of queries and products.
         catalogue_facets: The values of the products' columns; None for a catalogue without such columns.
+        continuations: As `fusion.encoders.vocabulary.Vocabulary.continuations`.
     """
 
     products: Items
     queries: Items
     judgements: JudgementIndex
     catalogue_facets: Facets | None = None
+    continuations: np.ndarray = field(default_factory=NO_TOKENS.copy)
 
     @cached_property
     def facets(self) -> Facets:
@@ -157,7 +159,7 @@ class TrainingSet:
 
     @cached_property
     def entities(self) -> Entities:
-        return Entities(self.facets)
+        return Entities(self.facets, self.continuations)
 
     @cached_property
     def facet_chances(self) -> np.ndarray:
@@ -252,7 +254,7 @@ class TrainingSet:
         facet_chosen = rng.random((len(by_facets), values.shape[1])) < self.facet_chances
         query_facets = values[by_facets] * facet_chosen
 
-        word_queries = draw_word_queries(self.products.take(by_words), rng)
+        word_queries = draw_word_queries(self.products.take(by_words), self.continuations, rng)
         facet_queries = self._draw_facet_queries(by_facets, query_facets, rng)
         picture_queries = self.products.take(by_picture).without("text").without_galleries()
         exact = [
@@ -323,16 +325,16 @@ def draw_one_each(
     return exists, values[rng.integers(first[exists], last[exists])]
 
 
-def draw_word_queries(products: Items, rng: np.random.Generator) -> Items:
-    """Pseudo-queries of a few known words of each product's text, in the text's order."""
-    width = products.tokens.shape[1]
-    known = (products.tokens != PAD) & (products.tokens != UNKNOWN)
-    word_counts = np.minimum(rng.integers(*QUERY_WORDS, size=len(products), endpoint=True), known.sum(1))
-    lottery = np.where(known, rng.random(known.shape), 2.0)
+def draw_word_queries(products: Items, continuations: np.ndarray, rng: np.random.Generator) -> Items:
+    """Pseudo-queries of a few known words of each product's text, with all their pieces, in the text's order."""
+    tokens = products.tokens
+    known = (tokens != PAD) & (tokens != UNKNOWN)
+    starts = known & word_starts(tokens, continuations)
+    word_counts = np.minimum(rng.integers(*QUERY_WORDS, size=len(products), endpoint=True), starts.sum(1))
+    lottery = np.where(starts, rng.random(starts.shape), 2.0)
     rank = lottery.argsort(1).argsort(1)
-    selected = rank < word_counts[:, None]
-    longest = min(QUERY_WORDS[1], width)
-    position = np.where(selected, np.arange(width), width).argsort(1, kind="stable")[:, :longest]
-    words = np.take_along_axis(products.tokens, position, 1)
-    tokens = np.where(np.arange(longest) < word_counts[:, None], words, PAD)
-    return replace(products.without("image"), tokens=tokens)
+    has_start = rank < word_counts[:, None]
+    # a piece is selected with the last start at or before it
+    latest_start = np.maximum.accumulate(np.where(starts, np.arange(tokens.shape[1]), 0), axis=1)
+    selected = known & np.take_along_axis(has_start, latest_start, 1)
+    return replace(products.without("image"), tokens=move_padding_last(np.where(selected, tokens, PAD)))

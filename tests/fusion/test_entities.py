@@ -9,7 +9,7 @@ from torch import nn
 
 from fusion.encoders.vocabulary import PAD, UNKNOWN
 from fusion.entities import OUTSIDE, UNLABELLED, Entities, Labeller, f1, spans
-from fusion.facets import NAME_WORDS, Facets
+from fusion.facets import NAME_TOKENS, Facets
 
 LABELS = st.lists(st.integers(0, 3), max_size=12)
 quick = settings(deadline=None, max_examples=100)
@@ -22,7 +22,7 @@ def facets() -> Facets:
     columns = ("category", "brand", "color", "material", "attributes.Shoe Size", "attributes.sizing")
     names = ([[SHIRT]], [[ORANGE]], [[NAVY, BLUE], [RED], [ORANGE]], [], [[BIG], [RED, BIG]], [[BIG]])
     padded = tuple(
-        np.array([name + [PAD] * (NAME_WORDS - len(name)) for name in ([], *values)], np.int32)
+        np.array([name + [PAD] * (NAME_TOKENS - len(name)) for name in ([], *values)], np.int32)
         for values in names
     )
     no_values = np.zeros((0, len(columns)), np.int32)
@@ -59,6 +59,31 @@ def test_words_are_labelled_by_the_columns(
     values = np.array([[product_values.get(column, 0) for column in facets.columns]], np.int32)
     (labels,) = Entities(facets).label(np.array([tokens], np.int32), values)
     assert labels.tolist() == expected
+
+
+def test_a_name_is_whole_words(facets: Facets) -> None:
+    """`OTHER` continues a word: "red|dish" is not red, and the piece "big" of "big|gest" is no size."""
+    values = np.zeros((4, len(facets.columns)), np.int32)
+    values[:, facets.columns.index("color")] = [2, 2, 1, 1]  # red, navy blue
+    tokens = np.array(
+        [[RED, OTHER, SHIRT], [OTHER, RED, SHIRT], [NAVY, BLUE, OTHER], [NAVY, BLUE, PAD]], np.int32
+    )
+    labels = Entities(facets, np.array([OTHER], np.int32)).label(tokens, values)
+    outside = OUTSIDE
+    assert labels[:, 0].tolist() == [UNLABELLED, outside, UNLABELLED, 2]
+    assert labels[:, 1].tolist() == [outside, 2, UNLABELLED, 2]
+
+
+def test_pieces_of_other_names_are_no_words(facets: Facets) -> None:
+    """The colour "orange" is two pieces here, so its first piece says nothing about other texts."""
+    names = list(facets.names)
+    names[facets.columns.index("color")] = names[facets.columns.index("color")].copy()
+    names[facets.columns.index("color")][3, :2] = [9, OTHER]
+    entities = Entities(replace(facets, names=tuple(names)), np.array([OTHER], np.int32))
+    values = np.zeros((2, len(facets.columns)), np.int32)
+    values[0, facets.columns.index("color")] = 3
+    labels = entities.label(np.array([[9, OTHER, 12], [9, 10, 12]], np.int32), values)
+    assert labels.tolist() == [[2, 2, OUTSIDE], [OUTSIDE] * 3]
 
 
 def test_a_catalogue_without_columns_has_no_labels() -> None:

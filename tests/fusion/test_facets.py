@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fusion.encoders.vocabulary import PAD, Vocabulary
-from fusion.facets import CATEGORY, COLUMNS, NAME_WORDS, Facets, move_padding_last
+from fusion.facets import CATEGORY, COLUMNS, NAME_TOKENS, Facets, move_padding_last
 
 F = len(COLUMNS)
 values = hnp.arrays(np.int32, st.tuples(st.integers(0, 6), st.just(F)), elements=st.integers(0, 3))
@@ -44,16 +44,17 @@ def features(tmp_path: Path) -> Path:
 
 
 def test_load(features: Path) -> None:
-    vocabulary = Vocabulary(["shirt", "boot", "red", "navy", "blue"])
+    vocabulary = Vocabulary.learn(["shirt boot red navy blue"], size=1000, min_count=1)
     facets = Facets.load(features, vocabulary)
     assert facets.values.shape == (5, F)
     category, colour = facets.values[:, CATEGORY], facets.values[:, COLUMNS.index("color")]
     assert category[0] == category[3] != category[1]
-    assert category[[2, 4]].tolist() == [0, 0], "no value, and an unknown word"
+    assert category[2] == 0 < category[4], "no value, and an unheard word, which is several pieces"
     assert colour[0] == colour[4] != colour[2] == colour[3]
     assert colour[1] == 0
     names = facets.names[CATEGORY][category[0]], facets.names[COLUMNS.index("color")][colour[0]]
-    assert [name[name != PAD].tolist() for name in names] == [[2], [5, 6]]
+    shirt, navy, blue = vocabulary.encode(["shirt", "navy", "blue"], 1)[:, 0].tolist()
+    assert [name[name != PAD].tolist() for name in names] == [[shirt], [navy, blue]]
     others = [number for number, column in enumerate(COLUMNS) if column not in ("category", "color")]
     assert (facets.values[:, others] == 0).all(), "missing columns have no values"
 
@@ -76,9 +77,10 @@ def test_attributes_with_several_values_are_columns(features: Path) -> None:
         pq.write_table(
             pq.read_table(path).append_column("attributes", pa.array(attributes[rows], kind)), path
         )
-    facets = Facets.load(features, Vocabulary(["men", "women", "summer", "a1"]))
+    vocabulary = Vocabulary.learn(["men women summer a1"], size=1000, min_count=1)
+    facets = Facets.load(features, vocabulary)
     assert facets.columns == (*COLUMNS, "attributes.gender"), "a key needs at least two values"
     gender = facets.values[:, -1]
     assert gender[0] == gender[1] != gender[3] and gender[[2, 4]].tolist() == [0, 0]
-    assert facets.names[-1][gender[0]].tolist() == [3] + [PAD] * (NAME_WORDS - 1)
+    assert facets.names[-1][gender[0]].tolist() == vocabulary.encode(["women"], NAME_TOKENS)[0].tolist()
     assert facets.labels[-1][gender[0] - 1] == "women"

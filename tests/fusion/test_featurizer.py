@@ -18,9 +18,8 @@ Row = dict[str, Any]
 @pytest.fixture
 def featurizer(encoder: ImageEncoder) -> Featurizer:
     clips = ClipReader("conv3d", 4, {})
-    return Featurizer(
-        Vocabulary(["red", "shirt", "cotton"]), encoder, clips, image_size=32, max_tokens=4, max_pictures=3
-    )
+    vocabulary = Vocabulary.learn(["red shirt cotton"], size=100, min_count=1)
+    return Featurizer(vocabulary, encoder, clips, image_size=32, max_tokens=4, max_pictures=3)
 
 
 def product(number: int, image: bytes | None = None, **texts: str) -> Row:
@@ -37,7 +36,12 @@ def test_texts(featurizer: Featurizer) -> None:
         product(2, title="—"),
     ]
     items, broken = featurizer.featurize_rows("products", rows)
-    assert items.tokens.tolist() == [[2, 3, 4, PAD], [3, UNKNOWN, UNKNOWN, UNKNOWN], [PAD] * 4]
+    red, shirt, cotton = featurizer.vocabulary.encode(["red", "shirt", "cotton"], 1)[:, 0].tolist()
+    assert items.tokens[0].tolist() == [red, shirt, cotton, PAD]
+    assert items.tokens[1, 0] == shirt and not {PAD, UNKNOWN} & set(items.tokens[1].tolist()), (
+        "cut, no padding"
+    )
+    assert items.tokens[2].tolist() == [PAD] * 4
     assert items.present[:, 0].tolist() == [True, True, False]
     assert (items.ids.tolist(), broken) == (["p0", "p1", "p2"], {})
     assert not items.has_image.any()
@@ -61,7 +65,7 @@ def test_queries(featurizer: Featurizer, png: Callable[..., bytes]) -> None:
     assert items.splits.tolist() == ["valid", "test"]
     assert items.segments.tolist() == ["", "photo"]
     assert items.has_image.tolist() == [False, True]
-    assert items.tokens[:, 0].tolist() == [2, PAD]
+    assert items.tokens[:, 0].tolist() == [featurizer.vocabulary.encode(["red"], 1)[0, 0], PAD]
 
 
 def test_unusable_pictures_count_as_missing(featurizer: Featurizer, png: Callable[..., bytes]) -> None:

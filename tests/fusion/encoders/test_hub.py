@@ -17,7 +17,7 @@ from torch import Tensor
 from catalog.schema import DataError
 from fusion.encoders.image import ImageEncoder
 from fusion.encoders.text import ENCODERS, TextEncoderInit, Transformer
-from fusion.encoders.vocabulary import PAD, UNKNOWN, SubwordVocabulary, Vocabulary
+from fusion.encoders.vocabulary import PAD, UNKNOWN, Vocabulary, Word
 from fusion.features import Items
 from fusion.model import ModelConfig, ProductSearchModel
 from fusion.search.zero_shot import embed_zero_shot, load_text_tower
@@ -83,8 +83,10 @@ def test_the_picture_tower_needs_nothing_but_what_was_saved(clip: Path, tmp_path
 def test_subwords(bert: Path, tmp_path: Path) -> None:
     init = TextEncoderInit.from_name(f"hf:{bert}", 12)
     vocabulary = init.vocabulary
-    assert isinstance(vocabulary, SubwordVocabulary)
-    assert vocabulary.split("Red shoes") == ["red", "shoe", "##s"]
+    assert vocabulary is not None
+    assert vocabulary.split_words("Red shoes", 12) == [Word("red", 1), Word("shoes", 2)]
+    assert vocabulary.continuations.tolist() == [8 + 2]
+    assert vocabulary.unreadable.tolist() == [UNKNOWN]
     (encoded,) = vocabulary.encode(["shoes tangerine"], 5).tolist()
     assert encoded == [7 + 2, 8 + 2, UNKNOWN, PAD, PAD]
     vocabulary.save(tmp_path / "vocabulary.json")
@@ -213,7 +215,7 @@ def test_weights_out_of_reach(bert: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_texts_longer_than_it_reads(bert: Path) -> None:
-    with pytest.raises(DataError, match=r"reads 12 words at most; set featurize\.max_tokens"):
+    with pytest.raises(DataError, match=r"reads 12 tokens at most; set featurize\.max_tokens"):
         TextEncoderInit.from_name(f"hf:{bert}", 13)
 
 

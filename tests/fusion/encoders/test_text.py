@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from fusion.encoders.text import BiLSTM
+from fusion.encoders.text import EMBEDDING_SCALE, BiLSTM
 from fusion.encoders.vocabulary import PAD
 
 IDS, WIDTH = 30, 16
@@ -106,3 +106,10 @@ def test_entities_of_words_count(batch: Tensor) -> None:
     assert all(torch.equal(*pair) for pair in zip(encoder(batch, entities), without, strict=True)), "at first"
     nn.init.normal_(encoder.entity_embeddings)
     assert ((encoder(batch, entities)[0] - without[0]).abs().amax(1) > 1e-4).all()
+
+
+def test_a_piece_that_training_never_sees_disturbs_little() -> None:
+    torch.manual_seed(0)
+    embeddings = BiLSTM(1000, 64, 0).embedding.weight
+    assert not embeddings[PAD].any()
+    assert embeddings[1:].std().item() == pytest.approx(EMBEDDING_SCALE, rel=0.1)

@@ -135,7 +135,8 @@ def test_entities_of_both_sides(
     """Words in the order of the texts, each once; types that are not in the query are left out."""
     model, featurizer = parts
     tagger = ProductSearchModel(replace(model.config, entities=["color", "brand", "product type"])).eval()
-    ids = {word: featurizer.vocabulary.ids[word] for word in ("red", "blue", "navy", "shirt")}
+    words = ["red", "blue", "navy", "shirt"]
+    ids = dict(zip(words, featurizer.vocabulary.encode(words, 1)[:, 0].tolist(), strict=True))
     kinds = torch.zeros(len(featurizer.vocabulary), dtype=torch.int64)
     kinds[[ids["red"], ids["blue"], ids["navy"]]], kinds[ids["shirt"]] = 1, 3
     monkeypatch.setattr(tagger, "recognise", lambda tokens: kinds[tokens])

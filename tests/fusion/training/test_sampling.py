@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalog.schema import EXACT, GRADES, IRRELEVANT
-from fusion.encoders.vocabulary import PAD, UNKNOWN
+from fusion.encoders.vocabulary import NO_TOKENS, PAD, UNKNOWN
 from fusion.facets import CATEGORY, COLUMNS, Facets
 from fusion.features import Items
 from fusion.training.losses import IGNORED, UNJUDGED
@@ -79,7 +79,7 @@ def known(row: np.ndarray) -> set[int]:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_pseudo_queries_are_made_of_the_products_own_words(training: TrainingSet, seed: int) -> None:
-    queries = draw_word_queries(training.products, np.random.default_rng(seed))
+    queries = draw_word_queries(training.products, NO_TOKENS, np.random.default_rng(seed))
     assert queries.ids.tolist() == training.products.ids.tolist()
     for row, source in zip(queries.tokens, training.products.tokens, strict=True):
         count = np.count_nonzero(row)
@@ -93,15 +93,32 @@ def test_pseudo_queries_are_made_of_the_products_own_words(training: TrainingSet
 @pytest.mark.parametrize("width", range(1, 7))
 def test_pseudo_queries_of_short_texts(make_items: Callable[..., Items], width: int) -> None:
     texts = np.arange(2, 2 + 4 * width).reshape(4, width)
-    queries = draw_word_queries(make_items(texts, np.zeros((4, 4))), np.random.default_rng(0))
+    products = make_items(texts, np.zeros((4, 4)))
+    queries = draw_word_queries(products, NO_TOKENS, np.random.default_rng(0))
     assert all(known(row) <= known(text) for row, text in zip(queries.tokens, texts, strict=True))
 
 
 def test_pseudo_queries_differ_from_draw_to_draw(training: TrainingSet) -> None:
     first, second = (
-        draw_word_queries(training.products, np.random.default_rng(seed)).tokens for seed in (0, 1)
+        draw_word_queries(training.products, NO_TOKENS, np.random.default_rng(seed)).tokens for seed in (0, 1)
     )
     assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pseudo_queries_have_all_pieces_of_their_words(make_items: Callable[..., Items], seed: int) -> None:
+    """The words are 2|10|11, 3, 4|12 and 5 to 9; the pieces from 10 on continue a word."""
+    text = np.array([[2, 10, 11, 3, 4, 12, 5, 6, 7, 8, 9, PAD]])
+    products = make_items(np.repeat(text, 30, 0), np.zeros((30, 4)))
+    queries = draw_word_queries(products, np.arange(10, 13, dtype=np.int32), np.random.default_rng(seed))
+    counts = set()
+    for row in queries.tokens.tolist():
+        counts.add(sum(2 <= token < 10 for token in row))
+        for first, rest in ((2, [10, 11]), (4, [12])):
+            place = row.index(first) if first in row else None
+            assert (place is not None) == (rest[0] in row)
+            assert place is None or row[place + 1 : place + 1 + len(rest)] == rest
+    assert counts == {1, 2, 3, 4, 5}
 
 
 def epoch(training: TrainingSet, batch_size: int = 8, seed: int = 0, hard: Pairs | None = None) -> list[Any]:

@@ -53,7 +53,7 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> Featurizer:
     torch.manual_seed(5)
     encoder = ImageEncoder("tiny", GRID, Tiny().state_dict())
     return Featurizer(
-        Vocabulary([]), encoder, ClipReader("conv3d", 4, {}), SIDE, max_tokens=6, max_pictures=4
+        Vocabulary.learn([], 10, 1), encoder, ClipReader("conv3d", 4, {}), SIDE, max_tokens=6, max_pictures=4
     )
 
 
