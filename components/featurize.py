@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -17,7 +18,7 @@ from components.params import FeaturizeParams
 from fusion.encoders.image import ImageEncoder
 from fusion.encoders.text import TextEncoderInit
 from fusion.encoders.video import ClipReader
-from fusion.encoders.vocabulary import Vocabulary
+from fusion.encoders.vocabulary import PAD, Vocabulary
 from fusion.facets import ATTRIBUTES, FACET_COLUMNS
 from fusion.featurizer import COLUMNS, Featurizer
 
@@ -38,14 +39,16 @@ def featurize(data: Path, report: Path, params: FeaturizeParams, features: Path)
         features: Folder to write: products/ and queries/ (see `fusion.features.Items`), with pictures if
             `params.keep_pictures`; judgements.parquet, with judged_by and without the test split; the featurizer (see
             `fusion.featurizer.Featurizer.save`); the initial text encoder (see
-            `fusion.encoders.text.TextEncoderInit.save`); broken.json, id → reason.
+            `fusion.encoders.text.TextEncoderInit.save`); broken.json, id → reason; coverage.json,
+            how much of the texts cannot be read.
 
     Raises:
-        DataError: where the data changed since validation, too many pictures are broken, or weights are missing.
+        DataError: where the data changed since validation, too many pictures are broken, the text encoder cannot read
+            the texts, or weights are missing.
     """
     with store.atomic_dir(features) as partial:
         _featurize(data, report, params, partial, 0, 1)
-        _report_broken(partial, params.max_broken_images)
+        _report(partial, params)
 
 
 def featurize_shard(
@@ -63,7 +66,7 @@ def featurize_shard(
         shards: Number of shards.
 
     Raises:
-        DataError: as `featurize`, except for too many broken pictures.
+        DataError: as `featurize`, except for broken pictures and texts that cannot be read.
     """
     with store.atomic_dir(part) as partial:
         _featurize(data, report, params, partial, shard, shards)
@@ -78,7 +81,7 @@ def merge_shards(parts: Sequence[Path], params: FeaturizeParams, features: Path)
         features: Folder to write.
 
     Raises:
-        DataError: where shards are of different data or parameters, one is missing, or too many pictures are broken.
+        DataError: where shards are of different data or parameters, one is missing, or as `featurize`.
     """
     provenance = {(part / "made_from.json").read_text() for part in parts}
     if len(provenance) > 1:
@@ -91,7 +94,7 @@ def merge_shards(parts: Sequence[Path], params: FeaturizeParams, features: Path)
                         f"featurize: {path} is not of shard {shard} of {len(parts)}; run all of them again"
                     )
             shutil.copytree(part, partial, dirs_exist_ok=True)
-        _report_broken(partial, params.max_broken_images)
+        _report(partial, params)
 
 
 def _featurize(
@@ -165,7 +168,7 @@ def _validated_fingerprint(data: Path, report: Path) -> str:
 
 
 def _training_texts(data: Path, splits: dict[str, str]) -> Iterator[str]:
-    """Texts for the vocabulary: without valid and test queries, and without their exact matches."""
+    """Texts from which the vocabulary is learned: without valid and test queries, and without their exact matches."""
     for batch in store.read_batches(data, "products", ["product_id", *TEXT_COLUMNS]):
         yield from (
             product_text(row)
@@ -223,6 +226,46 @@ def _regroup(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
             count -= FILE_ROWS
     if count:
         yield pa.Table.from_batches(pending)
+
+
+def _report(features: Path, params: FeaturizeParams) -> None:
+    _report_broken(features, params.max_broken_images)
+    _report_coverage(features, params.max_unreadable)
+
+
+def _report_coverage(features: Path, allowed: float) -> None:
+    """Write coverage.json: the share of tokens that cannot be read, and of the queries that have no other tokens.
+
+    Raises:
+        DataError: where one of them is above the allowed share; names the first such queries.
+    """
+    unreadable = Vocabulary.load(features / "vocabulary.json").unreadable
+    token_count = unreadable_count = 0
+    queries: dict[str, bool] = {}
+    for path in sorted(features.glob("*/*.parquet")):
+        table = pq.read_table(path, columns=["ids", "tokens"])
+        tokens = table["tokens"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+        is_token, is_unreadable = tokens != PAD, np.isin(tokens, unreadable)
+        token_count += int(is_token.sum())
+        unreadable_count += int(is_unreadable.sum())
+        if path.parent.name == "queries":
+            with_text = is_token.any(1)
+            has_none = (is_unreadable == is_token).all(1)[with_text]
+            queries |= zip(np.array(table["ids"])[with_text].tolist(), has_none.tolist(), strict=True)
+    shares = {
+        "tokens": unreadable_count / max(1, token_count),
+        "queries": sum(queries.values()) / max(1, len(queries)),
+    }
+    (features / "coverage.json").write_text(json.dumps(shares, indent=2) + "\n")
+    name, share = max(shares.items(), key=lambda item: item[1])
+    examples = [query for query, has_none in queries.items() if has_none][:EXAMPLES]
+    if share > allowed:
+        raise DataError(
+            f"featurize: the text encoder cannot read {share:.1%} of the {name} (unknown, or single bytes), "
+            f"featurize.max_unreadable allows {allowed:.1%}"
+            + (f"; first queries: {', '.join(examples)}" if examples else "")
+            + "; check the language and encoding of the texts, or choose a featurize.text_encoder that knows them"
+        )
 
 
 def _report_broken(features: Path, allowed: float) -> None:

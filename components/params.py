@@ -68,6 +68,9 @@ class FeaturizeParams(Params):
     max_broken_images: Share = Field(
         0.01, description="share of pictures that may be broken; they count as missing"
     )
+    max_unreadable: Share = Field(
+        0.1, description="share of tokens, and of queries, that the text encoder may fail to read"
+    )
 
 
 class Freeze(Params):

@@ -118,6 +118,28 @@ class TestNothingOfTheTestSplitIsLearnt:
         assert (splits["p0"], splits["p1"], splits["p2"], splits["p10"]) == ("test", "valid", "train", "test")
 
 
+class TestCoverage:
+    def test_is_written(self, features: Path) -> None:
+        shares = json.loads((features / "coverage.json").read_text())
+        assert set(shares) == {"tokens", "queries"}
+        assert all(0 <= share < 0.1 for share in shares.values())
+
+    def test_queries_in_another_script_are_refused(
+        self, tiny_tables: Tables, write_data: Write, validated: Validated, tmp_path: Path
+    ) -> None:
+        tiny_tables["queries"][4]["text"] = "红色衬衫"
+        data = write_data(tiny_tables)
+        with pytest.raises(
+            DataError, match=r"cannot read 33\.3% of the queries .*first queries: q4; check the language"
+        ):
+            featurize(data, validated(data), EVERY_WORD, tmp_path / "features")
+        assert not (tmp_path / "features").exists()
+        featurize(
+            data, validated(data), EVERY_WORD.model_copy(update={"max_unreadable": 0.5}), tmp_path / "out"
+        )
+        assert json.loads((tmp_path / "out" / "coverage.json").read_text())["queries"] == pytest.approx(1 / 3)
+
+
 class TestBrokenPictures:
     @pytest.fixture
     def data(self, tiny_tables: Tables, write_data: Write) -> Path:
