@@ -149,13 +149,10 @@ class Featurizer:
 
     def reencode_pictures(self, items: Items) -> Items:
         """The same items with new features of the pictures that they hold."""
-        rows = np.repeat(np.arange(len(items)), items.picture_counts)
-        pictures = itertools.chain.from_iterable(
-            pictures for pictures in items.pictures if pictures is not None
-        )
-        progress = show_progress(
-            zip(rows.tolist(), pictures, strict=True), "encode pictures", len(rows), unit="picture"
-        )
+        galleries = [(row, gallery) for row, gallery in enumerate(items.pictures) if gallery is not None]
+        pictures = ((row, picture) for row, gallery in galleries for picture in gallery)
+        count = sum(len(gallery) for _, gallery in galleries)
+        progress = show_progress(pictures, "encode pictures", count, unit="picture")
         return replace(
             items, **self._encode_batches(progress, len(items), BATCH, regions=items.regions.size > 0)
         )

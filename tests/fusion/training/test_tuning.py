@@ -66,7 +66,8 @@ def data(world: Any, reader: Featurizer) -> TrainingSet:
         colour = np.random.default_rng(row // 2 % 5).integers(0, 256, 3)
         noisy = colour + rng.normal(0, 20, (SIDE, SIDE, 3))
         if row % 5:
-            product_pictures[row] = noisy.clip(0, 255).astype(np.uint8)
+            gallery = [noisy, 255 - noisy] if row % 3 == 0 else [noisy]  # every third has a second picture
+            product_pictures[row] = np.stack(gallery).clip(0, 255).astype(np.uint8)
 
     def pictured(items: Items, pictures: np.ndarray) -> Items:
         empty = {"images": (WIDTH,), "regions": (GRID**2, REGION_WIDTH)}
@@ -246,7 +247,8 @@ def test_the_saved_model_ranks_as_the_trained_model(
     assert loaded.image_encoder is None and loaded.config == model.config
     items = load_items(features, "products", folder, loaded.attends)
     if loaded.attends:
-        regions = model.image_encoder(items.batch(slice(None))["pictures"])[1].detach().numpy()
+        main_pictures = items.without_galleries().batch(slice(None))["pictures"]
+        regions = model.image_encoder(main_pictures)[1].detach().numpy()
         np.testing.assert_allclose(items.regions[items.has_image], regions, atol=1e-3)
         assert np.abs(items.regions - data.products.regions).max() > 5e-3
     loaded_products = embed(loaded, items, "product")
@@ -254,7 +256,7 @@ def test_the_saved_model_ranks_as_the_trained_model(
     np.testing.assert_allclose(loaded_products, products, atol=rounding)
     np.testing.assert_allclose(queries @ loaded_products.T, queries @ products.T, atol=rounding)
     untuned = embed(loaded, data.products, "product")
-    assert np.abs(untuned - products).max() > 6 * rounding, "the features before tuning differ"
+    assert np.abs(untuned - products).max() > 4 * rounding, "the features before tuning differ"
     reader.save(folder)
     same = load_items(features, "products", folder, loaded.attends)
     assert np.array_equal(same.images, data.products.images)
