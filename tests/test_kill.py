@@ -2,14 +2,12 @@
 
 import inspect
 import json
-import multiprocessing
 import shutil
 import signal
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
-from multiprocessing.forkserver import ensure_running
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from forked_processes import fork
 
 from catalog.sample import write_sample
 from components.__main__ import load_stage
@@ -66,18 +65,6 @@ MOMENTS = {
 MEASURED = {"facts.json"}  # of evaluate: holds times, which differ from run to run
 
 
-@pytest.fixture(scope="module", autouse=True)
-def server() -> Iterator[None]:
-    """A process that has imported the libraries; the stages' processes are forked from it."""
-    patch = pytest.MonkeyPatch()
-    patch.chdir(ROOT)
-    modules = [f"components.{name}" for name in SECTIONS]
-    multiprocessing.set_forkserver_preload([*modules, "validation.expectations", "mlflow"])
-    ensure_running()
-    patch.undo()
-    yield
-
-
 def start(name: str, paths: dict[str, Path]) -> BaseProcess:
     """Start `python -m components NAME …` in a separate process."""
     words = [name, "--params", str(paths["params"])]
@@ -93,9 +80,7 @@ os.chdir({str(paths["work"])!r})
 components.featurize.FILE_ROWS = {SHARD}
 sys.exit(main({words!r}))
 """
-    process = multiprocessing.get_context("forkserver").Process(target=exec, args=(script, {}))
-    process.start()
-    return process
+    return fork(script)
 
 
 def run(name: str, paths: dict[str, Path]) -> None:
@@ -128,7 +113,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(server: None, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def undisturbed(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Paths of a chain that was not killed."""
     root = tmp_path_factory.mktemp("undisturbed")
     params = yaml.safe_load((ROOT / "params.yaml").read_text())

@@ -227,15 +227,32 @@ def test_splits_come_close_to_their_shares(seed: int, number: int) -> None:
     assert all(splits[combos[n]] == splits[combos[n - 1]] for n in range(1, number, 2))
 
 
+ROWS = 6_000  # of 40,013
+
+
+def write_part(source: Path, path: Path) -> None:
+    """The first rows of the published data set and their pictures, in the same layout."""
+    with zipfile.ZipFile(source) as complete, zipfile.ZipFile(path, "w") as part:
+        names = complete.namelist()
+        styles = next(name for name in names if name.endswith("styles.csv"))
+        lines = complete.read(styles).splitlines(keepends=True)[: ROWS + 1]
+        part.writestr(styles, b"".join(lines))
+        ids = {line.partition(b",")[0].decode() for line in lines}
+        for name in names:
+            if name.endswith(".jpg") and Path(name).stem in ids:
+                part.writestr(name, complete.read(name))
+
+
 @pytest.mark.slow
 @pytest.mark.real
-def test_the_published_data_set(real_data: Path, tmp_path: Path) -> None:
-    import_data("fashion", real_data / "fashion-product-images-small.zip", tmp_path / "data")
+def test_a_part_of_the_published_data_set(real_data: Path, tmp_path: Path) -> None:
+    write_part(real_data / "fashion-product-images-small.zip", tmp_path / "part.zip")
+    import_data("fashion", tmp_path / "part.zip", tmp_path / "data")
     validate(tmp_path / "data", ValidateParams(), tmp_path / "report")
     products = store.read_table(tmp_path / "data", "products", ["product_id"])
     queries = store.read_table(tmp_path / "data", "queries", ["text", "split"]).to_pandas()
-    assert len(products) == 40_013
-    assert 1_600 <= len(queries) <= 1_700
-    assert 0.7 < queries.text.notna().mean() < 0.9
+    assert len(products) == ROWS
+    assert 550 <= len(queries) <= 600
+    assert 0.4 < queries.text.notna().mean() < 0.6
     for split, share in fashion_queries.SHARES.items():
         assert abs((queries.split == split).mean() - share) < 0.02

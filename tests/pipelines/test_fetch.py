@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from dvc_repository import add_and_push
 
 from catalog.schema import DataError
 from pipelines import fetch
@@ -34,9 +35,10 @@ class Repository:
             path = self.root / "data" / name / "00000.parquet"
             path.parent.mkdir(parents=True)
             path.write_text(text)
-        for words in (["add", "data"], ["push"]):
-            dvc = [sys.executable, "-m", "dvc", *words, "--quiet"]
-            subprocess.run(dvc, cwd=self.root, check=True, env=self.env)
+        with pytest.MonkeyPatch.context() as patch:
+            for variable, value in self.env.items():
+                patch.setenv(variable, value)
+            add_and_push(self.root)
         self.git("add", "--all")
         self.git("commit", "--quiet", "--message", "data")
         return self.git("rev-parse", "HEAD").strip()
@@ -209,25 +211,26 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
 
 @pytest.mark.services
 def test_data_in_s3(bucket: dict[str, str], tmp_path: Path) -> None:
-    """Each fetch is a separate process, as in a pod; its environment holds the credentials."""
+    """Fetched in separate processes, as in pods; their environment holds the credentials."""
     repository = Repository(tmp_path / "shop", f"s3://{local_stack.BUCKET}/shop", bucket)
     first = repository.commit(products="one")
     second = repository.commit(products="two")
 
-    def fetched(rev: str, **changed: str) -> subprocess.CompletedProcess[str]:
+    def fetched(*revs: str, **changed: str) -> subprocess.CompletedProcess[str]:
         code = "import sys; from pathlib import Path; from catalog.command import run_command; "
-        code += "from pipelines import fetch; fetch.FIRST_WAIT = 0; repo, rev, data = sys.argv[1:]; "
-        code += "version = fetch.resolve_version(repo, rev); "
-        code += "sys.exit(run_command(lambda: fetch.fetch_data(repo, *version[1:], Path(data))))"
-        command = [sys.executable, "-c", code, repository.root.as_uri(), rev, str(tmp_path / "data")]
+        code += "from pipelines import fetch; fetch.FIRST_WAIT = 0; repo, folder, *revs = sys.argv[1:]; "
+        code += "versions = {rev: fetch.resolve_version(repo, rev)[1:] for rev in revs}; "
+        code += "run = lambda rev: fetch.fetch_data(repo, *versions[rev], Path(folder + rev)); "
+        code += "sys.exit(run_command(lambda: [run(rev) for rev in revs]))"
+        command = [sys.executable, "-c", code, repository.root.as_uri(), str(tmp_path / "data-"), *revs]
         return subprocess.run(
             command, env=os.environ | bucket | changed, capture_output=True, text=True, check=False
         )
 
+    assert (done := fetched(first, second)).returncode == 0, done.stderr
     for rev, text in ((first, "one"), (second, "two")):
-        assert (done := fetched(rev)).returncode == 0, done.stderr
-        assert content(tmp_path / "data") == {"products/00000.parquet": text}
-    shutil.rmtree(tmp_path / "data")
+        assert content(tmp_path / f"data-{rev}") == {"products/00000.parquet": text}
+        shutil.rmtree(tmp_path / f"data-{rev}")
 
     wrong = "not-the-right-one-for-this-server"
     refused = fetched(second, AWS_SECRET_ACCESS_KEY=wrong)
@@ -243,4 +246,4 @@ def test_data_in_s3(bucket: dict[str, str], tmp_path: Path) -> None:
             and f" at {second[:12]} (" in message
         )
         assert "Traceback" not in done.stderr and wrong not in done.stderr
-        assert not (tmp_path / "data").exists()
+    assert not list(tmp_path.glob("data-*"))

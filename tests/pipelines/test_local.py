@@ -3,12 +3,13 @@
 import json
 import shutil
 import subprocess
-import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dvc_repository import add_and_push
+from forked_processes import run_step
 
 from catalog.sample import write_sample
 from catalog.schema import DataError
@@ -26,6 +27,7 @@ SMALL: dict[str, Any] = {
     "train": {"epochs": 1, "dim": 16, "hidden": 16},
     "register": {"floors": {"ndcg@10": 0.0}, "baselines": {}, "min_queries": 2, "budgets": {}},
 }
+RUN_STEP = "kfp.local.subprocess_task_handler.run_local_subprocess"  # its own processes: in test_chain
 PLANTED = "hunter2-planted"
 WHO = ["-c", "user.name=shop", "-c", "user.email=shop"]
 
@@ -47,8 +49,7 @@ class Shop:
     def commit(self, data: Path) -> str:
         shutil.rmtree(self.root / "data", ignore_errors=True)
         shutil.copytree(data, self.root / "data")
-        for words in (["add", "data"], ["push"]):
-            subprocess.run([sys.executable, "-m", "dvc", *words, "--quiet"], cwd=self.root, check=True)
+        add_and_push(self.root)
         self.git("add", "--all")
         self.git(*WHO, "commit", "--quiet", "--allow-empty", "--message", "data")
         return self.git("rev-parse", "HEAD")
@@ -82,7 +83,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def tracking(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow writes artifacts into the working directory."""
+    """MLflow writes artifacts into the working directory; steps start at once."""
+    monkeypatch.setattr(RUN_STEP, run_step)
     monkeypatch.chdir(root)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
 
@@ -108,6 +110,7 @@ def first(shop: Shop, params: dict[str, Any], root: Path, empty_store: Path) -> 
     with pytest.MonkeyPatch.context() as patch, (root / "log").open("w") as log, redirect_stdout(log):
         patch.chdir(root)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
+        patch.setattr(RUN_STEP, run_step)
         for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "GIT_PASSWORD", "VITRINE_WEBHOOK"):
             patch.setenv(name, PLANTED)
         run_pipeline(str(shop.root), "HEAD", params, root, cache=True)
