@@ -2,15 +2,12 @@
 
 import csv
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 
 from catalog.schema import DataError
@@ -20,6 +17,7 @@ from components.params import EvaluateParams, FeaturizeParams, Freeze, TrainPara
 from components.train import train
 from fusion.featurizer import Featurizer, load_items
 from fusion.search.catalogue_search import rank_data
+from pipelines import processes
 from scoring.systems import CANDIDATE
 
 TUNED = TrainParams(
@@ -111,21 +109,11 @@ def test_more_layers_than_there_are(features: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_tune_the_encoder_of_one(features: Path, model: Path, tmp_path: Path) -> None:
-    """Up to rounding; nothing is dropped."""
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"train": TUNED.model_dump()}))
-    torchrun = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "-m",
-        "components",
-        "train",
-    ]
-    paths = {"--features": features, "--params": tmp_path / "params.yaml", "--model": tmp_path / "two"}
-    words = [str(word) for pair in paths.items() for word in pair]
-    subprocess.run([sys.executable, *torchrun, *words], check=True, timeout=180)
+def test_two_processes_train_the_model_and_the_encoder_of_one(
+    features: Path, model: Path, tmp_path: Path
+) -> None:
+    """Up to rounding; nothing is dropped. One of them writes."""
+    processes.train_on_gpus(features, TUNED, tmp_path / "two", processes=2)
     histories = []
     for folder in (model, tmp_path / "two"):
         with (folder / "history.csv").open() as stream:
@@ -137,3 +125,6 @@ def test_two_processes_tune_the_encoder_of_one(features: Path, model: Path, tmp_
     steps = {name: (single[name] - start[name]).abs().max() for name in single}
     differences = {name: (single[name] - double[name]).abs().max() for name in single if steps[name] > 0}
     assert differences and sum(differences.values()) < 0.2 * sum(steps[name] for name in differences)
+    single, double = (load_file(folder / "weights.safetensors") for folder in (model, tmp_path / "two"))
+    assert single.keys() == double.keys()
+    assert max((single[key] - double[key]).abs().max() for key in single) < 0.05

@@ -6,7 +6,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from safetensors.torch import load_file
 
 from catalog import store
 from catalog.schema import DataError
@@ -95,22 +94,6 @@ def test_a_learning_rate_that_is_too_high(features: Path, tmp_path: Path) -> Non
     with pytest.raises(FloatingPointError, match=r"loss is (nan|inf) in epoch \d+, step \d+; lower train"):
         train(features, SMALL.model_copy(update={"learning_rate": 1e30, "epochs": 5}), tmp_path / "model")
     assert not (tmp_path / "model").exists()
-
-
-@pytest.mark.slow
-def test_two_processes_train_the_model_of_one(features: Path, tmp_path: Path) -> None:
-    """Up to rounding, and to dropout, which is none here; one of them writes."""
-    steady = SMALL.model_copy(update={"dropout": 0.0})
-    train(features, steady, tmp_path / "one")
-    processes.train_on_gpus(features, steady, tmp_path / "two", processes=2)
-    histories = []
-    for name in ("one", "two"):
-        with (tmp_path / name / "history.csv").open() as stream:
-            histories.append([float(row["loss"]) for row in csv.DictReader(stream)])
-    assert histories[1] == pytest.approx(histories[0], rel=1e-3)
-    single, double = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
-    assert single.keys() == double.keys()
-    assert max((single[key] - double[key]).abs().max() for key in single) < 0.05
 
 
 @pytest.mark.slow

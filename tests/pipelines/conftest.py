@@ -1,5 +1,6 @@
 """Servers with the parts of Kubeflow's and Kubernetes' HTTP APIs that Vitrine uses; they hold everything in memory."""
 
+import inspect
 import json
 import os
 import re
@@ -12,11 +13,13 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.server import ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
+from kfp.dsl import pipeline_task
 from kfp_server import Json, Kubeflow
 from kubeflow_trainer_api import models
 from pod_server import NAMESPACE, PodServer
@@ -38,9 +41,17 @@ def kubeflow() -> Iterator[Kubeflow]:
     server.server_close()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _quick_stack() -> Iterator[None]:
+    """kfp reads the source lines of all calls under way to name one of them; below pytest this takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline_task, "inspect", SimpleNamespace(stack=lambda: inspect.stack(context=0)))
+        yield
+
+
 @pytest.fixture(scope="session")
 def compile_once() -> Any:
-    """Compile as the project does, but each pipeline only once: kfp takes seconds."""
+    """Compile as the project does, but each pipeline only once."""
     compile_pipeline, texts = ir.compile_pipeline, {}
 
     def compile_cached(cluster: Cluster, commit: str, params: dict[str, Any]) -> str:
