@@ -60,6 +60,8 @@ STEEPNESS = 3.0  # the last letter is exp(3) times as rare as the first
 IMPOSSIBLE = math.log(1e-8)  # control characters, private characters, bytes that mean nothing
 FOREIGN = math.log(1e-5)  # a letter of another language
 SYMBOL = math.log(0.02 / len(SYMBOLS))
+# What no text of a language has: a leading vowel without a consonant, a mark that no letter carries.
+MALFORMED = {"th": re.compile("[เ-ไ](?![ก-ฮ])|(?<![ก-๎])[ัิ-ฺ็-๎]")}
 
 
 class Language(NamedTuple):
@@ -131,7 +133,7 @@ IDEOGRAPHS = {"zh-Hans": _simplified, "zh-Hant": _traditional, "ja": _japanese, 
 def log_likelihood(text: str, code: str) -> float:
     """Natural logarithm of the likelihood of a text's characters outside of ASCII in a language.
 
-    A Markov chain of kinds of characters (`NEXT_LETTER`), and the frequencies of letters.
+    A Markov chain of kinds of characters (`NEXT_LETTER`), the frequencies of letters, and `MALFORMED` sequences.
 
     Args:
         text: The words of a text.
@@ -159,6 +161,8 @@ def log_likelihood(text: str, code: str) -> float:
             total += _rate_other(character, text[max(0, position - 1) : position + 2])
             state = "n" if character.isalpha() else "-"
         previous = character
+    if code in MALFORMED:
+        total += FOREIGN * len(MALFORMED[code].findall(text))
     return total
 
 

@@ -62,6 +62,13 @@ def test_each_encoding_is_read(language: str, encoding: str) -> None:
     assert content.decode(detect(content)) == table
 
 
+def test_vowels_without_a_consonant_are_not_thai() -> None:
+    """As Thai, each of these words of Big5 ends with a vowel that stands before its consonant."""
+    titles = ["兒童運動鞋", *["實木餐桌"] * 4]
+    table = "product_id,title\n" + "".join(f"{number},{title}\n" for number, title in enumerate(titles))
+    assert table.encode("big5").decode(detect(table.encode("big5"))) == table
+
+
 @settings(deadline=None, max_examples=150)
 @given(st.sampled_from(PAIRS), st.data())
 def test_a_short_table_is_never_garbled(pair: tuple[str, str], data: st.DataObject) -> None:

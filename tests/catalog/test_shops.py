@@ -14,15 +14,9 @@ from catalog import store
 from catalog.__main__ import main
 from catalog.download import Downloader
 from catalog.files import Files
+from catalog.galleries import get_pictures, split_names
 from catalog.queries import add_derived_queries
-from catalog.shops import (
-    get_pictures,
-    merge_galleries,
-    select_price,
-    sort_options,
-    split_addresses,
-    split_list,
-)
+from catalog.shops import merge_galleries, select_price, sort_options, split_list
 from catalog.sources import import_data
 from components.params import ValidateParams
 from components.validate import validate
@@ -180,7 +174,7 @@ class TestWhatExportsShare:
         ],
     )
     def test_lists_of_pictures(self, text: str, names: list[str]) -> None:
-        assert split_addresses(text) == names
+        assert split_names(text) == names
 
     def test_lists_of_values(self) -> None:
         assert split_list(r"a\, b, c,, d") == ["a, b", "c", "d"]

@@ -247,7 +247,12 @@ def test_the_page_says_why(evaluation: Path) -> None:
 def test_a_published_clip_as_both_towers(data: Path, report: Path, clip: Path, tmp_path: Path) -> None:
     """The published CLIP is a baseline of the trained model."""
     encoders = {"text_encoder": f"clip:{clip}", "image_encoder": f"clip:{clip}"}
-    featurize(data, report, FeaturizeParams(image_size=32, max_tokens=12, **encoders), tmp_path / "features")
+    featurize(
+        data,
+        report,
+        FeaturizeParams(image_size=32, max_tokens=12, max_unreadable=1, **encoders),
+        tmp_path / "features",
+    )
     tuned = TrainParams(epochs=1, dim=16, hidden=16, batch_size=64, freeze=Freeze(text="last_1"))
     train(tmp_path / "features", tuned, tmp_path / "model")
     evaluate(data, tmp_path / "features", tmp_path / "model", QUICK, tmp_path / "evaluation")

@@ -120,6 +120,7 @@ def test_of_two_processes_that_promote_at_once_one_wins(
     for _ in range(3):
         run = client.create_run(experiment).info.run_id
         tags = {"vitrine.gate": "passed", "vitrine.compared_with": ""}
+        client.log_text(run, "flavors: {}\n", "model/MLmodel")  # promote refuses a version without files
         client.create_model_version(name, f"runs:/{run}/model", run, tags)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"register": {"model_name": name}}))
     words = [sys.executable, "-m", "registry", "promote"]
