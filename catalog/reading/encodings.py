@@ -31,6 +31,7 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+NUMBERS = b"0123456789,;\"'"
 HIGH = re.compile(rb"[\x80-\xff]")
 BROKEN = re.compile("[\udc80-\udcff]")  # bytes that UTF-8 does not have, as `surrogateescape` gives them
 
@@ -175,7 +176,8 @@ def _find_lines(block: bytes) -> Iterator[bytes]:
 
 def rank_readings(sample: bytes) -> list[Reading]:
     """Decode a sample in each encoding of `ENCODINGS`; the most likely reading is the first."""
-    words = b" ".join(dict.fromkeys(sample.split()))  # a word that is repeated is no more evidence
+    # a word that is repeated is no more evidence, whatever number or delimiter stands before it
+    words = b" ".join(dict.fromkeys(word.lstrip(NUMBERS) for word in sample.split()))
     high = len(HIGH.findall(words))
     readings = []
     for encoding, (languages, prior) in ENCODINGS.items():
