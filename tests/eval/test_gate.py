@@ -389,8 +389,9 @@ def test_the_holdouts_interval_is_that_of_the_mean() -> None:
 
 def test_the_holdout_is_compared_with_the_gain_among_all_findings() -> None:
     change = np.where(SEGMENTS == "hat", 0.07, 0.03) + NOISE
-    rules = replace(RULES, floors={"mrr@10": 0.0}, margins={"mrr@10": 0.05})
-    decision = decide(evidence(BASE + change, SEGMENTS), evidence(BASE), rules)
+    rules = replace(RULES, floors={"mrr@10": 0.0}, margins={"mrr@10": 0.05}, min_rating=3.0)
+    rated = replace(evidence(BASE + change, SEGMENTS), rating=Segment("all", 12, 4.0, 3.9, 4.1))
+    decision = decide(rated, evidence(BASE), rules)
     last = confirm(decision, evidence(BASE[:100] + 0.02), evidence(BASE[:100]), rules).findings[-1]
     assert "The gain on the test queries is +0.0400, so over-fitting to them is +0.0200" in last.text
 
