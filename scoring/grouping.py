@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Self
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from vitrine_judge.rankings import Run
 
 from catalog import store
+from catalog.groups import name_groups
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,7 @@ class Grouping:
         if column is None:
             return cls()
         products = store.read_table(data, "products", ["product_id", column])
-        alone = pc.binary_join_element_wise("alone", products["product_id"], "\0")  # no group has such a name
-        groups = pc.coalesce(products[column], alone)
+        groups = name_groups(products["product_id"], products[column])
         table = pa.table({"group": groups, "product_id": products["product_id"]})
         first = table.group_by("group").aggregate([("product_id", "min")])
         representative = dict(

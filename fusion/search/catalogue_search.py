@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError
 
 from catalog import store
+from catalog.groups import name_groups
 from catalog.images import PictureError, decode, fit
 from catalog.schema import DataError, main_picture
 from fusion.features import MODALITIES, Items
@@ -153,10 +154,7 @@ class SearchIndex:
     @cached_property
     def groups(self) -> np.ndarray:
         """Number of each product's group, int64 (P,); a product without `group_id` is alone."""
-        alone = pc.binary_join_element_wise(
-            "alone", self.fields["product_id"], "\0"
-        )  # no group has such a name
-        names = pc.coalesce(self.fields["group_id"], alone)
+        names = name_groups(self.fields["product_id"], self.fields["group_id"])
         return np.unique(names.to_numpy(), return_inverse=True)[1]
 
     def filter_mask(
