@@ -12,8 +12,8 @@ def join_levels(levels: Iterable[str]) -> str | None:
 
     A "/" inside a name must not make a level: it becomes "-".
     """
-    names = (re.sub(r"\s*/+\s*", "-", level.strip().strip("/").strip()) for level in levels)
-    return "/".join(name for name in names if name) or None
+    names = (level.strip().strip("/").strip() for level in levels)
+    return "/".join(re.sub(r"\s*/+\s*", "-", name) if "/" in name else name for name in names if name) or None
 
 
 def split_category(text: str) -> list[str]:

@@ -30,6 +30,7 @@ from catalog.text import clean
 CHUNK_ROWS = 20_000  # rows of the source per chunk; a restart repeats at most one chunk
 THREADS = 16  # pictures and clips that are read or downloaded in parallel
 WINDOW_ROWS = 512  # rows whose pictures and frames are in memory
+BATCH_ROWS = 8  # rows whose pictures a thread reads one after the other
 EXAMPLES = 3  # values of a group of rejections that the summary shows
 PRICE_COLUMNS = ("price", "max_price")  # converted after the currency, which decides what separators mean
 LARGEST_COUNT = 2**63 - 1  # int64
@@ -46,6 +47,7 @@ KEY_COLUMNS = {
     "queries": ("query_id",),
     "judgements": ("query_id", "product_id"),
 }
+REQUIRED = {table: [field.name for field in TABLES[table] if not field.nullable] for table in KEY_COLUMNS}
 # Columns whose texts are compared letter by letter, and are not for reading: they are not cleaned.
 CODES = frozenset({"product_id", "query_id", "group_id", "cluster"})
 REJECTED_SCHEMA = pa.schema(
@@ -197,10 +199,10 @@ class _RowChecker:
         self, table: str, values: Mapping[str, Any], reasons: Sequence[tuple[str, str]]
     ) -> str | None:
         """Explain why a row cannot be used; None if it can. See `convert_values` for the arguments."""
-        for field in TABLES[table]:
-            if not field.nullable and field.name not in values:
-                reason = next((reason for column, reason in reasons if column == field.name), None)
-                return f"{field.name}: {reason}" if reason else f"no {field.name}"
+        for name in REQUIRED[table]:
+            if name not in values:
+                reason = next((reason for column, reason in reasons if column == name), None)
+                return f"{name}: {reason}" if reason else f"no {name}"
         if table == "queries" and "text" not in values and "image" not in values:
             return "neither text nor picture"
         if table == "judgements":
@@ -267,18 +269,31 @@ def _write_rows(
     path: Path, table: str, rows: list[Row], pool: ThreadPoolExecutor
 ) -> tuple[int, list[Rejection]]:
     """Write the rows of one table with their media; returns the number of written rows, and the rejections."""
-    decode_rows = pool.map if MEDIA_READERS.keys() & CONVERTERS[table].keys() else map
     count = 0
     rejections: list[Rejection] = []
     with pq.ParquetWriter(path, TABLES[table], compression="zstd") as writer:
         for start in range(0, len(rows), WINDOW_ROWS):
-            window = list(decode_rows(_decode_row, rows[start : start + WINDOW_ROWS]))
+            window = _decode_rows(table, rows[start : start + WINDOW_ROWS], pool)
             usable = [values for values, _ in window if values is not None]
             rejections += [rejection for _, items in window for rejection in items]
             if usable:
                 writer.write_table(pa.Table.from_pylist(usable, schema=TABLES[table]))
             count += len(usable)
     return count, rejections
+
+
+def _decode_rows(
+    table: str, rows: Sequence[Row], pool: ThreadPoolExecutor
+) -> list[tuple[dict[str, Any] | None, list[Rejection]]]:
+    """Read the media of rows, see `_decode_row`; in batches, because a task costs as much as a small picture."""
+    if not MEDIA_READERS.keys() & CONVERTERS[table].keys():
+        return [_decode_row(row) for row in rows]
+    batches = [rows[start : start + BATCH_ROWS] for start in range(0, len(rows), BATCH_ROWS)]
+    return [
+        result
+        for results in pool.map(lambda batch: [*map(_decode_row, batch)], batches)
+        for result in results
+    ]
 
 
 def _decode_row(row: Row) -> tuple[dict[str, Any] | None, list[Rejection]]:
@@ -408,9 +423,9 @@ def _convert_text(value: Any) -> str | None:
     """
     if isinstance(value, (dict, list, bytes)):
         raise ValueError(f"a {type(value).__name__}, not a text")
-    text = str(value).strip()
     if isinstance(value, float) and math.isnan(value):
         return None
+    text = str(value).strip()
     if len(text) > MAX_FIELD_CHARS:
         raise ValueError(f"{len(text):,} characters; the limit is {MAX_FIELD_CHARS:,}")
     try:

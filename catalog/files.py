@@ -195,8 +195,8 @@ class Files:
         if name.startswith(("http://", "https://")):
             if self.downloader is None:
                 raise DataError(f"{self.source}: {name} is an address, but downloads are not possible here")
-            return Media(PurePosixPath(urlsplit(name).path).name, partial(self.downloader.get, name))
-        return Media(PurePosixPath(name).name, partial(self.read, name))
+            return Media(urlsplit(name).path.rpartition("/")[2], partial(self.downloader.get, name))
+        return Media(name.rpartition("/")[2], partial(self.read, name))
 
     def open(self, name: str) -> IO[bytes]:
         """Open a file as a stream of bytes; decompresses `.gz`.

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import PurePosixPath
 from typing import Any
 
 from catalog.files import Files, Media
@@ -53,14 +52,16 @@ def get_pictures(media: Files, names: Iterable[str]) -> list[Media]:
 
 def _locate(media: Files, path: str) -> str:
     """Exports often name the folders of the shop's server, while the pictures are in one folder."""
-    name = PurePosixPath(path).name
-    return path if ADDRESS.match(path) or media.has(path) or not media.has(name) else name
+    if ADDRESS.match(path) or media.has(path):
+        return path
+    name = path.rpartition("/")[2]
+    return name if media.has(name) else path
 
 
 def find_by_id(media: Files, product_id: Any, suffixes: Iterable[str]) -> list[Media]:
     """Find the file that is named after a product, if its id is a plain name; the suffix may be in any case."""
     stem = "" if product_id is None else str(product_id)
-    if not stem or PurePosixPath(stem).name != stem:
+    if not stem or "/" in stem:
         return []
     names = filter(None, (media.find_with_suffix(stem, suffix) for suffix in suffixes))
     return [media.get_media(name) for name in names][:1]
