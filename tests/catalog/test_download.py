@@ -1,5 +1,6 @@
 """Downloads of pictures from a real server on this machine."""
 
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -16,11 +17,14 @@ from catalog.sources import import_data
 
 
 class Shop(ThreadingHTTPServer):
-    """Answers by path; `requests` counts."""
+    """Answers by path; `requests` counts. Who is busy answers the third request."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.pages: dict[str, bytes] = {}
+        self.busy = {"/busy": 503, "/429.jpg": 429}
+        self.errors: dict[str, int] = {}
+        self.moved = {"/moved": "/a.png", "/redir.jpg": "/a.png"}
         self.requests: Counter[str] = Counter()
 
     def at(self, path: str) -> str:
@@ -34,19 +38,23 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.requests[self.path] += 1
-        if self.path == "/busy" and self.server.requests[self.path] < 3:
-            self.send_response(503)
+        if self.path in self.server.busy and self.server.requests[self.path] < 3:
+            self.send_response(self.server.busy[self.path])
             self.send_header("Content-Length", "0")
             self.end_headers()
-        elif self.path == "/moved":
+        elif self.path in self.server.errors:
+            self.send_error(self.server.errors[self.path])
+        elif self.path in self.server.moved:
             self.send_response(302)
-            self.send_header("Location", "/a.png")
+            self.send_header("Location", self.server.moved[self.path])
             self.send_header("Content-Length", "0")
             self.end_headers()
         elif self.path in self.server.pages:
+            content = self.server.pages[self.path]
             self.send_response(200)
+            self.send_header("Content-Length", str(len(content) + (self.path == "/short.jpg")))
             self.end_headers()
-            self.wfile.write(self.server.pages[self.path])
+            self.wfile.write(content)
         else:
             self.send_error(404)
 
@@ -114,3 +122,54 @@ def test_a_table_of_addresses(shop: Shop, tmp_path: Path) -> None:
     ]
     assert pictures == ["a.png", "busy", None, None, None]
     assert {path.name for path in tmp_path.iterdir()} == {"products.csv", "data"}
+
+
+@pytest.mark.real
+def test_addresses_of_all_kinds(
+    cases: Path,
+    shop: Shop,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(download, "BACKOFF", 0)
+    picture = shop.pages["/a.png"]
+    good = (
+        "/good.jpg",
+        "/good.jpg?v=1&w=400",
+        "/good.JPG",
+        "/noext",
+        "/with%20space.jpg",
+        "/%C3%96l.jpg",
+        "/429.jpg",
+    )
+    shop.pages |= dict.fromkeys(good, picture)
+    shop.pages |= {"/html200.jpg": b"<html>This page has moved</html>", "/short.jpg": picture}
+    shop.errors = {"/403.jpg": 403, "/s500.jpg": 500}
+    text = (cases / "odd" / "urls.csv").read_text()
+    port = re.search(r"127\.0\.0\.1:(\d+)", text)
+    assert port
+    (tmp_path / "urls.csv").write_text(text.replace(port[1], str(shop.server_port)))
+    import_data("table", tmp_path / "urls.csv", tmp_path / "data", private=True)
+    pictures = {
+        row["product_id"]: [item["bytes"] for item in row["images"] or []]
+        for row in store.read_table(tmp_path / "data", "products").to_pylist()
+    }
+    without = {
+        "a404",
+        "html",
+        "ua403",
+        "short",
+        "s500",
+        "pl",
+    }  # an address without a scheme is taken as https
+    assert {key for key, contents in pictures.items() if not contents} == without
+    assert {tuple(contents) for key, contents in pictures.items() if key not in without} == {
+        (picture,),
+        (picture, picture),
+    }
+    assert len(pictures["multi"]) == 2
+    assert (
+        shop.requests["/good.jpg"] == 1 and shop.requests["/429.jpg"] == 3 and shop.requests["/403.jpg"] == 1
+    )
+    assert "left out 6, " in capsys.readouterr().err
