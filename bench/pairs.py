@@ -107,7 +107,7 @@ def minilm(titles: np.ndarray, _: np.ndarray) -> np.ndarray:
     encoder.load_published(start.state)
     tokens = torch.from_numpy(vocabulary.encode(titles, 64).astype(np.int64))
     order = (tokens != 0).sum(1).argsort()  # texts of similar length together, so that padding costs little
-    out = torch.zeros(len(titles), start.settings["config"]["hidden_size"])
+    out = torch.zeros(len(titles), start.settings["widths"][0])
     for rows in show_progress(order.split(256)):
         longest = int((tokens[rows] != 0).sum(1).max())
         out[rows] = encoder.encode(tokens[rows, :longest])[0]

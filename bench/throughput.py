@@ -36,7 +36,6 @@ import torchvision
 from torch import Tensor, nn
 
 from catalog import store
-from catalog.images import decode, fit
 from catalog.schema import EXACT, IRRELEVANT, main_picture
 from components.params import TrainParams, load_section
 from components.train import build_objective, build_schedule, prepare
@@ -124,8 +123,7 @@ def featurize(pictures: int = 512) -> Comparison:
     featurizer = Featurizer.load(FEATURES)
     batches = store.read_batches(DATA, "products", ["product_id", "title", "images"], 4 * pictures)
     rows = [row for batch in batches for row in batch.to_pylist() if main_picture(row)][:pictures]
-    side = featurizer.image_size
-    ready = torch.from_numpy(np.stack([fit(decode(main_picture(row)), side) for row in rows]))
+    ready = torch.from_numpy(np.stack([featurizer.prepare(main_picture(row)) for row in rows]))
 
     @torch.inference_mode()
     def bare() -> None:

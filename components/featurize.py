@@ -105,6 +105,8 @@ def _featurize(
     queries = store.read_table(data, "queries", ["query_id", "split", "judged_by"])
     splits = assign_product_splits(judgements, queries)
     text_encoder = TextEncoderInit.from_name(params.text_encoder, params.max_tokens)
+    image_encoder = ImageEncoder.pretrained(params.image_encoder, params.image_grid, params.image_weights)
+    image_encoder.check_size(params.image_size)
     featurizer = Featurizer(
         text_encoder.vocabulary
         or Vocabulary.learn(
@@ -112,7 +114,7 @@ def _featurize(
             params.vocabulary,
             params.min_count,
         ),
-        ImageEncoder.pretrained(params.image_encoder, params.image_grid, params.image_weights),
+        image_encoder,
         ClipReader.pretrained(params.video_encoder, params.clip_frames, params.video_weights),
         params.image_size,
         params.max_tokens,

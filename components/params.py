@@ -43,8 +43,12 @@ class FeaturizeParams(Params):
     image_weights: str | None = Field(
         None, description="path, for encoders whose weights no package contains"
     )
-    image_size: int = Field(
-        96, ge=32, le=1024, description="pixels; side of the square that a picture is fitted into"
+    image_size: int | None = Field(
+        None,
+        ge=32,
+        le=1024,
+        description="pixels; side of the white square that a picture is fitted into; null for the encoder's own "
+        "preparation (efficientnet_lite0 and torchvision: 96)",
     )
     image_grid: int = Field(3, ge=1, le=16, description="a picture is divided into grid × grid regions")
     max_pictures: int = Field(4, ge=1, le=32, description="pictures per product, the main one first")

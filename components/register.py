@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from catalog import store
 from components.params import RegisterParams
+from fusion.encoders.families import list_packages
 from fusion.search.catalogue_search import PRODUCTS_FILE
 from registry import mlflow_runs
 from registry.comparison import WEIGHTS, Candidate
@@ -144,7 +145,7 @@ def _register_version(
 ) -> "ModelVersion":
     """The run's model version, with the files that it needs to serve and to be compared with other data."""
     params = outputs.read_provenance()["params"]["featurize"]
-    published = params["text_encoder"] != "bilstm" or params["image_encoder"].startswith("clip:")
+    packages = list_packages(params["text_encoder"], params["image_encoder"])
     index = outputs.evaluation / "index"
     products = pq.read_table(outputs.report / PROFILE)
     # a catalogue may have millions of vectors; the profile is a sample
@@ -154,7 +155,7 @@ def _register_version(
         profile = Path(folder) / PROFILE
         pq.write_table(add_vectors(products, vectors), profile)
         splits = outputs.report / QUERY_SPLITS
-        return ensure_registered(client, run, outputs.model, index, profile, splits, name, tags, published)
+        return ensure_registered(client, run, outputs.model, index, profile, splits, name, tags, packages)
 
 
 def _flatten(params: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from catalog import store
-from catalog.images import PictureError, decode, fit
+from catalog.images import PictureError, decode
 from catalog.progress import show_progress
 from catalog.schema import TEXT_COLUMNS, Picture, list_pictures, product_text
 from catalog.threads import cpu_count
@@ -41,7 +41,7 @@ class Featurizer:
         vocabulary: Of the training texts.
         encoder: Moved to the GPU if there is one.
         clips: Likewise.
-        image_size: Pixels; the square that a picture is fitted into.
+        image_size: See `ImageEncoder.prepare`.
         max_tokens: Tokens kept of a text.
         max_pictures: Largest number of pictures kept of a product, the main one included.
     """
@@ -51,7 +51,7 @@ class Featurizer:
         vocabulary: Vocabulary,
         encoder: ImageEncoder,
         clips: ClipReader,
-        image_size: int,
+        image_size: int | None,
         max_tokens: int,
         max_pictures: int,
     ) -> None:
@@ -136,13 +136,13 @@ class Featurizer:
         """Encode one batch of pictures.
 
         Args:
-            pictures: P of them, uint8 (S, S, 3).
+            pictures: P of them, uint8 (H, W, 3).
             padded: Smallest batch size; empty pictures fill it up. On a CPU, each new shape costs a slow preparation.
 
         Returns:
             Features of each picture, float16 (P, D), and of its regions, float16 (P, R, C).
         """
-        stacked = np.zeros((max(padded, len(pictures)), self.image_size, self.image_size, 3), np.uint8)
+        stacked = np.zeros((max(padded, len(pictures)), *pictures[0].shape), np.uint8)
         stacked[: len(pictures)] = pictures
         pooled, regions = self.encoder(torch.from_numpy(stacked).to(self.device))
         return pooled[: len(pictures)].half().cpu().numpy(), regions[: len(pictures)].half().cpu().numpy()
@@ -187,7 +187,7 @@ class Featurizer:
         """Encode the pictures of N items: `images`, `galleries`, `regions` and `has_image` of `Items`.
 
         Args:
-            pictures: Position of the item, ascending, and a picture of it, uint8 (S, S, 3); the main picture first.
+            pictures: Position of the item, ascending, and a picture of it, uint8 (H, W, 3); the main picture first.
             count: Number of items, N.
             padded: See `encode_pictures`.
             regions: Whether to return features of regions, which are large.
@@ -235,9 +235,17 @@ class Featurizer:
         except PictureError as error:
             return error
 
+    def prepare(self, data: bytes) -> np.ndarray:
+        """Decode a picture and turn it into input of the image encoder, uint8 (H, W, 3).
+
+        Raises:
+            PictureError: if the picture cannot be used.
+        """
+        return self.encoder.prepare(decode(data), self.image_size)
+
     def _decode_picture(self, data: bytes) -> np.ndarray | PictureError:
         try:
-            return fit(decode(data), self.image_size)
+            return self.prepare(data)
         except PictureError as error:
             return error
 

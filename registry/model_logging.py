@@ -1,6 +1,6 @@
 """Logs and registers a model in MLflow, with all files that it needs to serve without this repository."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ def ensure_registered(
     query_splits: Path,
     name: str,
     tags: dict[str, str],
-    published: bool = False,
+    packages: Collection[str] = (),
 ) -> "ModelVersion":
     """The run's model version; it is logged and registered if the run has none.
 
@@ -40,14 +40,14 @@ def ensure_registered(
         query_splits: File with the splits of its queries, of `validation.query_splits.hash_splits`.
         name: Of the registered model.
         tags: Of a new version.
-        published: Whether one of its encoders is in the Hugging Face format.
+        packages: See `list_requirements`.
     """
     if versions := _list_versions(client, run, name):
         return versions[0]
     import mlflow
 
     artifacts = {"model": model, "index": index, "profile": profile, "query_splits": query_splits}
-    model_uri = _find_logged_model(client, run) or _log_model(artifacts, published)
+    model_uri = _find_logged_model(client, run) or _log_model(artifacts, packages)
     mlflow.register_model(model_uri, name, tags=tags)
     # MLflow's client repeats a request whose response was lost, which makes a second version.
     first, *duplicates = _list_versions(client, run, name)
@@ -56,11 +56,11 @@ def ensure_registered(
     return first
 
 
-def list_requirements(published: bool = False) -> list[str]:
+def list_requirements(packages: Collection[str] = ()) -> list[str]:
     """Vitrine's requirements and MLflow's, at the versions that are installed here.
 
     Args:
-        published: Whether an encoder is in the Hugging Face format.
+        packages: The packages that read its encoders.
     """
     from packaging.requirements import Requirement
     from packaging.version import Version
@@ -68,8 +68,7 @@ def list_requirements(published: bool = False) -> list[str]:
     vitrine_requirements = [Requirement(line) for line in metadata.requires("vitrine") or []]
     names = [requirement.name for requirement in vitrine_requirements if not requirement.marker]
     names.remove("vitrine-judge")  # its code is logged with the model
-    names += ["mlflow", "pandas"]
-    names += ["transformers"] * published
+    names += ["mlflow", "pandas", *packages]
     return [f"{name}=={Version(metadata.version(name)).public}" for name in names]
 
 
@@ -92,7 +91,7 @@ def _find_logged_model(client: "MlflowClient", run: "ActiveRun") -> str | None:
     return ready[0].model_uri if ready else None
 
 
-def _log_model(artifacts: Mapping[str, Path], published: bool) -> str:
+def _log_model(artifacts: Mapping[str, Path], packages: Collection[str]) -> str:
     """Log a model to the active run; its address."""
     import mlflow
     import pandas as pd
@@ -104,7 +103,7 @@ def _log_model(artifacts: Mapping[str, Path], published: bool) -> str:
         code_paths=[str(_find_package(package)) for package in CODE],
         signature=_create_signature(artifacts["index"]),
         input_example=(pd.DataFrame({"text": ["red dotted mug"]}), {"k": 5, "filters": {"color": ["red"]}}),
-        pip_requirements=list_requirements(published),
+        pip_requirements=list_requirements(packages),
     ).model_uri
 
 

@@ -184,7 +184,7 @@ def rank_hybrid(candidate: Candidate, index: SearchIndex, hybrid: Hybrid) -> pa.
 
 
 def rank_zero_shot(features: Path, test_ids: np.ndarray, depth: int) -> dict[str, pa.Table]:
-    """Rank by CLIP as published, without our training; nothing where the features are not of a CLIP."""
+    """Rank by a dual encoder as published, without our training; nothing where the features are not of both towers."""
     tower = load_text_tower(features)
     if tower is None:
         return {}

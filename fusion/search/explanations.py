@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from catalog import store
-from catalog.images import PictureError, decode, fit
+from catalog.images import PictureError
 from catalog.schema import DataError, main_picture, product_text
 from fusion.encoders.vocabulary import PAD, Word
 from fusion.features import MODALITIES, Items
@@ -214,7 +214,7 @@ def _pair_with_words(words: Sequence[Word], losses: np.ndarray) -> list[tuple[st
 def _decode_picture(product: Mapping[str, Any], featurizer: Featurizer) -> np.ndarray | None:
     try:
         picture = main_picture(product)
-        return None if picture is None else fit(decode(picture), featurizer.image_size)
+        return None if picture is None else featurizer.prepare(picture)
     except PictureError:  # counts as missing
         return None
 

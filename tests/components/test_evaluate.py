@@ -262,5 +262,6 @@ def test_a_published_clip_as_both_towers(data: Path, report: Path, clip: Path, t
     moved = {name for name, value in trunk.state_dict().items() if not value.equal(start[name])}
     assert {name for name in moved if ".layers." in name} == {name for name in start if ".layers.2." in name}
     assert {name for name in moved if ".layers." not in name} == {
-        "text_model.final_layer_norm.weight", "text_model.final_layer_norm.bias", "text_projection.weight",
+        "model.text_model.final_layer_norm.weight", "model.text_model.final_layer_norm.bias",
+        "model.text_projection.weight",
     }  # fmt: skip

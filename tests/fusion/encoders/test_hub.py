@@ -92,7 +92,7 @@ def test_subwords(bert: Path, tmp_path: Path) -> None:
     vocabulary.save(tmp_path / "vocabulary.json")
     loaded = Vocabulary.load(tmp_path / "vocabulary.json")
     assert (loaded.encode(TEXTS, 5) == vocabulary.encode(TEXTS, 5)).all()
-    assert (init.settings["before"], init.settings["after"]) == ([2], [3])
+    assert (init.settings["layout"]["before"], init.settings["layout"]["after"]) == ([2], [3])
 
 
 @pytest.mark.parametrize("kind", ["hf", "clip"])
@@ -130,10 +130,10 @@ def model(bert: Path) -> ProductSearchModel:
 def test_freeze(model: ProductSearchModel, layers: str, learning: int) -> None:
     model.freeze(text=layers)
     (trunk,) = model.trunks
-    stack = trunk.encoder.layer  # type: ignore[union-attr]
+    stack = trunk.model.encoder.layer  # type: ignore[union-attr]
     trained = [any(weight.requires_grad for weight in layer.parameters()) for layer in stack]  # type: ignore[union-attr]
     assert trained == [False] * (3 - learning) + [True] * learning
-    assert any(weight.requires_grad for weight in trunk.embeddings.parameters()) == (layers == "none")  # type: ignore
+    assert any(weight.requires_grad for weight in trunk.model.embeddings.parameters()) == (layers == "none")  # type: ignore
     model.train()
     assert trunk.training == (learning > 0)
     assert all(weight.requires_grad for weight in model.image.parameters())
@@ -155,8 +155,13 @@ def test_zero_shot_is_the_mean_of_what_is_there(
     init = TextEncoderInit.from_name(f"clip:{clip}", 12)
     init.save(tmp_path)
     image = ImageEncoder.pretrained(f"clip:{clip}", 2)
-    for name, expected in ((image.name, True), ("efficientnet_lite0", False)):
-        settings = {"encoder": [name, 2, {}]}
+    other = {"model": "another model with the same towers"}
+    for name, encoder_settings, expected in (
+        (image.name, dict(image.settings), True),
+        (image.name, other, False),
+        ("efficientnet_lite0", {}, False),
+    ):
+        settings = {"encoder": [name, 2, encoder_settings]}
         (tmp_path / "featurizer.json").write_text(json.dumps(settings))
         assert (load_text_tower(tmp_path) is not None) == expected
     assert init.vocabulary is not None
@@ -194,7 +199,9 @@ def test_minilm_knows_what_means_the_same() -> None:
 @pytest.mark.parametrize("name", ["word2vec", "word2vec:x", "transformer"])
 def test_unknown_names(name: str) -> None:
     kind = name.partition(":")[0]
-    message = rf"featurize\.text_encoder: unknown .*'{kind}'; known are hf, clip, minilm, bilstm$"
+    message = (
+        rf"featurize\.text_encoder: unknown .*'{kind}'; known are hf, minilm, auto, clip, siglip, .*bilstm$"
+    )
     with pytest.raises(DataError, match=message):
         TextEncoderInit.from_name(name, 12)
 
@@ -209,7 +216,7 @@ def test_weights_out_of_reach(bert: Path, tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(DataError, match=r"text_encoder: the folder '.*bert'"):
         TextEncoderInit.from_name(f"hf:{tmp_path / 'bert'}", 12)
     with pytest.raises(
-        DataError, match=r"image_encoder: the folder '.*' cannot be loaded .*lacks vision_model"
+        DataError, match=r"image_encoder: the folder '.*' cannot be loaded .*preprocessor_config\.json"
     ):
         ImageEncoder.pretrained(f"clip:{bert}", 2)
 

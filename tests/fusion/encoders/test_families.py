@@ -1,0 +1,295 @@
+"""Published encoders equal their own libraries: tiny models with random weights, saved and read by the library."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor
+
+from catalog.schema import DataError
+from fusion.encoders.image import ImageEncoder
+from fusion.encoders.text import TextEncoderInit, Transformer
+from fusion.encoders.weights import freeze
+
+UNKNOWN = "<unk>"
+TEXTS = ["Red shirt", "a blue dress, with dots!", "navy", "红色 连衣裙"]
+TEXT = {"vocab_size": 80, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2}
+VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+LAYERS = {"num_hidden_layers": 2, "max_position_embeddings": 40}
+NORMAL = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3]}
+EXACT = {"atol": 1e-5, "rtol": 0.0}
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Image.Image]:
+    """Pictures of several shapes."""
+    rng = np.random.default_rng(0)
+    sizes = [(61, 40), (40, 90), (32, 32)]
+    return [
+        Image.fromarray(rng.integers(0, 256, (6, 5, 3), dtype=np.uint8)).resize(
+            size, Image.Resampling.BICUBIC
+        )
+        for size in sizes
+    ]
+
+
+def train_tokenizer(model: Any, trainer: Any) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.train_from_iterator(TEXTS * 3 + [text.lower() for text in TEXTS * 3], trainer)
+    return tokenizer
+
+
+def sentence_piece(**options: Any) -> Any:
+    """A tokenizer such as SigLIP's: an end after the text, no start."""
+    special = ["<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(
+        vocab_size=60, special_tokens=special, unk_token=UNKNOWN, show_progress=False
+    )
+    tokenizer = train_tokenizer(models.Unigram(), trainer)
+    tokenizer.post_processor = processors.TemplateProcessing("$A </s>", None, [("</s>", 1)])
+    names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, **names | {"model_max_length": 40, "padding_side": "right"} | options
+    )
+
+
+def word_piece() -> Any:
+    """A tokenizer such as BERT's."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=70, special_tokens=special, show_progress=False)
+    tokenizer = Tokenizer(models.WordPiece(unk_token=special[1]))  # type: ignore[call-arg]
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    ends = [("[CLS]", 2), ("[SEP]", 3)]
+    tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, ends)
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token"), special, strict=True))
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+
+
+def clip(folder: Path) -> None:
+    text = TEXT | LAYERS | {"eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 0}
+    vision = VISION | {"image_size": 30, "patch_size": 10}
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)
+    transformers.CLIPModel(config).save_pretrained(folder)
+    word_piece().save_pretrained(folder)
+    sizes = {"size": {"shortest_edge": 30}, "crop_size": {"height": 30, "width": 30}}
+    transformers.CLIPImageProcessor(**sizes, **NORMAL).save_pretrained(folder)
+
+
+def siglip(folder: Path) -> None:
+    config = transformers.SiglipConfig(
+        text_config=TEXT | LAYERS | {"projection_size": 32},
+        vision_config=VISION | {"image_size": 30, "patch_size": 10},
+    )
+    transformers.SiglipModel(config).save_pretrained(folder)
+    sentence_piece(model_input_names=["input_ids"]).save_pretrained(folder)
+    size = {"height": 30, "width": 30}
+    transformers.SiglipImageProcessor(size=size, resample=2, **NORMAL).save_pretrained(folder)
+
+
+def siglip2(folder: Path) -> None:
+    """A SigLIP 2 of fixed resolution has the classes of SigLIP and the tokenizer of Gemma."""
+    siglip(folder)
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    trainer = trainers.BpeTrainer(vocab_size=70, special_tokens=special, show_progress=False)
+    content = json.loads(train_tokenizer(models.BPE(unk_token=UNKNOWN), trainer).to_str())["model"]
+    tokenizer = transformers.Siglip2Tokenizer(
+        content["vocab"],
+        [tuple(pair) for pair in content["merges"]],
+        model_max_length=40,
+        padding_side="right",
+    )
+    tokenizer.save_pretrained(folder)
+
+
+def chinese_clip(folder: Path) -> None:
+    vision = VISION | {"image_size": 32, "patch_size": 16, "projection_dim": 12}
+    config = transformers.ChineseCLIPConfig(
+        text_config=TEXT | LAYERS, vision_config=vision, projection_dim=12
+    )
+    transformers.ChineseCLIPModel(config).save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    processor = transformers.ChineseCLIPImageProcessor(size=size, do_center_crop=False, **NORMAL)
+    transformers.ChineseCLIPProcessor(processor, word_piece()).save_pretrained(folder)
+
+
+def align(folder: Path) -> None:
+    vision = {
+        "image_size": 32, "width_coefficient": 0.1, "depth_coefficient": 0.1, "kernel_sizes": [3, 3],
+        "in_channels": [8, 8], "out_channels": [8, 12], "strides": [2, 1], "num_block_repeats": [1, 1],
+        "expand_ratios": [1, 2], "depthwise_padding": [], "hidden_dim": 12, "pooling_type": "mean",
+        "initializer_range": 0.5,
+    }  # fmt: skip
+    config = transformers.AlignConfig(text_config=TEXT | LAYERS, vision_config=vision, projection_dim=12)
+    transformers.AlignModel(config).save_pretrained(folder)
+    sizes = {"size": {"height": 38, "width": 38}, "crop_size": {"height": 32, "width": 32}}
+    transformers.EfficientNetImageProcessor(
+        **sizes,
+        do_center_crop=True,
+        rescale_factor=1 / 127.5,
+        rescale_offset=True,
+        include_top=False,
+        **NORMAL,
+    ).save_pretrained(folder)
+    word_piece().save_pretrained(folder)
+
+
+DUAL = {function.__name__: function for function in (clip, siglip, siglip2, chinese_clip, align)}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a model with random weights, by the name of the function that writes it."""
+    written: dict[str, Path] = {}
+
+    def write(name: str) -> Path:
+        if name not in written:
+            torch.manual_seed(0)
+            written[name] = tmp_path_factory.mktemp(name)
+            WRITERS[name](written[name])
+        return written[name]
+
+    return write
+
+
+WRITERS = DUAL
+
+
+def encode_texts(name: str, texts: list[str], length: int = 36) -> Tensor:
+    """Text vectors of a text encoder that is built from its saved settings and weights only."""
+    init = TextEncoderInit.from_name(name, length)
+    encoder = Transformer(0, 8, 0, **json.loads(json.dumps(init.settings)))
+    encoder.load_published(init.state)
+    assert init.vocabulary is not None
+    tokens = torch.from_numpy(init.vocabulary.encode(texts, length).astype(np.int64))
+    with torch.inference_mode():
+        pooled, states = encoder.eval().encode(tokens)
+        together = encoder(tokens, torch.zeros(*tokens.shape, 0))
+    assert states.shape == (len(texts), length, encoder.width)
+    assert together[0].shape == (len(texts), 8)
+    return pooled
+
+
+def encode_pictures(name: str, pictures: list[Image.Image], folder: Path, size: int | None = None) -> Tensor:
+    """Image vectors of an image encoder that is loaded from what it saved."""
+    original = ImageEncoder.pretrained(name, 2)
+    original.save(folder / "encoder.safetensors")
+    settings = json.loads(json.dumps(original.settings))
+    encoder = ImageEncoder.load(folder / "encoder.safetensors", original.name, 2, settings)
+    prepared = np.stack([encoder.prepare(picture, size) for picture in pictures])
+    assert prepared.dtype == np.uint8
+    with torch.inference_mode():
+        pooled, regions = encoder(torch.from_numpy(prepared))
+    assert pooled.shape == (len(pictures), encoder.width)
+    assert regions.shape == (len(pictures), 4, encoder.region_width)
+    return pooled
+
+
+@pytest.mark.parametrize("name", DUAL)
+@torch.inference_mode()
+def test_texts_of_a_dual_encoder_equal_those_of_transformers(
+    name: str, folders: Callable[[str], Path]
+) -> None:
+    folder = folders(name)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    padding = {"padding": "max_length"} if "siglip" in name else {"padding": True}
+    inputs = tokenizer(TEXTS, return_tensors="pt", **padding)
+    inputs.pop("token_type_ids", None)
+    expected = transformers.AutoModel.from_pretrained(folder).eval().get_text_features(**inputs).pooler_output
+    torch.testing.assert_close(encode_texts(f"auto:{folder}", TEXTS), expected, **EXACT)
+    assert torch.pdist(expected).min() > 1e-3
+
+
+@pytest.mark.parametrize("name", DUAL)
+@torch.inference_mode()
+def test_pictures_of_a_dual_encoder_equal_those_of_transformers(
+    name: str, folders: Callable[[str], Path], pictures: list[Image.Image], tmp_path: Path
+) -> None:
+    folder = folders(name)
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    expected = model.get_image_features(**processor(pictures, return_tensors="pt")).pooler_output
+    torch.testing.assert_close(encode_pictures(f"auto:{folder}", pictures, tmp_path), expected, **EXACT)
+    assert torch.pdist(expected).min() > 1e-4
+
+
+@pytest.mark.parametrize("name", DUAL)
+def test_both_towers_know_that_they_belong_together(name: str, folders: Callable[[str], Path]) -> None:
+    folder = folders(name)
+    models = {
+        TextEncoderInit.from_name(f"auto:{folder}", 20).settings["model"],
+        ImageEncoder.pretrained(f"auto:{folder}", 2).settings["model"],
+    }
+    assert len(models) == 1 and "" not in models
+
+
+def test_pictures_of_another_size(
+    folders: Callable[[str], Path], pictures: list[Image.Image], tmp_path: Path
+) -> None:
+    name = f"clip:{folders('clip')}"
+    larger, original = (encode_pictures(name, pictures, tmp_path, size) for size in (60, None))
+    assert larger.shape == original.shape
+    assert not torch.allclose(larger, original, atol=1e-4)
+
+
+def test_texts_of_siglip_have_no_punctuation(folders: Callable[[str], Path], tmp_path: Path) -> None:
+    """Its own tokenizer is not a fast one, and cleans texts in Python."""
+    folder = tmp_path / "siglip"
+    shutil.copytree(folders("siglip"), folder)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "SiglipTokenizer"}))
+    vocabulary = TextEncoderInit.from_name(f"siglip:{folder}", 36).vocabulary
+    assert vocabulary is not None
+    cleaned, clean = vocabulary.encode(["A  blue_dress,\nwith (DOTS)! ", "a bluedress with dots"], 36)
+    assert cleaned.tolist() == clean.tolist()
+
+
+@pytest.mark.parametrize(
+    ("kind", "missing", "loader"),
+    [
+        ("auto", "model.safetensors", TextEncoderInit.from_name),
+        ("clip", "tokenizer.json", TextEncoderInit.from_name),
+        ("siglip", "preprocessor_config.json", ImageEncoder.pretrained),
+    ],
+)
+def test_missing_files(
+    kind: str, missing: str, loader: Callable[..., Any], folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(folders("siglip"), folder)
+    (folder / missing).rename(folder / "pytorch_model.bin")
+    message = rf"(?s)featurize\..*_encoder: the folder '.*' .*it lacks {missing}.*_encoder: {kind}:FOLDER"
+    with pytest.raises(DataError, match=message):
+        loader(f"{kind}:{folder}", 2)
+
+
+def test_pictures_without_a_fixed_size(tmp_path: Path) -> None:
+    """A SigLIP 2 of the kind NaFlex."""
+    config = transformers.Siglip2Config(
+        text_config=TEXT | LAYERS, vision_config=VISION | {"num_patches": 16, "patch_size": 8}
+    )
+    transformers.Siglip2Model(config).save_pretrained(tmp_path)
+    transformers.Siglip2ImageProcessor(patch_size=8, max_num_patches=16).save_pretrained(tmp_path)
+    with pytest.raises(DataError, match=r"one fixed resolution.*not NaFlex"):
+        ImageEncoder.pretrained(f"auto:{tmp_path}", 2)
+
+
+def test_the_head_learns_with_the_last_layer(folders: Callable[[str], Path]) -> None:
+    """SigLIP pools patches by attention after the last layer."""
+    encoder = ImageEncoder.pretrained(f"auto:{folders('siglip')}", 2)
+    freeze(encoder, "last_1", "knob")
+    learning = {
+        name.split("vision_model.")[1] for name, weight in encoder.named_parameters() if weight.requires_grad
+    }
+    assert {name.rsplit(".", 1)[0] for name in learning} >= {"encoder.layers.1.mlp.fc2", "head.mlp.fc1"}
+    assert not any(name.startswith(("encoder.layers.0", "embeddings")) for name in learning)
