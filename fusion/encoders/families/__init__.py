@@ -2,6 +2,7 @@
 
 from fusion.encoders.families.base import Family
 from fusion.encoders.families.dual_encoders import DualEncoders
+from fusion.encoders.families.open_clip_models import OpenClipModels
 from fusion.encoders.families.sentence_encoders import MiniLM, TransformersText
 
 # The first part of names such as "clip:PATH". One class reads all dual encoders of transformers.
@@ -9,6 +10,7 @@ FAMILIES: dict[str, Family] = {
     "hf": TransformersText(),
     "minilm": MiniLM(),
     **dict.fromkeys(("auto", "clip", "siglip"), DualEncoders()),
+    "open_clip": OpenClipModels(),
 }
 
 

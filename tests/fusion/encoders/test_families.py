@@ -3,14 +3,17 @@
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 
@@ -144,6 +147,47 @@ def align(folder: Path) -> None:
     word_piece().save_pretrained(folder)
 
 
+def write_open_clip(folder: Path, model: dict[str, Any], preprocess: dict[str, Any]) -> None:
+    content = {
+        "model_cfg": model,
+        "preprocess_cfg": {"mean": NORMAL["image_mean"], "std": NORMAL["image_std"]},
+    }
+    content["preprocess_cfg"] |= preprocess
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+    model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+
+
+def open_clip_with_its_tokenizer(folder: Path) -> None:
+    text = {"context_length": 40, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
+    vision = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
+    write_open_clip(
+        folder, {"embed_dim": 12, "vision_cfg": vision, "text_cfg": text}, {"resize_mode": "shortest"}
+    )
+
+
+def open_clip_like_siglip(folder: Path) -> None:
+    """As Marqo publishes models: an image tower of timm, a tokenizer of transformers, two towers without projection."""
+    text = {
+        "context_length": 40, "vocab_size": 80, "hf_tokenizer_name": "some/name", "width": 64, "heads": 2,
+        "layers": 2, "no_causal_mask": True, "proj_bias": True, "pool_type": "last",
+        "tokenizer_kwargs": {"clean": "canonicalize"}, "norm_kwargs": {"eps": 1e-6},
+    }  # fmt: skip
+    vision = {"image_size": 32, "timm_model_name": "test_vit", "timm_pool": "map", "timm_proj": "none"}
+    model = {
+        "embed_dim": 64,
+        "custom_text": True,
+        "init_logit_bias": -10,
+        "vision_cfg": vision,
+        "text_cfg": text,
+    }
+    sentence_piece().save_pretrained(folder)
+    write_open_clip(folder, model, {"resize_mode": "squash", "interpolation": "bilinear"})
+
+
+OPEN_CLIP = {
+    function.__name__: function for function in (open_clip_with_its_tokenizer, open_clip_like_siglip)
+}
 DUAL = {function.__name__: function for function in (clip, siglip, siglip2, chinese_clip, align)}
 
 
@@ -162,7 +206,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return write
 
 
-WRITERS = DUAL
+WRITERS = DUAL | OPEN_CLIP
 
 
 def encode_texts(name: str, texts: list[str], length: int = 36) -> Tensor:
@@ -223,12 +267,29 @@ def test_pictures_of_a_dual_encoder_equal_those_of_transformers(
     assert torch.pdist(expected).min() > 1e-4
 
 
-@pytest.mark.parametrize("name", DUAL)
-def test_both_towers_know_that_they_belong_together(name: str, folders: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("name", OPEN_CLIP)
+@torch.inference_mode()
+def test_both_towers_equal_those_of_open_clip(
+    name: str, folders: Callable[[str], Path], pictures: list[Image.Image], tmp_path: Path
+) -> None:
     folder = folders(name)
+    texts = [*TEXTS, "it's 20x30 cm, 50% off!! _new_"]
+    model, process = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
+    model.eval()
+    expected = model.encode_text(open_clip.get_tokenizer(f"local-dir:{folder}")(texts))
+    torch.testing.assert_close(encode_texts(f"open_clip:{folder}", texts), expected, **EXACT)
+    expected_images = model.encode_image(torch.stack([process(picture) for picture in pictures]))
+    vectors = encode_pictures(f"open_clip:{folder}", pictures, tmp_path)
+    torch.testing.assert_close(vectors, expected_images, **EXACT)
+    assert min(torch.pdist(expected).min(), torch.pdist(expected_images).min()) > 1e-3
+
+
+@pytest.mark.parametrize("name", DUAL | OPEN_CLIP)
+def test_both_towers_know_that_they_belong_together(name: str, folders: Callable[[str], Path]) -> None:
+    path = f"{'open_clip' if name in OPEN_CLIP else 'auto'}:{folders(name)}"
     models = {
-        TextEncoderInit.from_name(f"auto:{folder}", 20).settings["model"],
-        ImageEncoder.pretrained(f"auto:{folder}", 2).settings["model"],
+        TextEncoderInit.from_name(path, 20).settings["model"],
+        ImageEncoder.pretrained(path, 2).settings["model"],
     }
     assert len(models) == 1 and "" not in models
 
@@ -255,18 +316,25 @@ def test_texts_of_siglip_have_no_punctuation(folders: Callable[[str], Path], tmp
 
 
 @pytest.mark.parametrize(
-    ("kind", "missing", "loader"),
+    ("kind", "model", "missing", "loader"),
     [
-        ("auto", "model.safetensors", TextEncoderInit.from_name),
-        ("clip", "tokenizer.json", TextEncoderInit.from_name),
-        ("siglip", "preprocessor_config.json", ImageEncoder.pretrained),
+        ("auto", "siglip", "model.safetensors", TextEncoderInit.from_name),
+        ("clip", "siglip", "tokenizer.json", TextEncoderInit.from_name),
+        ("siglip", "siglip", "preprocessor_config.json", ImageEncoder.pretrained),
+        ("open_clip", "open_clip_like_siglip", "open_clip_model.safetensors", ImageEncoder.pretrained),
+        ("open_clip", "open_clip_like_siglip", "tokenizer.json", TextEncoderInit.from_name),
     ],
 )
 def test_missing_files(
-    kind: str, missing: str, loader: Callable[..., Any], folders: Callable[[str], Path], tmp_path: Path
+    kind: str,
+    model: str,
+    missing: str,
+    loader: Callable[..., Any],
+    folders: Callable[[str], Path],
+    tmp_path: Path,
 ) -> None:
     folder = tmp_path / "model"
-    shutil.copytree(folders("siglip"), folder)
+    shutil.copytree(folders(model), folder)
     (folder / missing).rename(folder / "pytorch_model.bin")
     message = rf"(?s)featurize\..*_encoder: the folder '.*' .*it lacks {missing}.*_encoder: {kind}:FOLDER"
     with pytest.raises(DataError, match=message):
@@ -293,3 +361,52 @@ def test_the_head_learns_with_the_last_layer(folders: Callable[[str], Path]) -> 
     }
     assert {name.rsplit(".", 1)[0] for name in learning} >= {"encoder.layers.1.mlp.fc2", "head.mlp.fc1"}
     assert not any(name.startswith(("encoder.layers.0", "embeddings")) for name in learning)
+
+
+def test_only_its_size_where_positions_are_not_interpolated(folders: Callable[[str], Path]) -> None:
+    fixed = ImageEncoder.pretrained(f"open_clip:{folders('open_clip_with_its_tokenizer')}", 2)
+    fixed.check_size(32)
+    fixed.check_size(None)
+    with pytest.raises(
+        DataError, match=r"featurize\.image_size: 64, but open_clip reads .* 32 × 32 pixels; set null"
+    ):
+        fixed.check_size(64)
+    ImageEncoder.pretrained(f"clip:{folders('clip')}", 2).check_size(64)
+
+
+def test_a_text_tower_that_the_folder_does_not_describe(
+    folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(folders("open_clip_like_siglip"), folder)
+    path = folder / "open_clip_config.json"
+    content = json.loads(path.read_text())
+    content["model_cfg"]["text_cfg"]["hf_model_name"] = "roberta-base"
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="hf_model_name"):
+        ImageEncoder.pretrained(f"open_clip:{folder}", 2)
+
+
+@pytest.mark.parametrize("kind", ["open_clip", "auto"])
+def test_code_of_a_model_does_not_run(kind: str, folders: Callable[[str], Path], tmp_path: Path) -> None:
+    folder, trace = tmp_path / "model", tmp_path / "trace"
+    shutil.copytree(folders("siglip" if kind == "auto" else "open_clip_like_siglip"), folder)
+    (folder / "hostile.py").write_text(
+        f"import pathlib; pathlib.Path({str(trace)!r}).mkdir()\nclass Hostile: pass\n"
+    )
+    code = {"auto_map": {"AutoTokenizer": [None, "hostile.Hostile"], "AutoModel": "hostile.Hostile"}}
+    changes = {"tokenizer_config.json": code | {"tokenizer_class": "Hostile"}}
+    if kind == "auto":
+        changes["config.json"] = code | {"model_type": "hostile"}
+    for name, change in changes.items():
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(content | change))
+    if kind == "open_clip":
+        path = folder / "open_clip_config.json"
+        path.write_text(path.read_text().replace('"clean"', '"trust_remote_code": true, "clean"'))
+    with suppress(DataError):  # a fast tokenizer can be read without the code
+        TextEncoderInit.from_name(f"{kind}:{folder}", 36)
+    assert not trace.exists()
+    with suppress(Exception):
+        transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    assert trace.exists(), "the code works, so the test is valid"
