@@ -168,7 +168,7 @@ def explain_load_errors(parameter: str, weights: str, files: str, remedy: str) -
         files: The files that a folder must hold, and where they are published.
         remedy: Which parameter takes the folder's path.
     """
-    local = Path(weights).is_dir()
+    path = Path(weights)
     try:
         yield
     except ModuleNotFoundError as error:
@@ -178,7 +178,8 @@ def explain_load_errors(parameter: str, weights: str, files: str, remedy: str) -
             f"{parameter}: {error.name} is not installed; install it with: pip install 'vitrine[encoders]'"
         ) from error
     except Exception as error:  # transformers raises OSError, ValueError, RuntimeError, SafetensorError …
-        source = f"the folder '{weights}'" if local else f"'{weights}' is no folder here, and from the hub it"
+        local = f"the {'folder' if path.is_dir() else 'file'} '{weights}'"
+        source = local if path.exists() else f"'{weights}' is no folder here, and from the hub it"
         reason = " ".join(str(error).split())[:300]
         raise DataError(
             f"{parameter}: {source} cannot be loaded ({type(error).__name__}: {reason}); "

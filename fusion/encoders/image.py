@@ -242,11 +242,12 @@ def published_model(kind: str, path: str, settings: Mapping[str, Any]) -> Archit
     """An encoder of `IMAGE_FAMILIES`; read from its path if the settings are not known."""
     state: dict[str, Tensor] = {}
     if not settings:
-        files = FAMILIES[kind].image_files
+        files, place = FAMILIES[kind].image_files, path.rpartition("@")[2]
+        prefix = f"{kind}:{path}".removesuffix(place)
         with hub.explain_load_errors(
-            "featurize.image_encoder", path or kind, ", ".join(files), f"image_encoder: {kind}:FOLDER"
+            "featurize.image_encoder", place or kind, ", ".join(files), f"image_encoder: {prefix}FOLDER"
         ):
-            hub.require_files(path, files)
+            hub.require_files(place, files)
             settings, state = _load_published(kind, path)
     config, (width, region_width) = settings["config"], settings["widths"]
     return Architecture(

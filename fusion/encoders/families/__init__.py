@@ -4,6 +4,7 @@ from fusion.encoders.families.base import Family
 from fusion.encoders.families.dual_encoders import DualEncoders
 from fusion.encoders.families.open_clip_models import OpenClipModels
 from fusion.encoders.families.sentence_encoders import MiniLM, TransformersText
+from fusion.encoders.families.timm_models import TimmModels
 
 # The first part of names such as "clip:PATH". One class reads all dual encoders of transformers.
 FAMILIES: dict[str, Family] = {
@@ -11,6 +12,7 @@ FAMILIES: dict[str, Family] = {
     "minilm": MiniLM(),
     **dict.fromkeys(("auto", "clip", "siglip"), DualEncoders()),
     "open_clip": OpenClipModels(),
+    "timm": TimmModels(),
 }
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import open_clip
 import pytest
+import timm
 import torch
 import transformers
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 
@@ -206,7 +207,29 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return write
 
 
-WRITERS = DUAL | OPEN_CLIP
+def vit_of_timm(folder: Path) -> None:
+    """As timm publishes models on the hub; settings differ from those of the name."""
+    model = timm.create_model("test_vit", num_classes=3)
+    save_file(model.state_dict(), folder / "model.safetensors")
+    settings = {
+        "input_size": [3, 160, 160],
+        "crop_pct": 0.8,
+        "interpolation": "bilinear",
+        "classifier": "head",
+    }
+    settings |= {"mean": NORMAL["image_mean"], "std": NORMAL["image_std"], "fixed_input_size": True}
+    content = {"architecture": "test_vit", "num_classes": 3, "pretrained_cfg": settings}
+    (folder / "config.json").write_text(json.dumps(content))
+
+
+def efficientnet_of_timm(folder: Path) -> None:
+    """A file alone."""
+    model = timm.create_model("test_efficientnet", num_classes=3)
+    save_file(model.state_dict(), folder / "model.safetensors")
+
+
+TIMM = {"test_vit": vit_of_timm, "test_efficientnet": efficientnet_of_timm}
+WRITERS = DUAL | OPEN_CLIP | TIMM
 
 
 def encode_texts(name: str, texts: list[str], length: int = 36) -> Tensor:
@@ -282,6 +305,48 @@ def test_both_towers_equal_those_of_open_clip(
     vectors = encode_pictures(f"open_clip:{folder}", pictures, tmp_path)
     torch.testing.assert_close(vectors, expected_images, **EXACT)
     assert min(torch.pdist(expected).min(), torch.pdist(expected_images).min()) > 1e-3
+
+
+@pytest.mark.parametrize("name", TIMM)
+@torch.inference_mode()
+def test_pictures_equal_those_of_timm(
+    name: str, folders: Callable[[str], Path], pictures: list[Image.Image], tmp_path: Path
+) -> None:
+    """Its own API reads what its hub holds from a folder, too; a file alone has the settings of the name."""
+    folder = folders(name)
+    source = f"local-dir:{folder}" if name == "test_vit" else name
+    model = timm.create_model(source, pretrained=name == "test_vit", num_classes=0).eval()
+    path = folder if name == "test_vit" else folder / "model.safetensors"
+    if name != "test_vit":
+        state = load_file(path)
+        model.load_state_dict(
+            {key: value for key, value in state.items() if not key.startswith("classifier")}
+        )
+    process = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    expected = model(torch.stack([process(picture) for picture in pictures]))
+    vectors = encode_pictures(f"timm:{name}@{path}", pictures, tmp_path)
+    torch.testing.assert_close(vectors, expected, **EXACT)
+    assert torch.pdist(expected).min() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("timm:test_vit", "as timm:NAME@PATH"),
+        ("timm:test_vit9@{}", "no model 'test_vit9'"),
+        ("timm:test_efficientnet@{}", r"the folder '.*' cannot be loaded \(RuntimeError: .*Missing key"),
+        ("timm:test_vit@{}/absent.safetensors", r"absent\.safetensors' is no folder"),
+        ("timm:test_vit@{}/empty", r"lacks model\.safetensors.*image_encoder: timm:test_vit@FOLDER"),
+    ],
+)
+def test_weights_that_timm_cannot_read(
+    name: str, message: str, folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(folders("test_vit"), folder)
+    (folder / "empty").mkdir()
+    with pytest.raises(DataError, match=f"featurize.image_encoder: .*{message}"):
+        ImageEncoder.pretrained(name.format(folder), 2)
 
 
 @pytest.mark.parametrize("name", DUAL | OPEN_CLIP)
