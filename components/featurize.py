@@ -119,6 +119,7 @@ def _featurize(
         params.image_size,
         params.max_tokens,
         params.max_pictures,
+        text_encoder.prompts,
     )
     if store.resume_if_same(partial, provenance):
         print("featurize: resuming an earlier run", file=sys.stderr)

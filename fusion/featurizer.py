@@ -30,6 +30,8 @@ COLUMNS = {
     "queries": (*_QUERY_TEXTS, "image"),
 }
 NO_SIDES: Mapping[str, str] = {}
+NO_PROMPTS: Mapping[str, str] = {}
+ROLES = {"products": "product", "queries": "query"}
 ENCODER = "encoder.safetensors"
 FILES = ("vocabulary.json", ENCODER, "clips.safetensors", "featurizer.json")
 
@@ -44,6 +46,7 @@ class Featurizer:
         image_size: See `ImageEncoder.prepare`.
         max_tokens: Tokens kept of a text.
         max_pictures: Largest number of pictures kept of a product, the main one included.
+        prompts: Text before each text of a role, "query" or "product", see `Vocabulary.encode`.
     """
 
     def __init__(
@@ -54,7 +57,9 @@ class Featurizer:
         image_size: int | None,
         max_tokens: int,
         max_pictures: int,
+        prompts: Mapping[str, str] = NO_PROMPTS,
     ) -> None:
+        self.prompts = prompts
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.vocabulary = vocabulary
         self.encoder, self.clips = encoder.to(self.device), clips.to(self.device)
@@ -72,6 +77,7 @@ class Featurizer:
             "image_size": self.image_size,
             "max_tokens": self.max_tokens,
             "max_pictures": self.max_pictures,
+            "prompts": dict(self.prompts),
         }
         (folder / "featurizer.json").write_text(json.dumps(settings, indent=2) + "\n")
 
@@ -114,7 +120,7 @@ class Featurizer:
             ids=np.array(ids, object),
             splits=np.array(splits, object),
             segments=np.array(segments, object),
-            tokens=self.vocabulary.encode(texts, self.max_tokens),
+            tokens=self.vocabulary.encode(texts, self.max_tokens, self.prompts.get(ROLES[table], "")),
             videos=videos,
             **arrays,
         )

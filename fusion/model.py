@@ -173,10 +173,10 @@ class ProductSearchModel(nn.Module):
         """One over the learned temperature, at most 100 (as in CLIP, Radford et al., 2021)."""
         return self.log_scale.exp().clamp(max=100.0)
 
-    def encode_modalities(self, batch: dict[str, Tensor]) -> ModalityFeatures:
-        """Encode each modality separately, in the order of `ModelConfig.modalities`."""
+    def encode_modalities(self, batch: dict[str, Tensor], role: str = "product") -> ModalityFeatures:
+        """Encode each modality separately, in the order of `ModelConfig.modalities`; role: "query" or "product"."""
         present = batch["present"][:, : len(self.config.modalities)]
-        text, words = self.text(batch["tokens"], self._entity_probabilities(batch["tokens"]))
+        text, words = self.text(batch["tokens"], self._entity_probabilities(batch["tokens"]), role)
         images, regions = self._encode_images(batch)
         vectors, states = [text, images], [words, regions]
         if self.config.video_encoder:
@@ -252,7 +252,7 @@ class ProductSearchModel(nn.Module):
         self, batch: dict[str, Tensor], *, entities: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Queries as unit vectors, float (B, dim); with `entities` also the result of `recognise`."""
-        vectors = _unit_vectors(self.query_fusion(self.encode_modalities(batch)))
+        vectors = _unit_vectors(self.query_fusion(self.encode_modalities(batch, "query")))
         return (vectors, self.recognise(batch["tokens"])) if entities else vectors
 
     def encode_product(self, batch: dict[str, Tensor], modalities: Collection[str] = MODALITIES) -> Tensor:

@@ -191,7 +191,8 @@ def rank_zero_shot(features: Path, test_ids: np.ndarray, depth: int) -> dict[str
     products, queries = Items.load(features, "products"), Items.load(features, "queries")
     test_queries = queries.take(queries.splits == "test")
     product_embeddings, query_embeddings = (
-        embed_zero_shot(tower, items) for items in (products, test_queries)
+        embed_zero_shot(tower, items, role)
+        for items, role in ((products, "product"), (test_queries, "query"))
     )
     best = top_k(query_embeddings, product_embeddings, depth)
     return {ZERO_SHOT: build_run_table(test_ids, products.ids, *best)}

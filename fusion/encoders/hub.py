@@ -47,7 +47,7 @@ def load_model(architecture: str, weights: str, revision: str = "main") -> Any:
     """
     import transformers
 
-    with _quietly(transformers):
+    with quiet_transformers():
         model, info = getattr(transformers, architecture).from_pretrained(
             weights,
             use_safetensors=True,
@@ -189,8 +189,10 @@ def explain_load_errors(parameter: str, weights: str, files: str, remedy: str) -
 
 
 @contextmanager
-def _quietly(transformers: Any) -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Silence the progress bar and the report of unused weights, such as those of CLIP's other tower."""
+    import transformers
+
     logging = transformers.utils.logging
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

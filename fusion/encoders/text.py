@@ -45,12 +45,13 @@ class TextEncoder(nn.Module):
     def load_published(self, state: dict[str, Tensor]) -> None:
         """Load published weights; does nothing without a published part."""
 
-    def forward(self, tokens: Tensor, entities: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor, entities: Tensor, role: str = "product") -> tuple[Tensor, Tensor]:
         """Encode padded texts.
 
         Args:
             tokens: int64 of shape (B, T); rows without a token give meaningless vectors, to be masked.
             entities: float of shape (B, T, E), the probability that each token is part of each type of entity.
+            role: "query" or "product"; published encoders may have a prompt for each.
 
         Returns:
             float of shape (B, dim), and the state of each token, float of shape (B, longest text's tokens, W).
@@ -88,7 +89,7 @@ class BiLSTM(TextEncoder):
         self.backwards = nn.LSTM(dim // 2, dim // 4, batch_first=True)
         self.project = nn.Linear(2 * self.width + dim // 2, dim)
 
-    def forward(self, tokens: Tensor, entities: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor, entities: Tensor, role: str = "product") -> tuple[Tensor, Tensor]:
         lengths = (tokens != PAD).sum(1).clamp(min=1)[:, None]
         tokens = tokens[:, : int(lengths.max())]
         position = torch.arange(tokens.shape[1], device=tokens.device)
@@ -150,25 +151,26 @@ class Transformer(TextEncoder):
         self.trunk.train(mode and any(weight.requires_grad for weight in self.trunk.parameters()))
         return self
 
-    def forward(self, tokens: Tensor, entities: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor, entities: Tensor, role: str = "product") -> tuple[Tensor, Tensor]:
         lengths = (tokens != PAD).sum(1).clamp(min=1)[:, None]
         longest = int(lengths.max())
         tokens, entities = tokens[:, :longest], entities[:, :longest]
-        pooled, states = self.encode(tokens)
+        pooled, states = self.encode(tokens, role)
         mask = torch.arange(longest, device=tokens.device) < lengths
         mean = (entities * mask[..., None]).sum(1) / lengths
         return self.project(torch.cat([pooled, mean], 1)), torch.cat([states, entities], 2)
 
-    def encode(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, tokens: Tensor, role: str = "product") -> tuple[Tensor, Tensor]:
         """Encode texts with the published encoder only.
 
         Args:
             tokens: int64 (B, T).
+            role: See `TextEncoder.forward`.
 
         Returns:
             Text vectors as its library computes them, float (B, P), and the states of the tokens, float (B, T, H).
         """
-        ids, mask, words = self.layout.arrange(tokens)
+        ids, mask, words = self.layout.arrange(tokens, role)
         pooled, states = self.trunk(ids, mask)
         return pooled, states.gather(1, words[..., None].expand(-1, -1, states.shape[2]))
 
@@ -182,12 +184,14 @@ class TextEncoderInit:
         settings: Settings that only this encoder has; JSON.
         state: Published weights; empty if there are none.
         vocabulary: The encoder's vocabulary; None to learn it from the training texts.
+        prompts: See `fusion.encoders.families.base.TextTower`; not saved here, but with the featurizer.
     """
 
     encoder: str
     settings: dict[str, Any] = field(default_factory=dict)
     state: dict[str, Tensor] = field(default_factory=dict)
     vocabulary: Vocabulary | None = None
+    prompts: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_name(cls, name: str, max_tokens: int) -> Self:
@@ -225,7 +229,8 @@ class TextEncoderInit:
             "widths": [pooled.shape[1], states.shape[2]],
             "model": tower.model,
         }
-        return cls("transformer", settings, tower.network.state_dict(), Vocabulary(tower.tokenizer))
+        state, vocabulary = tower.network.state_dict(), Vocabulary(tower.tokenizer)
+        return cls("transformer", settings, state, vocabulary, dict(tower.prompts))
 
     def save(self, folder: Path) -> None:
         """Write text_encoder.json and text_encoder.safetensors, without the vocabulary."""

@@ -113,18 +113,38 @@ class Vocabulary:
         ids = {piece: number for number, piece in enumerate((*BYTES, *pieces))}
         return cls(_build_tokenizer(models.BPE(ids, merges, byte_fallback=True)).to_str())
 
-    def encode(self, texts: Iterable[str], length: int) -> np.ndarray:
+    def encode(self, texts: Iterable[str], length: int, prompt: str = "") -> np.ndarray:
         """Token ids of each text, cut or padded to `length`.
+
+        Args:
+            texts: Any number.
+            length: Tokens.
+            prompt: Goes before each text that is split; its tokens are left out, see `prompt_pieces`.
 
         Returns:
             int32 array of shape (texts, length); a row of zeros is a text without letters and digits.
         """
-        rows = self._tokenizer.encode_batch_fast([*texts], add_special_tokens=False)
+        if prompt:
+            rows = [self._after_prompt(prompt, text) for text in texts]
+        else:
+            batch = self._tokenizer.encode_batch_fast([*texts], add_special_tokens=False)
+            rows = [row.ids for row in batch]
         encoded = np.full((len(rows), length), PAD, np.int32)
-        for tokens, row in zip(encoded, rows, strict=True):
-            pieces = np.array(row.ids[:length], np.int32)
+        for tokens, ids in zip(encoded, rows, strict=True):
+            pieces = np.array(ids[:length], np.int32)
             tokens[: len(pieces)] = np.where(pieces == self._unknown_piece, UNKNOWN, pieces + FIRST)
         return encoded
+
+    def prompt_pieces(self, prompt: str) -> list[int]:
+        """The numbers of the pieces of a prompt, as the tokenizer splits it before a text."""
+        text = self._tokenizer.encode(f"{prompt}a", add_special_tokens=False)
+        return text.ids[: _prompt_tokens(text, prompt)]
+
+    def _after_prompt(self, prompt: str, text: str) -> list[int]:
+        if not text.strip():
+            return []
+        encoding = self._tokenizer.encode(prompt + text, add_special_tokens=False)
+        return encoding.ids[_prompt_tokens(encoding, prompt) :]
 
     def split_words(self, text: str, length: int) -> list[Word]:
         """The words of a text's first `length` tokens. In a script without blanks each piece is a word."""
@@ -219,6 +239,14 @@ def _build_tokenizer(model: Any) -> Any:
     )
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     return tokenizer
+
+
+def _prompt_tokens(encoding: Any, prompt: str) -> int:
+    """Number of the tokens of a prompt; a blank at its end belongs to the text's first token."""
+    end = len(prompt.rstrip())
+    return next(
+        (number for number, (_, stop) in enumerate(encoding.offsets) if stop > end), len(encoding.ids)
+    )
 
 
 def _cut(text: str, start: int, end: int) -> str:

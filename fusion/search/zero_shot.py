@@ -29,18 +29,19 @@ def load_text_tower(features: Path) -> Transformer | None:
 
 
 @torch.inference_mode()
-def embed_zero_shot(tower: Transformer, items: Items) -> np.ndarray:
+def embed_zero_shot(tower: Transformer, items: Items, role: str) -> np.ndarray:
     """Embed items in the dual encoder's own space: the mean direction of text and picture, or the only direction.
 
     Args:
         tower: Its text tower.
         items: Their image features are those of its image tower.
+        role: "query" or "product".
 
     Returns:
         Unit vectors, float32 (N, P); zero for an item that has neither.
     """
     embeddings = [torch.empty(0, items.images.shape[1])]
     for batch in show_progress(items.batches(), "zero-shot embeddings", unit="batch"):
-        both = torch.stack([tower.encode(batch["tokens"])[0], batch["images"][:, 0]], 1)
+        both = torch.stack([tower.encode(batch["tokens"], role)[0], batch["images"][:, 0]], 1)
         embeddings.append(normalize((normalize(both, dim=2) * batch["present"][:, :2, None]).sum(1)))
     return torch.cat(embeddings).numpy()

@@ -48,6 +48,19 @@ def test_texts(featurizer: Featurizer) -> None:
     assert (items.images == 0).all()
 
 
+def test_prompts_by_role(featurizer: Featurizer, tmp_path: Path) -> None:
+    """The prompt is split with the text: here it keeps the first piece of the text from being a start."""
+    featurizer.prompts = {"query": "cotton"}
+    featurizer.save(tmp_path)
+    query = {"query_id": "a", "text": "red", "split": "test", "segment": None, "image": None}
+    loaded = Featurizer.load(tmp_path)
+    queries, _ = loaded.featurize_rows("queries", [query])
+    products, _ = loaded.featurize_rows("products", [product(0, title="red")])
+    expected = featurizer.vocabulary.encode(["red"], 4, "cotton")
+    assert np.array_equal(queries.tokens, expected)
+    assert not np.array_equal(products.tokens, expected)
+
+
 def test_sides(featurizer: Featurizer) -> None:
     items, _ = featurizer.featurize_rows(
         "products", [product(n, title="a") for n in range(3)], {"p1": "test"}

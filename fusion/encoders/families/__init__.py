@@ -3,7 +3,8 @@
 from fusion.encoders.families.base import Family
 from fusion.encoders.families.dual_encoders import DualEncoders
 from fusion.encoders.families.open_clip_models import OpenClipModels
-from fusion.encoders.families.sentence_encoders import MiniLM, TransformersText
+from fusion.encoders.families.sentence_transformers_models import SentenceTransformers
+from fusion.encoders.families.text_encoders import MiniLM, TransformersText
 from fusion.encoders.families.timm_models import TimmModels
 
 # The first part of names such as "clip:PATH". One class reads all dual encoders of transformers.
@@ -12,6 +13,7 @@ FAMILIES: dict[str, Family] = {
     "minilm": MiniLM(),
     **dict.fromkeys(("auto", "clip", "siglip"), DualEncoders()),
     "open_clip": OpenClipModels(),
+    "st": SentenceTransformers(),
     "timm": TimmModels(),
 }
 

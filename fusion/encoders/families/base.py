@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ class TextTower(NamedTuple):
         layout: How texts are laid out.
         longest: Most tokens of a text, special tokens included.
         model: `fingerprint` of the model of which it is a tower; empty if its vectors do not compare with pictures.
+        prompts: Text before each text of a role, "query" or "product".
     """
 
     network: nn.Module
@@ -33,6 +35,7 @@ class TextTower(NamedTuple):
     layout: TokenLayout
     longest: int
     model: str = ""
+    prompts: Mapping[str, str] = MappingProxyType({})
 
 
 class ImageTower(NamedTuple):

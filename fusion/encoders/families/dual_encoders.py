@@ -20,6 +20,7 @@ from fusion.encoders.families.base import (
     keep_children,
     patch_map,
 )
+from fusion.encoders.token_layout import TokenLayout
 
 TEXT, IMAGE = ("text",), ("vision", "visual", "image")  # first word of the names of each tower's modules
 NORMALISATION = (
@@ -31,7 +32,9 @@ NORMALISATION = (
 FULL_LENGTH = ("siglip", "siglip2")  # they pool the last token, so texts have the length of their training
 
 
-class _TextTower(nn.Module):
+class TextNetwork(nn.Module):
+    """The text tower of a dual encoder; removes the other tower from the model."""
+
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
@@ -42,7 +45,9 @@ class _TextTower(nn.Module):
         return output.pooler_output, output.last_hidden_state
 
 
-class _ImageTower(nn.Module):
+class ImageNetwork(nn.Module):
+    """The image tower of a dual encoder; removes the other tower from the model."""
+
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
@@ -55,6 +60,14 @@ class _ImageTower(nn.Module):
         output = self.model.get_image_features(pixel_values=pictures, **options)
         states = output.last_hidden_state
         return output.pooler_output, patch_map(states) if states.ndim == 3 else states
+
+
+def read_dual_layout(tokenizer: Any, model: Any) -> tuple[TokenLayout, int]:
+    """As `hub.read_layout`, for the text tower of a dual encoder."""
+    layout, longest = hub.read_layout(tokenizer, model.config.text_config.max_position_embeddings)
+    if model.config.model_type in FULL_LENGTH or not layout.masked:
+        layout = replace(layout, length=longest)
+    return layout, longest
 
 
 def _interpolates(model: Any) -> bool:
@@ -71,16 +84,14 @@ class DualEncoders(Family):
 
     def load_text(self, path: str) -> TextTower:
         tokenizer, model = hub.load_tokenizer(path), _load_model(path)
-        layout, longest = hub.read_layout(tokenizer, model.config.text_config.max_position_embeddings)
-        if model.config.model_type in FULL_LENGTH or not layout.masked:
-            layout = replace(layout, length=longest)
+        layout, longest = read_dual_layout(tokenizer, model)
         key, config = fingerprint(model.state_dict()), hub.extract_config(model)
         return TextTower(
-            _TextTower(model), config, tokenizer.backend_tokenizer.to_str(), layout, longest, key
+            TextNetwork(model), config, tokenizer.backend_tokenizer.to_str(), layout, longest, key
         )
 
     def build_text(self, config: Settings) -> nn.Module:
-        return _TextTower(hub.build_model("AutoModel", config))
+        return TextNetwork(hub.build_model("AutoModel", config))
 
     def load_image(self, path: str) -> ImageTower:
         from transformers import AutoImageProcessor
@@ -89,11 +100,11 @@ class DualEncoders(Family):
         model = _load_model(path)
         key = fingerprint(model.state_dict())
         config = {"model": hub.extract_config(model), "processor": hub.extract_settings(processor)}
-        tower = _ImageTower(model)
+        tower = ImageNetwork(model)
         return ImageTower(tower, config, tower.any_size, key)
 
     def build_image(self, config: Settings) -> nn.Module:
-        return _ImageTower(hub.build_model("AutoModel", config["model"]))
+        return ImageNetwork(hub.build_model("AutoModel", config["model"]))
 
     def build_processor(self, config: Settings) -> Processor:
         import transformers

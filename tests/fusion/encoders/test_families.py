@@ -10,18 +10,22 @@ from typing import Any
 import numpy as np
 import open_clip
 import pytest
+import sentence_transformers
 import timm
 import torch
 import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 
 from catalog.schema import DataError
 from fusion.encoders.image import ImageEncoder
-from fusion.encoders.text import TextEncoderInit, Transformer
-from fusion.encoders.weights import freeze
+from fusion.encoders.text import TextEncoderInit
+from fusion.encoders.text import Transformer as TransformerEncoder
+from fusion.encoders.weights import freeze, numbered_layers
 
 UNKNOWN = "<unk>"
 TEXTS = ["Red shirt", "a blue dress, with dots!", "navy", "红色 连衣裙"]
@@ -228,20 +232,80 @@ def efficientnet_of_timm(folder: Path) -> None:
     save_file(model.state_dict(), folder / "model.safetensors")
 
 
+def byte_level() -> Any:
+    """A tokenizer such as a language model's: blanks belong to the next word, padding comes first."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet, special = pre_tokenizers.ByteLevel.alphabet(), ["<pad>", "<end>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXTS * 3, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing("$A <end>", None, [("<end>", 1)])
+    names = {"pad_token": "<pad>", "eos_token": "<end>", "model_max_length": 90, "padding_side": "left"}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+
+
+def write_sentence_transformer(folder: Path, network: Any, modules: list[Any], **options: Any) -> None:
+    network.save_pretrained(folder / "source")
+    first = Transformer(str(folder / "source"))
+    sentence_transformers.SentenceTransformer(modules=[first, *modules], device="cpu", **options).save(
+        str(folder)
+    )
+    shutil.rmtree(folder / "source")
+
+
+def sentence_encoder(folder: Path) -> None:
+    """As E5 and its like: a prompt for each role, pooling, a projection."""
+    word_piece().save_pretrained(folder / "source")
+    config = transformers.BertConfig(**TEXT | {"num_hidden_layers": 2, "max_position_embeddings": 64})
+    modules = [Pooling(32, "cls"), Dense(32, 10, activation_function=torch.nn.Tanh()), Normalize()]
+    prompts = {"query": "a red query: ", "document": "passage: "}
+    write_sentence_transformer(
+        folder, transformers.BertModel(config), modules, prompts=prompts, truncate_dim=8
+    )
+
+
+def language_model(folder: Path) -> None:
+    """As Qwen3-Embedding: the state of the last token, an instruction before queries."""
+    byte_level().save_pretrained(folder / "source")
+    config = transformers.Qwen3Config(
+        **TEXT | {"vocab_size": 400}, num_hidden_layers=2, num_key_value_heads=2, head_dim=16
+    )
+    prompts = {"query": "Instruct: navy shirt\nQuery:", "document": "text: "}
+    modules = [Pooling(32, "lasttoken"), Normalize()]
+    write_sentence_transformer(folder, transformers.Qwen3Model(config), modules, prompts=prompts)
+
+
+def sentence_clip(folder: Path) -> None:
+    """A multimodal model: a CLIP, and a norm."""
+    source = folder / "clip"
+    source.mkdir()
+    clip(source)
+    processor = transformers.CLIPImageProcessor.from_pretrained(source)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    transformers.CLIPProcessor(processor, tokenizer).save_pretrained(folder / "source")
+    write_sentence_transformer(folder, transformers.CLIPModel.from_pretrained(source), [Normalize()])
+    shutil.rmtree(source)
+
+
+SENTENCES = {function.__name__: function for function in (sentence_encoder, language_model, sentence_clip)}
 TIMM = {"test_vit": vit_of_timm, "test_efficientnet": efficientnet_of_timm}
-WRITERS = DUAL | OPEN_CLIP | TIMM
+WRITERS = DUAL | OPEN_CLIP | TIMM | SENTENCES
 
 
-def encode_texts(name: str, texts: list[str], length: int = 36) -> Tensor:
+def encode_texts(name: str, texts: list[str], length: int = 36, role: str = "product") -> Tensor:
     """Text vectors of a text encoder that is built from its saved settings and weights only."""
     init = TextEncoderInit.from_name(name, length)
-    encoder = Transformer(0, 8, 0, **json.loads(json.dumps(init.settings)))
+    encoder = TransformerEncoder(0, 8, 0, **json.loads(json.dumps(init.settings)))
     encoder.load_published(init.state)
     assert init.vocabulary is not None
-    tokens = torch.from_numpy(init.vocabulary.encode(texts, length).astype(np.int64))
+    tokens = torch.from_numpy(
+        init.vocabulary.encode(texts, length, init.prompts.get(role, "")).astype(np.int64)
+    )
     with torch.inference_mode():
-        pooled, states = encoder.eval().encode(tokens)
-        together = encoder(tokens, torch.zeros(*tokens.shape, 0))
+        pooled, states = encoder.eval().encode(tokens, role)
+        together = encoder(tokens, torch.zeros(*tokens.shape, 0), role)
     assert states.shape == (len(texts), length, encoder.width)
     assert together[0].shape == (len(texts), 8)
     return pooled
@@ -349,9 +413,37 @@ def test_weights_that_timm_cannot_read(
         ImageEncoder.pretrained(name.format(folder), 2)
 
 
-@pytest.mark.parametrize("name", DUAL | OPEN_CLIP)
+@pytest.mark.parametrize("role", ["query", "product"])
+@pytest.mark.parametrize("name", SENTENCES)
+def test_texts_equal_those_of_sentence_transformers(
+    name: str, role: str, folders: Callable[[str], Path]
+) -> None:
+    model = sentence_transformers.SentenceTransformer(str(folders(name)), device="cpu")
+    encode = model.encode_query if role == "query" else model.encode_document
+    expected = encode(TEXTS, convert_to_tensor=True)
+    torch.testing.assert_close(encode_texts(f"st:{folders(name)}", TEXTS, role=role), expected, **EXACT)
+    assert torch.pdist(expected).min() > 1e-3
+    assert torch.allclose(encode(TEXTS, convert_to_tensor=True, prompt=""), expected) != any(
+        model.prompts.values()
+    )
+
+
+def test_pictures_equal_those_of_sentence_transformers(
+    folders: Callable[[str], Path], pictures: list[Image.Image], tmp_path: Path
+) -> None:
+    folder = folders("sentence_clip")
+    expected = sentence_transformers.SentenceTransformer(str(folder), device="cpu").encode(
+        pictures, convert_to_tensor=True
+    )
+    torch.testing.assert_close(encode_pictures(f"st:{folder}", pictures, tmp_path), expected, **EXACT)
+    with pytest.raises(DataError, match="no image tower"):
+        ImageEncoder.pretrained(f"st:{folders('sentence_encoder')}", 2)
+
+
+@pytest.mark.parametrize("name", DUAL | OPEN_CLIP | {"sentence_clip": sentence_clip})
 def test_both_towers_know_that_they_belong_together(name: str, folders: Callable[[str], Path]) -> None:
-    path = f"{'open_clip' if name in OPEN_CLIP else 'auto'}:{folders(name)}"
+    kind = "open_clip" if name in OPEN_CLIP else "st" if name in SENTENCES else "auto"
+    path = f"{kind}:{folders(name)}"
     models = {
         TextEncoderInit.from_name(path, 20).settings["model"],
         ImageEncoder.pretrained(path, 2).settings["model"],
@@ -417,6 +509,32 @@ def test_pictures_without_a_fixed_size(tmp_path: Path) -> None:
         ImageEncoder.pretrained(f"auto:{tmp_path}", 2)
 
 
+@pytest.mark.parametrize(
+    ("name", "text_layers", "image_layers"),
+    [
+        ("auto:clip", 2, 2),
+        ("auto:siglip", 2, 2),
+        ("auto:chinese_clip", 2, 2),
+        ("open_clip:open_clip_with_its_tokenizer", 2, 3),  # its conv1 counts
+        ("open_clip:open_clip_like_siglip", 2, 6),
+        ("st:sentence_encoder", 2, 0),
+        ("st:language_model", 2, 0),
+        ("st:sentence_clip", 2, 2),
+    ],
+)
+def test_numbered_layers_are_those_of_the_transformer(
+    name: str, text_layers: int, image_layers: int, folders: Callable[[str], Path]
+) -> None:
+    """For train.freeze; heads and projections belong to the last layer."""
+    kind, _, model = name.partition(":")
+    init = TextEncoderInit.from_name(f"{kind}:{folders(model)}", 20)
+    text = TransformerEncoder(0, 8, 0, **init.settings)
+    assert len(numbered_layers(text.trunk)) == text_layers
+    if image_layers:
+        image = ImageEncoder.pretrained(f"{kind}:{folders(model)}", 2)
+        assert len(numbered_layers(image.features)) == image_layers
+
+
 def test_the_head_learns_with_the_last_layer(folders: Callable[[str], Path]) -> None:
     """SigLIP pools patches by attention after the last layer."""
     encoder = ImageEncoder.pretrained(f"auto:{folders('siglip')}", 2)
@@ -475,3 +593,20 @@ def test_code_of_a_model_does_not_run(kind: str, folders: Callable[[str], Path],
     with suppress(Exception):
         transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
     assert trace.exists(), "the code works, so the test is valid"
+
+
+def test_pickled_projections_are_refused(folders: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(folders("sentence_encoder"), folder)
+    (projection,) = folder.glob("*Dense/model.safetensors")
+    projection.rename(projection.with_name("pytorch_model.bin"))
+    with pytest.raises(DataError, match=r"text_encoder: the folder .* it lacks .*Dense/model\.safetensors"):
+        TextEncoderInit.from_name(f"st:{folder}", 20)
+
+
+def test_models_of_sentence_transformers_without_a_transformer(tmp_path: Path) -> None:
+    tokenizer = word_piece().backend_tokenizer
+    words = StaticEmbedding(tokenizer, embedding_dim=8)
+    sentence_transformers.SentenceTransformer(modules=[words], device="cpu").save(str(tmp_path))
+    with pytest.raises(DataError, match="its first module is a StaticEmbedding, not a Transformer"):
+        TextEncoderInit.from_name(f"st:{tmp_path}", 20)

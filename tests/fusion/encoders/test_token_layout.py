@@ -32,3 +32,12 @@ def test_no_mask() -> None:
 def test_a_text_without_tokens() -> None:
     ids, _, _ = TokenLayout(**OPTIONS, left=True).arrange(torch.zeros(1, 3, dtype=torch.int64))
     assert ids.shape == (1, 6)
+
+
+def test_a_prompt_for_each_role() -> None:
+    layout = TokenLayout(**OPTIONS, prompts={"query": [8, 9]})
+    ids, _, words = layout.arrange(TOKENS, "query")
+    assert ids.tolist() == [[1, 8, 9, 10, 11, 12, 2, 3], [1, 8, 9, 13, 7, 2, 3, 0]]
+    assert ids.gather(1, words)[0].tolist() == [10, 11, 12]
+    assert layout.arrange(TOKENS, "product")[0].tolist() == [[1, 10, 11, 12, 2, 3], [1, 13, 7, 2, 3, 0]]
+    assert layout.special_count == 5

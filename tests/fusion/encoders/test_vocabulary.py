@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from catalog.schema import DataError
 from fusion.encoders.vocabulary import (
@@ -196,6 +196,22 @@ def test_a_published_vocabulary_with_marks_of_starts() -> None:
     assert vocabulary.encode(["red shoes ж"], 6).tolist() == [[3, 4, 5, 6, UNKNOWN, PAD]]
     assert vocabulary.split_words("red shoes 红", 9)[:2] == [Word("red", 1), Word("shoes", 2)]
     assert UNKNOWN in vocabulary.unreadable
+
+
+def test_a_prompt_is_split_with_the_text_and_left_out() -> None:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(["query: red shirt"] * 3, trainer)
+    vocabulary = Vocabulary(tokenizer.to_str())
+    prompt, texts = "query: ", ["red shirt", "", "  "]
+    whole = tokenizer.encode(prompt + texts[0]).ids
+    encoded = vocabulary.encode(texts, 8, prompt)
+    after = [token - FIRST for token in encoded[0].tolist() if token != PAD]
+    assert [*vocabulary.prompt_pieces(prompt), *after] == whole
+    assert tokenizer.id_to_token(after[0]) == "Ġred", "the blank of the prompt belongs to the first word"
+    assert (encoded[1:] == PAD).all()
 
 
 def test_vocabulary_survives_saving(tmp_path: Path) -> None:
