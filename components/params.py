@@ -36,10 +36,8 @@ Extent = Annotated[str, Field(pattern=r"^(all|none|last_[1-9]\d*)$")]  # see fus
 class FeaturizeParams(Params):
     """Encoders and sizes for texts, pictures and clips."""
 
-    text_encoder: str = Field("bilstm", description="see fusion.encoders.text.TextEncoderInit.from_name")
-    image_encoder: str = Field(
-        "efficientnet_lite0", description="see fusion.encoders.image.build_architecture"
-    )
+    text_encoder: str = Field("bilstm", description="bilstm, or a published encoder: docs/encoders.md")
+    image_encoder: str = Field("efficientnet_lite0", description="a published encoder: docs/encoders.md")
     image_weights: str | None = Field(
         None, description="path, for encoders whose weights no package contains"
     )

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor
 
 from catalog.schema import DataError
+from fusion.encoders.families import FAMILIES, list_packages
 from fusion.encoders.image import ImageEncoder
 from fusion.encoders.text import TextEncoderInit
 from fusion.encoders.text import Transformer as TransformerEncoder
@@ -610,3 +612,10 @@ def test_models_of_sentence_transformers_without_a_transformer(tmp_path: Path) -
     sentence_transformers.SentenceTransformer(modules=[words], device="cpu").save(str(tmp_path))
     with pytest.raises(DataError, match="its first module is a StaticEmbedding, not a Transformer"):
         TextEncoderInit.from_name(f"st:{tmp_path}", 20)
+
+
+def test_packages_that_a_served_model_needs() -> None:
+    assert list_packages("bilstm", "efficientnet_lite0") == []
+    assert list_packages("st:x", "timm:resnet18@x") == ["sentence-transformers", "timm", "transformers"]
+    for name in {package for family in FAMILIES.values() for package in family.packages}:
+        assert version(name)
