@@ -1,6 +1,7 @@
 """Dual encoders in the format of OpenCLIP: open_clip_config.json and safetensors."""
 
 import json
+import logging
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -112,9 +113,14 @@ def _build_model(config: Settings) -> Any:
     """The model that a configuration file describes; its weights are random."""
     import open_clip
 
+    level = logging.root.manager.disable
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / CONFIG).write_text(json.dumps(config))
-        return open_clip.create_model(f"local-dir:{folder}", load_weights=False).eval()
+        logging.disable(logging.WARNING)  # it warns of weights that are loaded afterwards
+        try:
+            return open_clip.create_model(f"local-dir:{folder}", load_weights=False).eval()
+        finally:
+            logging.disable(level)
 
 
 def _load_tokenizer(path: str, text_config: Mapping[str, Any]) -> tuple[str, TokenLayout]:

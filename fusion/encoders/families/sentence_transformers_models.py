@@ -1,5 +1,6 @@
 """Models of Sentence Transformers: a transformer, then poolings, projections and norms. Texts, or also pictures."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
@@ -104,6 +105,7 @@ def _load_model(path: str) -> Any:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Transformer
 
+    _check_modules(Path(path))
     pickles = [file.parent for file in Path(path).rglob("pytorch_model.bin")]
     if missing := [folder for folder in pickles if not list(folder.glob("*.safetensors"))]:
         raise FileNotFoundError(
@@ -120,6 +122,18 @@ def _load_model(path: str) -> Any:
     if not isinstance(model[0], Transformer):
         raise ValueError(f"its first module is a {type(model[0]).__name__}, not a Transformer")
     return model.eval()
+
+
+def _check_modules(folder: Path) -> None:
+    """Check that the modules of a folder are those of the library, before one of them is imported.
+
+    Raises:
+        ValueError: names the module that is not.
+    """
+    modules = json.loads((folder / "modules.json").read_text()) if folder.is_dir() else []
+    for module in modules:
+        if not module["type"].startswith(f"{LIBRARY}."):
+            raise ValueError(f"its module {module['type']} is not part of Sentence Transformers")
 
 
 def _is_dual(first: Any) -> bool:

@@ -359,9 +359,14 @@ def test_pictures_of_a_dual_encoder_equal_those_of_transformers(
 @pytest.mark.parametrize("name", OPEN_CLIP)
 @torch.inference_mode()
 def test_both_towers_equal_those_of_open_clip(
-    name: str, folders: Callable[[str], Path], pictures: list[Image.Image], tmp_path: Path
+    name: str,
+    folders: Callable[[str], Path],
+    pictures: list[Image.Image],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     folder = folders(name)
+    caplog.clear()
     texts = [*TEXTS, "it's 20x30 cm, 50% off!! _new_"]
     model, process = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
     model.eval()
@@ -369,6 +374,7 @@ def test_both_towers_equal_those_of_open_clip(
     torch.testing.assert_close(encode_texts(f"open_clip:{folder}", texts), expected, **EXACT)
     expected_images = model.encode_image(torch.stack([process(picture) for picture in pictures]))
     vectors = encode_pictures(f"open_clip:{folder}", pictures, tmp_path)
+    assert "initialized randomly" not in caplog.text
     torch.testing.assert_close(vectors, expected_images, **EXACT)
     assert min(torch.pdist(expected).min(), torch.pdist(expected_images).min()) > 1e-3
 
@@ -619,3 +625,18 @@ def test_packages_that_a_served_model_needs() -> None:
     assert list_packages("st:x", "timm:resnet18@x") == ["sentence-transformers", "timm", "transformers"]
     for name in {package for family in FAMILIES.values() for package in family.packages}:
         assert version(name)
+
+
+def test_modules_of_others_are_not_imported(
+    folders: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(folders("sentence_encoder"), folder)
+    (folder / "hostile.py").write_text("raise AssertionError('imported')\n")
+    monkeypatch.syspath_prepend(folder)
+    path = folder / "modules.json"
+    modules = json.loads(path.read_text())
+    modules[-1]["type"] = "hostile.Module"
+    path.write_text(json.dumps(modules))
+    with pytest.raises(DataError, match=r"module hostile\.Module is not part of Sentence Transformers"):
+        TextEncoderInit.from_name(f"st:{folder}", 20)
