@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
-from catalog.images import Limits, PictureError, decode, fit, is_flat, pixel_hash
+from catalog.images import DRAFT, Limits, PictureError, decode, fit, is_flat, pixel_hash
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -153,6 +153,45 @@ def test_fit_keeps_proportions_on_white(width: int, height: int) -> None:
     scale = 64 / max(width, height)
     assert (rows, columns) == (pytest.approx(height * scale, abs=1), pytest.approx(width * scale, abs=1))
     assert array[~dark].size == 0 or array[~dark].max() == 255
+
+
+SMOOTH = NOISE.resize((900, 600), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("rotation", [1, 6])
+def test_a_large_jpeg_is_decoded_in_part_for_a_small_square(mode: str, rotation: int) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = rotation
+    data = encoded(SMOOTH.convert(mode), "JPEG", quality=95, exif=exif)
+    whole, part = decode(data), decode(data, side=64)
+    assert part.mode == "RGB" and part.size == tuple(side // 4 for side in whole.size)
+    difference = np.abs(fit(whole, 64).astype(int) - fit(part, 64))
+    assert difference.mean() < 1 and difference.max() < 12
+
+
+@given(st.integers(1, 700), st.integers(1, 700), st.integers(8, 200))
+def test_a_jpeg_in_part_is_larger_than_the_square(width: int, height: int, side: int) -> None:
+    data = encoded(Image.new("RGB", (width, height)), "JPEG")
+    longest = max(decode(data, side=side).size)
+    assert longest == max(width, height) or DRAFT * side <= longest
+    assert longest <= max(width, height)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_other_formats_are_decoded_as_a_whole(kind: str) -> None:
+    data = encoded(SMOOTH, kind)
+    assert decode(data, side=16).tobytes() == decode(data).tobytes()
+
+
+def test_a_small_jpeg_is_decoded_as_a_whole() -> None:
+    data = encoded(NOISE, "JPEG")
+    assert decode(data, side=16).tobytes() == decode(data).tobytes()
+
+
+def test_the_limit_is_of_the_whole_jpeg() -> None:
+    with pytest.raises(PictureError, match="900 × 600 pixels, the limit is 500,000"):
+        decode(encoded(SMOOTH, "JPEG"), Limits(max_pixels=500_000), side=32)
 
 
 def test_pixel_hash_is_of_pixels_and_size() -> None:
