@@ -123,12 +123,11 @@ def featurize(pictures: int = 512) -> Comparison:
     featurizer = Featurizer.load(FEATURES)
     batches = store.read_batches(DATA, "products", ["product_id", "title", "images"], 4 * pictures)
     rows = [row for batch in batches for row in batch.to_pylist() if main_picture(row)][:pictures]
-    ready = torch.from_numpy(np.stack([featurizer.prepare(main_picture(row)) for row in rows]))
+    ready = np.stack([featurizer.prepare(main_picture(row)) for row in rows])
 
-    @torch.inference_mode()
     def bare() -> None:
-        for part in ready.split(BATCH):
-            featurizer.encoder(part.to(featurizer.device))
+        for start in range(0, len(ready), BATCH):
+            featurizer.session(ready[start : start + BATCH])
 
     return Comparison(bare, lambda: featurizer.featurize_rows("products", rows), f"{len(rows)} pictures")
 

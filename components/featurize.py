@@ -44,7 +44,7 @@ def featurize(data: Path, report: Path, params: FeaturizeParams, features: Path)
 
     Raises:
         DataError: where the data changed since validation, too many pictures are broken, the text encoder cannot read
-            the texts, or weights are missing.
+            the texts, weights are missing, or `params.runtime` does not work here.
     """
     with store.atomic_dir(features) as partial:
         _featurize(data, report, params, partial, 0, 1)
@@ -81,11 +81,14 @@ def merge_shards(parts: Sequence[Path], params: FeaturizeParams, features: Path)
         features: Folder to write.
 
     Raises:
-        DataError: where shards are of different data or parameters, one is missing, or as `featurize`.
+        DataError: where shards are of different data, parameters or runtimes, one is missing, or as `featurize`.
     """
     provenance = {(part / "made_from.json").read_text() for part in parts}
     if len(provenance) > 1:
-        raise DataError("featurize: the shards are of different data or parameters; run all of them again")
+        raise DataError(
+            "featurize: the shards are of different data, parameters or runtimes; run all of them again, "
+            "and set featurize.runtime where machines differ"
+        )
     with store.new_atomic_dir(features) as partial:
         for shard, part in enumerate(parts):
             for path in part.glob("*/*.parquet"):
@@ -100,7 +103,7 @@ def merge_shards(parts: Sequence[Path], params: FeaturizeParams, features: Path)
 def _featurize(
     data: Path, report: Path, params: FeaturizeParams, partial: Path, shard: int, shards: int
 ) -> None:
-    provenance = {"data": _validated_fingerprint(data, report), "params": params.model_dump()}
+    fingerprint = _validated_fingerprint(data, report)
     judgements = store.read_table(data, "judgements")
     queries = store.read_table(data, "queries", ["query_id", "split", "judged_by"])
     splits = assign_product_splits(judgements, queries)
@@ -120,7 +123,9 @@ def _featurize(
         params.max_tokens,
         params.max_pictures,
         text_encoder.prompts,
+        params.runtime,
     )
+    provenance = {"data": fingerprint, "params": params.model_dump(), "runtime": featurizer.session.name}
     if store.resume_if_same(partial, provenance):
         print("featurize: resuming an earlier run", file=sys.stderr)
     featurizer.save(partial)

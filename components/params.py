@@ -6,7 +6,7 @@ scoring/params.py, `register` in registry/params.py.
 
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -49,6 +49,11 @@ class FeaturizeParams(Params):
         "preparation (efficientnet_lite0 and torchvision: 96)",
     )
     image_grid: int = Field(3, ge=1, le=16, description="a picture is divided into grid × grid regions")
+    runtime: Literal["auto", "torch", "openvino"] = Field(
+        "auto",
+        description="what runs the frozen image encoder: torch, openvino (CPUs only), or auto: OpenVINO on a CPU "
+        "where it is installed, else PyTorch",
+    )
     max_pictures: int = Field(4, ge=1, le=32, description="pictures per product, the main one first")
     keep_pictures: bool = Field(
         False, description="whether to keep pictures with their features, for train.freeze.image"

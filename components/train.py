@@ -25,7 +25,7 @@ from fusion.encoders.text import TextEncoderInit
 from fusion.encoders.vocabulary import Vocabulary
 from fusion.facets import Facets
 from fusion.features import MODALITIES, Items
-from fusion.featurizer import ENCODER
+from fusion.featurizer import ENCODER, SETTINGS
 from fusion.featurizer import FILES as FEATURIZER_FILES
 from fusion.fusions import FUSIONS
 from fusion.model import ModelConfig, ProductSearchModel, embed
@@ -124,7 +124,7 @@ def _build_network(
     features: Path, params: TrainParams, training: TrainingSet, vocabulary: int
 ) -> ProductSearchModel:
     """Build the model; the image encoder is part of it only if it is to be tuned."""
-    settings = json.loads((features / "featurizer.json").read_text())
+    settings = json.loads((features / SETTINGS).read_text())
     text_encoder = TextEncoderInit.load(features)
     products, facets = training.products, training.facets
     has_clips = products.present[:, MODALITIES.index("video")].any()
@@ -185,6 +185,8 @@ def _write_model(
         shutil.copy(features / name, folder / name)
     if network.image_encoder:
         network.image_encoder.save(folder / ENCODER)
+        settings = json.loads((folder / SETTINGS).read_text())
+        (folder / SETTINGS).write_text(json.dumps(settings | {"runtime": "torch"}, indent=2) + "\n")
     with (folder / "history.csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(history[0]))
         writer.writeheader()

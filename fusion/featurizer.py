@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from PIL import Image
 
 from catalog import store
 from catalog.images import PictureError, decode
@@ -19,6 +20,7 @@ from catalog.progress import show_progress
 from catalog.schema import TEXT_COLUMNS, Picture, list_pictures, product_text
 from catalog.threads import cpu_count
 from fusion.encoders.image import ImageEncoder
+from fusion.encoders.runtime import open_session
 from fusion.encoders.video import ClipReader
 from fusion.encoders.vocabulary import Vocabulary
 from fusion.features import Items, object_array
@@ -32,8 +34,8 @@ COLUMNS = {
 NO_SIDES: Mapping[str, str] = {}
 NO_PROMPTS: Mapping[str, str] = {}
 ROLES = {"products": "product", "queries": "query"}
-ENCODER = "encoder.safetensors"
-FILES = ("vocabulary.json", ENCODER, "clips.safetensors", "featurizer.json")
+ENCODER, SETTINGS = "encoder.safetensors", "featurizer.json"
+FILES = ("vocabulary.json", ENCODER, "clips.safetensors", SETTINGS)
 
 
 class Featurizer:
@@ -47,6 +49,7 @@ class Featurizer:
         max_tokens: Tokens kept of a text.
         max_pictures: Largest number of pictures kept of a product, the main one included.
         prompts: Text before each text of a role, "query" or "product", see `Vocabulary.encode`.
+        runtime: See `fusion.encoders.runtime.open_session`.
     """
 
     def __init__(
@@ -58,12 +61,15 @@ class Featurizer:
         max_tokens: int,
         max_pictures: int,
         prompts: Mapping[str, str] = NO_PROMPTS,
+        runtime: str = "torch",
     ) -> None:
         self.prompts = prompts
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.vocabulary = vocabulary
         self.encoder, self.clips = encoder.to(self.device), clips.to(self.device)
         self.image_size, self.max_tokens, self.max_pictures = image_size, max_tokens, max_pictures
+        height, width, _ = self.encoder.prepare(Image.new("RGB", (64, 64)), image_size).shape
+        self.session = open_session(runtime, self.encoder, (height, width))
         self.thread_pool = ThreadPoolExecutor(cpu_count())
 
     def save(self, folder: Path) -> None:
@@ -78,17 +84,19 @@ class Featurizer:
             "max_tokens": self.max_tokens,
             "max_pictures": self.max_pictures,
             "prompts": dict(self.prompts),
+            "runtime": self.session.name,
         }
-        (folder / "featurizer.json").write_text(json.dumps(settings, indent=2) + "\n")
+        (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The inverse of `save`; needs no hub and no package of weights."""
-        settings = json.loads((folder / "featurizer.json").read_text())
+        """The inverse of `save`; needs no hub and no package of weights. Without OpenVINO, PyTorch encodes."""
+        settings = json.loads((folder / SETTINGS).read_text())
+        runtime = "torch" if settings.pop("runtime") == "torch" else "auto"
         encoder = ImageEncoder.load(folder / ENCODER, *settings.pop("encoder"))
         name, frames = settings.pop("clips")
         clips = ClipReader.load(name, frames, folder / "clips.safetensors")
-        return cls(Vocabulary.load(folder / "vocabulary.json"), encoder, clips, **settings)
+        return cls(Vocabulary.load(folder / "vocabulary.json"), encoder, clips, **settings, runtime=runtime)
 
     def featurize_rows(
         self,
@@ -135,7 +143,6 @@ class Featurizer:
         shards = (self.featurize_rows(table, batch.to_pylist())[0] for batch in batches)
         return Items.concatenate([no_items, *shards])
 
-    @torch.inference_mode()
     def encode_pictures(
         self, pictures: Sequence[np.ndarray], padded: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -150,8 +157,8 @@ class Featurizer:
         """
         stacked = np.zeros((max(padded, len(pictures)), *pictures[0].shape), np.uint8)
         stacked[: len(pictures)] = pictures
-        pooled, regions = self.encoder(torch.from_numpy(stacked).to(self.device))
-        return pooled[: len(pictures)].half().cpu().numpy(), regions[: len(pictures)].half().cpu().numpy()
+        pooled, regions = self.session(stacked)
+        return pooled[: len(pictures)], regions[: len(pictures)]
 
     def reencode_pictures(self, items: Items) -> Items:
         """The same items with new features of the pictures that they hold."""
@@ -247,7 +254,8 @@ class Featurizer:
         Raises:
             PictureError: if the picture cannot be used.
         """
-        return self.encoder.prepare(decode(data), self.image_size)
+        side = self.encoder.measure_square(self.image_size)
+        return self.encoder.prepare(decode(data, side=side), self.image_size)
 
     def _decode_picture(self, data: bytes) -> np.ndarray | PictureError:
         try:

@@ -1,10 +1,12 @@
 """Logs and registers a model in MLflow, with all files that it needs to serve without this repository."""
 
+import json
 from collections.abc import Collection, Mapping
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusion.featurizer import SETTINGS
 from fusion.search.catalogue_search import FIELDS, FILTERS, SearchIndex
 from registry.model_registry import copied_from
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import ModelSignature
 
+RUNTIME_PACKAGES = {"torch": [], "openvino": ["openvino"]}  # see fusion.encoders.runtime
 CODE = ("catalog", "vitrine_judge", "fusion", "plugins")
 # MLflow runs this file where the model is served; nothing here imports it
 PYFUNC = Path(__file__).parents[1] / "serving" / "pyfunc.py"
@@ -96,6 +99,7 @@ def _log_model(artifacts: Mapping[str, Path], packages: Collection[str]) -> str:
     import mlflow
     import pandas as pd
 
+    runtime_packages = RUNTIME_PACKAGES[json.loads((artifacts["model"] / SETTINGS).read_text())["runtime"]]
     return mlflow.pyfunc.log_model(
         name="model",
         python_model=PYFUNC,
@@ -103,7 +107,7 @@ def _log_model(artifacts: Mapping[str, Path], packages: Collection[str]) -> str:
         code_paths=[str(_find_package(package)) for package in CODE],
         signature=_create_signature(artifacts["index"]),
         input_example=(pd.DataFrame({"text": ["red dotted mug"]}), {"k": 5, "filters": {"color": ["red"]}}),
-        pip_requirements=list_requirements(packages),
+        pip_requirements=list_requirements([*packages, *runtime_packages]),
     ).model_uri
 
 

@@ -333,7 +333,7 @@ def _picture_loader(data: Path, run: pa.Table, size: int) -> PictureLoader:
 
     def decode_square(key: str) -> np.ndarray | None:
         try:
-            return np.array(fit(decode(files[key]), size)) if key in files else None
+            return np.array(fit(decode(files[key], side=size), size)) if key in files else None
         except PictureError:  # counts as missing, as in the first stage
             return None
 

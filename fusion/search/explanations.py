@@ -224,13 +224,8 @@ def _score_covered(
 ) -> np.ndarray:
     """Score the pair with each part of the picture covered in turn, float (GRID_CELLS, GRID_CELLS)."""
     covered = _cover_each_cell(picture)
-    with torch.inference_mode():
-        images, regions = featurizer.encoder(torch.from_numpy(covered).to(featurizer.device))
-    variants = replace(
-        product.take(np.zeros(len(covered), int)),
-        images=images.half().cpu().numpy(),
-        regions=regions.half().cpu().numpy(),
-    )
+    images, regions = featurizer.encode_pictures([*covered])
+    variants = replace(product.take(np.zeros(len(covered), int)), images=images, regions=regions)
     return _score_pairs(model, query, variants).reshape(GRID_CELLS, GRID_CELLS)
 
 

@@ -13,6 +13,7 @@ from catalog.schema import EXACT, DataError
 from components import featurize as stage
 from components.featurize import assign_product_splits, featurize, featurize_shard, merge_shards
 from components.params import FeaturizeParams
+from fusion.encoders import runtime
 from fusion.encoders.vocabulary import Vocabulary
 from fusion.features import Items
 
@@ -285,8 +286,19 @@ class TestShards:
         for wrong, message in (
             (three[:2], "is not of shard 0 of 2"),
             ([three[1], three[0], three[2]], "is not of shard 0 of 3"),
-            ([three[0], two[1]], "different data or parameters"),
+            ([three[0], two[1]], "different data, parameters or runtimes"),
         ):
             with pytest.raises(DataError, match=message):
                 merge_shards(wrong, EVERY_WORD, tmp_path / "gathered")
             assert not (tmp_path / "gathered").exists()
+
+    def test_shares_of_different_runtimes_are_refused(
+        self, parts: Callable[..., list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fast = parts(2)
+        monkeypatch.setattr(runtime, "find_spec", lambda _: None)
+        slow = parts(3)
+        for name, folder in (("openvino", fast[0]), ("torch", slow[1])):
+            assert json.loads((folder / "made_from.json").read_text())["runtime"] == name
+        with pytest.raises(DataError, match="parameters or runtimes; run all of them again"):
+            merge_shards([fast[0], slow[1]], EVERY_WORD, tmp_path / "gathered")

@@ -1,6 +1,7 @@
 """The chain with an image encoder that training tunes: torchvision's, with random weights from a file."""
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -63,6 +64,14 @@ def test_the_encoder_is_the_models_own(features: Path, model: Path) -> None:
     weights = {name for name in before if name.startswith("network.layer4.")}
     assert moved == {name for name in weights if name.endswith(("weight", "bias"))}
     assert not any("encoder" in name for name in load_file(model / "weights.safetensors"))
+
+
+def test_the_tuned_encoder_runs_in_pytorch(features: Path, model: Path) -> None:
+    runtimes = [
+        json.loads((folder / "featurizer.json").read_text())["runtime"] for folder in (features, model)
+    ]
+    assert runtimes == ["openvino", "torch"]
+    assert Featurizer.load(model).session.name == "torch"
 
 
 def test_pictures_that_were_kept_are_encoded_again(data: Path, features: Path, model: Path) -> None:

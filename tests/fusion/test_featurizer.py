@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,10 +8,11 @@ import numpy as np
 import pytest
 
 from catalog.schema import TEXT_COLUMNS
+from fusion.encoders import runtime
 from fusion.encoders.image import ImageEncoder
 from fusion.encoders.video import ClipReader
 from fusion.encoders.vocabulary import PAD, UNKNOWN, Vocabulary
-from fusion.featurizer import BATCH, Featurizer
+from fusion.featurizer import BATCH, SETTINGS, Featurizer
 
 Row = dict[str, Any]
 
@@ -173,6 +175,30 @@ def test_survives_saving(featurizer: Featurizer, png: Callable[..., bytes], tmp_
     after, _ = Featurizer.load(tmp_path).featurize_rows("products", rows)
     assert np.array_equal(before.tokens, after.tokens)
     assert np.array_equal(before.images, after.images)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_query_is_encoded_by_the_runtime_of_the_products(
+    encoder: ImageEncoder,
+    png: Callable[..., bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    installed: bool,
+) -> None:
+    vocabulary, clips = Vocabulary.learn(["red"], size=100, min_count=1), ClipReader("conv3d", 4, {})
+    featurizer = Featurizer(vocabulary, encoder, clips, 32, 4, 3, runtime="openvino")
+    featurizer.save(tmp_path)
+    assert json.loads((tmp_path / SETTINGS).read_text())["runtime"] == "openvino"
+    if not installed:
+        monkeypatch.setattr(runtime, "find_spec", lambda _: None)
+    served = Featurizer.load(tmp_path)
+    rows = [product(number, png(number)) for number in range(3)]
+    before, after = (reader.featurize_rows("products", rows)[0].images for reader in (featurizer, served))
+    np.testing.assert_allclose(before, after, atol=2e-3, rtol=1e-3)
+    assert served.session.name == ("openvino" if installed else "torch")
+    assert np.array_equal(before, after) == installed
+    assert len(capsys.readouterr().err.splitlines()) == (not installed)
 
 
 def test_clips(featurizer: Featurizer, png: Callable[..., bytes]) -> None:
