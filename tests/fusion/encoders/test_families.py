@@ -25,6 +25,7 @@ from torch import Tensor
 from catalog.schema import DataError
 from fusion.encoders.families import FAMILIES, list_packages
 from fusion.encoders.image import ImageEncoder
+from fusion.encoders.runtime import OpenVinoSession, TorchSession
 from fusion.encoders.text import TextEncoderInit
 from fusion.encoders.text import Transformer as TransformerEncoder
 from fusion.encoders.weights import freeze, numbered_layers
@@ -457,6 +458,34 @@ def test_both_towers_know_that_they_belong_together(name: str, folders: Callable
         ImageEncoder.pretrained(path, 2).settings["model"],
     }
     assert len(models) == 1 and "" not in models
+
+
+@pytest.mark.parametrize(
+    ("prefix", "name"),
+    [
+        *(
+            ("auto:", name) for name in DUAL if name != "align"
+        ),  # its tiny map is smaller than its last pooling
+        *(("open_clip:", name) for name in OPEN_CLIP),
+        *((f"timm:{name}@", name) for name in TIMM),
+        ("st:", "sentence_clip"),
+    ],
+)
+def test_openvino_gives_pytorchs_features_of_pictures(
+    prefix: str,
+    name: str,
+    folders: Callable[[str], Path],
+    pictures: list[Image.Image],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = folders(name) / "model.safetensors" if name == "test_efficientnet" else folders(name)
+    encoder = ImageEncoder.pretrained(f"{prefix}{path}", 2)
+    prepared = np.stack([encoder.prepare(picture, None) for picture in pictures])
+    outputs = OpenVinoSession(encoder, prepared.shape[1:3])(prepared)
+    for ours, theirs in zip(outputs, TorchSession(encoder)(prepared), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-3, rtol=1e-3)
 
 
 def test_pictures_of_another_size(
