@@ -132,9 +132,7 @@ def _read_or_export(encoder: "ImageEncoder", shape: tuple[int, int]) -> "Compile
             _export(encoder, shape, folder)
             network = _compile(folder)
             difference = _compare(network, encoder, shape)
-        except (
-            Exception
-        ) as error:  # PyTorch and OpenVINO raise many kinds, for layers that they cannot convert
+        except Exception as error:  # both libraries raise many kinds, for layers that they cannot convert
             reason = " ".join(str(error).split())[:200]
             raise DataError(
                 f"OpenVINO cannot run {encoder.name} ({type(error).__name__}: {reason})"
@@ -143,10 +141,25 @@ def _read_or_export(encoder: "ImageEncoder", shape: tuple[int, int]) -> "Compile
             raise DataError(
                 f"OpenVINO's features of {encoder.name} differ from PyTorch's by {difference:.2g}"
             )
-        if root:  # an open file stays readable after its removal
-            shutil.rmtree(root / name, ignore_errors=True)
-            folder.rename(root / name)
+        if root:  # the network reads its file, which stays readable after its removal
+            _keep(folder, root / name)
     return network
+
+
+def _keep(folder: Path, place: Path) -> None:
+    """Move an exported encoder to its place in the cache, unless another process was faster.
+
+    Raises:
+        DataError: if it cannot be moved there.
+    """
+    if _is_complete(place):
+        return
+    shutil.rmtree(place, ignore_errors=True)
+    try:
+        folder.rename(place)
+    except OSError as error:
+        if not _is_complete(place):
+            raise DataError(f"{place}: cannot write here ({error.strerror}); delete this folder") from error
 
 
 def _cache_folder() -> Path | None:

@@ -1,6 +1,6 @@
 import json
 import re
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +104,7 @@ def test_a_champion_from_elsewhere_is_one_clear_message(
 
 def test_what_serving_needs_is_pinned() -> None:
     assert set(list_requirements(["transformers"])) - set(list_requirements()) == {
-        f"transformers=={version('transformers')}"
+        f"transformers=={metadata.version('transformers')}"
     }
     requirements = {requirement.name: requirement for requirement in map(Requirement, list_requirements())}
     assert {"torch", "numpy", "pyarrow", "mlflow", "pandas"} <= set(requirements)
@@ -142,6 +142,10 @@ def test_a_version_says_where_it_comes_from_and_how_good_it_is(
     (version,) = client.search_model_versions(f"name = '{OPEN.model_name}'")
     assert version.tags["vitrine.judgements"] == store.fingerprint(data / "judgements")
     assert "torch 2." in version.tags["vitrine.libraries"]
+    import mlflow
+
+    requirements = Path(mlflow.pyfunc.get_model_dependencies(version.source)).read_text()
+    assert f"openvino=={metadata.version('openvino')}" in requirements.splitlines()
     card = (tmp_path / "out" / "model_card.md").read_text()
     for heading in ("Quality on", "Known weaknesses", "Intended use", "Data", "Model", "Lineage"):
         assert f"\n## {heading}" in card

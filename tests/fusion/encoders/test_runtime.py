@@ -1,3 +1,4 @@
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -182,6 +183,23 @@ class TestTheCache:
         assert same_bytes(first, OpenVinoSession(encoder, SHAPE))
         assert runtime._is_complete(path.parent)
         assert [folder.name for folder in cache.iterdir()] == [path.parent.name]
+
+    @pytest.mark.parametrize(("module", "name"), [(runtime, "_export"), (shutil, "rmtree")])
+    def test_another_process_may_be_faster(
+        self, encoder: ImageEncoder, cache: Path, monkeypatch: pytest.MonkeyPatch, module: Any, name: str
+    ) -> None:
+        """It exports the same encoder after this process has looked for it, or just before it keeps its files."""
+        original = getattr(module, name)
+
+        def call(*arguments: Any, **options: Any) -> None:
+            original(*arguments, **options)
+            monkeypatch.setattr(module, name, original)
+            OpenVinoSession(encoder, SHAPE)
+
+        monkeypatch.setattr(module, name, call)
+        session = OpenVinoSession(encoder, SHAPE)
+        assert same_bytes(session, OpenVinoSession(encoder, SHAPE))
+        assert len(list(cache.iterdir())) == 1
 
     def test_a_folder_that_cannot_be_written_is_not_needed(
         self, encoder: ImageEncoder, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
