@@ -192,6 +192,7 @@ def stage(pictures: str = "512") -> None:
             featurizer.image_size,
             featurizer.max_tokens,
             featurizer.max_pictures,
+            featurizer.prompts,
             runtime,
         )
         print(f"{runtime}: {time.perf_counter() - start:.2f} s to start")
@@ -210,7 +211,8 @@ def stage(pictures: str = "512") -> None:
 
 def draft(side: str = "1600", count: int = 32) -> None:
     featurizer = Featurizer.load(FEATURES)
-    size, pixels = featurizer.image_size, read_large_pictures(int(side), count)
+    size = featurizer.encoder.measure_square(featurizer.image_size)
+    pixels = read_large_pictures(int(side), count)
     files, coarse = ([encode_jpeg(picture, quality) for picture in pixels] for quality in (90, 80))
     ways = {
         "all pixels": lambda: [fit(decode(data), size) for data in files],
