@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import requests
+import warm_python
 import yaml
 from PIL import Image
 
@@ -71,18 +72,27 @@ socket.getaddrinfo = guarded(socket.getaddrinfo, lambda arguments: arguments[:2]
 
 @dataclass(frozen=True)
 class Shop:
-    """A separate project in which the chain has run."""
+    """A separate project in which the chain has run.
+
+    Attributes:
+        root: Its folder.
+        environment: Of its commands.
+        calls: Log of attempts to reach the network.
+        launcher: Of `warm_python`, which has a folder of its own.
+    """
 
     root: Path
     environment: dict[str, str]
-    calls: Path  # log of attempts to reach the network
+    calls: Path
+    launcher: Path
 
-    def run(self, *command: str, cwd: Path | None = None) -> str:
-        """Run a command that must succeed; returns its stdout and stderr."""
+    def run(self, *command: str, cwd: Path | None = None, warm: bool = False) -> str:
+        """Run a command that must succeed, `warm` with `launcher` as `python`; returns its stdout and stderr."""
+        search_path = [str(self.launcher.parent)] * warm + [self.environment["PATH"]]
         done = subprocess.run(
             command,
             cwd=cwd or self.root,
-            env=self.environment,
+            env=self.environment | {"PATH": os.pathsep.join(search_path)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -104,6 +114,7 @@ class Shop:
 def shop(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     base = tmp_path_factory.mktemp("chain")
     (base / "offline").mkdir()
+    (base / "bin").mkdir()
     (base / "offline" / "sitecustomize.py").write_text(OFFLINE)
     # with the last, every process would compile its libraries
     excluded = ("MLFLOW_", "GIT_", "DVC_", "VITRINE_", "PYTHONDONTWRITEBYTECODE")
@@ -119,7 +130,8 @@ def shop(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Shop:
             for field in ("NAME", "EMAIL")
         },
     }
-    shop = Shop(base / "shop", environment, base / "calls")
+    launcher = warm_python.write_launcher(base / "bin")
+    shop = Shop(base / "shop", environment, base / "calls", launcher)
     for package in CODE:
         shutil.copytree(ROOT / package, shop.root / package, ignore=shutil.ignore_patterns("__pycache__"))
     for name in FILES:
@@ -143,9 +155,10 @@ def shop(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Shop:
 
 @pytest.fixture
 def client(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Iterator["MlflowClient"]:
-    """The client of the shop's store; stages that run in this process use the same store."""
+    """The client of the shop's store; stages that run in this process use it, and start others at once."""
     import mlflow
 
+    monkeypatch.setattr(sys, "executable", str(shop.launcher))
     monkeypatch.chdir(shop.root)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # restored afterwards; MLflow sets it itself
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
@@ -372,7 +385,7 @@ def test_the_served_model_says_what_was_wrong_with_a_request(
 
 
 def test_the_pipeline_gives_the_same_metrics(shop: Shop, client: "MlflowClient", tmp_path: Path) -> None:
-    shop.run("python", "-m", "pipelines", "run", "--root", str(tmp_path))
+    shop.run("python", "-m", "pipelines", "run", "--root", str(tmp_path), warm=True)
     (path,) = tmp_path.glob("*/evaluate/evaluation/metrics.json")
     assert json.loads(path.read_text()) == shop.read("artifacts/evaluate/metrics.json")
     (path,) = tmp_path.glob("*/register/registration/registration.json")
@@ -385,7 +398,8 @@ def test_the_pipeline_gives_the_same_metrics(shop: Shop, client: "MlflowClient",
 
 def test_an_experiment_is_another_run_in_the_same_store(shop: Shop, client: "MlflowClient") -> None:
     before = shop.run("git", "status", "--porcelain")
-    log = shop.run("dvc", "exp", "run", "--temp", "--name", "gated", "--set-param", "train.fusion=gated")
+    words = ("exp", "run", "--temp", "--name", "gated", "--set-param", "train.fusion=gated")
+    log = shop.run("dvc", *words, warm=True)
     assert "Running stage 'featurize'" not in log
     assert shop.run("git", "status", "--porcelain") == before
 
@@ -425,6 +439,7 @@ def other(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
     params = shop.root / "params.yaml"
     write_sample(root / "data", products=80, seed=6, queries=60, workers=1)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", str(shop.launcher))
         patch.chdir(shop.root)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shop.root / 'mlflow.db'}")
         assert main(["validate", *paths(data=root / "data", report=root / "validate")]) == 0

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import get_origin
 
 import pytest
+import warm_python
 
 from catalog.config import Params
 from components.params import SECTIONS
@@ -222,7 +223,9 @@ def test_a_catalogue_of_your_own_takes_the_five_commands_of_the_readme(
     (shop / "data").mkdir()  # as `make demo` leaves it, with the environment and a store
     shutil.copy(empty_store, shop / "mlflow.db")
     (shop / ".venv/bin").mkdir(parents=True)
-    (shop / ".venv/bin/activate").write_text(f'PATH="{Path(sys.executable).parent}:$PATH"\n')
+    (shop / ".venv/bin/activate").write_text(
+        f'PATH="{warm_python.write_launcher(tmp_path).parent}:{Path(sys.executable).parent}:$PATH"\n'
+    )
     write_own_products(shop / "products.csv")
     (block,) = (block for block in code_blocks(README.read_text()) if OWN_BLOCK in block)
     assert len(block.splitlines()) == 5

@@ -8,15 +8,15 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import warm_python
 import yaml
-from forked_processes import fork
+from warm_python import WarmProcess
 
 from catalog.sample import write_sample
 from components.__main__ import load_stage
@@ -65,7 +65,7 @@ MOMENTS = {
 MEASURED = {"facts.json"}  # of evaluate: holds times, which differ from run to run
 
 
-def start(name: str, paths: dict[str, Path]) -> BaseProcess:
+def start(name: str, paths: dict[str, Path]) -> WarmProcess:
     """Start `python -m components NAME …` in a separate process."""
     words = [name, "--params", str(paths["params"])]
     for parameter in inspect.signature(load_stage(name)).parameters:
@@ -80,7 +80,7 @@ os.chdir({str(paths["work"])!r})
 components.featurize.FILE_ROWS = {SHARD}
 sys.exit(main({words!r}))
 """
-    return fork(script)
+    return warm_python.start(["-c", script])
 
 
 def run(name: str, paths: dict[str, Path]) -> None:
@@ -89,7 +89,7 @@ def run(name: str, paths: dict[str, Path]) -> None:
     assert process.exitcode == 0
 
 
-def kill_when(appears: Callable[[], bool], process: BaseProcess) -> None:
+def kill_when(appears: Callable[[], bool], process: WarmProcess) -> None:
     """Kill the process with SIGKILL at that moment."""
     end = time.monotonic() + LIMIT
     while not appears():

@@ -1,15 +1,18 @@
 """The pipeline on this machine: what is reused and what is not, one shard and several, processes and containers."""
 
 import json
+import os
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
+import warm_python
 from dvc_repository import add_and_push
-from forked_processes import run_step
 
 from catalog.sample import write_sample
 from catalog.schema import DataError
@@ -30,6 +33,23 @@ SMALL: dict[str, Any] = {
 RUN_STEP = "kfp.local.subprocess_task_handler.run_local_subprocess"  # its own processes: in test_chain
 PLANTED = "hunter2-planted"
 WHO = ["-c", "user.name=shop", "-c", "user.email=shop"]
+
+
+def run_step(full_command: Sequence[str], env_vars: Mapping[str, str] | None = None) -> int:
+    """Run a step of kfp's local runner, in place of `run_local_subprocess`; returns its exit code."""
+    shell, _, _, source, *arguments = full_command
+    assert shell == "sh" and "import kfp" in source
+    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w+") as log:
+        module = Path(folder) / "ephemeral_component.py"
+        module.write_text(source)
+        words = ["-m", "kfp.dsl.executor_main", "--component_module_path", str(module), *arguments]
+        environment = {**os.environ, **(env_vars or {}), "_KFP_RUNTIME": "true"}
+        process = warm_python.start(words, Path.cwd(), environment, log.fileno())
+        process.join()
+        log.seek(0)
+        print(log.read())
+    assert process.exitcode is not None
+    return process.exitcode
 
 
 class Shop:
