@@ -2,13 +2,15 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from chain_fixtures import SavedStore
 from vitrine_judge.metrics import METRICS, JudgedResults, Scores, metric
 from vitrine_judge.rankings import Run
 
@@ -16,7 +18,7 @@ from catalog.schema import DataError
 from components.evaluate import evaluate
 from components.params import EvaluateParams, RegisterParams
 from components.register import register
-from registry import champion_process
+from registry import champion_process, mlflow_store
 from registry.champion_scoring import evaluate_champion, list_changes
 from registry.judging import judge
 from registry.mlflow_runs import download_artifact
@@ -24,21 +26,35 @@ from registry.model_registry import ModelRegistry
 from scoring.systems import read_served
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 OPEN = RegisterParams(floors={"ndcg@10": 0.0}, budgets={})
 
 
+@pytest.fixture(scope="module")
+def saved_store(
+    data: Path,
+    report: Path,
+    model: Path,
+    evaluation: Path,
+    local_store: Callable[[Path], AbstractContextManager[None]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> SavedStore:
+    """Version 1 is the champion, whatever the gate said."""
+    root = tmp_path_factory.mktemp("store")
+    with local_store(root):
+        register(data, report, model, evaluation, OPEN, tmp_path_factory.mktemp("out") / "register")
+        ModelRegistry(mlflow_store.connect(), OPEN.model_name).set_champion("1", "promoted", None)
+    return SavedStore(root)
+
+
 @pytest.fixture
 def registry(
-    data: Path, report: Path, model: Path, evaluation: Path, tmp_path: Path, client: "MlflowClient"
-) -> ModelRegistry:
-    """Version 1 is the champion, whatever the gate said."""
-    register(data, report, model, evaluation, OPEN, tmp_path / "first")
-    registry = ModelRegistry(client, OPEN.model_name)
-    registry.set_champion("1", "promoted", None)
-    return registry
+    saved_store: SavedStore, local_store: Callable[[Path], AbstractContextManager[None]]
+) -> Iterator[ModelRegistry]:
+    saved_store.restore()
+    with local_store(saved_store.root):
+        yield ModelRegistry(mlflow_store.connect(), OPEN.model_name)
 
 
 @pytest.fixture

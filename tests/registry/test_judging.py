@@ -1,11 +1,13 @@
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from chain_fixtures import SavedStore, copied
 
 from catalog.schema import DataError
 from components.params import RegisterParams
@@ -24,6 +26,39 @@ LENIENT = OPEN.model_copy(update={"min_gain": -0.5, "margins": {}})  # an equal 
 Register = Callable[[Path], dict[str, Any]]
 
 
+@pytest.fixture(scope="module")
+def twin(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copied(model, tmp_path_factory.mktemp("twin") / "train")
+
+
+@pytest.fixture(scope="module")
+def saved_store(
+    data: Path,
+    report: Path,
+    model: Path,
+    twin: Path,
+    evaluation: Path,
+    local_store: Callable[[Path], AbstractContextManager[None]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> SavedStore:
+    """Versions 1 and 2 with equal scores, which passed without a champion; then version 1 became champion."""
+    root = tmp_path_factory.mktemp("store")
+    with local_store(root):
+        for folder in (model, twin):
+            register(data, report, folder, evaluation, OPEN, tmp_path_factory.mktemp("out") / "register")
+        promote(ModelRegistry(mlflow_store.connect(), OPEN.model_name), "1")
+    return SavedStore(root)
+
+
+@pytest.fixture
+def registry(
+    saved_store: SavedStore, local_store: Callable[[Path], AbstractContextManager[None]]
+) -> Iterator[ModelRegistry]:
+    saved_store.restore()
+    with local_store(saved_store.root):
+        yield ModelRegistry(mlflow_store.connect(), OPEN.model_name)
+
+
 @pytest.fixture
 def register_model(data: Path, report: Path, evaluation: Path, tmp_path: Path) -> Register:
     """Register a model with the rules `OPEN`; registration.json."""
@@ -33,16 +68,6 @@ def register_model(data: Path, report: Path, evaluation: Path, tmp_path: Path) -
         return json.loads((tmp_path / "out" / "registration.json").read_text())
 
     return run
-
-
-@pytest.fixture
-def registry(client: "MlflowClient", register_model: Register, model: Path, twin: Path) -> ModelRegistry:
-    """Versions 1 and 2 with equal scores, which passed without a champion; then version 1 became champion."""
-    register_model(model)
-    register_model(twin)
-    registry = ModelRegistry(client, OPEN.model_name)
-    promote(registry, "1")
-    return registry
 
 
 def test_a_version_that_is_not_better_than_the_new_champion_fails(
@@ -131,10 +156,8 @@ def test_versions_that_this_chain_did_not_register(client: "MlflowClient", tmp_p
             judge(registry, number, tmp_path / "data", OPEN)
 
 
-def test_the_command(
-    registry: ModelRegistry, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"register": {"min_gain": -0.5, "floors": {}}}))
+def test_the_command(registry: ModelRegistry, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("params.yaml").write_text(yaml.safe_dump({"register": {"min_gain": -0.5, "floors": {}}}))
     assert main(["promote", "2"]) == 1
     assert "judge it again: python -m registry judge 2" in capsys.readouterr().err
     assert main(["judge", "2", "--data", str(data)]) == 0
