@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import requests
-import warm_python
 import yaml
 from PIL import Image
 
@@ -111,10 +110,9 @@ class Shop:
 
 
 @pytest.fixture(scope="module")
-def shop(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+def shop(empty_store: Path, launcher: Path, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     base = tmp_path_factory.mktemp("chain")
     (base / "offline").mkdir()
-    (base / "bin").mkdir()
     (base / "offline" / "sitecustomize.py").write_text(OFFLINE)
     # with the last, every process would compile its libraries
     excluded = ("MLFLOW_", "GIT_", "DVC_", "VITRINE_", "PYTHONDONTWRITEBYTECODE")
@@ -130,7 +128,6 @@ def shop(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Shop:
             for field in ("NAME", "EMAIL")
         },
     }
-    launcher = warm_python.write_launcher(base / "bin")
     shop = Shop(base / "shop", environment, base / "calls", launcher)
     for package in CODE:
         shutil.copytree(ROOT / package, shop.root / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -154,11 +151,10 @@ def shop(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Shop:
 
 
 @pytest.fixture
-def client(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Iterator["MlflowClient"]:
+def client(shop: Shop, warm_start: None, monkeypatch: pytest.MonkeyPatch) -> Iterator["MlflowClient"]:
     """The client of the shop's store; stages that run in this process use it, and start others at once."""
     import mlflow
 
-    monkeypatch.setattr(sys, "executable", str(shop.launcher))
     monkeypatch.chdir(shop.root)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # restored afterwards; MLflow sets it itself
     monkeypatch.delenv("MLFLOW_TRACKING_URI")

@@ -15,7 +15,6 @@ from types import ModuleType
 from typing import get_origin
 
 import pytest
-import warm_python
 
 from catalog.config import Params
 from components.params import SECTIONS
@@ -211,7 +210,7 @@ def write_own_products(path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_catalogue_of_your_own_takes_the_five_commands_of_the_readme(
-    tmp_path: Path, empty_store: Path
+    tmp_path: Path, empty_store: Path, launcher: Path
 ) -> None:
     shop = tmp_path / "shop"
     list_files = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
@@ -223,9 +222,8 @@ def test_a_catalogue_of_your_own_takes_the_five_commands_of_the_readme(
     (shop / "data").mkdir()  # as `make demo` leaves it, with the environment and a store
     shutil.copy(empty_store, shop / "mlflow.db")
     (shop / ".venv/bin").mkdir(parents=True)
-    (shop / ".venv/bin/activate").write_text(
-        f'PATH="{warm_python.write_launcher(tmp_path).parent}:{Path(sys.executable).parent}:$PATH"\n'
-    )
+    search_path = f"{launcher.parent}:{Path(sys.executable).parent}"
+    (shop / ".venv/bin/activate").write_text(f'PATH="{search_path}:$PATH"\n')
     write_own_products(shop / "products.csv")
     (block,) = (block for block in code_blocks(README.read_text()) if OWN_BLOCK in block)
     assert len(block.splitlines()) == 5

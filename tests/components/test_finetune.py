@@ -118,6 +118,7 @@ def test_more_layers_than_there_are(features: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_start")
 def test_two_processes_train_the_model_and_the_encoder_of_one(
     features: Path, model: Path, tmp_path: Path
 ) -> None:

@@ -97,6 +97,7 @@ def test_a_learning_rate_that_is_too_high(features: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_start")
 def test_a_process_that_fails_is_one_message(features: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="train: one of 2 processes failed"):
         processes.train_on_gpus(

@@ -254,6 +254,7 @@ def test_a_node_without_a_heartbeat_ends(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_start")
 def test_two_nodes_train_what_one_process_trains(
     trainer: Any,
     training: Callable[..., None],

@@ -217,6 +217,7 @@ def test_chunks_are_not_kept(make_model: MakeModel, batch: LossBatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_start")
 def test_two_processes_give_the_gradients_of_one(
     make_model: MakeModel, batch: LossBatch, tmp_path: Path
 ) -> None:
