@@ -112,6 +112,7 @@ def test_the_chain_registers_and_the_model_answers(
     ]
 
 
+@pytest.mark.usefixtures("warm_start")
 def test_of_two_processes_that_promote_at_once_one_wins(
     client: "MlflowClient", tmp_path: Path, name: str
 ) -> None:
