@@ -5,6 +5,7 @@ import io
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Self
 
@@ -96,8 +97,9 @@ def _escape_formula(value: str | float) -> str | float:
     )
 
 
+@cache
 def template_environment(*folders: Path) -> Environment:
-    """The environment for templates of HTML pages, which extend base.html.jinja of this folder.
+    """The environment for templates of HTML pages, which extend base.html.jinja of this folder; it compiles each once.
 
     Args:
         folders: Other folders with templates.
