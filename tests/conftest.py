@@ -33,6 +33,33 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).parents[1]
 REAL = ROOT.parent / "shared" / "data"
 
+# The files that take longest, in this order: no worker of pytest should start one last.
+LONGEST = (
+    "test_chain.py",
+    "registry/test_local_stack.py",
+    "serving/demo/test_demo.py",
+    "test_kill.py",
+    "serving/test_ui.py",
+    "pipelines/test_fetch.py",
+    "pipelines/test_local.py",
+    "components/test_pages.py",
+    "serving/test_served.py",
+    "test_docs.py",
+    "test_examples.py",
+    "components/test_finetune.py",
+    "components/test_validate.py",
+    "pipelines/test_nodes.py",
+    "registry/test_champion_scoring.py",
+    "eval/test_report.py",
+    "registry/test_judging.py",
+    "components/test_register.py",
+    "serving/demo/test_page.py",
+    "registry/test_model_registry.py",
+    "catalog/test_threads.py",
+    "catalog/test_damaged.py",
+    "fusion/training/test_objective.py",
+)
+
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "blue", "shirt", "shoe", "##s", "a"]
 SMALL: dict[str, Any] = {
     "vocab_size": len(PIECES),
@@ -53,14 +80,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before tests are selected by their markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests with a browser as slow; put files with slow tests first: no worker should start one last."""
+    """Mark tests with a browser as slow; put the longest files first, then others with slow tests."""
     for item in items:
         if "browser" in getattr(item, "fixturenames", ()):
             item.add_marker("slow")
     slow = {
         item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("services")
     }
-    items.sort(key=lambda item: (item.path not in slow, len(item.path.parts)))
+    rank = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST)}
+    assert all(path.exists() for path in rank), "a file of LONGEST is missing"
+
+    def place(item: pytest.Item) -> tuple[int, bool, int]:
+        return rank.get(item.path, len(rank)), item.path not in slow, len(item.path.parts)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True)

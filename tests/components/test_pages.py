@@ -1,5 +1,6 @@
 """The pages of a whole chain with a champion, in a real browser, at every width."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 NAME = "product-search"
+WIDTHS = (390, 768, 1400)  # pixels, as in the fixture `width`
 PAGES = {
     "decision": "artifacts/register/decision.html",
     "report": "artifacts/evaluate/report.html",
@@ -39,6 +41,7 @@ def pages(
     evaluation: Path,
     screenshots: Path | None,
     local_store: Callable[[Path], AbstractContextManager[None]],
+    launcher: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[dict[str, Path]]:
     """Name → file; of the project's own chain where pictures are to be kept."""
@@ -46,7 +49,8 @@ def pages(
         yield {name: ROOT / path for name, path in PAGES.items()}
         return
     root = tmp_path_factory.mktemp("pages")
-    with local_store(root):
+    with local_store(root), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", str(launcher))  # for the champion's process
         two_versions(root)
         validate(data, ValidateParams(model_name=NAME), root / "validate")
         yield {
@@ -57,7 +61,11 @@ def pages(
         }
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+# The scheme changes colours, which are the same at every width.
+LOOKS = [*((width, "light") for width in WIDTHS), (WIDTHS[-1], "dark")]
+
+
+@pytest.mark.parametrize(("width", "scheme"), LOOKS, indirect=["width"])
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_complete_without_a_network_and_everybody_can_use_it(
     pages: dict[str, Path],

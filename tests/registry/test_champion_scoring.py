@@ -170,6 +170,7 @@ def test_other_metrics_need_no_new_ranking(
     assert "was evaluated with other settings: " in model.rescored
 
 
+@pytest.mark.usefixtures("warm_start")
 def test_another_depth_is_ranked_again_as_it_is_served(
     champion: "ModelVersion", data: Path, provenance: dict[str, Any], evaluation: Path
 ) -> None:
