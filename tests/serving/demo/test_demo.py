@@ -34,6 +34,7 @@ def address(
     two_versions: Callable[[Path], None],
     data: Path,
     screenshots: Path | None,
+    launcher: Path,
     local_store: Callable[[Path], AbstractContextManager[None]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[str]:
@@ -47,7 +48,7 @@ def address(
         mlflow.set_tracking_uri(None)
         os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow sets it
         port = local_stack.find_free_port()
-        command = [sys.executable, "-m", "serving.demo.__main__", "--headless", "--port", str(port)]
+        command = [str(launcher), "-m", "serving.demo.__main__", "--headless", "--port", str(port)]
         command += ["--data", str(ROOT / "data" if screenshots else data)]
         page = f"http://127.0.0.1:{port}"
         with local_stack.run_service(command, root / "log", local_stack.make_page_check(page)):
@@ -253,6 +254,7 @@ def run_demo(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.usefixtures("warm_start")
 def test_no_model_to_serve(empty_store: Path, tmp_path: Path) -> None:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     done = run_demo(tmp_path)
