@@ -1,6 +1,7 @@
 """Fixtures for every package."""
 
 import builtins
+import gc
 import io
 import json
 import os
@@ -29,6 +30,9 @@ settings.load_profile("vitrine")
 
 # Each worker of pytest-xdist has a core, and so have the processes it starts; more threads would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Imports create a million objects that stay; the garbage collector need not look at them, see below.
+gc.disable()
 
 ROOT = Path(__file__).parents[1]
 REAL = ROOT.parent / "shared" / "data"
@@ -94,6 +98,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return rank.get(item.path, len(rank)), item.path not in slow, len(item.path.parts)
 
     items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    """Start the garbage collector, without the objects of the imports."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
