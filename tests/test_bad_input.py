@@ -217,10 +217,8 @@ def test_broken_parameters(params: Params, refused: Refused, tmp_path: Path, bre
 def test_an_unknown_encoder(tiny_data: Path, params: Params, refused: Refused) -> None:
     assert main([str(word) for word in validate(tiny_data, params())]) == 0
     error = refused(*featurize(tiny_data, params(featurize={"image_encoder": "resnet5"})))
-    assert (
-        "image encoder 'resnet5'; known are efficientnet_lite0, clip, any classification model of torchvision"
-        in error
-    )
+    assert "unknown image encoder 'resnet5'; known are efficientnet_lite0, auto, clip, " in error
+    assert "any classification model of torchvision" in error
 
 
 @pytest.mark.parametrize(
