@@ -124,6 +124,7 @@ def _few_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refresh, "MIN_QUERIES", 1)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(Products, min_size=12, unique_by=lambda row: row["product_id"]),

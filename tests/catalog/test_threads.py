@@ -147,6 +147,7 @@ threads.MEMBERSHIP, threads.CGROUPS = Path({folder!r}) / "cgroup", Path({folder!
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("group", "quota", "words", "variables", "count"),
     [

@@ -66,6 +66,7 @@ def test_every_section_is_a_stage() -> None:
     assert [load_stage(name).__name__ for name in SECTIONS] == list(SECTIONS)
 
 
+@pytest.mark.slow
 def test_a_training_image_needs_neither_tracker_nor_validator() -> None:
     script = """
         import sys

@@ -255,6 +255,7 @@ class TestShards:
 
         return make
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("keep", [False, True])
     def test_the_same_bytes_for_any_number(
         self,

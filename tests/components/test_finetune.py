@@ -21,6 +21,8 @@ from fusion.search.catalogue_search import rank_data
 from pipelines import processes
 from scoring.systems import CANDIDATE
 
+pytestmark = pytest.mark.slow
+
 TUNED = TrainParams(
     epochs=2, dim=16, hidden=16, batch_size=32, dropout=0.0, fusion="attention", freeze=Freeze(image="last_1")
 )

@@ -26,6 +26,7 @@ def read(folder: Path) -> Any:
     return json.loads((folder / "registration.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_verdict_may_change_and_a_champion_stays(
     data: Path, report: Path, model: Path, evaluation: Path, tmp_path: Path, client: "MlflowClient"
 ) -> None:
@@ -196,6 +197,7 @@ def test_a_logged_model_that_was_not_registered_is_used(
     assert logged.model_id in version.source
 
 
+@pytest.mark.slow
 def test_a_promotion_in_the_meantime_is_not_overruled(
     data: Path,
     report: Path,

@@ -242,6 +242,7 @@ def test_a_handful_of_queries_cannot_promote() -> None:
     assert "not significantly different from the champion" in gain.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [1.0, 0.03])
 @pytest.mark.parametrize("clusters", [None, 50])
 def test_noise_is_seldom_promoted(share: float, clusters: int | None) -> None:

@@ -15,6 +15,8 @@ from pipelines import ir, remote
 from pipelines.__main__ import main
 from pipelines.fetch import resolve_version
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 NEVER_CACHED = ["resolve", "register", "notify"]
 Submit = Callable[..., Run]

@@ -12,6 +12,7 @@ from pipelines.__main__ import main
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_compiled_twice_it_is_the_same_file(tmp_path: Path) -> None:
     """The order of sets, which differs between two Pythons, plays no part."""
     files = [tmp_path / "one.yaml", tmp_path / "two.yaml"]

@@ -173,6 +173,7 @@ def check_output(name: str, root: Path, chain: dict[str, Path]) -> None:
         assert store.fingerprint(output) == store.fingerprint(chain[task.fixture] / output.name)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:You may be attemping:RuntimeWarning")
 def test_a_component_runs_alone_as_a_process(
     data: Path, report: Path, features: Path, tmp_path: Path

@@ -24,6 +24,8 @@ from components.train import train as train_alone
 from pipelines import nodes
 from pipelines.cluster import Cluster, load_cluster
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 RUN = "6a1c0f62-2f3c-4c53-9a0e-0d4c5a3b8f11"
 JOB = f"train-{RUN}"

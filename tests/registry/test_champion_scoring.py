@@ -28,6 +28,8 @@ from scoring.systems import read_served
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
+pytestmark = pytest.mark.slow
+
 OPEN = RegisterParams(floors={"ndcg@10": 0.0}, budgets={})
 
 

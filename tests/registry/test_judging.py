@@ -21,6 +21,8 @@ from registry.promotion import promote
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+pytestmark = pytest.mark.slow
+
 OPEN = RegisterParams(floors={"ndcg@10": 0.0}, budgets={}, baselines={}, min_queries=2)
 LENIENT = OPEN.model_copy(update={"min_gain": -0.5, "margins": {}})  # an equal candidate passes
 Register = Callable[[Path], dict[str, Any]]

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+pytestmark = pytest.mark.slow
+
 PARAMS = RegisterParams(floors={"ndcg@10": 0.0}, budgets={})
 PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
 END_STATES = {"FINISHED", "FAILED", "KILLED"}

@@ -144,6 +144,7 @@ def test_resnet50_from_a_file(resnet: dict[str, Tensor], pictures: Tensor, tmp_p
         torch.testing.assert_close(network.fc(features), scores, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "width"),
     [("resnet18", 512), ("squeezenet1_1", 512), ("regnet_x_400mf", 400), ("swin_t", 768), ("vit_b_32", 768)],

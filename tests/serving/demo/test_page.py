@@ -154,6 +154,7 @@ def check_test_queries(demo: Demo, data: Path, most: int) -> None:
             assert response.text.count('<li class="product">') == 8 * len(demo.models), query["text"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", [False, True], ids=["all", "half"])
 @pytest.mark.parametrize("columns", [[name] for name in OPTIONAL] + [OPTIONAL], ids=lambda names: names[-1])
 def test_test_queries_where_optional_columns_are_null(
