@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,15 +48,6 @@ def saved_store(
         register(data, report, model, evaluation, OPEN, tmp_path_factory.mktemp("out") / "register")
         ModelRegistry(mlflow_store.connect(), OPEN.model_name).set_champion("1", "promoted", None)
     return SavedStore(root)
-
-
-@pytest.fixture
-def registry(
-    saved_store: SavedStore, local_store: Callable[[Path], AbstractContextManager[None]]
-) -> Iterator[ModelRegistry]:
-    saved_store.restore()
-    with local_store(saved_store.root):
-        yield ModelRegistry(mlflow_store.connect(), OPEN.model_name)
 
 
 @pytest.fixture

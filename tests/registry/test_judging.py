@@ -1,6 +1,6 @@
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,15 +50,6 @@ def saved_store(
             register(data, report, folder, evaluation, OPEN, tmp_path_factory.mktemp("out") / "register")
         promote(ModelRegistry(mlflow_store.connect(), OPEN.model_name), "1")
     return SavedStore(root)
-
-
-@pytest.fixture
-def registry(
-    saved_store: SavedStore, local_store: Callable[[Path], AbstractContextManager[None]]
-) -> Iterator[ModelRegistry]:
-    saved_store.restore()
-    with local_store(saved_store.root):
-        yield ModelRegistry(mlflow_store.connect(), OPEN.model_name)
 
 
 @pytest.fixture
