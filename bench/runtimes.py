@@ -20,7 +20,6 @@ much the features differ; for comparison, of a JPEG of lower quality.
 import copy
 import io
 import logging
-import math
 import statistics
 import sys
 import tempfile
@@ -42,6 +41,7 @@ from catalog.images import decode, fit
 from catalog.schema import list_pictures
 from catalog.threads import cpu_count, limit_threads
 from components.featurize import _write_file
+from fusion.encoders.families.base import patch_map
 from fusion.encoders.image import ENCODERS, Architecture, ImageEncoder, build_architecture
 from fusion.encoders.runtime import OpenVinoSession, _compile, _export
 from fusion.featurizer import COLUMNS, Featurizer
@@ -117,8 +117,7 @@ class TinyVit(torch.nn.Module):
         patches = self.network._process_input(pictures)
         first = self.network.class_token.expand(patches.shape[0], -1, -1)
         states = self.network.encoder(torch.cat([first, patches], 1))
-        side = math.isqrt(int(states.shape[1]) - 1)
-        return states[:, 0], states[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+        return states[:, 0], patch_map(states)
 
 
 def open_runtimes(encoder: ImageEncoder, size: int, folder: Path) -> dict[str, Encode]:

@@ -23,6 +23,7 @@ import torch
 
 from catalog.schema import DataError
 from catalog.threads import cpu_count
+from fusion.encoders.families.base import fingerprint
 
 if TYPE_CHECKING:
     from openvino import CompiledModel
@@ -190,9 +191,7 @@ def _hash_encoder(encoder: "ImageEncoder", shape: tuple[int, int]) -> str:
     for name, module in encoder.named_modules():
         values = {key: value for key, value in vars(module).items() if _is_plain(value)}
         digest.update(f"{name} {type(module).__qualname__} {values} {getattr(module, 'code', '')}\n".encode())
-    for name, tensor in encoder.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().contiguous().view(torch.uint8).numpy())
+    digest.update(fingerprint(encoder.state_dict()).encode())
     return digest.hexdigest()
 
 

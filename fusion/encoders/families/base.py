@@ -129,7 +129,7 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
     """A hash of all weights of a model: equal for towers of the same model."""
     digest = hashlib.blake2b(digest_size=16)
     for name, value in sorted(state.items()):
-        digest.update(name.encode())
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
