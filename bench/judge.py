@@ -9,7 +9,9 @@ program trec_eval, if it is on the PATH.
               ir_eval_numba (whose NDCG is binary) from an array per query, the others from nested dictionaries
     parquet   the same, ours from parquet files
     dicts     the same, ours from nested dictionaries
-    distinct  as dicts; no product occurs twice, which is the worst case for us
+    distinct  as dicts; no product occurs twice
+    shuffled  as distinct, with the results of a query in random order
+    tied      as dicts, with ten different scores
     cold      a process that reads a TREC run of N queries × 100, with imports and compilation
     memory    peak memory of a process that evaluates N queries × 100 from parquet
     test      our paired test over N queries, which is exact, and ranx's randomisation test of 1,000 permutations
@@ -199,6 +201,18 @@ def distinct(queries: int) -> str:
     return race_dicts(to_nested(first + items, scores), to_nested(first + judged, grades))
 
 
+def shuffled(queries: int) -> str:
+    items, scores, judged, grades = draw_rankings(queries)
+    first = PRODUCTS * np.arange(queries)[:, None]
+    scores = np.random.default_rng(1).permuted(scores, axis=1)
+    return race_dicts(to_nested(first + items, scores), to_nested(first + judged, grades))
+
+
+def tied(queries: int) -> str:
+    items, scores, judged, grades = draw_rankings(queries)
+    return race_dicts(to_nested(items, np.floor(10 * scores)), to_nested(judged, grades))
+
+
 def race_dicts(run: Nested, qrels: Nested) -> str:
     return race(
         dict(dict_peers(run, qrels)),
@@ -274,12 +288,17 @@ def test(queries: int) -> str:
     return race(peers, lambda: paired_test(a, b))
 
 
-RACES = {function.__name__: function for function in (arrays, parquet, dicts, distinct, cold, memory, test)}
+RACES = {
+    function.__name__: function
+    for function in (arrays, parquet, dicts, distinct, shuffled, tied, cold, memory, test)
+}
 SIZES = {
     "arrays": 100_000,
     "parquet": 100_000,
     "dicts": 20_000,
     "distinct": 20_000,
+    "shuffled": 20_000,
+    "tied": 20_000,
     "cold": 10_000,
     "memory": 1_000_000,
     "test": 10_000,

@@ -49,6 +49,20 @@ def encode_ids(ids: Any, where: str) -> tuple[pa.Array | None, np.ndarray]:
     return names, codes
 
 
+def list_names(ids: Any, where: str) -> pa.Array | None:
+    """The ids of N pairs as (N,) Arrow text; None for integers, and for more than 2 GiB of text.
+
+    Raises:
+        JudgeError: as `encode_ids`.
+    """
+    column = _to_column(ids, where)
+    _check_present(column, where)
+    if not isinstance(column, pa.Array) or not pa.types.is_string(column.type):
+        return None
+    _check_names(column, where)
+    return column
+
+
 def number_ids(names: pa.Array | None, codes: np.ndarray) -> tuple[pa.Array, np.ndarray]:
     """Give integer ids names, too: the unique ids (V,), maybe with unused ones, and the index of each (N,).
 

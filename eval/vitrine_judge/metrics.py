@@ -27,6 +27,7 @@ import pyarrow as pa
 
 from vitrine_judge.arrays import equal_count_blocks, locate, map_parallel, text_order, to_text
 from vitrine_judge.errors import JudgeError
+from vitrine_judge.pair_index import PairIndex
 from vitrine_judge.rankings import Qrels, Run, as_runs
 
 PLUGINS = "vitrine_judge.metrics"  # group of entry points: functions that import modules with metrics
@@ -567,11 +568,11 @@ def _score_queries(
     grading: _Grading,
 ) -> Iterator[np.ndarray]:
     """(Q,) float64 of each metric, for Q judged queries with indices `rows` in `run.queries`."""
-    products, cutoffs = locate(qrels.products, run.products), {k for _, k in metrics}
+    (index, products), cutoffs = run.index_products(qrels.products), {k for _, k in metrics}
 
     def score_part(part: tuple[slice, Qrels]) -> list[np.ndarray]:
         positions, part_qrels = part
-        results = _match_judgements(run, part_qrels, rows[positions], products, grading)
+        results = _match_judgements(run, index, part_qrels, rows[positions], products, grading)
         if grading.ties == "average":
             from vitrine_judge.tie_averages import TiedResults
 
@@ -584,20 +585,21 @@ def _score_queries(
 
 
 def _match_judgements(
-    run: Run, qrels: Qrels, rows: np.ndarray, products: np.ndarray, grading: _Grading
+    run: Run, index: PairIndex, qrels: Qrels, rows: np.ndarray, products: np.ndarray, grading: _Grading
 ) -> JudgedResults:
     """Look up the judged products in a run.
 
     Args:
         run: The results of a system.
+        index: Its pairs by product.
         qrels: The judgements.
         rows: (Q,) int64, the index of each judged query in `run.queries`.
-        products: (V,) int64, the index of each judged product in `run.products`, −1 where it is missing.
+        products: (V,) int64, the number of each judged product in `index`, −1 where it is missing.
         grading: How grades become gains and relevance.
     """
     gain, is_relevant = _to_gains(qrels.values, grading.gains), qrels.values >= grading.relevant
     query_index = qrels.query_index
-    rank = run.index.find_ranks(rows[query_index], products[qrels.product_index])
+    rank = index.find_ranks(rows[query_index], products[qrels.product_index])
     returned = np.flatnonzero(rank)
     ideal_gain = np.empty_like(gain)
     for count, cells in equal_count_blocks(qrels.offsets):

@@ -91,20 +91,20 @@ class PairIndex:
         return int(start + (rows[row, column] & self._position_mask))
 
 
-def rank_order(
-    offsets: np.ndarray, name_ranks: np.ndarray, product_index: np.ndarray, values: np.ndarray
-) -> np.ndarray:
-    """(N,) int64: the order of pairs by value descending, then product id ascending, within each query.
+def value_order(offsets: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(N,) int64: the order of pairs by value descending within each query; equal values stay in their order.
 
     Args:
         offsets: (Q + 1,) int64, where the pairs of each query begin and end.
-        name_ranks: (V,) int64, the position of each product id when all are sorted as text.
-        product_index: (N,) integers, the product of each pair.
         values: (N,) float64.
     """
     order = np.arange(len(values))
-    for count, cells in equal_count_blocks(offsets):
+
+    def sort_block(block: tuple[int, np.ndarray | slice]) -> None:
+        count, cells = block
         rows = order[cells].reshape(-1, count)
-        columns = np.lexsort((name_ranks[product_index[rows]], -values[rows]), axis=1)
+        columns = np.argsort(-values[cells].reshape(-1, count), axis=1, kind="stable")
         order[cells] = np.take_along_axis(rows, columns, 1).ravel()
+
+    map_parallel(sort_block, equal_count_blocks(offsets))
     return order

@@ -14,11 +14,20 @@ import numpy as np
 import pyarrow as pa
 
 from vitrine_judge import ranking_files
-from vitrine_judge.arrays import BLOCK, map_parallel, refuse_masked, text_ranks, to_arrow, to_numpy, to_text
+from vitrine_judge.arrays import (
+    BLOCK,
+    locate,
+    map_parallel,
+    refuse_masked,
+    text_ranks,
+    to_arrow,
+    to_numpy,
+    to_text,
+)
 from vitrine_judge.errors import JudgeError
-from vitrine_judge.id_codes import encode_ids, id_text, number_ids
+from vitrine_judge.id_codes import encode_ids, id_text, list_names, number_ids
 from vitrine_judge.layouts import JUDGEMENTS, RUN, FileLayout, PairColumns
-from vitrine_judge.pair_index import PairIndex, rank_order
+from vitrine_judge.pair_index import PairIndex, value_order
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +39,10 @@ class Pairs:
     Attributes:
         queries: (Q,) Arrow text or integers, unique, in any order.
         offsets: (Q + 1,) int64.
-        products: (V,) Arrow text or integers, unique, in any order: all products of the pairs, and maybe others.
+        products: (V,) Arrow text or integers, in any order: all products of the pairs, and maybe others.
         product_index: (N,) integers, indices into `products`.
         values: (N,) float64, finite.
+        is_coded: Whether `products` are unique. To find the unique ones of many takes half of the time of scoring.
     """
 
     queries: pa.Array
@@ -40,6 +50,7 @@ class Pairs:
     products: pa.Array
     product_index: np.ndarray
     values: np.ndarray
+    is_coded: bool = True
 
     LAYOUT: ClassVar[FileLayout]
     SORTED: ClassVar[bool]  # whether the pairs of a query are sorted by value
@@ -58,7 +69,7 @@ class Pairs:
     def from_dict(cls, nested: Mapping[Any, Mapping[Any, float]]) -> Self:
         """From {query: {product: value}}; raises as `from_arrays`."""
         where = f"{cls.__name__} from a dict"
-        return cls._build(ranking_files.columns_of_nested(nested, where), where)
+        return cls._build(ranking_files.columns_of_nested(nested, where), where, has_duplicates=False)
 
     @classmethod
     def from_pandas(cls, frame: Any) -> Self:
@@ -173,9 +184,15 @@ class Pairs:
         return np.arange(1, len(self.values) + 1) - np.repeat(self.offsets[:-1], self.counts)
 
     @cached_property
-    def index(self) -> PairIndex:
-        """The pairs by product, to find their ranks."""
+    def _index(self) -> PairIndex:
         return PairIndex(self.offsets, self.product_index, len(self.products))
+
+    def index_products(self, products: pa.Array) -> tuple[PairIndex, np.ndarray]:
+        """An index of the pairs, to find the ranks of (V,) unique products, and their numbers there, (V,) int64."""
+        if self.is_coded:
+            return self._index, locate(products, self.products)
+        codes = locate(self.products, products)[self.product_index]
+        return PairIndex(self.offsets, codes, len(products)), np.arange(len(products))
 
     def pairs_of(self, query_id: str) -> slice:
         """The positions of a query's pairs; an empty slice for an unknown query."""
@@ -193,7 +210,8 @@ class Pairs:
         offsets = np.append(0, np.cumsum(counts))
         pairs = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], counts)
         queries = self.queries.take(to_arrow(rows))
-        return type(self)(queries, offsets, self.products, self.product_index[pairs], self.values[pairs])
+        columns = (self.product_index[pairs], self.values[pairs])
+        return type(self)(queries, offsets, self.products, *columns, self.is_coded)
 
     def split(self) -> Iterator[tuple[slice, Self]]:
         """Parts of some queries each that fit the processor's cache, with the positions of their queries."""
@@ -202,12 +220,18 @@ class Pairs:
             first, last = self.offsets[[start, end]].tolist()
             queries, offsets = self.queries[start:end], self.offsets[start : end + 1] - first
             columns = (self.product_index[first:last], self.values[first:last])
-            yield slice(start, end), type(self)(queries, offsets, self.products, *columns)
+            yield slice(start, end), type(self)(queries, offsets, self.products, *columns, self.is_coded)
 
     @classmethod
-    def _build(cls, columns: PairColumns, where: str) -> Self:
-        """Check N pairs in any order and group them by query; `where` names their source in errors."""
-        coded = _encode_columns(columns, cls.LAYOUT.value, where)
+    def _build(cls, columns: PairColumns, where: str, has_duplicates: bool = True) -> Self:
+        """Check N pairs in any order and group them by query.
+
+        Args:
+            columns: The pairs.
+            where: Names their source in errors.
+            has_duplicates: Whether a query may hold a product twice, which is an error.
+        """
+        coded = _encode_columns(columns, cls.LAYOUT.value, where, has_duplicates or not cls.SORTED)
         _check_finite(coded, cls.LAYOUT.value, where)
         coded = _group_by_query(coded)
         offsets = np.append(coded.starts, len(coded.values))
@@ -215,8 +239,8 @@ class Pairs:
             coded = _sort_by_value(coded, offsets)
         names, rows = number_ids(coded.query_names, coded.query_codes[coded.starts])
         queries = names.take(to_arrow(rows))
-        pairs = cls(queries, offsets, coded.products, coded.product_index, coded.values)
-        if (duplicate := pairs.index.find_duplicate()) is not None:
+        pairs = cls(queries, offsets, coded.products, coded.product_index, coded.values, coded.is_coded)
+        if has_duplicates and (duplicate := pairs._index.find_duplicate()) is not None:
             raise JudgeError(f"{coded.describe(duplicate, where)}: duplicate pair; remove one of them")
         return pairs
 
@@ -279,7 +303,7 @@ class _CodedPairs(NamedTuple):
     Attributes:
         query_names, query_codes: As `encode_ids` returns them; codes are (N,).
         starts: Where the query differs from that of the pair before, and 0.
-        products, product_index, values: As in `Pairs`.
+        products, product_index, values, is_coded: As in `Pairs`.
     """
 
     query_names: pa.Array | None
@@ -288,6 +312,11 @@ class _CodedPairs(NamedTuple):
     products: pa.Array
     product_index: np.ndarray
     values: np.ndarray
+    is_coded: bool
+
+    def take(self, order: np.ndarray) -> "_CodedPairs":
+        """The pairs in another order, within their queries."""
+        return self._replace(product_index=self.product_index[order], values=self.values[order])
 
     def describe(self, row: int, where: str) -> str:
         """A pair, for messages."""
@@ -295,24 +324,30 @@ class _CodedPairs(NamedTuple):
         return f"{where}: query '{query}', product '{self.products[self.product_index[row]]}'"
 
 
-def _encode_columns(columns: PairColumns, value_name: str, where: str) -> _CodedPairs:
+def _encode_columns(columns: PairColumns, value_name: str, where: str, code_products: bool) -> _CodedPairs:
+    """Encode the ids; unless `code_products`, text ids of products stay as they are."""
     _check_lengths(columns, value_name, where)
 
     def encode_queries() -> tuple[pa.Array | None, np.ndarray]:
         return encode_ids(columns.query_ids, f"{where}: query ids")
 
-    def encode_products() -> tuple[pa.Array, np.ndarray]:
-        return number_ids(*encode_ids(columns.product_ids, f"{where}: product ids"))
+    def encode_products() -> tuple[pa.Array, np.ndarray, bool]:
+        source = f"{where}: product ids"
+        names = None if code_products else list_names(columns.product_ids, source)
+        if names is None:
+            return *number_ids(*encode_ids(columns.product_ids, source)), True
+        return names, np.arange(len(names)), False
 
     def encode_values() -> np.ndarray:
         return _to_values(columns, value_name, where)
 
     encoders: list[Callable[[], Any]] = [encode_queries, encode_products, encode_values]
     call_all = map_parallel if len(columns.values) > BLOCK // 4 else map
-    (query_names, query_codes), (products, product_index), values = call_all(
+    (query_names, query_codes), (products, product_index, is_coded), values = call_all(
         lambda encode: encode(), encoders
     )
-    return _CodedPairs(query_names, query_codes, _query_starts(query_codes), products, product_index, values)
+    starts = _query_starts(query_codes)
+    return _CodedPairs(query_names, query_codes, starts, products, product_index, values, is_coded)
 
 
 def _check_lengths(columns: PairColumns, value_name: str, where: str) -> None:
@@ -395,17 +430,28 @@ def _group_by_query(pairs: _CodedPairs) -> _CodedPairs:
 
 def _sort_by_value(pairs: _CodedPairs, offsets: np.ndarray) -> _CodedPairs:
     """The pairs of each query by value descending, then product id ascending."""
-    values, product_index = pairs.values, pairs.product_index
-    is_descending = values[1:] < values[:-1]
-    is_descending[offsets[1:-1] - 1] = True  # the next query begins
-    if is_descending.all():
-        return pairs
-    name_ranks, rest = text_ranks(pairs.products), np.flatnonzero(~is_descending)
-    is_tie = values[rest] == values[rest + 1]
-    if (is_tie & (name_ranks[product_index[rest]] < name_ranks[product_index[rest + 1]])).all():
-        return pairs
-    order = rank_order(offsets, name_ranks, product_index, values)
-    return pairs._replace(product_index=product_index[order], values=values[order])
+    is_start = np.zeros(len(pairs.values), bool)
+    is_start[offsets[:-1]] = True
+    if not (is_start[1:] | (pairs.values[1:] <= pairs.values[:-1])).all():
+        pairs = pairs.take(value_order(offsets, pairs.values))
+    is_tie = ~is_start[1:] & (pairs.values[1:] == pairs.values[:-1])
+    return pairs.take(_tie_order(pairs, is_tie)) if is_tie.any() else pairs
+
+
+def _tie_order(pairs: _CodedPairs, is_tie: np.ndarray) -> np.ndarray:
+    """(N,) int64: the order of pairs in which those of equal values are by product id.
+
+    Args:
+        pairs: In the order of their values.
+        is_tie: bool (N − 1,), whether the value of a pair is that of the next.
+    """
+    order = np.arange(len(pairs.values))
+    members = np.flatnonzero(np.append(is_tie, False) | np.append(False, is_tie))
+    names = pairs.products.cast(pa.string()).take(to_arrow(pairs.product_index[members])).dictionary_encode()
+    groups = np.append(0, np.cumsum(~is_tie))[members]
+    keys = groups * len(names.dictionary) + text_ranks(names.dictionary)[to_numpy(names.indices)]
+    order[members] = members[np.argsort(keys)]
+    return order
 
 
 def _query_starts(query_codes: np.ndarray) -> np.ndarray:

@@ -1,4 +1,5 @@
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -7,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vitrine_judge.arrays import locate
+from vitrine_judge.combine import rrf
 from vitrine_judge.errors import JudgeError
 from vitrine_judge.rankings import Qrels, Run
 
@@ -77,9 +78,13 @@ def test_split(nested: dict) -> None:
     assert [item for _, part in parts for item in part.to_dict().items()] == list(run.to_dict().items())
 
 
-@given(NESTED, st.data())
-def test_find(nested: dict, data: st.DataObject) -> None:
+@given(NESTED, st.booleans(), st.data())
+def test_the_ranks_of_products(nested: dict, ranked: bool, data: st.DataObject) -> None:
+    if ranked:  # best first: the products of such a run stay without codes
+        nested = {query: {item: -rank for rank, item in enumerate(pairs)} for query, pairs in nested.items()}
     run = Run.from_dict(nested)
+    assert not (ranked and run.is_coded)
+    run = run.select(np.array(data.draw(st.permutations(range(len(nested))))))
     ids = pa.array(["x", "y", "z", "0", "9", "xy"])
     rows = np.array(data.draw(st.lists(st.integers(0, len(nested) - 1), min_size=6, max_size=6)))
     expected = [
@@ -88,7 +93,21 @@ def test_find(nested: dict, data: st.DataObject) -> None:
         else 0
         for row, item in zip(rows.tolist(), ids.to_pylist(), strict=True)
     ]
-    assert run.index.find_ranks(rows, locate(ids, run.products)).tolist() == expected
+    index, numbers = run.index_products(ids)
+    assert index.find_ranks(rows, numbers).tolist() == expected
+
+
+@given(NESTED)
+def test_a_run_without_codes_is_the_same_run(nested: dict) -> None:
+    nested = {query: {item: -rank for rank, item in enumerate(pairs)} for query, pairs in nested.items()}
+    run = Run.from_dict(nested)
+    columns = ([q for q, pairs in nested.items() for _ in pairs], run.product_ids.tolist(), run.values)
+    coded = Run.from_arrays(*columns)
+    assert coded.is_coded and run.to_dict() == coded.to_dict()
+    assert rrf([run, run]).to_dict() == rrf([coded, coded]).to_dict()
+    with TemporaryDirectory() as folder:
+        run.to_parquet(Path(folder) / "run.parquet")
+        assert Run.from_parquet(Path(folder) / "run.parquet").to_dict() == run.to_dict()
 
 
 def test_integers_and_their_digits_are_one_id() -> None:
