@@ -196,7 +196,7 @@ def finetune(model: str = "resnet50", size: int = 224, batch: int = 160, steps: 
     )
     network = ProductSearchModel(config, params.temperature)
     network.image_encoder = copy.deepcopy(encoder)
-    network.freeze(image="none")
+    network.tune(image="all")
     network.to(device)
     picture_counts: list[int] = []
     network.image_encoder.register_forward_hook(lambda _, inputs, __: picture_counts.append(len(inputs[0])))

@@ -27,10 +27,15 @@ def _name_of(module: str, registry: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _check_extent(extent: str) -> str:
+    import_module("fusion.encoders.tuning").Extent.parse(extent)  # it imports torch, as above
+    return extent
+
+
 FusionName = Annotated[str, _name_of("fusion.fusions", "FUSIONS")]
 LossName = Annotated[str, _name_of("fusion.training.losses", "LOSSES")]
 VideoEncoderName = Annotated[str, _name_of("fusion.encoders.video", "ENCODERS")]
-Extent = Annotated[str, Field(pattern=r"^(all|none|last_[1-9]\d*)$")]  # see fusion.encoders.weights.freeze
+ExtentName = Annotated[str, AfterValidator(_check_extent)]
 
 
 class FeaturizeParams(Params):
@@ -56,7 +61,7 @@ class FeaturizeParams(Params):
     )
     max_pictures: int = Field(4, ge=1, le=32, description="pictures per product, the main one first")
     keep_pictures: bool = Field(
-        False, description="whether to keep pictures with their features, for train.freeze.image"
+        False, description="whether to keep pictures with their features, for train.tune.image"
     )
     video_encoder: VideoEncoderName = Field(
         "conv3d", description="conv3d or r3d_18; for the products that have clips"
@@ -80,11 +85,11 @@ class FeaturizeParams(Params):
     )
 
 
-class Freeze(Params):
-    """Layers of published encoders that training does not change."""
+class Tune(Params):
+    """Layers of published encoders that training changes."""
 
-    text: Extent = "all"
-    image: Extent = Field(default="all", description="anything else needs featurize.keep_pictures")
+    text: ExtentName = Field("none", description="none, all, or last_N such as last_2: the last N layers")
+    image: ExtentName = Field("none", description="likewise; anything but none needs featurize.keep_pictures")
 
 
 class TrainParams(Params):
@@ -96,7 +101,7 @@ class TrainParams(Params):
     dim: int = Field(256, ge=8, multiple_of=8, description="width of the shared space")
     hidden: int = Field(512, ge=8)
     dropout: Share = 0.2
-    freeze: Freeze = Freeze()
+    tune: Tune = Tune()
     loss: LossName = Field(
         "graded", description="graded: substitutes have a gain; binary: only exact matches count"
     )

@@ -107,7 +107,7 @@ def prepare(features: Path, params: TrainParams) -> Preparation:
     """Build the untrained model, its training set and its validation; arguments and errors as for `train`."""
     torch.manual_seed(params.seed)
     attends = FUSIONS[params.fusion].attends
-    tunes_images = params.freeze.image != "all"
+    tunes_images = params.tune.image != "none"
     products, queries = (
         Items.load(features, table, attends, tunes_images) for table in ("products", "queries")
     )
@@ -145,10 +145,10 @@ def _build_network(
     )
     network = ProductSearchModel(config, params.temperature)
     network.text.load_published(text_encoder.state)
-    if params.freeze.image != "all":
+    if params.tune.image != "none":
         encoder = ImageEncoder.load(features / ENCODER, *settings["encoder"])
         network.image_encoder = encoder.to(memory_format=torch.channels_last)  # as its pictures are
-    network.freeze(**params.freeze.model_dump())
+    network.tune(**params.tune.model_dump())
     return network
 
 

@@ -16,9 +16,9 @@ from catalog.progress import show_progress
 from fusion.encoders.gallery import GalleryAttention
 from fusion.encoders.image import ImageEncoder
 from fusion.encoders.text import ENCODERS as TEXT_ENCODERS
+from fusion.encoders.tuning import tune
 from fusion.encoders.video import ENCODERS as VIDEO_ENCODERS
 from fusion.encoders.vocabulary import PAD
-from fusion.encoders.weights import freeze
 from fusion.entities import Labeller
 from fusion.features import MODALITIES, Items
 from fusion.fusions import FUSIONS, ModalityFeatures
@@ -142,20 +142,20 @@ class ProductSearchModel(nn.Module):
         widths = [self.text.width, self.config.region_features]
         return [*widths, self.video.width] if self.config.video_encoder else widths
 
-    def freeze(self, text: str = "all", image: str = "all") -> None:
-        """Choose which layers of the published encoders training leaves unchanged.
+    def tune(self, text: str = "none", image: str = "none") -> None:
+        """Choose which layers of the published encoders training changes.
 
         Args:
-            text: See `fusion.encoders.weights.freeze`.
+            text: See `fusion.encoders.tuning.tune`.
             image: Likewise.
 
         Raises:
             DataError: if an encoder has fewer layers.
         """
         for trunk in self.text.trunks:
-            freeze(trunk, text, "train.freeze.text")
+            tune(trunk, text, "train.tune.text")
         if self.image_encoder:
-            freeze(self.image_encoder, image, "train.freeze.image")
+            tune(self.image_encoder, image, "train.tune.image")
 
     @property
     def trunks(self) -> list[nn.Module]:

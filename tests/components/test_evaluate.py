@@ -21,7 +21,7 @@ from catalog import store
 from catalog.schema import GAINS, QUERIES, DataError
 from components.evaluate import evaluate
 from components.featurize import featurize
-from components.params import EvaluateParams, FeaturizeParams, Freeze, TrainParams
+from components.params import EvaluateParams, FeaturizeParams, TrainParams, Tune
 from components.train import train
 from fusion.__main__ import main as rank_products
 from fusion.encoders.text import TextEncoderInit
@@ -253,7 +253,7 @@ def test_a_published_clip_as_both_towers(data: Path, report: Path, clip: Path, t
         FeaturizeParams(image_size=32, max_tokens=12, max_unreadable=1, **encoders),
         tmp_path / "features",
     )
-    tuned = TrainParams(epochs=1, dim=16, hidden=16, batch_size=64, freeze=Freeze(text="last_1"))
+    tuned = TrainParams(epochs=1, dim=16, hidden=16, batch_size=64, tune=Tune(text="last_1"))
     train(tmp_path / "features", tuned, tmp_path / "model")
     evaluate(data, tmp_path / "features", tmp_path / "model", QUICK, tmp_path / "evaluation")
     assert set(read(tmp_path / "evaluation" / "metrics.json")) == SYSTEMS | {"zero-shot"}

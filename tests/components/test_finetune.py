@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from catalog.schema import DataError
 from components.evaluate import evaluate
 from components.featurize import featurize
-from components.params import EvaluateParams, FeaturizeParams, Freeze, TrainParams
+from components.params import EvaluateParams, FeaturizeParams, TrainParams, Tune
 from components.train import train
 from fusion.featurizer import Featurizer, load_items
 from fusion.search.catalogue_search import rank_data
@@ -24,7 +24,7 @@ from scoring.systems import CANDIDATE
 pytestmark = pytest.mark.slow
 
 TUNED = TrainParams(
-    epochs=2, dim=16, hidden=16, batch_size=32, dropout=0.0, fusion="attention", freeze=Freeze(image="last_1")
+    epochs=2, dim=16, hidden=16, batch_size=32, dropout=0.0, fusion="attention", tune=Tune(image="last_1")
 )
 
 
@@ -112,9 +112,9 @@ def test_without_pictures(data: Path, without_pictures: Path, model: Path, tmp_p
 
 
 def test_more_layers_than_there_are(features: Path, tmp_path: Path) -> None:
-    params = TUNED.model_copy(update={"freeze": Freeze(image="last_7")})
+    params = TUNED.model_copy(update={"tune": Tune(image="last_7")})
     with pytest.raises(
-        DataError, match=r"train\.freeze\.image: last_7, but the encoder has 6 layers \(.*layer4"
+        DataError, match=r"train\.tune\.image: last_7, but the encoder has 6 layers \(.*layer4"
     ):
         train(features, params, tmp_path / "model")
 

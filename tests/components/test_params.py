@@ -59,12 +59,12 @@ def test_all_errors_of_a_section_are_reported_at_once(tmp_path: Path) -> None:
 
 
 def test_errors_inside_a_nested_section(tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text("train: {freeze: {image: last_0, sound: all}}")
+    (tmp_path / "params.yaml").write_text("train: {tune: {image: last_0, sound: all}}")
     with pytest.raises(DataError) as raised:
         load_section(tmp_path / "params.yaml", "train")
     message = str(raised.value)
-    assert "train.freeze.sound: unknown key; known are text, image" in message
-    assert "train.freeze.image: " in message and "got 'last_0'" in message
+    assert "train.tune.sound: unknown key; known are text, image" in message
+    assert "train.tune.image: " in message and "got 'last_0'" in message
 
 
 @pytest.mark.parametrize("text", ["train:", "validate: {}"])

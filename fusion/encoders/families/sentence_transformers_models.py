@@ -32,7 +32,7 @@ class _Pooled(nn.Module):
     def __init__(self, model: nn.Module, modules: Sequence[nn.Module], dim: int | None) -> None:
         super().__init__()
         self.model, self.dim = model, dim
-        # letters: numbers would count as layers in `fusion.encoders.weights.numbered_layers`
+        # letters: numbers would count as layers in `fusion.encoders.tuning.numbered_layers`
         self.stages = nn.ModuleDict(dict(zip(ascii_lowercase, modules, strict=False)))
 
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:

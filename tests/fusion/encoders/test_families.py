@@ -28,7 +28,7 @@ from fusion.encoders.image import ImageEncoder
 from fusion.encoders.runtime import OpenVinoSession, TorchSession
 from fusion.encoders.text import TextEncoderInit
 from fusion.encoders.text import Transformer as TransformerEncoder
-from fusion.encoders.weights import freeze, numbered_layers
+from fusion.encoders.tuning import numbered_layers, tune
 
 UNKNOWN = "<unk>"
 TEXTS = ["Red shirt", "a blue dress, with dots!", "navy", "红色 连衣裙"]
@@ -562,7 +562,7 @@ def test_pictures_without_a_fixed_size(tmp_path: Path) -> None:
 def test_numbered_layers_are_those_of_the_transformer(
     name: str, text_layers: int, image_layers: int, folders: Callable[[str], Path]
 ) -> None:
-    """For train.freeze; heads and projections belong to the last layer."""
+    """For train.tune; heads and projections belong to the last layer."""
     kind, _, model = name.partition(":")
     init = TextEncoderInit.from_name(f"{kind}:{folders(model)}", 20)
     text = TransformerEncoder(0, 8, 0, **init.settings)
@@ -575,7 +575,7 @@ def test_numbered_layers_are_those_of_the_transformer(
 def test_the_head_learns_with_the_last_layer(folders: Callable[[str], Path]) -> None:
     """SigLIP pools patches by attention after the last layer."""
     encoder = ImageEncoder.pretrained(f"auto:{folders('siglip')}", 2)
-    freeze(encoder, "last_1", "knob")
+    tune(encoder, "last_1", "knob")
     learning = {
         name.split("vision_model.")[1] for name, weight in encoder.named_parameters() if weight.requires_grad
     }

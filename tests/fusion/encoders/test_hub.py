@@ -126,14 +126,14 @@ def model(bert: Path) -> ProductSearchModel:
     return model
 
 
-@pytest.mark.parametrize(("layers", "learning"), [("all", 0), ("last_1", 1), ("last_2", 2), ("none", 3)])
-def test_freeze(model: ProductSearchModel, layers: str, learning: int) -> None:
-    model.freeze(text=layers)
+@pytest.mark.parametrize(("layers", "learning"), [("none", 0), ("last_1", 1), ("last_2", 2), ("all", 3)])
+def test_tuned_layers(model: ProductSearchModel, layers: str, learning: int) -> None:
+    model.tune(text=layers)
     (trunk,) = model.trunks
     stack = trunk.model.encoder.layer  # type: ignore[union-attr]
     trained = [any(weight.requires_grad for weight in layer.parameters()) for layer in stack]  # type: ignore[union-attr]
     assert trained == [False] * (3 - learning) + [True] * learning
-    assert any(weight.requires_grad for weight in trunk.model.embeddings.parameters()) == (layers == "none")  # type: ignore
+    assert any(weight.requires_grad for weight in trunk.model.embeddings.parameters()) == (layers == "all")  # type: ignore
     model.train()
     assert trunk.training == (learning > 0)
     assert all(weight.requires_grad for weight in model.image.parameters())

@@ -91,7 +91,7 @@ def make(make_model: MakeModel, reader: Featurizer) -> MakeModel:
     def build(seed: int = 0, image: str = "last_1", **settings: Any) -> ProductSearchModel:
         model = make_model(seed, image_features=WIDTH, region_features=REGION_WIDTH, **settings)
         model.image_encoder = copy.deepcopy(reader.encoder)
-        model.freeze(image=image)
+        model.tune(image=image)
         return model
 
     return build
@@ -150,7 +150,7 @@ def test_training_changes_only_weights_that_are_not_frozen(
     """Batch statistics must not change either; they would in training mode."""
     for image, moving in (
         ("last_1", ("layer2", "head")),
-        ("none", ("layer1.0", "layer1.1", "layer2", "head")),
+        ("all", ("layer1.0", "layer1.1", "layer2", "head")),
     ):
         model = make(image=image)
         before = weights(model.image_encoder)
@@ -178,7 +178,7 @@ def test_the_encoder_has_no_dropout(make: MakeModel, data: TrainingSet) -> None:
 
 
 def test_chunks_give_the_same_gradients(make: MakeModel, data: TrainingSet) -> None:
-    model = make(image="none", fusion="attention")
+    model = make(image="all", fusion="attention")
     expected, chunked = gradients(model, data), gradients(model, data, chunk=7)
     assert expected.keys() == chunked.keys()
     for name, grad in expected.items():
@@ -188,7 +188,7 @@ def test_chunks_give_the_same_gradients(make: MakeModel, data: TrainingSet) -> N
 @every_fusion
 @pytest.mark.filterwarnings("ignore:TF32 acceleration")
 def test_half_precision_as_on_a_gpu(make: MakeModel, data: TrainingSet, fusion: str) -> None:
-    model = make(image="none", fusion=fusion)
+    model = make(image="all", fusion=fusion)
     batch = data.products.batch(slice(None))
     expected = model.encode_product(batch)
     # not every CPU has a kernel of oneDNN for an LSTM in bfloat16
@@ -235,7 +235,7 @@ def test_the_saved_model_ranks_as_the_trained_model(
     pq.write_table(data.products.to_table(), features / "products" / "000000.parquet")
     data.products.save_pictures(features / "products" / "000000.npy")
 
-    model = make(image="none", fusion=fusion)
+    model = make(image="all", fusion=fusion)
     fit_world(model, tmp_path / "c.pt", data=data, epochs=2, learning_rate=0.1)
     queries, products = embed(model, data.queries, "query"), embed(model, data.products, "product")
     model.save(folder)

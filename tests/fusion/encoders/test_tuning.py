@@ -9,7 +9,7 @@ from torch import nn
 
 from catalog.schema import DataError
 from fusion.encoders.image import ImageEncoder, build_architecture
-from fusion.encoders.weights import freeze, numbered_layers
+from fusion.encoders.tuning import numbered_layers, tune
 
 
 def trained(network: nn.Module) -> list[str]:
@@ -40,7 +40,7 @@ def test_layers_of_a_sentence_encoder(bert: Path) -> None:
 @pytest.mark.parametrize("tower", ["CLIPTextModelWithProjection", "CLIPVisionModelWithProjection"])
 def test_what_follows_the_last_layers_learns_with_them(clip: Path, tower: str) -> None:
     network: Any = getattr(transformers, tower).from_pretrained(clip)
-    freeze(network, "last_1", "knob")
+    tune(network, "last_1", "knob")
     last = max(
         name.split(".layers.")[1][0] for name in dict(network.named_parameters()) if ".layers." in name
     )
@@ -56,14 +56,14 @@ def test_extents() -> None:
     network = nn.Sequential(*(nn.Linear(1, 1, bias=False) for _ in range(3)))
     network.register_parameter("token", nn.Parameter(nn.Linear(1, 1).weight))  # comes first
     trained_weights = {}
-    for extent in ("all", "last_1", "last_3", "none"):
-        freeze(network, extent, "knob")
+    for extent in ("none", "last_1", "last_3", "all"):
+        tune(network, extent, "knob")
         trained_weights[extent] = trained(network)
     assert trained_weights == {
-        "all": [],
+        "none": [],
         "last_1": ["2.weight"],
         "last_3": ["0.weight", "1.weight", "2.weight"],
-        "none": ["token", "0.weight", "1.weight", "2.weight"],
+        "all": ["token", "0.weight", "1.weight", "2.weight"],
     }
 
 
@@ -71,5 +71,5 @@ def test_extents() -> None:
     ("network", "message"), [(nn.Sequential(nn.Linear(1, 1)), "1 layers .0."), (nn.Linear(1, 1), "0")]
 )
 def test_more_layers_than_there_are(network: nn.Module, message: str) -> None:
-    with pytest.raises(DataError, match=rf"knob: last_2, but the encoder has {message}.*give fewer, or none"):
-        freeze(network, "last_2", "knob")
+    with pytest.raises(DataError, match=rf"knob: last_2, but the encoder has {message}.*give fewer, or all"):
+        tune(network, "last_2", "knob")

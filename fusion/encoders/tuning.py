@@ -1,0 +1,95 @@
+"""Which layers of a published network training changes."""
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import nn
+
+from catalog.schema import DataError
+
+# a name up to its first part with a digit; fc1 and fc2 are parts of a perceptron, not layers
+_LAYER = re.compile(r"(?:[^\d.]+\.)*(?!fc\d)[^.]*\d[^.]*")
+_EXTENT = re.compile(r"(none|all)|(last)_([1-9]\d*)")
+
+
+class Extent(NamedTuple):
+    """How much of a published network is trained.
+
+    Attributes:
+        kind: A name of `EXTENTS`.
+        number: The N of "last_N"; 0 for the others.
+    """
+
+    kind: str
+    number: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> "Extent":
+        """Read "none", "all" or "last_N".
+
+        Raises:
+            ValueError: for anything else.
+        """
+        parts = _EXTENT.fullmatch(text)
+        if not parts:
+            raise ValueError(f"expected none, all, or last_N such as last_2, got {text!r}")
+        return cls(parts[1]) if parts[1] else cls(parts[2], int(parts[3]))
+
+
+def numbered_layers(network: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """The numbered layers of a network in order, each with its parameters and those that follow it.
+
+    A layer is the common start of parameter names, up to the first part with a digit: `layer4`, `features.7`,
+    `encoder.layer.5`. Parameters before the first layer belong to none.
+    """
+    layers: dict[str, list[nn.Parameter]] = {}
+    for name, weight in network.named_parameters():
+        if layer_name := _LAYER.match(name):
+            layers.setdefault(layer_name.group(), [])
+        if layers:
+            layers[next(reversed(layers))].append(weight)
+    return layers
+
+
+def _tune_all(network: nn.Module, _: int) -> None:
+    network.requires_grad_(True)
+
+
+def _tune_last(network: nn.Module, count: int) -> None:
+    layers = numbered_layers(network)
+    if count > len(layers):
+        names = ", ".join(layers) or "no numbers"
+        raise ValueError(
+            f"the encoder has {len(layers)} layers ({names}); give fewer, or all to train all of it"
+        )
+    for weights in list(layers.values())[-count:]:
+        for weight in weights:
+            weight.requires_grad_(True)
+
+
+# Functions of a frozen network and the number of an `Extent`. They raise ValueError if the network is too small.
+EXTENTS: dict[str, Callable[[nn.Module, int], None]] = {
+    "none": lambda network, number: None,
+    "all": _tune_all,
+    "last": _tune_last,
+}
+
+
+def tune(network: nn.Module, extent: str, parameter: str) -> None:
+    """Choose which layers of a published network training changes; all others are frozen.
+
+    Args:
+        network: The published network.
+        extent: "none", "all", or "last_N": the last N of its `numbered_layers`.
+        parameter: The parameter that sets `extent`, for the error message.
+
+    Raises:
+        DataError: if the network has fewer layers.
+    """
+    kind, number = Extent.parse(extent)
+    network.requires_grad_(False)
+    try:
+        EXTENTS[kind](network, number)
+    except ValueError as error:
+        raise DataError(f"{parameter}: {extent}, but {error}") from error
