@@ -120,7 +120,7 @@ def build_step() -> Callable[[], None]:
 
     def compute() -> None:
         loss, _ = joint_loss(network, batch, objective, rng)
-        labels_loss, _ = entity_loss(network, step.texts, step.entities, None)
+        labels_loss, _ = entity_loss(network, step.texts, step.entities, objective)
         optimizer.zero_grad(set_to_none=True)
         (loss + labels_loss).backward()
         optimizer.step()

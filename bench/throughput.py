@@ -167,7 +167,7 @@ def train() -> Comparison:
         ):
             batch = LossBatch(query_items, product_items, *step_labels)  # type: ignore[arg-type]
             loss, _ = joint_loss(network, batch, objective, rng)
-            labels_loss, _ = entity_loss(network, step.texts, step.entities, None)
+            labels_loss, _ = entity_loss(network, step.texts, step.entities, objective)
             optimizer.zero_grad(set_to_none=True)
             (loss + labels_loss).backward()
             optimizer.step()

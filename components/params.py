@@ -126,6 +126,11 @@ class TrainParams(Params):
     chunk: int | None = Field(
         None, ge=1, description="items encoded at a time, for batches larger than memory; null for all"
     )
+    precision: Literal["float32", "bf16"] = Field(
+        "float32",
+        description="what encoders and fusions compute in during training; bf16 is for GPUs; validation and search "
+        "compute in float32",
+    )
     learning_rate: float = Field(4e-3, gt=0)
     weight_decay: float = Field(5e-2, ge=0)
     temperature: float = Field(0.07, gt=0, description="initial value; it is learned")

@@ -96,8 +96,9 @@ class BiLSTM(TextEncoder):
         mask = (position < lengths)[..., None]
         reverse = torch.where(position < lengths, lengths - 1 - position, position)
         embedded = self.embedding(tokens) + entities[:, : tokens.shape[1]] @ self.entity_embeddings
-        forward_states = self.forwards(embedded)[0]
-        backward_states = _reorder(self.backwards(_reorder(embedded, reverse))[0], reverse)
+        with torch.autocast("cpu", enabled=False):  # not every CPU has a kernel for an LSTM in bfloat16
+            forward_states = self.forwards(embedded)[0]
+            backward_states = _reorder(self.backwards(_reorder(embedded, reverse))[0], reverse)
         states = torch.cat([forward_states, backward_states], 2)
         mean = (states * mask).sum(1) / lengths
         maximum = states.masked_fill(~mask, -torch.inf).amax(1)

@@ -3,7 +3,8 @@
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -171,7 +172,8 @@ class _TrainingRun:
         steps = self.data.draw_epoch(self.schedule.batch_size, rng, self.hard_negatives)
         for number, step in enumerate(steps, start=1):
             try:
-                values = self.take_step(step, rng)
+                with allow_tf32(self.device):
+                    values = self.take_step(step, rng)
             except FloatingPointError as error:
                 place = f"epoch {epoch + 1}, step {number}"
                 raise FloatingPointError(f"{error} in {place}; {_explain_nan(self.data, step)}") from None
@@ -201,11 +203,8 @@ class _TrainingRun:
         dropped_words = rng.random(self.model.config.vocabulary) < WORD_DROPOUT
         batch = _loss_batch(self.model, self.data, step, dropped_words)
         texts = _drop_words(step.texts, dropped_words)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            loss, values = joint_loss(self.model, batch, self.objective, rng)
-            labeller_loss, values["entities"] = entity_loss(
-                self.model, texts, step.entities, self.objective.chunk
-            )
+        loss, values = joint_loss(self.model, batch, self.objective, rng)
+        labeller_loss, values["entities"] = entity_loss(self.model, texts, step.entities, self.objective)
         if not math.isfinite(values["loss"]):
             raise FloatingPointError(f"the loss is {values['loss']}")
         self.optimizer.zero_grad(set_to_none=True)
@@ -249,6 +248,21 @@ class _TrainingRun:
             "optimizer": self.optimizer,
             "schedule": self.rate_schedule,
         }
+
+
+@contextmanager
+def allow_tf32(device: torch.device) -> Iterator[None]:
+    """Let products of float32 matrices use the TF32 cores of a GPU, as convolutions do by default.
+
+    Only in training: validation and all later stages compute with all digits of float32.
+    """
+    before = torch.get_float32_matmul_precision()
+    if device.type == "cuda":  # on some CPUs it would change digits, too
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _validate_epoch(run: _TrainingRun, epoch: int, validate: Validator) -> tuple[float, Pairs]:

@@ -40,6 +40,8 @@ class Objective:
             trusts pictures too much where they contradict words.
         chunk: Queries or products encoded at a time. Activations are computed again for the gradients, so memory does
             not grow with the batch. None keeps all activations.
+        precision: What encoders and fusions compute in: "float32", or "bf16", bfloat16 by autocast. With both, weights,
+            embeddings, similarities and losses are float32.
     """
 
     loss: str = "graded"
@@ -50,6 +52,7 @@ class Objective:
     modality_dropout: float = 0.2
     picture_swap: float = 0.0
     chunk: int | None = None
+    precision: str = "float32"
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -121,9 +124,9 @@ def _encode_products(
         if len(swapped_rows := np.flatnonzero(donors[rows] != rows)):
             donor_batch = products.batch(donors[rows[swapped_rows]], device)
             swapped = torch.from_numpy(swapped_rows).to(device), donor_batch
-        return model.encode_views(
-            products.batch(rows, device), torch.from_numpy(hidden[rows]).to(device), swapped
-        )
+        product_batch, row_hidden = products.batch(rows, device), torch.from_numpy(hidden[rows]).to(device)
+        with _autocast(device, objective):
+            return model.encode_views(product_batch, row_hidden, swapped)
 
     return _run_in_chunks(encode, current_world().share_rows(len(products)), objective.chunk, device)
 
@@ -138,14 +141,16 @@ def _contrastive_terms(
         batch: The queries and the grades.
         views: Of all products, as `ProductSearchModel.encode_views`.
         in_view: bool (P, 1 + M), whether a product has the modality of each view.
-        objective: The loss, and the size of chunks.
+        objective: The loss, the size of chunks, and the precision.
     """
     device = views.device
     has_modality = torch.from_numpy(in_view[:, 1:]).to(device)
 
     def query_losses(rows: np.ndarray) -> Tensor:
         """The loss of each query and term, float (rows, 1 + M)."""
-        queries = model.scale * model.encode_query(batch.queries.batch(rows, device))
+        with _autocast(device, objective):
+            embeddings = model.encode_query(batch.queries.batch(rows, device))
+        queries = model.scale * embeddings
         grades = torch.from_numpy(batch.grades[rows]).to(device)
         losses = [contrastive(queries @ views[:, 0].T, grades, objective.loss)]
         for view, has in enumerate(has_modality.T, start=1):
@@ -158,7 +163,7 @@ def _contrastive_terms(
 
 
 def entity_loss(
-    model: ProductSearchModel, tokens: np.ndarray, entities: np.ndarray, chunk: int | None
+    model: ProductSearchModel, tokens: np.ndarray, entities: np.ndarray, objective: Objective
 ) -> tuple[Tensor, float]:
     """The mean cross-entropy of words' entities. Every process gets all texts and reads its share.
 
@@ -166,7 +171,7 @@ def entity_loss(
         model: Its labeller is the only part that learns from this loss.
         tokens: int32 (L, T).
         entities: int64 (L, T), as `fusion.entities.Entities.label` returns them.
-        chunk: As in `Objective`.
+        objective: The size of chunks, and the precision.
 
     Returns:
         This process's part, a scalar, and the value over all processes.
@@ -177,10 +182,13 @@ def entity_loss(
 
     def label_losses(rows: np.ndarray) -> Tensor:
         texts, labels = (torch.from_numpy(array[rows]).to(device) for array in (tokens, entities))
-        return model.labeller.loss(texts.long(), labels)
+        with _autocast(device, objective):
+            return model.labeller.loss(texts.long(), labels)
 
     labelled_count = max(1, int((entities != UNLABELLED).sum()))
-    loss = _run_in_chunks(label_losses, _own_rows(len(tokens)), chunk, device).sum() / labelled_count
+    loss = (
+        _run_in_chunks(label_losses, _own_rows(len(tokens)), objective.chunk, device).sum() / labelled_count
+    )
     return loss, float(sum_over_processes(loss))
 
 
@@ -231,6 +239,11 @@ def _tag_loss(model: ProductSearchModel, encoded: Tensor, in_view: np.ndarray, t
         for kind, logits in enumerate(model.score_tags(encoded[: len(own_targets)]))
     ]
     return torch.stack(losses).mean() if losses else encoded.new_zeros(())
+
+
+def _autocast(device: torch.device, objective: Objective) -> torch.autocast:
+    """What the forward passes run in; a chunk that is computed again enters it again."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=objective.precision == "bf16")
 
 
 def _device(model: ProductSearchModel) -> torch.device:

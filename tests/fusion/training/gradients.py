@@ -28,7 +28,7 @@ def main(step: Path, out: Path, objectives: list[Objective]) -> None:
             model.zero_grad()
             rng = np.random.default_rng(0)
             loss, values = joint_loss(model, batch, objective, rng)
-            labeller_loss, values["entities"] = entity_loss(model, queries.tokens, entities, objective.chunk)
+            labeller_loss, values["entities"] = entity_loss(model, queries.tokens, entities, objective)
             (loss + labeller_loss).backward()
             sum_gradients(model)
             weights = dict(model.named_parameters())

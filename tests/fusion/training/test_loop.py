@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from fusion.features import Items
 from fusion.fusions import FUSIONS
 from fusion.model import ProductSearchModel, embed
+from fusion.training.loop import allow_tf32
 from fusion.training.objective import Objective
 from fusion.training.sampling import TrainingSet
 
@@ -44,13 +46,14 @@ def test_same_seed_same_weights(make_model: MakeModel, fit_world: FitWorld, tmp_
         assert_same(first, other)
 
 
-@pytest.mark.parametrize("finished", [0, 1, 3])
+@pytest.mark.parametrize(("finished", "precision"), [(0, "float32"), (1, "bf16"), (3, "float32")])
 def test_an_interrupted_run_ends_as_one_never_stopped(
-    make_model: MakeModel, fit_world: FitWorld, tmp_path: Path, finished: int
+    make_model: MakeModel, fit_world: FitWorld, tmp_path: Path, finished: int, precision: str
 ) -> None:
+    fit = partial(fit_world, objective=Objective(alpha=0.5, beta=0.5, precision=precision), epochs=4)
     values = [0.1, 0.5, 0.3, 0.4]
     whole, stopped = make_model(), make_model()
-    history = fit_world(whole, tmp_path / "whole.pt", scores_of(values), epochs=4)
+    history = fit(whole, tmp_path / "whole.pt", scores_of(values))
 
     validate, calls = scores_of(values), iter(range(4))
 
@@ -61,10 +64,10 @@ def test_an_interrupted_run_ends_as_one_never_stopped(
 
     checkpoint = tmp_path / "stopped.pt"
     with pytest.raises(KilledError):
-        fit_world(stopped, checkpoint, killed, epochs=4)
+        fit(stopped, checkpoint, killed)
     assert checkpoint.exists() == (finished > 0)
     resumed = make_model(seed=99) if finished else make_model()
-    assert fit_world(resumed, checkpoint, scores_of(values[finished:]), epochs=4) == history
+    assert fit(resumed, checkpoint, scores_of(values[finished:])) == history
     assert_same(resumed, whole)
 
 
@@ -142,13 +145,17 @@ def test_a_diverged_model_stops_training(make_model: MakeModel, fit_world: FitWo
         fit_world(make_model(), tmp_path / "c.pt", learning_rate=1e30)
 
 
-@pytest.mark.parametrize("fusion", list(FUSIONS.entries))
+@pytest.mark.parametrize(
+    ("fusion", "precision"), [*((fusion, "float32") for fusion in FUSIONS.entries), ("concat", "bf16")]
+)
 def test_both_modalities_beat_either(
-    make_model: MakeModel, fit_world: FitWorld, tmp_path: Path, world: Any, fusion: str
+    make_model: MakeModel, fit_world: FitWorld, tmp_path: Path, world: Any, fusion: str, precision: str
 ) -> None:
     """On pairs of kind and colour that training never saw together."""
     model = make_model(fusion=fusion)
-    fit_world(model, tmp_path / "c.pt")
+    objective = Objective(alpha=0.5, beta=0.5, modality_dropout=0.0, precision=precision)
+    fit_world(model, tmp_path / "c.pt", objective=objective)
+    assert all(weight.dtype == torch.float32 for weight in model.parameters())
     queries = embed(model, world.held_out_queries, "query")
 
     def recall(*modalities: str) -> float:
@@ -156,6 +163,29 @@ def test_both_modalities_beat_either(
 
     single, both = max(recall("text"), recall("image")), recall("text", "image")
     assert both > single + 0.2
+
+
+def test_validation_is_the_same_in_any_precision(
+    make_model: MakeModel, fit_world: FitWorld, tmp_path: Path, world: Any
+) -> None:
+    """Embeddings that choose the best epoch are those that are served."""
+    objective = Objective(precision="bf16")
+
+    def validate(model: ProductSearchModel, vectors: np.ndarray) -> float:
+        assert torch.get_float32_matmul_precision() == "highest" and not torch.is_autocast_enabled("cpu")
+        np.testing.assert_array_equal(vectors, embed(model, world.training.products, "product"))
+        return 1.0
+
+    fit_world(make_model(), tmp_path / "c.pt", validate, objective=objective, epochs=1)
+
+
+def test_a_gpu_uses_tf32_only_while_it_trains() -> None:
+    with allow_tf32(torch.device("cpu")):
+        assert torch.get_float32_matmul_precision() == "highest"
+    with pytest.raises(KilledError), allow_tf32(torch.device("cuda")):
+        assert torch.get_float32_matmul_precision() == "high"
+        raise KilledError
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_each_epoch_is_reported_as_it_ends(

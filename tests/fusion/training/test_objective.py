@@ -216,6 +216,39 @@ def test_chunks_are_not_kept(make_model: MakeModel, batch: LossBatch) -> None:
     assert size(replace(PLAIN, chunk=2)) < 0.2 * size(PLAIN)
 
 
+@pytest.mark.parametrize("fusion", list(FUSIONS.entries))
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_bfloat16_gives_nearly_the_same_loss_and_gradients(
+    make_model: MakeModel, batch: LossBatch, fusion: str, chunk: int | None
+) -> None:
+    model = make_model(fusion=fusion, dropout=0.0).train()
+    values, expected = run(model, batch, PLAIN), gradients(model)
+    half_values = run(model, batch, replace(PLAIN, precision="bf16", chunk=chunk))
+    assert half_values == pytest.approx(values, rel=0.02)
+    assert all(half_values[term] != values[term] for term in ("fused", "text", "vision", "video"))
+    for name, gradient in gradients(model).items():
+        assert gradient.dtype == torch.float32
+        if expected[name].any():
+            similarity = torch.cosine_similarity(gradient.flatten(), expected[name].flatten(), 0)
+            assert similarity > 0.95, name
+
+
+def test_similarities_and_losses_are_float32_in_bfloat16(
+    make_model: MakeModel, batch: LossBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A similarity has eight bits in bfloat16: steps of 0.004, and of 0.06 after the temperature."""
+    types = []
+
+    def record(scores: Tensor, *arguments: object) -> Tensor:
+        types.append(scores.dtype)
+        return contrastive(scores, *arguments)
+
+    monkeypatch.setattr("fusion.training.objective.contrastive", record)
+    model = make_model()
+    loss, _ = joint_loss(model, batch, replace(PLAIN, precision="bf16"), np.random.default_rng(0))
+    assert set(types) == {torch.float32} and loss.dtype == torch.float32
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("warm_start")
 def test_two_processes_give_the_gradients_of_one(
