@@ -33,7 +33,7 @@ def tune_late_fusion(
         The validation score with the tuned weights.
     """
     views, present = (
-        _embed_views(model, products),
+        embed_views(model, products),
         torch.from_numpy(products.present)[:, : len(model.late_fusion_weights)],
     )
 
@@ -54,7 +54,8 @@ def tune_late_fusion(
     return best_score
 
 
-def _embed_views(model: ProductSearchModel, products: Items) -> Tensor:
+@torch.inference_mode()
+def embed_views(model: ProductSearchModel, products: Items) -> Tensor:
     """Embed each product with all modalities, then with each modality only: float (N, 1 + M, dim)."""
     lost = torch.zeros_like(model.late_fusion_weights, dtype=torch.bool)
     batches = show_progress(products.batches(lost.device), "modality embeddings", unit="batch")
