@@ -1,11 +1,11 @@
 """Overhead of featurize and train, compared with their bare computations; both take turns in one process.
 
-    python bench/throughput.py featurize [PICTURES]
+    python bench/throughput.py featurize [PRODUCTS]
     python bench/throughput.py train
     python bench/throughput.py finetune [MODEL [SIZE [BATCH [STEPS]]]]
 
-featurize: the stage on pictures of the data set, with decoding and resizing, against the encoder alone on tensors that
-are ready.
+featurize: the stage on products of the data set that have pictures, with decoding and resizing, against the encoder
+alone on tensors that are ready.
 train: two epochs of training with hard negative mining and a checkpoint after each epoch, but without validation and
 its product embeddings, against loss, gradients and optimiser alone on batches that are ready.
 finetune: an epoch of 60 steps of 160 queries that trains all layers of a torchvision classifier (resnet50 with random
@@ -36,7 +36,7 @@ import torchvision
 from torch import Tensor, nn
 
 from catalog import store
-from catalog.schema import EXACT, IRRELEVANT, main_picture
+from catalog.schema import EXACT, IRRELEVANT, list_pictures, main_picture
 from components.params import TrainParams, load_section
 from components.train import build_objective, build_schedule, prepare
 from fusion.encoders.image import ImageEncoder, build_architecture
@@ -119,17 +119,18 @@ def record_utilization(utilization: list[int]) -> Iterator[None]:
         thread.join()
 
 
-def featurize(pictures: int = 512) -> Comparison:
+def featurize(products: int = 512) -> Comparison:
     featurizer = Featurizer.load(FEATURES)
-    batches = store.read_batches(DATA, "products", ["product_id", "title", "images"], 4 * pictures)
-    rows = [row for batch in batches for row in batch.to_pylist() if main_picture(row)][:pictures]
-    ready = np.stack([featurizer.prepare(main_picture(row)) for row in rows])
+    batches = store.read_batches(DATA, "products", ["product_id", "title", "images"], 4 * products)
+    rows = [row for batch in batches for row in batch.to_pylist() if main_picture(row)][:products]
+    galleries = [list_pictures(row)[: featurizer.max_pictures] for row in rows]
+    ready = np.stack([featurizer.prepare(picture["bytes"]) for gallery in galleries for picture in gallery])
 
     def bare() -> None:
         for start in range(0, len(ready), BATCH):
             featurizer.session(ready[start : start + BATCH])
 
-    return Comparison(bare, lambda: featurizer.featurize_rows("products", rows), f"{len(rows)} pictures")
+    return Comparison(bare, lambda: featurizer.featurize_rows("products", rows), f"{len(ready)} pictures")
 
 
 def train() -> Comparison:
