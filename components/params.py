@@ -109,6 +109,10 @@ class TrainParams(Params):
     beta: float = Field(0.0, ge=0, description="weight of L_vision, and of the same for clips")
     gamma: float = Field(0.2, ge=0, description="weight of L_tags")
     delta: float = Field(0.1, ge=0, description="weight of L_pairs")
+    teacher: str | None = Field(
+        None, description="folder of `python -m fusion teach`: vectors of a larger model to imitate"
+    )
+    distillation: float = Field(1.0, ge=0, description="weight of L_distillation, with a teacher")
     tags: list[str] = Field(
         ["category", "color", "material", "attributes.pattern"],
         description="columns whose values are tags of products; unknown columns are ignored",

@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ from fusion.model import ModelConfig, ProductSearchModel, embed
 from fusion.search.catalogue_search import build_run_table
 from fusion.search.late_fusion import tune_late_fusion
 from fusion.search.vector_index import top_k
+from fusion.training.distillation import Teacher
 from fusion.training.distributed import broadcast_from_leader, join_processes
 from fusion.training.loop import Schedule, fit_model
 from fusion.training.objective import Objective
@@ -70,11 +71,15 @@ def train(features: Path, params: TrainParams, model: Path) -> None:
             history.csv.
 
     Raises:
-        DataError: where no training or validation query is judged, or the image encoder is to be tuned and no pictures
-            were kept.
+        DataError: where no training or validation query is judged, the image encoder is to be tuned and no pictures
+            were kept, or the teacher does not fit the data.
     """
     network, training, validate = prepare(features, params)
-    provenance = {"features": store.fingerprint(features), "params": params.model_dump()}
+    provenance = {
+        "features": store.fingerprint(features),
+        "teacher": params.teacher and store.fingerprint(Path(params.teacher)),
+        "params": params.model_dump(),
+    }
     with (
         join_processes() as world,
         store.atomic_dir(model) if world.is_leader else nullcontext(model) as partial,
@@ -115,6 +120,9 @@ def prepare(features: Path, params: TrainParams) -> Preparation:
     vocabulary = Vocabulary.load(features / "vocabulary.json")
     facets = Facets.load(features, vocabulary)
     training = _build_training_set(products, queries, judgements, facets, vocabulary.continuations)
+    if params.teacher:
+        teacher = Teacher.load(Path(params.teacher), products.ids, training.queries.ids)
+        training = replace(training, teacher=teacher)
     validate = _build_validator(products, queries, judgements)
     network = _build_network(features, params, training, len(vocabulary))
     return Preparation(network, training, validate)

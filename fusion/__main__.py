@@ -1,4 +1,4 @@
-"""`python -m fusion`: rank, embed and explain products with a trained model."""
+"""`python -m fusion`: rank, embed and explain products with a trained model; write the vectors of a teacher."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from catalog.command import run_command
-from catalog.schema import SPLITS
+from catalog.schema import SPLITS, DataError
 from catalog.threads import limit_threads
 
 
@@ -53,6 +53,16 @@ def _build_parser() -> argparse.ArgumentParser:
     explain.add_argument(
         "--overlay", type=Path, help="picture to write: red regions increase the product's score"
     )
+    teach = commands.add_parser("teach", help="write a model's vectors of a data set, for train.teacher")
+    teach.set_defaults(function=_teach)
+    teach.add_argument("--model", type=Path, help="folder that the train stage wrote; with --data")
+    teach.add_argument("--data", type=Path, help="data set to encode with the model")
+    teach.add_argument(
+        "--features",
+        type=Path,
+        help="folder that the featurize stage wrote with both towers of a published dual encoder, in place of a model",
+    )
+    teach.add_argument("--teacher", type=Path, required=True, help="folder to write")
     return parser
 
 
@@ -91,6 +101,20 @@ def _explain(arguments: argparse.Namespace) -> None:
         print("the product has no picture, so there is no overlay", file=sys.stderr)
     elif arguments.overlay and overlay:
         overlay.save(arguments.overlay)
+
+
+def _teach(arguments: argparse.Namespace) -> None:
+    from fusion.search.teaching import write_model_teacher, write_zero_shot_teacher
+
+    model, data, features = arguments.model, arguments.data, arguments.features
+    if model and data and not features:
+        write_model_teacher(model, data, arguments.teacher)
+    elif features and not (model or data):
+        write_zero_shot_teacher(features, arguments.teacher)
+    else:
+        raise DataError(
+            "teach: give a trained model with --model and --data, or a dual encoder with --features"
+        )
 
 
 if __name__ == "__main__":

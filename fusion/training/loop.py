@@ -313,6 +313,7 @@ def _loss_batch(
         grades=step.grades,
         categories=data.facets.values[step.products, CATEGORY],
         tags=data.tags(list(model.config.tags), step.products),
+        teacher=data.take_teacher(step),
     )
 
 

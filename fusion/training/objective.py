@@ -1,6 +1,6 @@
 """The joint loss of a step, over all training processes.
 
-L = α·L_text + β·L_vision + L_fused + γ·L_tags + δ·L_pairs
+L = α·L_text + β·L_vision + L_fused + γ·L_tags + δ·L_pairs, and with a teacher + λ·L_distillation
 """
 
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from fusion.entities import UNLABELLED
 from fusion.features import Items
 from fusion.model import ProductSearchModel
+from fusion.training.distillation import Imitation, Teacher
 from fusion.training.distributed import current_world, gather_rows, sum_over_processes
 from fusion.training.losses import IGNORED, LOWEST, answerable, contrastive
 from fusion.training.sampling import draw_one_each
@@ -34,6 +35,7 @@ class Objective:
         beta: Weight of L_vision, the query against the product's picture only, and of the same loss for its clip.
         gamma: Weight of L_tags, the cross-entropy of the products' tags, in the fused view and each unimodal view.
         delta: Weight of L_pairs, which matches each product's text with its picture among the step's products.
+        distillation: Weight of L_distillation, see `fusion.training.distillation.Imitation`; only with a teacher.
         modality_dropout: Chance that a product with several modalities loses one of them in L_fused.
         picture_swap: Chance that L_fused combines a product's text with the picture of another product of its category.
             Pictures of training products are more informative than pictures of new ones; without swaps the model
@@ -49,6 +51,7 @@ class Objective:
     beta: float = 0.0
     gamma: float = 0.0
     delta: float = 0.0
+    distillation: float = 0.0
     modality_dropout: float = 0.2
     picture_swap: float = 0.0
     chunk: int | None = None
@@ -69,6 +72,7 @@ class LossBatch(NamedTuple):
         grades: int (Q, P), as for `fusion.training.losses.contrastive`.
         categories: int (P,), equal for products of the same category.
         tags: int64 (P, T), for each of `ModelConfig.tags` the product's value, or `UNTAGGED`.
+        teacher: Its vectors of the Q queries and P products; None without a teacher.
     """
 
     queries: Items
@@ -76,6 +80,7 @@ class LossBatch(NamedTuple):
     grades: np.ndarray
     categories: np.ndarray
     tags: np.ndarray
+    teacher: Teacher | None = None
 
 
 def joint_loss(
@@ -91,20 +96,28 @@ def joint_loss(
 
     Returns:
         This process's part of the loss, a scalar; the gradients of all parts must be summed. And the values over all
-        processes of the loss, of each of `TERMS`, and of L_tags and L_pairs.
+        processes of the loss, of each of `TERMS`, of L_tags and L_pairs, and with a teacher of L_distillation.
     """
     present = batch.products.present[:, : len(model.config.modalities)]
     encoded = _encode_products(model, batch, present, objective, rng)
     views = gather_rows(encoded, len(batch.products))
     in_view = np.stack([np.ones(len(batch.products), bool), *present.T], 1)
-    terms = _contrastive_terms(model, batch, views, in_view, objective)
-    weights = torch.tensor(objective.weights[: len(terms)], device=terms.device)
-    contrastive_loss = (terms * weights).sum()
+    imitation = Imitation(batch.teacher, views.device) if batch.teacher else None
+    terms = _query_terms(model, batch, views, in_view, imitation, objective)
+    view_terms = terms[: views.shape[1]]
+    weights = torch.tensor(objective.weights[: len(view_terms)], device=terms.device)
+    contrastive_loss = (view_terms * weights).sum()
     tag_loss = _tag_loss(model, encoded, in_view, batch.tags)
     pair_loss = _pair_loss(views[:, 1:3], batch.products, model.scale)
     loss = contrastive_loss + objective.gamma * tag_loss + objective.delta * pair_loss
-    values = sum_over_processes(torch.stack([loss, tag_loss, pair_loss, *terms])).tolist()
-    return loss, dict(zip(("loss", "tags", "pairs", *TERMS), values, strict=False))
+    parts = {"tags": tag_loss, "pairs": pair_loss, **dict(zip(TERMS, view_terms, strict=False))}
+    if imitation:
+        product_term = _product_imitation(model, views[:, 0], imitation, objective.chunk)
+        parts["distillation"] = (terms[-1] + product_term) / 2
+        loss = loss + objective.distillation * parts["distillation"]
+    parts = {"loss": loss, **parts}
+    values = sum_over_processes(torch.stack(list(parts.values()))).tolist()
+    return loss, dict(zip(parts, values, strict=True))
 
 
 def _encode_products(
@@ -131,35 +144,68 @@ def _encode_products(
     return _run_in_chunks(encode, current_world().share_rows(len(products)), objective.chunk, device)
 
 
-def _contrastive_terms(
-    model: ProductSearchModel, batch: LossBatch, views: Tensor, in_view: np.ndarray, objective: Objective
+def _query_terms(
+    model: ProductSearchModel,
+    batch: LossBatch,
+    views: Tensor,
+    in_view: np.ndarray,
+    imitation: Imitation | None,
+    objective: Objective,
 ) -> Tensor:
-    """This process's part of each of `TERMS`, float (1 + M,): the mean over all answerable queries.
+    """This process's part of each of `TERMS`, the mean over all answerable queries; then of the queries' imitation.
 
     Args:
         model: Encodes the queries.
         batch: The queries and the grades.
         views: Of all products, as `ProductSearchModel.encode_views`.
         in_view: bool (P, 1 + M), whether a product has the modality of each view.
+        imitation: Of the teacher; None without one.
         objective: The loss, the size of chunks, and the precision.
+
+    Returns:
+        float (1 + M,), or (2 + M,) with a teacher.
     """
     device = views.device
     has_modality = torch.from_numpy(in_view[:, 1:]).to(device)
 
     def query_losses(rows: np.ndarray) -> Tensor:
-        """The loss of each query and term, float (rows, 1 + M)."""
+        """The loss of each query and term."""
         with _autocast(device, objective):
             embeddings = model.encode_query(batch.queries.batch(rows, device))
         queries = model.scale * embeddings
         grades = torch.from_numpy(batch.grades[rows]).to(device)
-        losses = [contrastive(queries @ views[:, 0].T, grades, objective.loss)]
+        scores = queries @ views[:, 0].T
+        losses = [contrastive(scores, grades, objective.loss)]
         for view, has in enumerate(has_modality.T, start=1):
             losses.append(contrastive(queries @ views[:, view].T, grades.where(has, IGNORED), objective.loss))
+        if imitation:
+            losses.append(imitation.compare_queries(scores, rows))
         return torch.stack(losses, 1)
 
     losses = _run_in_chunks(query_losses, _own_rows(len(batch.queries)), objective.chunk, device).sum(0)
-    counts = torch.tensor([_count_answerable(batch.grades, has, objective.loss) for has in in_view.T])
-    return losses / counts.clamp(min=1).to(device)
+    counts = [_count_answerable(batch.grades, has, objective.loss) for has in in_view.T]
+    if imitation:
+        counts.append(imitation.query_count)
+    return losses / torch.tensor(counts).clamp(min=1).to(device)
+
+
+def _product_imitation(
+    model: ProductSearchModel, products: Tensor, imitation: Imitation, chunk: int | None
+) -> Tensor:
+    """This process's part of the products' imitation, the mean over all products that the teacher encodes.
+
+    Args:
+        model: Has the temperature.
+        products: Unit vectors of all products, float (P, dim).
+        imitation: Of the teacher.
+        chunk: As in `Objective`.
+    """
+
+    def product_losses(rows: np.ndarray) -> Tensor:
+        return imitation.compare_products(model.scale * products[rows] @ products.T, rows)
+
+    losses = _run_in_chunks(product_losses, _own_rows(len(products)), chunk, products.device)
+    return losses.sum() / max(1, imitation.product_count)
 
 
 def entity_loss(

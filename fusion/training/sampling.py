@@ -12,6 +12,7 @@ from fusion.encoders.vocabulary import NO_TOKENS, PAD, UNKNOWN, word_starts
 from fusion.entities import Entities
 from fusion.facets import CATEGORY, Facets, move_padding_last
 from fusion.features import MODALITIES, Items, trim
+from fusion.training.distillation import Teacher
 from fusion.training.losses import IGNORED, UNJUDGED
 
 TEXT = MODALITIES.index("text")
@@ -112,6 +113,7 @@ class Step(NamedTuple):
         grades: int64 (Q, P), `UNJUDGED` where unknown.
         texts: Tokens of the texts for the entity loss, int32 (L, T).
         entities: The labels of their words, int64 (L, T), from `fusion.entities.Entities.label`.
+        judged: Rows of the judged queries, which come first in `queries`, int64.
     """
 
     queries: Items
@@ -119,6 +121,7 @@ class Step(NamedTuple):
     grades: np.ndarray
     texts: np.ndarray
     entities: np.ndarray
+    judged: np.ndarray
 
 
 class PseudoQueries(NamedTuple):
@@ -145,6 +148,7 @@ class TrainingSet:
         judgements: Their judgements, as rows of queries and products.
         catalogue_facets: The values of the products' columns; None for a catalogue without such columns.
         continuations: As `fusion.encoders.vocabulary.Vocabulary.continuations`.
+        teacher: Vectors of the same products and queries to imitate; None without a teacher.
     """
 
     products: Items
@@ -152,6 +156,7 @@ class TrainingSet:
     judgements: JudgementIndex
     catalogue_facets: Facets | None = None
     continuations: np.ndarray = field(default_factory=NO_TOKENS.copy)
+    teacher: Teacher | None = None
 
     @cached_property
     def facets(self) -> Facets:
@@ -194,6 +199,10 @@ class TrainingSet:
         numbers = [self.facets.columns.index(column) for column in columns]
         values = self.facets.values[products][:, numbers].astype(np.int64)
         return np.where(self.products.splits[products, None] == "train", values - 1, -1)
+
+    def take_teacher(self, step: Step) -> Teacher | None:
+        """The teacher's vectors of a step; pseudo-queries have none."""
+        return self.teacher and self.teacher.take(step.products, step.judged, len(step.queries))
 
     @cached_property
     def training_rows(self) -> np.ndarray:
@@ -240,6 +249,7 @@ class TrainingSet:
             grades=np.concatenate([judged_grades, pseudo.grades]),
             texts=texts,
             entities=self.entities.label(texts, text_facets),
+            judged=queries,
         )
 
     def _draw_pseudo_queries(

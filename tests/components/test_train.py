@@ -1,4 +1,5 @@
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from catalog import store
 from catalog.schema import DataError
 from components.params import TrainParams
 from components.train import prepare, train
+from fusion.__main__ import main
 from fusion.featurizer import FILES
 from fusion.model import ProductSearchModel, embed
 from pipelines import processes
@@ -88,6 +90,61 @@ def test_validation_heeds_those_who_judge_best(features: Path, tmp_path: Path) -
         network, training, validate = prepare(tmp_path / "features", SMALL)
         scores[name] = validate(network.eval(), embed(network, training.products, "product"))
     assert scores["all"] == scores["people's"] != scores["one kind"]
+
+
+@pytest.fixture(scope="module")
+def teacher(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("teacher") / "vectors"
+    assert main(["teach", "--model", str(model), "--data", str(data), "--teacher", str(folder)]) == 0
+    return folder
+
+
+def test_a_teacher_changes_the_model(model: Path, features: Path, teacher: Path, tmp_path: Path) -> None:
+    """Not at weight 0; the rest of the random numbers are the same."""
+    for weight in (0.0, 1.0):
+        params = SMALL.model_copy(update={"teacher": str(teacher), "distillation": weight})
+        train(features, params, tmp_path / f"{weight}")
+    weights = [
+        (folder / "weights.safetensors").read_bytes()
+        for folder in (model, tmp_path / "0.0", tmp_path / "1.0")
+    ]
+    assert weights[0] == weights[1] != weights[2]
+    with (tmp_path / "1.0" / "history.csv").open() as stream:
+        assert all(float(row["distillation"]) > 0 for row in csv.DictReader(stream))
+
+
+def test_a_teacher_does_not_tell_about_test_queries(features: Path, teacher: Path, tmp_path: Path) -> None:
+    """It writes no vector of them, and vectors from elsewhere are not read."""
+    params = SMALL.model_copy(update={"teacher": str(teacher), "epochs": 1})
+    train(features, params, tmp_path / "without")
+    queries = pq.read_table(features / "queries", columns=["ids", "splits"])
+    others = queries.filter(pc.not_equal(queries["splits"], "train"))["ids"]
+    table = pq.read_table(teacher / "queries.parquet")
+    assert len(others) and not pc.any(pc.is_in(table["id"], others)).as_py()
+    shutil.copytree(teacher, tmp_path / "more")
+    added = pa.table({"id": others, "vector": table["vector"].take([0] * len(others))}, schema=table.schema)
+    pq.write_table(pa.concat_tables([table, added]), tmp_path / "more" / "queries.parquet")
+    params = params.model_copy(update={"teacher": str(tmp_path / "more")})
+    train(features, params, tmp_path / "with")
+    assert (tmp_path / "without" / "weights.safetensors").read_bytes() == (
+        tmp_path / "with" / "weights.safetensors"
+    ).read_bytes()
+    provenance = [
+        json.loads((tmp_path / name / "made_from.json").read_text())["teacher"]
+        for name in ("without", "with")
+    ]
+    assert provenance[0] == store.fingerprint(teacher) != provenance[1], "a killed run would start again"
+
+
+def test_a_teacher_of_other_data(features: Path, teacher: Path, tmp_path: Path) -> None:
+    shutil.copytree(teacher, tmp_path / "few")
+    path = tmp_path / "few" / "products.parquet"
+    pq.write_table(pq.read_table(path).slice(5), path)
+    with pytest.raises(DataError, match=r"products.parquet: lacks 5 of 60 ids, such as .*fusion teach"):
+        train(features, SMALL.model_copy(update={"teacher": str(tmp_path / "few")}), tmp_path / "model")
+    with pytest.raises(DataError, match=r"train.teacher: there is no folder 'absent'"):
+        train(features, SMALL.model_copy(update={"teacher": "absent"}), tmp_path / "model")
+    assert not list(tmp_path.glob("*model*"))
 
 
 def test_a_learning_rate_that_is_too_high(features: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from fusion.features import Items
 from fusion.model import ProductSearchModel
+from fusion.training.distillation import Teacher
 from fusion.training.distributed import join_processes, sum_gradients
 from fusion.training.objective import LossBatch, Objective, entity_loss, joint_loss
 
@@ -20,7 +21,8 @@ def main(step: Path, out: Path, objectives: list[Objective]) -> None:
     model = ProductSearchModel.load(step).train()
     queries, products = (Items.from_table(pq.read_table(step / name)) for name in ("queries", "products"))
     arrays = [np.load(step / f"{name}.npy") for name in ("grades", "categories", "tags")]
-    batch = LossBatch(queries, products, *arrays)
+    teacher = Teacher(1.0, *(np.load(step / f"teacher_{name}.npy") for name in ("products", "queries")))
+    batch = LossBatch(queries, products, *arrays, teacher)
     entities = np.load(step / "entities.npy")
     results = []
     with join_processes() as world:

@@ -75,7 +75,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 def test_the_loss_is_its_formula(
     make_model: MakeModel, batch: LossBatch, loss: str, alpha: float, beta: float
 ) -> None:
-    model, (queries, products, grades, _, tags) = make_model(), batch
+    model, (queries, products, grades, _, tags, _) = make_model(), batch
     objective = replace(PLAIN, loss=loss, alpha=alpha, beta=beta)
     values = run(model, batch, objective)
     query_vectors = model.scale * model.encode_query(queries.batch(slice(None)))
@@ -137,14 +137,14 @@ def test_swapped_pictures_change_only_the_fused_loss(make_model: MakeModel, batc
 
 
 def test_pictures_are_swapped_within_a_category(make_model: MakeModel, batch: LossBatch) -> None:
-    queries, products, grades, _, tags = batch
+    queries, products, grades, _, tags, _ = batch
     single = LossBatch(queries, products, grades, np.arange(len(products)), tags)
     plain, swapped = (run(make_model(), single, replace(PLAIN, picture_swap=share)) for share in (0.0, 1.0))
     assert plain == swapped
 
 
 def test_a_product_without_words_keeps_its_picture(make_model: MakeModel, batch: LossBatch) -> None:
-    queries, products, grades, categories, tags = batch
+    queries, products, grades, categories, tags, _ = batch
     single = np.flatnonzero(~products.present[:, :2].all(1))
     part = LossBatch(queries, products.take(single), grades[:, single], categories[single], tags[single])
     plain, swapped = (run(make_model(), part, replace(PLAIN, picture_swap=share)) for share in (0.0, 1.0))
@@ -152,7 +152,7 @@ def test_a_product_without_words_keeps_its_picture(make_model: MakeModel, batch:
 
 
 def test_a_product_never_loses_its_only_modality(make_model: MakeModel, batch: LossBatch) -> None:
-    queries, products, grades, categories, tags = batch
+    queries, products, grades, categories, tags, _ = batch
     single = np.flatnonzero(products.present.sum(1) == 1)
     part = LossBatch(queries, products.take(single), grades[:, single], categories[single], tags[single])
     plain, dropped = (run(make_model(), part, replace(PLAIN, modality_dropout=share)) for share in (0.0, 1.0))
@@ -160,7 +160,7 @@ def test_a_product_never_loses_its_only_modality(make_model: MakeModel, batch: L
 
 
 def test_a_catalogue_without_pictures(make_model: MakeModel, batch: LossBatch) -> None:
-    queries, products, grades, categories, tags = batch
+    queries, products, grades, categories, tags, _ = batch
     model = make_model().train()
     with_text = products.present[:, 0]
     written = products.without("image").without("video").take(with_text)
@@ -258,12 +258,15 @@ def test_two_processes_give_the_gradients_of_one(
     make_model(fusion="attention", dropout=0.0, entities=["color", "brand"]).save(tmp_path)
     for name, items in zip(("queries", "products"), batch[:2], strict=True):
         pq.write_table(items.to_table(), tmp_path / name)
-    for name, array in zip(("grades", "categories", "tags"), batch[2:], strict=True):
+    for name, array in zip(("grades", "categories", "tags"), batch[2:5], strict=True):
         np.save(tmp_path / f"{name}.npy", array)
+    for name, count in (("teacher_products", 11), ("teacher_queries", 7)):
+        np.save(tmp_path / f"{name}.npy", np.random.default_rng(count).normal(size=(count, 4)))
     np.save(
         tmp_path / "entities.npy", np.random.default_rng(0).integers(UNLABELLED, 3, batch[0].tokens.shape)
     )
-    objectives = [PLAIN, replace(PLAIN, chunk=2, modality_dropout=0.5, picture_swap=0.5)]
+    taught = replace(PLAIN, distillation=1.5)
+    objectives = [taught, replace(taught, chunk=2, modality_dropout=0.5, picture_swap=0.5)]
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     script = Path(__file__).with_name("gradients.py")
