@@ -221,7 +221,7 @@ def finetune(model: str = "resnet50", size: int = 224, batch: int = 160, steps: 
     head = nn.Linear(encoder.width, 1000, device=device)
     encoder.requires_grad_(True)
     optimizer = torch.optim.AdamW(
-        [*encoder.parameters(), *head.parameters()], loop.PRETRAINED_RATE * params.learning_rate
+        [*encoder.parameters(), *head.parameters()], params.published_rate * params.learning_rate
     )
     ready = torch.randn(each, 3, size, size, device=device).to(memory_format=torch.channels_last)
     classes = torch.randint(1000, (each,), device=device)

@@ -88,7 +88,10 @@ class FeaturizeParams(Params):
 class Tune(Params):
     """Layers of published encoders that training changes."""
 
-    text: ExtentName = Field("none", description="none, all, or last_N such as last_2: the last N layers")
+    text: ExtentName = Field(
+        "none",
+        description="none, all, last_N such as last_2: the last layers, or lora_R such as lora_16: adapters of rank R",
+    )
     image: ExtentName = Field("none", description="likewise; anything but none needs featurize.keep_pictures")
 
 
@@ -136,6 +139,12 @@ class TrainParams(Params):
         "compute in float32",
     )
     learning_rate: float = Field(4e-3, gt=0)
+    published_rate: float = Field(
+        0.01,
+        gt=0,
+        description="learning rate of published layers that are tuned, as a share of learning_rate; "
+        "adapters have ten times as much",
+    )
     weight_decay: float = Field(5e-2, ge=0)
     temperature: float = Field(0.07, gt=0, description="initial value; it is learned")
     hard_negatives: bool = Field(

@@ -67,12 +67,12 @@ def train(features: Path, params: TrainParams, model: Path) -> None:
     Args:
         features: What `featurize` wrote.
         params: The model and its training.
-        model: Folder to write: weights.safetensors, config.json, the featurizer with the tuned image encoder, and
+        model: Folder to write: what `ProductSearchModel.save` writes, the featurizer with the tuned image encoder, and
             history.csv.
 
     Raises:
         DataError: where no training or validation query is judged, the image encoder is to be tuned and no pictures
-            were kept, or the teacher does not fit the data.
+            were kept, an encoder cannot be tuned as `params.tune` says, or the teacher does not fit the data.
     """
     network, training, validate = prepare(features, params)
     provenance = {

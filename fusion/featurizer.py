@@ -19,6 +19,7 @@ from catalog.images import PictureError, decode
 from catalog.progress import show_progress
 from catalog.schema import TEXT_COLUMNS, Picture, list_pictures, product_text
 from catalog.threads import cpu_count
+from fusion.encoders.adapters import load_adapters
 from fusion.encoders.image import ImageEncoder
 from fusion.encoders.runtime import open_session
 from fusion.encoders.video import ClipReader
@@ -278,6 +279,7 @@ def load_items(features: Path, table: str, model: Path, regions: bool = False) -
     Raises:
         DataError: if there are no features, or pictures are needed and featurize kept none.
     """
-    tuned = not filecmp.cmp(features / ENCODER, model / ENCODER, shallow=False)
+    same = filecmp.cmp(features / ENCODER, model / ENCODER, shallow=False)
+    tuned = not same or bool(load_adapters(model, "image"))
     items = Items.load(features, table, regions, pictures=tuned)
     return Featurizer.load(model).reencode_pictures(items) if tuned else items

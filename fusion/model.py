@@ -13,9 +13,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from catalog.progress import show_progress
+from fusion.encoders.adapters import (
+    ADAPTERS,
+    extract_adapters,
+    is_adapter,
+    load_adapters,
+    merge_adapters,
+    published_state,
+)
 from fusion.encoders.gallery import GalleryAttention
 from fusion.encoders.image import ImageEncoder
 from fusion.encoders.text import ENCODERS as TEXT_ENCODERS
+from fusion.encoders.text import TEXT_WEIGHTS
 from fusion.encoders.tuning import tune
 from fusion.encoders.video import ENCODERS as VIDEO_ENCODERS
 from fusion.encoders.vocabulary import PAD
@@ -150,17 +159,28 @@ class ProductSearchModel(nn.Module):
             image: Likewise.
 
         Raises:
-            DataError: if an encoder has fewer layers.
+            DataError: as `fusion.encoders.tuning.tune`.
         """
         for trunk in self.text.trunks:
             tune(trunk, text, "train.tune.text")
         if self.image_encoder:
-            tune(self.image_encoder, image, "train.tune.image")
+            tune(self.image_encoder.features, image, "train.tune.image")
 
     @property
     def trunks(self) -> list[nn.Module]:
         """The published encoders that are part of the model."""
         return self.text.trunks + ([self.image_encoder] if self.image_encoder else [])
+
+    def _trunk_prefixes(self) -> tuple[str, ...]:
+        """What the names of the parameters of `trunks` start with."""
+        return tuple(f"{name}." for name, module in self.named_modules() if module in self.trunks)
+
+    @property
+    def adapters(self) -> list[nn.Parameter]:
+        """The parameters of the adapters of `trunks`."""
+        return [
+            weight for trunk in self.trunks for name, weight in trunk.named_parameters() if is_adapter(name)
+        ]
 
     def measure(self, pictured: Items) -> None:
         """Measure the mean and standard deviation of image features on items that all have a picture."""
@@ -339,20 +359,43 @@ class ProductSearchModel(nn.Module):
         return [logits.argmax(-1).cpu().numpy() for logits in self.score_tags(vectors)]
 
     def save(self, folder: Path) -> None:
-        """Write config.json and weights.safetensors, without the image encoder."""
+        """Write what `load` reads, and the adapters of the image encoder.
+
+        config.json; weights.safetensors, without published encoders; text_encoder.safetensors, the weights of a
+        published text encoder; and if there are adapters, adapters.safetensors. The weights of the image encoder are
+        part of the featurizer.
+        """
         (folder / "config.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+        prefixes = self._trunk_prefixes()
         state = {
             name: value.contiguous()
             for name, value in self.state_dict().items()
-            if not name.startswith("image_encoder.")
+            if not name.startswith(prefixes)
         }
         save_file(state, folder / "weights.safetensors")
+        networks: dict[str, nn.Module] = {}
+        if self.text.trunks:
+            (networks["text"],) = self.text.trunks
+            save_file(published_state(networks["text"]), folder / TEXT_WEIGHTS)
+        if self.image_encoder:
+            networks["image"] = self.image_encoder.features
+        factors = {
+            f"{encoder}.{name}": factor
+            for encoder, network in networks.items()
+            for name, factor in extract_adapters(network).items()
+        }
+        if factors:
+            save_file(factors, folder / ADAPTERS)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """The inverse of `save`, in evaluation mode on the CPU."""
         model = cls(ModelConfig(**json.loads((folder / "config.json").read_text())))
-        model.load_state_dict(load_file(folder / "weights.safetensors"))
+        state = load_file(folder / "weights.safetensors")
+        for prefix in model._trunk_prefixes():
+            published = merge_adapters(load_file(folder / TEXT_WEIGHTS), load_adapters(folder, "text"))
+            state |= {prefix + name: value for name, value in published.items()}
+        model.load_state_dict(state)
         return model.eval()
 
 

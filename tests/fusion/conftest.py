@@ -25,6 +25,7 @@ SCHEDULE = Schedule(
     patience=30,
     batch_size=64,
     learning_rate=1e-2,
+    published_rate=0.01,
     weight_decay=0.01,
     hard_negatives=True,
     seed=0,

@@ -23,6 +23,12 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor
 
 from catalog.schema import DataError
+from fusion.encoders.adapters import (
+    extract_adapters,
+    is_adapter,
+    merge_adapters,
+    published_state,
+)
 from fusion.encoders.families import FAMILIES, list_packages
 from fusion.encoders.image import ImageEncoder
 from fusion.encoders.runtime import OpenVinoSession, TorchSession
@@ -669,3 +675,75 @@ def test_modules_of_others_are_not_imported(
     path.write_text(json.dumps(modules))
     with pytest.raises(DataError, match=r"module hostile\.Module is not part of Sentence Transformers"):
         TextEncoderInit.from_name(f"st:{folder}", 20)
+
+
+def perturb(network: torch.nn.Module) -> None:
+    """Give adapters other values than those of the start, at which they add nothing."""
+    with torch.no_grad():
+        for weight in network.parameters():
+            if weight.requires_grad:
+                weight.normal_(std=0.05)
+
+
+def check_adapters(network: torch.nn.Module, rebuilt: torch.nn.Module, *inputs: Any) -> int:
+    """Check adapters of a network against a rebuilt network, which gets its state; return how many there are."""
+    start = {name: value.clone() for name, value in network.state_dict().items()}
+    with torch.inference_mode():
+        expected = network(*inputs)
+        tune(network, "lora_4", "knob")
+        assert all(torch.equal(*pair) for pair in zip(network(*inputs), expected, strict=True))
+        perturb(network)
+        adapted = network(*inputs)
+        assert all((a - b).abs().max() > 1e-3 for a, b in zip(adapted, expected, strict=True))
+        published, factors = published_state(network), extract_adapters(network)
+        assert published.keys() == start.keys()
+        assert all(torch.equal(value, start[name]) for name, value in published.items())
+        rebuilt.load_state_dict(merge_adapters(published, factors))
+        for actual, merged in zip(adapted, rebuilt(*inputs), strict=True):
+            torch.testing.assert_close(merged, actual, atol=1e-5 * max(1, float(actual.abs().max())), rtol=0)
+    assert {name for name, weight in network.named_parameters() if weight.requires_grad} == {
+        name for name, _ in network.named_parameters() if is_adapter(name)
+    }
+    return len(factors) // 2
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("auto:clip", 2 * 6 + 1),
+        ("auto:siglip", 2 * 6 + 1),
+        ("auto:chinese_clip", 2 * 6 + 1),
+        ("auto:align", 2 * 6 + 2),
+        ("open_clip:open_clip_with_its_tokenizer", 2 * 2),  # its attention is nn.MultiheadAttention
+        ("open_clip:open_clip_like_siglip", 2 * 2),
+        ("st:sentence_encoder", 2 * 6 + 2),
+        ("st:language_model", 2 * 7),
+        ("st:sentence_clip", 2 * 6 + 1),
+    ],
+)
+def test_merged_adapters_of_a_text_encoder(name: str, count: int, folders: Callable[[str], Path]) -> None:
+    """Without peft, the published weights and the adapters give the vectors of training, to 1e-5."""
+    kind, _, model = name.partition(":")
+    init = TextEncoderInit.from_name(f"{kind}:{folders(model)}", 20)
+    encoder, rebuilt = (TransformerEncoder(0, 8, 0, **init.settings).eval() for _ in range(2))
+    encoder.load_published(init.state)
+    assert init.vocabulary is not None
+    tokens = torch.from_numpy(init.vocabulary.encode(TEXTS, 20).astype(np.int64))
+    ids, mask, _ = encoder.layout.arrange(tokens, "product")
+    assert check_adapters(encoder.trunk, rebuilt.trunk, ids, mask) == count
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "auto:clip", "auto:siglip", "auto:chinese_clip", "auto:align", "open_clip:open_clip_with_its_tokenizer",
+        "open_clip:open_clip_like_siglip", "timm:test_vit", "timm:test_efficientnet", "st:sentence_clip",
+    ],
+)  # fmt: skip
+def test_merged_adapters_of_an_image_encoder(name: str, folders: Callable[[str], Path]) -> None:
+    kind, _, model = name.partition(":")
+    prefix = f"timm:{model}@" if kind == "timm" else f"{kind}:"
+    encoder = ImageEncoder.pretrained(f"{prefix}{folders(model)}", 2)
+    rebuilt = ImageEncoder(kind, 2, encoder.features.state_dict(), encoder.settings)
+    height, width, _ = encoder.prepare(Image.new("RGB", (64, 64)), None).shape
+    assert check_adapters(encoder.features, rebuilt.features, torch.randn(2, 3, height, width)) > 0

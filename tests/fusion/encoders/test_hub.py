@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 from torch import Tensor
 
 from catalog.schema import DataError
@@ -146,6 +147,30 @@ def test_a_saved_model_needs_nothing_but_its_folder(
     assert str(bert) not in (tmp_path / "config.json").read_text()
     loaded = ProductSearchModel.load(tmp_path).state_dict()
     assert all(torch.equal(value, loaded[name]) for name, value in model.state_dict().items())
+
+
+@torch.inference_mode()
+def test_adapters_are_saved_beside_the_published_weights(
+    model: ProductSearchModel, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loaded model needs no peft, and computes what the trained one does."""
+    init = TextEncoderInit.from_name(f"hf:{bert}", 12)
+    init.save(tmp_path)
+    published = (tmp_path / "text_encoder.safetensors").read_bytes()
+    model.eval().tune(text="lora_2")
+    for weight in model.adapters:
+        weight.normal_(std=0.1)
+    model.save(tmp_path)
+    assert (tmp_path / "text_encoder.safetensors").read_bytes() == published
+    assert not any(name.startswith("text.trunk") for name in load_file(tmp_path / "weights.safetensors"))
+    assert len(load_file(tmp_path / "adapters.safetensors")) == len(model.adapters) == 2 * 3 * 6
+    monkeypatch.setitem(sys.modules, "peft", None)
+    loaded = ProductSearchModel.load(tmp_path)
+    assert init.vocabulary is not None
+    batch, entities = tokens(init.vocabulary), torch.zeros(len(TEXTS), 12, 0)
+    for actual, expected in zip(loaded.text(batch, entities), model.text(batch, entities), strict=True):
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+    assert not loaded.adapters
 
 
 @torch.inference_mode()

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fusion.encoders.adapters import ADAPTERS, extract_adapters, is_adapter, published_state
 from fusion.encoders.image import ENCODERS, Architecture, ImageEncoder
 from fusion.encoders.video import ClipReader
 from fusion.encoders.vocabulary import Vocabulary
@@ -19,6 +20,8 @@ from fusion.features import Items
 from fusion.featurizer import Featurizer, load_items
 from fusion.fusions import FUSIONS
 from fusion.model import ProductSearchModel, embed
+from fusion.training.averaging import EMA_DECAY, WeightAverage
+from fusion.training.loop import Schedule, parameter_groups
 from fusion.training.objective import LossBatch, Objective, joint_loss
 from fusion.training.sampling import Pairs, TrainingSet
 
@@ -159,6 +162,70 @@ def test_training_changes_only_weights_that_are_not_frozen(
         assert changed(before, weights(model.image_encoder)) == learned
 
 
+def test_training_with_adapters_changes_nothing_published(
+    make: MakeModel, data: TrainingSet, fit_world: FitWorld, tmp_path: Path
+) -> None:
+    """A checkpoint holds only what training changes."""
+    model = make(image="lora_2")
+    assert model.image_encoder
+    before = published_state(model.image_encoder.features)
+    published = {name: value.clone() for name, value in before.items()}
+    fit_world(model, tmp_path / "c.pt", data=data, epochs=1)
+    assert changed(published, published_state(model.image_encoder.features)) == set()
+    factors = extract_adapters(model.image_encoder.features)
+    assert len(factors) == 2 * 3 and all(factor.any() for factor in factors.values())
+    state = torch.load(tmp_path / "c.pt", weights_only=True)
+    for held in (state["model"], state["average"]["weights"], state["best"]):
+        encoder = {name for name in held if name.startswith("image_encoder.features.")}
+        parameters = {name for name in encoder if not name.endswith(("mean", "running_var", "tracked"))}
+        assert len(parameters) == 2 * 3 and all(is_adapter(name) for name in parameters)
+
+
+def test_groups_of_learning_rates(make: MakeModel) -> None:
+    """New layers, published layers, adapters; in each, biases do not decay."""
+    for image, share, expected in (
+        ("last_1", 0.05, {"layer2.0.weight", "layer2.0.bias", "head.weight", "head.bias"}),
+        (
+            "lora_2",
+            0.5,
+            {f"{name}.lora_{x}.default.weight" for name in ("layer1.0", "layer2.0", "head") for x in "AB"},
+        ),
+    ):
+        model = make(image=image)
+        names = {weight: name for name, weight in model.named_parameters()}
+        schedule = Schedule(1, 1, 8, 0.1, 0.05, 0.3, False, 0)
+        groups = parameter_groups(model, schedule)
+        rates = {names[weight]: group["lr"] for group in groups for weight in group["params"]}
+        decays = {names[weight]: group["weight_decay"] for group in groups for weight in group["params"]}
+        tuned = {f"image_encoder.features.{name}" for name in expected}
+        assert {name: rate for name, rate in rates.items() if name in tuned} == dict.fromkeys(
+            tuned, pytest.approx(0.1 * share)
+        )
+        assert {rate for name, rate in rates.items() if name not in tuned} == {0.1}
+        assert rates.keys() == {name for weight, name in names.items() if weight.requires_grad}
+        assert all(
+            decay == 0.3 * (weight.ndim > 1)
+            for weight, decay in ((model.get_parameter(name), decay) for name, decay in decays.items())
+        )
+
+
+def test_the_average_shares_frozen_weights(make: MakeModel) -> None:
+    model = make(image="last_1")
+    average = WeightAverage(model)
+    pairs = list(zip(model.parameters(), average.model.parameters(), strict=True))
+    assert all((mine is other) == (not mine.requires_grad) for mine, other in pairs)
+    for value in (1.0, 2.0):
+        with torch.no_grad():
+            for weight in model.parameters():
+                if weight.requires_grad:
+                    weight.fill_(value)
+        average.update(model)
+    expected = torch.tensor(EMA_DECAY + (1 - EMA_DECAY) * 2)
+    for weight, other in pairs:
+        if weight.requires_grad:
+            torch.testing.assert_close(other.detach(), expected.expand_as(other))
+
+
 def test_statistics_of_features_are_those_of_the_start(
     make: MakeModel, data: TrainingSet, fit_world: FitWorld, tmp_path: Path
 ) -> None:
@@ -177,8 +244,9 @@ def test_the_encoder_has_no_dropout(make: MakeModel, data: TrainingSet) -> None:
     assert torch.equal(model.encode_product(batch), model.encode_product(batch))
 
 
-def test_chunks_give_the_same_gradients(make: MakeModel, data: TrainingSet) -> None:
-    model = make(image="all", fusion="attention")
+@pytest.mark.parametrize("image", ["all", "lora_2"])
+def test_chunks_give_the_same_gradients(make: MakeModel, data: TrainingSet, image: str) -> None:
+    model = make(image=image, fusion="attention")
     expected, chunked = gradients(model, data), gradients(model, data, chunk=7)
     assert expected.keys() == chunked.keys()
     for name, grad in expected.items():
@@ -221,9 +289,17 @@ def test_many_pictures_at_once(make: MakeModel, data: TrainingSet, monkeypatch: 
     np.testing.assert_allclose(embed(model, data.products, "product"), expected, atol=1e-5)
 
 
-@every_fusion
+@pytest.mark.parametrize(
+    ("fusion", "image"), [*((name, "all") for name in FUSIONS.entries), ("coattention", "lora_2")]
+)
 def test_the_saved_model_ranks_as_the_trained_model(
-    make: MakeModel, data: TrainingSet, reader: Featurizer, fit_world: FitWorld, tmp_path: Path, fusion: str
+    make: MakeModel,
+    data: TrainingSet,
+    reader: Featurizer,
+    fit_world: FitWorld,
+    tmp_path: Path,
+    fusion: str,
+    image: str,
 ) -> None:
     """Pictures → features of the tuned encoder → the model that reads features."""
     features, folder = tmp_path / "features", tmp_path / "model"
@@ -233,7 +309,7 @@ def test_the_saved_model_ranks_as_the_trained_model(
     pq.write_table(data.products.to_table(), features / "products" / "000000.parquet")
     data.products.save_pictures(features / "products" / "000000.npy")
 
-    model = make(image="all", fusion=fusion)
+    model = make(image=image, fusion=fusion)
     fit_world(model, tmp_path / "c.pt", data=data, epochs=2, learning_rate=0.1)
     queries, products = embed(model, data.queries, "query"), embed(model, data.products, "product")
     model.save(folder)
@@ -256,6 +332,7 @@ def test_the_saved_model_ranks_as_the_trained_model(
     untuned = embed(loaded, data.products, "product")
     assert np.abs(untuned - products).max() > 4 * rounding, "the features before tuning differ"
     reader.save(folder)
+    (folder / ADAPTERS).unlink(missing_ok=True)
     same = load_items(features, "products", folder, loaded.attends)
     assert np.array_equal(same.images, data.products.images)
     assert not any(picture is not None for picture in same.pictures), "pictures are loaded only after tuning"
@@ -265,11 +342,12 @@ class KilledError(Exception):
     """Stops a run in the middle."""
 
 
+@pytest.mark.parametrize("image", ["last_1", "lora_2"])
 def test_an_interrupted_run_ends_as_one_never_stopped(
-    make: MakeModel, data: TrainingSet, fit_world: FitWorld, tmp_path: Path
+    make: MakeModel, data: TrainingSet, fit_world: FitWorld, tmp_path: Path, image: str
 ) -> None:
     scores = [0.1, 0.3, 0.2]
-    uninterrupted, stopped = make(), make()
+    uninterrupted, stopped = make(image=image), make(image=image)
     values = iter(scores)
     history = fit_world(
         uninterrupted, tmp_path / "uninterrupted.pt", lambda *_: next(values), data=data, epochs=3
@@ -284,7 +362,7 @@ def test_an_interrupted_run_ends_as_one_never_stopped(
 
     with pytest.raises(KilledError):
         fit_world(stopped, tmp_path / "c.pt", killed, data=data, epochs=3)
-    resumed = make(seed=99)
+    resumed = make(seed=99, image=image)
     assert fit_world(resumed, tmp_path / "c.pt", lambda *_: scores[2], data=data, epochs=3) == history
     state, expected = resumed.state_dict(), uninterrupted.state_dict()
     assert state.keys() == expected.keys() and any(name.startswith("image_encoder.") for name in state)
