@@ -16,8 +16,8 @@ FROM build AS requirements
 COPY pyproject.toml ./
 COPY eval/pyproject.toml eval/
 ARG COMPILE="/opt/build/bin/uv pip compile --quiet --no-header --no-annotate --no-deps --no-emit-package vitrine-judge -c requirements.lock"
-RUN $COMPILE pyproject.toml --extra cluster --extra encoders > cpu.txt \
- && $COMPILE pyproject.toml --extra encoders > cuda.txt \
+RUN $COMPILE pyproject.toml --extra cluster --extra encoders --extra ocr > cpu.txt \
+ && $COMPILE pyproject.toml --extra encoders --extra ocr > cuda.txt \
  && grep -E '^(kfp|mlflow-skinny)==' requirements.lock >> cuda.txt
 
 FROM build AS code

@@ -33,6 +33,7 @@ def random_items(count: int, words: int, rng: np.random.Generator) -> Items:
         has_image=np.ones(count, bool),
         videos=missing,
         pictures=missing,
+        ocr=missing,
     )
 
 

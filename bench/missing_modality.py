@@ -24,6 +24,7 @@ from fusion.featurizer import load_items
 from fusion.model import ProductSearchModel
 from fusion.search.bm25 import rank_bm25
 from fusion.search.catalogue_search import rank_products
+from fusion.search.lexical_index import LexicalIndex
 from scoring.judgements import read_judgements
 
 PRIMARY = "ndcg@10"
@@ -57,7 +58,11 @@ def main() -> None:
         reduced_products = products.without(modality, lost)
         runs = {
             "bm25": rank_keywords(
-                arguments.data, test, products.ids[lost] if modality == "text" else (), params.depth
+                arguments.data,
+                test,
+                reduced_products,
+                products.ids[lost] if modality == "text" else (),
+                params.depth,
             ),
             untouched: rank_products(model, test, reduced_products, params.depth, [untouched]),
             "fused": rank_products(model, test, reduced_products, params.depth),
@@ -76,7 +81,9 @@ def main() -> None:
             print(f"| {' | '.join(cells)} |")
 
 
-def rank_keywords(data: Path, queries: Items, textless: Iterable[str], depth: int) -> pa.Table:
+def rank_keywords(
+    data: Path, queries: Items, products: Items, textless: Iterable[str], depth: int
+) -> pa.Table:
     """BM25 over a catalogue in which some products have no text."""
     textless_ids = set(textless)
     with tempfile.TemporaryDirectory() as folder:
@@ -87,7 +94,7 @@ def rank_keywords(data: Path, queries: Items, textless: Iterable[str], depth: in
                     emptied = {"product_id": row["product_id"], "title": ""}
                     table.write(emptied if row["product_id"] in textless_ids else row)
         (copy / "queries").symlink_to((data / "queries").resolve())
-        return rank_bm25(copy, queries.ids, depth)
+        return rank_bm25(copy, queries.ids, depth, LexicalIndex.build(copy, ocr=products.ocr))
 
 
 if __name__ == "__main__":

@@ -261,6 +261,7 @@ def random_training_set(encoder: ImageEncoder, size: int, batch: int, steps: int
             has_image=has_image,
             videos=np.full(rows, None, object),
             pictures=pictures,
+            ocr=np.full(rows, None, object),
         )
 
     tables = {"products": items(np.ones(count, bool), 32), "queries": items(np.arange(count) % 2 == 0, 8)}

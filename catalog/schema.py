@@ -111,13 +111,17 @@ class DataError(Exception):
     """Bad input. The message says what is wrong, where, and what to do; it is printed without a traceback."""
 
 
-def product_text(product: Mapping[str, Any]) -> str:
+def product_text(product: Mapping[str, Any], picture_text: str | None = None) -> str:
     """Join the text columns of a product; input of both BM25 and the text encoder.
 
     Args:
         product: A row of the products table; missing and null columns are skipped.
+        picture_text: Read off its pictures. It goes before the description: this is the longest column, and a text
+            encoder cuts off the end.
     """
-    return " ".join(str(product[name]).replace("/", " ") for name in TEXT_COLUMNS if product.get(name))
+    texts = [str(product[name]).replace("/", " ") if product.get(name) else "" for name in TEXT_COLUMNS]
+    texts.insert(TEXT_COLUMNS.index("description"), picture_text or "")
+    return " ".join(filter(None, texts))
 
 
 def list_pictures(row: Mapping[str, Any]) -> list[Picture]:

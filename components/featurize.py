@@ -16,6 +16,7 @@ from catalog.progress import show_progress
 from catalog.schema import EXACT, HUMAN, SPLITS, TEXT_COLUMNS, DataError, product_text
 from components.params import FeaturizeParams
 from fusion.encoders.image import ImageEncoder
+from fusion.encoders.ocr import open_reader
 from fusion.encoders.text import TextEncoderInit
 from fusion.encoders.video import ClipReader
 from fusion.encoders.vocabulary import PAD, Vocabulary
@@ -110,6 +111,7 @@ def _featurize(
     text_encoder = TextEncoderInit.from_name(params.text_encoder, params.max_tokens)
     image_encoder = ImageEncoder.pretrained(params.image_encoder, params.image_grid, params.image_weights)
     image_encoder.check_size(params.image_size)
+    reader = params.ocr and open_reader(params.ocr)  # before long work: its package may be missing
     featurizer = Featurizer(
         text_encoder.vocabulary
         or Vocabulary.learn(
@@ -124,8 +126,11 @@ def _featurize(
         params.max_pictures,
         text_encoder.prompts,
         params.runtime,
+        params.ocr,
     )
     provenance = {"data": fingerprint, "params": params.model_dump(), "runtime": featurizer.session.name}
+    if reader:
+        provenance["ocr"] = reader.engine
     if store.resume_if_same(partial, provenance):
         print("featurize: resuming an earlier run", file=sys.stderr)
     featurizer.save(partial)

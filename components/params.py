@@ -60,6 +60,11 @@ class FeaturizeParams(Params):
         "where it is installed, else PyTorch",
     )
     max_pictures: int = Field(4, ge=1, le=32, description="pictures per product, the main one first")
+    ocr: Annotated[str, _name_of("fusion.encoders.ocr", "READERS")] | None = Field(
+        None,
+        description="what reads the text on products' pictures, for BM25 and the text encoder: rapidocr; null to read "
+        "none",
+    )
     keep_pictures: bool = Field(
         False, description="whether to keep pictures with their features, for train.tune.image"
     )

@@ -16,7 +16,7 @@ from catalog.schema import DataError
 
 MODALITIES = ("text", "image", "video")
 _MODALITY_FIELDS = {  # the fields that hold each modality
-    "text": ("tokens",),
+    "text": ("tokens", "ocr"),
     "image": ("images", "galleries", "regions", "has_image", "pictures"),
     "video": ("videos",),
 }
@@ -40,6 +40,7 @@ class Items:
         videos: object, shape (N,): from `fusion.encoders.video.ClipReader`, all of one shape; None without a clip.
         pictures: object, shape (N,): the P fitted pictures, the main one first, uint8 (P, S, S, 3); None without a
             picture, or if not loaded.
+        ocr: object, shape (N,): the text on a product's pictures, str; None if it was not read.
     """
 
     ids: np.ndarray
@@ -52,6 +53,7 @@ class Items:
     has_image: np.ndarray
     videos: np.ndarray
     pictures: np.ndarray
+    ocr: np.ndarray
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -158,6 +160,8 @@ class Items:
             "regions": to_column(self.regions),
             "has_image": pa.array(self.has_image),
         }
+        if any(text is not None for text in self.ocr):
+            columns["ocr"] = pa.array(self.ocr, pa.string())
         table = pa.table(columns)
         for name in _RAGGED:
             arrays = getattr(self, name)
@@ -186,6 +190,7 @@ class Items:
             if field.name in table.column_names and field.name not in _RAGGED
         }
         columns.setdefault("regions", np.zeros((len(table), 0, 0), np.float16))
+        columns.setdefault("ocr", np.full(len(table), None, object))
         for name in _RAGGED:
             columns[name] = np.full(len(table), None, object)
             if name in table.column_names:

@@ -21,6 +21,7 @@ from catalog.schema import TEXT_COLUMNS, Picture, list_pictures, product_text
 from catalog.threads import cpu_count
 from fusion.encoders.adapters import load_adapters
 from fusion.encoders.image import ImageEncoder
+from fusion.encoders.ocr import SIDE, open_reader
 from fusion.encoders.runtime import open_session
 from fusion.encoders.video import ClipReader
 from fusion.encoders.vocabulary import Vocabulary
@@ -51,6 +52,8 @@ class Featurizer:
         max_pictures: Largest number of pictures kept of a product, the main one included.
         prompts: Text before each text of a role, "query" or "product", see `Vocabulary.encode`.
         runtime: See `fusion.encoders.runtime.open_session`.
+        ocr: Name of the reader of text on products' pictures, see `fusion.encoders.ocr`; None to read none. It is
+            opened when the first product comes: queries need none.
     """
 
     def __init__(
@@ -63,8 +66,9 @@ class Featurizer:
         max_pictures: int,
         prompts: Mapping[str, str] = NO_PROMPTS,
         runtime: str = "torch",
+        ocr: str | None = None,
     ) -> None:
-        self.prompts = prompts
+        self.prompts, self.ocr = prompts, ocr
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.vocabulary = vocabulary
         self.encoder, self.clips = encoder.to(self.device), clips.to(self.device)
@@ -86,6 +90,7 @@ class Featurizer:
             "max_pictures": self.max_pictures,
             "prompts": dict(self.prompts),
             "runtime": self.session.name,
+            "ocr": self.ocr,
         }
         (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
 
@@ -120,8 +125,11 @@ class Featurizer:
         galleries = [list_pictures(row)[: self.max_pictures] for row in rows]
         arrays, broken = self._encode_galleries(galleries, keep_pictures)
         videos, broken_videos = self._encode_videos([row.get("video") for row in rows])
+        ocr = np.full(len(rows), None, object)
         if table == "products":
-            ids, texts = [row["product_id"] for row in rows], [product_text(row) for row in rows]
+            ocr = self._read_pictures(galleries)
+            ids = [row["product_id"] for row in rows]
+            texts = [self.product_text(row, text) for row, text in zip(rows, ocr, strict=True)]
             splits, segments = [sides.get(i, "train") for i in ids], [""] * len(rows)
         else:
             ids, texts, splits, segments = ([row[name] or "" for row in rows] for name in _QUERY_TEXTS)
@@ -131,9 +139,20 @@ class Featurizer:
             segments=np.array(segments, object),
             tokens=self.vocabulary.encode(texts, self.max_tokens, self.prompts.get(ROLES[table], "")),
             videos=videos,
+            ocr=ocr,
             **arrays,
         )
         return items, broken_videos | broken
+
+    def product_text(self, row: Mapping[str, Any], ocr: str | None) -> str:
+        """What the text encoder reads of a product.
+
+        Args:
+            row: As for `featurize_rows`.
+            ocr: Its text in `Items.ocr`. Words that the vocabulary cannot read are left out: the shop did not write
+                them, and `featurize.max_unreadable` is about what it wrote.
+        """
+        return product_text(row, ocr and self.vocabulary.drop_unreadable(ocr))
 
     def featurize_table(self, data: Path, table: str) -> Items:
         """Featurize a whole table of a data set."""
@@ -170,6 +189,24 @@ class Featurizer:
         return replace(
             items, **self._encode_batches(progress, len(items), BATCH, regions=items.regions.size > 0)
         )
+
+    def _read_pictures(self, galleries: Sequence[Sequence[Picture]]) -> np.ndarray:
+        """`Items.ocr` of N products: the lines on all pictures in order, each line once."""
+        if self.ocr is None:
+            return np.full(len(galleries), None, object)
+        reader = open_reader(self.ocr)
+
+        def read_lines(picture: Picture) -> list[str]:
+            try:
+                return reader(decode(picture["bytes"], side=SIDE))
+            except PictureError:  # `_encode_galleries` reports it
+                return []
+
+        lines = self.thread_pool.map(read_lines, itertools.chain.from_iterable(galleries))
+        texts = np.full(len(galleries), "", object)
+        for row, gallery in enumerate(galleries):
+            texts[row] = " ".join(dict.fromkeys(itertools.chain(*itertools.islice(lines, len(gallery)))))
+        return texts
 
     def _encode_galleries(
         self, galleries: Sequence[Sequence[Picture]], keep_pictures: bool

@@ -6,6 +6,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusion.encoders.ocr import open_reader
 from fusion.featurizer import SETTINGS
 from fusion.search.catalogue_search import FIELDS, FILTERS, SearchIndex
 from registry.model_registry import copied_from
@@ -75,6 +76,13 @@ def list_requirements(packages: Collection[str] = ()) -> list[str]:
     return [f"{name}=={Version(metadata.version(name)).public}" for name in names]
 
 
+def list_featurizer_packages(model: Path) -> list[str]:
+    """The packages that run the image encoder and read the text on pictures; `model` is what `train` wrote."""
+    settings = json.loads((model / SETTINGS).read_text())
+    reader_packages = open_reader(settings["ocr"]).packages if settings["ocr"] else ()
+    return [*RUNTIME_PACKAGES[settings["runtime"]], *reader_packages]
+
+
 def _list_versions(client: "MlflowClient", run: "ActiveRun", name: str) -> "list[ModelVersion]":
     """The run's versions of one model, without copies that MLflow made of them: these have the same run."""
     versions = client.search_model_versions(f"run_id = '{run.info.run_id}'")
@@ -99,7 +107,6 @@ def _log_model(artifacts: Mapping[str, Path], packages: Collection[str]) -> str:
     import mlflow
     import pandas as pd
 
-    runtime_packages = RUNTIME_PACKAGES[json.loads((artifacts["model"] / SETTINGS).read_text())["runtime"]]
     return mlflow.pyfunc.log_model(
         name="model",
         python_model=PYFUNC,
@@ -107,7 +114,9 @@ def _log_model(artifacts: Mapping[str, Path], packages: Collection[str]) -> str:
         code_paths=[str(_find_package(package)) for package in CODE],
         signature=_create_signature(artifacts["index"]),
         input_example=(pd.DataFrame({"text": ["red dotted mug"]}), {"k": 5, "filters": {"color": ["red"]}}),
-        pip_requirements=list_requirements([*packages, *runtime_packages]),
+        pip_requirements=list_requirements(
+            sorted({*packages, *list_featurizer_packages(artifacts["model"])})
+        ),
     ).model_uri
 
 

@@ -123,7 +123,7 @@ def rank_systems(
         params: How many products to rank, and how to tune the hybrid.
     """
     test_ids, validation_ids = candidate.test_queries.ids, candidate.validation_queries.ids
-    lexical = LexicalIndex.build(data, params.language)
+    lexical = LexicalIndex.build(data, params.language, candidate.products.ocr)
     bm25_rankings = rank_bm25(data, np.concatenate([test_ids, validation_ids]), params.depth, lexical)
     rankings = {BM25: _select_queries(bm25_rankings, test_ids)}
     ablations = list_ablations(candidate.network, candidate.products)

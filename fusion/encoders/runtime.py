@@ -225,7 +225,7 @@ def _digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _import_openvino() -> Any:
+def import_openvino() -> Any:
     """Import OpenVINO without the package that reports each import to its makers."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # OpenVINO then has a stub instead
     import openvino
@@ -238,7 +238,7 @@ def _export(encoder: "ImageEncoder", shape: tuple[int, int], folder: Path) -> No
 
     It is traced: OpenVINO reads what `torch.export` gives, too, but then some features are wrong (2026.4).
     """
-    openvino = _import_openvino()
+    openvino = import_openvino()
     example = torch.zeros((TRACED, *shape, 3), dtype=torch.uint8)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of values that a trace keeps: `_compare` checks the features
@@ -253,7 +253,7 @@ def _export(encoder: "ImageEncoder", shape: tuple[int, int], folder: Path) -> No
 
 
 def _compile(folder: Path) -> "CompiledModel":
-    openvino = _import_openvino()
+    openvino = import_openvino()
     core = openvino.Core()
     settings = {
         "INFERENCE_NUM_THREADS": cpu_count(),

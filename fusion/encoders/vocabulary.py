@@ -146,6 +146,13 @@ class Vocabulary:
         encoding = self._tokenizer.encode(prompt + text, add_special_tokens=False)
         return encoding.ids[_prompt_tokens(encoding, prompt) :]
 
+    def drop_unreadable(self, text: str) -> str:
+        """The text without the words that have a piece of `unreadable`; blanks separate words."""
+        words = text.split()
+        longest = max((len(word.encode()) for word in words), default=0)  # a byte is at most a piece
+        is_unreadable = np.isin(self.encode(words, longest + 1), self.unreadable)
+        return " ".join(word for word, flags in zip(words, is_unreadable, strict=True) if not flags.any())
+
     def split_words(self, text: str, length: int) -> list[Word]:
         """The words of a text's first `length` tokens. In a script without blanks each piece is a word."""
         encoding = self._tokenizer.encode(text, add_special_tokens=False)

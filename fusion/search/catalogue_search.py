@@ -303,7 +303,7 @@ def rank_data(
     products = featurizer.featurize_table(data, "products")
     query_texts = read_texts(data, split_queries.ids)
     if index and (index / HYBRID_FOLDER).exists():
-        hybrid = Hybrid.load(index / HYBRID_FOLDER).rebuild(data)
+        hybrid = Hybrid.load(index / HYBRID_FOLDER).rebuild(data, products.ocr)
         run = rank_hybrid(model, split_queries, query_texts, products, depth, hybrid)
     else:
         run = rank_products(model, split_queries, products, depth)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from catalog import store
 from catalog.images import PictureError
-from catalog.schema import DataError, main_picture, product_text
+from catalog.schema import DataError, main_picture
 from fusion.encoders.vocabulary import PAD, Word
 from fusion.features import MODALITIES, Items
 from fusion.featurizer import COLUMNS, Featurizer
@@ -99,7 +99,7 @@ def explain(
     product_item, _ = featurizer.featurize_rows("products", [product])
     query_words, product_words = (
         featurizer.vocabulary.split_words(text, featurizer.max_tokens)
-        for text in (query["text"] or "", product_text(product))
+        for text in (query["text"] or "", featurizer.product_text(product, product_item.ocr[0]))
     )
     score = _score_pairs(model, query_item, product_item)[0]
     shorter_query_scores = _score_pairs(model, _drop_each_word(query_item, query_words), product_item)

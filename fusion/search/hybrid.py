@@ -1,7 +1,7 @@
 """The hybrid of the model and BM25: a weighted sum of their scores, the same at evaluation and in service."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -61,9 +61,9 @@ class Hybrid:
                 best_rows[query], best_scores[query] = merged_rows[:k], merged_scores[:k]
         return best_rows, best_scores
 
-    def rebuild(self, data: Path) -> Self:
-        """The same hybrid over the products of another data set."""
-        return replace(self, lexical=LexicalIndex.build(data, self.lexical.analyser.language))
+    def rebuild(self, data: Path, ocr: Iterable[str | None] | None = None) -> Self:
+        """The same hybrid over the products of another data set, see `LexicalIndex.build`."""
+        return replace(self, lexical=LexicalIndex.build(data, self.lexical.analyser.language, ocr))
 
     def save(self, folder: Path) -> None:
         """Write BM25's index and settings.json."""

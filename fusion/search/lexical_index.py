@@ -1,5 +1,6 @@
 """BM25 over all text of a product, as an index that can be saved with the catalogue."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,13 +27,15 @@ class LexicalIndex:
         self.analyser = analyser
 
     @classmethod
-    def build(cls, data: Path, language: str = AUTO) -> Self:
+    def build(cls, data: Path, language: str = AUTO, ocr: Iterable[str | None] | None = None) -> Self:
         """Index the products of a data set.
 
         Args:
             data: The data set.
             language: Of all products, ISO 639-1; "auto" to read the column `language`, and to detect it where that is
                 empty.
+            ocr: The text on the products' pictures, see `fusion.features.Items`, in the order of the data set. The
+                language is detected without it: it is often a single name or number.
         """
         import bm25s
 
@@ -40,6 +43,8 @@ class LexicalIndex:
         products = store.read_table(data, "products", columns).to_pylist()
         texts = [product_text(row) for row in products]
         analyser, codes = CatalogueAnalyser.fit(texts, [row.get("language") for row in products], language)
+        if ocr is not None:
+            texts = [product_text(row, text) for row, text in zip(products, ocr, strict=True)]
         index = bm25s.BM25()
         tokens = [analyser.index_tokens(text, code) for text, code in zip(texts, codes, strict=True)]
         index.index(tokens, show_progress=False)

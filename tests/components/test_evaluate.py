@@ -85,6 +85,17 @@ def test_the_hybrid_weighs_the_candidate_against_bm25(evaluation: Path) -> None:
         assert ranking == (expected if query in answered else ours.to_dict())[query]
 
 
+@pytest.mark.slow
+def test_bm25_reads_the_text_on_pictures(data: Path, features: Path, model: Path, tmp_path: Path) -> None:
+    shutil.copytree(features, tmp_path / "features")
+    path = tmp_path / "features" / "products" / "000000.parquet"
+    products = pq.read_table(path)
+    pq.write_table(products.append_column("ocr", pa.array(["VONDRA", *[""] * 59])), path)
+    evaluate(data, tmp_path / "features", model, QUICK, tmp_path / "evaluation")
+    hybrid = SearchIndex.load(tmp_path / "evaluation" / "index").hybrid
+    assert hybrid and hybrid.lexical.search("vondra", 5)[0].tolist() == [0]
+
+
 def test_the_index_ranks_like_the_system_that_is_judged(evaluation: Path, data: Path, model: Path) -> None:
     served = read_served(evaluation)
     assert served == HYBRID, "of this small model, the hybrid is the better system"

@@ -1,5 +1,7 @@
+import io
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image, ImageDraw, ImageFont
 
 from catalog import store
 from catalog.schema import EXACT, DataError
@@ -14,6 +17,7 @@ from components import featurize as stage
 from components.featurize import assign_product_splits, featurize, featurize_shard, merge_shards
 from components.params import FeaturizeParams
 from fusion.encoders import runtime
+from fusion.encoders.ocr import open_reader
 from fusion.encoders.vocabulary import Vocabulary
 from fusion.features import Items
 
@@ -166,6 +170,43 @@ class TestBrokenPictures:
         ):
             featurize(data, validated(data), FeaturizeParams(max_broken_images=0.14), tmp_path / "features")
         assert not (tmp_path / "features").exists()
+
+
+class TestTextOnPictures:
+    def test_is_read_only_if_a_parameter_says_so(self, features: Path) -> None:
+        for table in ("products", "queries"):
+            assert "ocr" not in pq.read_schema(features / table / "000000.parquet").names
+        assert "ocr" not in json.loads((features / "made_from.json").read_text())
+
+    def test_is_a_column_of_products_and_a_word_of_their_texts(
+        self, tiny_tables: Tables, write_data: Write, validated: Validated, tmp_path: Path
+    ) -> None:
+        """The real reader, twice: the same bytes."""
+        stream = io.BytesIO()
+        picture = Image.new("RGB", (96, 96), "white")
+        ImageDraw.Draw(picture).text((8, 30), "VONDRA", "black", ImageFont.load_default(20))
+        picture.save(stream, "PNG")
+        tiny_tables["products"][2]["images"][0]["bytes"] = stream.getvalue()
+        data, params = write_data(tiny_tables), EVERY_WORD.model_copy(update={"ocr": "rapidocr"})
+        for name in ("first", "second"):
+            featurize(data, validated(data), params, tmp_path / name)
+        assert store.fingerprint(tmp_path / "first") == store.fingerprint(tmp_path / "second")
+        products, queries = (Items.load(tmp_path / "first", table) for table in ("products", "queries"))
+        assert products.ocr.tolist() == ["", "", "VONDRA", *[""] * 9]
+        assert queries.ocr.tolist() == [None] * 6
+        vocabulary = Vocabulary.load(tmp_path / "first" / "vocabulary.json")
+        expected = vocabulary.encode(["Green shirt clothing shirt VONDRA"], params.max_tokens)[0]
+        assert products.tokens[2].tolist() == expected.tolist()
+
+    def test_needs_its_package_before_the_work_begins(
+        self, tiny_data: Path, validated: Validated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        open_reader.cache_clear()
+        monkeypatch.setitem(sys.modules, "rapidocr", None)
+        monkeypatch.setattr(Vocabulary, "learn", None)
+        with pytest.raises(DataError, match=r"featurize\.ocr: rapidocr is not installed; install it with"):
+            featurize(tiny_data, validated(tiny_data), FeaturizeParams(ocr="rapidocr"), tmp_path / "out")
+        assert not (tmp_path / "out").exists()
 
 
 class TestGoingOn:

@@ -11,7 +11,8 @@ from catalog import store
 from catalog.schema import DataError
 from components.params import RegisterParams
 from components.register import register
-from registry.model_logging import list_requirements
+from fusion.featurizer import SETTINGS
+from registry.model_logging import list_featurizer_packages, list_requirements
 from scoring.systems import read_served
 
 if TYPE_CHECKING:
@@ -112,6 +113,12 @@ def test_what_serving_needs_is_pinned() -> None:
     assert not {"dvc", "kfp", "great-expectations", "pytest"} & set(requirements)
     specifiers = [requirement.specifier for requirement in requirements.values()]
     assert all(len(specifier) == 1 and "+" not in str(specifier) for specifier in specifiers)
+
+
+def test_serving_needs_what_reads_the_text_on_pictures(tmp_path: Path) -> None:
+    for reader, packages in ((None, ["openvino"]), ("rapidocr", ["openvino", "rapidocr", "openvino"])):
+        (tmp_path / SETTINGS).write_text(json.dumps({"runtime": "openvino", "ocr": reader}))
+        assert list_featurizer_packages(tmp_path) == packages
 
 
 def test_ratings_of_equal_weights_count(

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from catalog.schema import EXACT, IRRELEVANT
+from fusion.encoders.ocr import READERS, open_reader
 from fusion.features import Items
 from fusion.model import ModelConfig, ProductSearchModel
 from fusion.training.loop import Schedule, fit_model
@@ -54,6 +56,21 @@ class World(NamedTuple):
         return float(np.take_along_axis(self.answers, first, 1).mean())
 
 
+@pytest.fixture
+def widths(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a reader that reads every picture as its own width in words: "48 pixels", and "wide"."""
+
+    class Widths:
+        engine, packages = "none", ()
+
+        def __call__(self, picture: Image.Image) -> list[str]:
+            return [f"{picture.width} pixels", "wide"] if picture.width > 40 else []
+
+    monkeypatch.setitem(READERS.entries, "widths", Widths)
+    yield "widths"
+    open_reader.cache_clear()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
     """The tensors here are small: threads would only wait for each other."""
@@ -91,6 +108,7 @@ def make_items() -> Callable[..., Items]:
             has_image=has_image,
             videos=np.full(count, None, object) if videos is None else videos,
             pictures=np.full(count, None, object) if pictures is None else pictures,
+            ocr=np.full(count, None, object),
         )
 
     return make

@@ -69,6 +69,7 @@ def items(draw: st.DrawFn) -> Items:
         has_image=draw(hnp.arrays(bool, count)),
         videos=draw(clips(count)),
         pictures=np.full(count, None, object),
+        ocr=np.full(count, None, object) if draw(st.booleans()) else strings(),
     )
 
 
@@ -90,6 +91,14 @@ def test_table_and_back(original: Items) -> None:
     stream = io.BytesIO()
     pq.write_table(original.to_table(), stream)
     assert equal(Items.from_table(pq.read_table(stream)), original)
+
+
+def test_text_on_pictures_is_a_column_only_where_it_was_read(make_items: Callable[..., Items]) -> None:
+    unread = make_items(np.ones((2, 2)))
+    assert "ocr" not in unread.to_table().column_names
+    read = replace(unread, ocr=np.array(["", "SALE 20"], object))
+    assert read.to_table()["ocr"].to_pylist() == ["", "SALE 20"]
+    assert read.to_table().drop_columns("ocr") == unread.to_table()
 
 
 def test_files_in_order_of_name(make_items: Callable[..., Items], tmp_path: Path) -> None:

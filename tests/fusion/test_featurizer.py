@@ -10,6 +10,7 @@ import pytest
 from catalog.schema import TEXT_COLUMNS
 from fusion.encoders import runtime
 from fusion.encoders.image import ImageEncoder
+from fusion.encoders.ocr import open_reader
 from fusion.encoders.video import ClipReader
 from fusion.encoders.vocabulary import PAD, UNKNOWN, Vocabulary
 from fusion.featurizer import BATCH, SETTINGS, Featurizer
@@ -199,6 +200,67 @@ def test_a_query_is_encoded_by_the_runtime_of_the_products(
     assert served.session.name == ("openvino" if installed else "torch")
     assert np.array_equal(before, after) == installed
     assert len(capsys.readouterr().err.splitlines()) == (not installed)
+
+
+class TestTextOnPictures:
+    def test_goes_before_the_description_and_each_line_once(
+        self, featurizer: Featurizer, png: Callable[..., bytes], widths: str
+    ) -> None:
+        featurizer.ocr, featurizer.max_tokens = widths, 64
+        gallery = [{"bytes": png(width, width), "path": None} for width in (48, 64, 90, 100)]
+        row = product(0, title="red", description="shirt") | {"images": gallery}
+        items, _ = featurizer.featurize_rows("products", [row, product(1, png(1, 30), title="red")])
+        assert items.ocr.tolist() == ["48 pixels wide 64 pixels 90 pixels", ""], "max_pictures is 3"
+        expected = ["red 48 pixels wide 64 pixels 90 pixels shirt", "red"]
+        assert np.array_equal(items.tokens, featurizer.vocabulary.encode(expected, 64))
+
+    def test_without_a_usable_picture_is_empty(
+        self, featurizer: Featurizer, png: Callable[..., bytes], widths: str
+    ) -> None:
+        featurizer.ocr = widths
+        rows = [product(n, image, title="red") for n, image in enumerate([None, b"broken", png(0, 50)])]
+        items, broken = featurizer.featurize_rows("products", rows)
+        assert items.ocr.tolist() == ["", "", "50 pixels wide"]
+        assert list(broken) == [1]
+
+    def test_is_not_read_of_queries_or_without_a_reader(
+        self, featurizer: Featurizer, png: Callable[..., bytes], widths: str
+    ) -> None:
+        row = product(0, png(0), title="red")
+        plain, _ = featurizer.featurize_rows("products", [row])
+        featurizer.ocr = widths
+        photo = {"bytes": png(1), "path": None}
+        query = {"query_id": "a", "text": "red", "split": "test", "segment": None, "image": photo}
+        queries, _ = featurizer.featurize_rows("queries", [query])
+        for items in (plain, queries):
+            assert items.ocr.tolist() == [None]
+            assert np.array_equal(items.tokens, featurizer.vocabulary.encode(["red"], 4))
+
+    def test_of_unknown_letters_is_for_keyword_search_alone(
+        self,
+        featurizer: Featurizer,
+        png: Callable[..., bytes],
+        widths: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """The vocabulary has the letters of "red shirt cotton"."""
+        featurizer.ocr = widths
+        monkeypatch.setattr(type(open_reader(widths)), "__call__", lambda *_: ["红色 red", "rest"])
+        items, _ = featurizer.featurize_rows("products", [product(0, png(0), title="shirt")])
+        assert items.ocr.tolist() == ["红色 red rest"]
+        assert np.array_equal(items.tokens, featurizer.vocabulary.encode(["shirt red rest"], 4))
+
+    def test_is_read_after_loading(
+        self, featurizer: Featurizer, png: Callable[..., bytes], widths: str, tmp_path: Path
+    ) -> None:
+        featurizer.ocr = widths
+        featurizer.save(tmp_path)
+        rows = [product(0, png(0, 50), title="red")]
+        before, after = (
+            reader.featurize_rows("products", rows)[0] for reader in (featurizer, Featurizer.load(tmp_path))
+        )
+        assert before.ocr.tolist() == after.ocr.tolist() == ["50 pixels wide"]
+        assert np.array_equal(before.tokens, after.tokens)
 
 
 def test_clips(featurizer: Featurizer, png: Callable[..., bytes]) -> None:

@@ -178,6 +178,12 @@ def test_an_unseen_letter_is_its_bytes() -> None:
     assert not np.isin(pieces(vocabulary, "red 红色 xyz 789"), vocabulary.unreadable).any()
 
 
+def test_words_with_unreadable_pieces_are_dropped() -> None:
+    vocabulary = Vocabulary.learn(["red shirt"], size=100, min_count=1)
+    assert vocabulary.drop_unreadable("rest 红 shirt's red年 RED!") == "rest shirt's RED!"
+    assert vocabulary.drop_unreadable(" ") == ""
+
+
 def test_starts_and_ends_of_words() -> None:
     tokens, continuations = np.array([[5, 2, 6, 3, PAD], [6, 2, 2, 6, 6]], np.int32), np.array([6], np.int32)
     assert word_starts(tokens, continuations).tolist() == [[True, True, False, True, True], [1, 1, 1, 0, 0]]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fusion.search.bm25 import rank_bm25
+from fusion.search.lexical_index import LexicalIndex
 
 Tables = dict[str, list[dict[str, Any]]]
 Write = Callable[[Tables], Path]
@@ -55,6 +56,15 @@ def test_order(shop: Callable[..., Path]) -> None:
     assert [i for i, _ in rankings["a"]] == ["p1", "p0"]  # "red" twice, and only one word longer
     assert [i for i, _ in rankings["b"]] == ["p5", "p4"]  # p4 is longer: it has a brand
     assert [i for i, _ in rankings["c"]] == ["p2", "p0", "p1"]  # the rarer word counts for more
+
+
+def test_text_on_a_picture_is_text_of_the_product(shop: Callable[..., Path]) -> None:
+    data = shop(q="Vondra mug")
+    index = LexicalIndex.build(data, ocr=["", "VONDRA 20", None, "", "", ""])
+    run = rank_bm25(data, np.array(["q"], object), 10, index)
+    assert run["product_id"].to_pylist() == ["p1", "p0"]
+    alone, _ = index.search("vondra", 10)
+    assert alone.tolist() == [1]
 
 
 def test_stems_case_and_category_paths_match(shop: Callable[..., Path]) -> None:

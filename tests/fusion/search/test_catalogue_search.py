@@ -1,5 +1,6 @@
 """Ranking from arrays, from a data set, and by the command."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,10 +17,12 @@ import pytest
 from catalog.schema import DataError
 from fusion.__main__ import main
 from fusion.features import MODALITIES
-from fusion.featurizer import Featurizer
+from fusion.featurizer import SETTINGS, Featurizer
 from fusion.model import ProductSearchModel, embed
-from fusion.search.catalogue_search import SearchIndex, load_model, rank_data, rank_products
+from fusion.search.catalogue_search import HYBRID_FOLDER, SearchIndex, load_model, rank_data, rank_products
 from fusion.search.explanations import explain_data
+from fusion.search.hybrid import Hybrid
+from fusion.search.lexical_index import LexicalIndex
 from fusion.search.vector_index import IVFIndex
 
 ROOT = Path(__file__).parents[3]
@@ -134,6 +137,27 @@ def test_rank_data_ranks_one_split_from_texts_and_pictures(saved: Path, tiny_dat
     for row, first in zip(scores, rankings.values(), strict=True):
         assert len({item for item, _ in first}) == 5
         np.testing.assert_allclose([score for _, score in first], np.sort(row)[::-1][:5], atol=1e-6)
+
+
+def test_rank_data_reads_the_text_on_pictures(
+    saved: Path,
+    tiny_tables: dict[str, list[dict[str, Any]]],
+    write_data: Callable[[dict[str, list[dict[str, Any]]]], Path],
+    png: Callable[..., bytes],
+    widths: str,
+    tmp_path: Path,
+) -> None:
+    """By a hybrid in which BM25 has all the weight."""
+    tiny_tables["products"][7]["images"][0]["bytes"] = png(7, 60)
+    tiny_tables["queries"][4]["text"] = "60 pixels"
+    data = write_data(tiny_tables)
+    shutil.copytree(saved, tmp_path / "model")
+    settings = json.loads((saved / SETTINGS).read_text())
+    (tmp_path / "model" / SETTINGS).write_text(json.dumps(settings | {"ocr": widths}))
+    (tmp_path / "index").mkdir()
+    Hybrid(LexicalIndex.build(data), 0.0, 12).save(tmp_path / "index" / HYBRID_FOLDER)
+    rankings = group_by_query(rank_data(tmp_path / "model", data, "test", 3, index=tmp_path / "index"))
+    assert rankings["q4"][0][0] == "p7"
 
 
 def test_no_query_of_the_split(

@@ -51,6 +51,20 @@ def score(parts: tuple[ProductSearchModel, Featurizer], query: Row, product: Row
     return (embed(model, query_item, "query") @ embed(model, product_item, "product").T).item()
 
 
+def test_words_on_the_picture_are_words_of_the_product(
+    parts: tuple[ProductSearchModel, Featurizer],
+    query: Row,
+    product: Row,
+    widths: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parts[1], "ocr", widths)
+    monkeypatch.setattr(parts[1], "max_tokens", 64)
+    explanation = explain(*parts, query, product | {"description": "navy"})
+    words = [word for word, _ in explanation.product_losses]
+    assert words == ["red", "shirt", "navy", "clothing", "shirt", "48", "pixels", "wide", "navy"]
+
+
 def test_losses_agree_with_scoring_each_variant(
     parts: tuple[ProductSearchModel, Featurizer], query: Row, product: Row
 ) -> None:

@@ -149,6 +149,14 @@ def test_bm25_is_the_same_as_a_baseline_and_in_the_index(shop: Path, index: Sear
     assert run["score"].to_pylist() == scores.tolist()
 
 
+def test_a_hybrid_of_other_products_reads_the_text_on_their_pictures(
+    index: SearchIndex, tiny_data: Path
+) -> None:
+    assert index.hybrid
+    rows, _ = index.hybrid.rebuild(tiny_data, [*[""] * 9, "VONDRA", "", None]).lexical.search("vondra", 5)
+    assert rows.tolist() == [9]
+
+
 def test_a_hybrid_of_other_products_keeps_its_weight(index: SearchIndex, tiny_data: Path) -> None:
     assert index.hybrid
     other = index.hybrid.rebuild(tiny_data)
