@@ -42,6 +42,34 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def build_batch(count: int) -> tuple[ProductSearchModel, LossBatch]:
+    """A model in training mode, and random queries with one product each."""
+    rng = np.random.default_rng(0)
+    model = ProductSearchModel(ModelConfig(VOCABULARY, FEATURES, 0)).train()
+    queries, products = random_items(count, WORDS // 4, rng), random_items(count, WORDS, rng)
+    grades = np.full((count, count), UNJUDGED, np.int8)
+    np.fill_diagonal(grades, 3)
+    return model, LossBatch(
+        queries, products, grades, np.zeros(count, np.int64), np.zeros((count, 0), np.int64)
+    )
+
+
+def take_rows(batch: LossBatch, count: int) -> LossBatch:
+    """A small batch, for a first step: libraries allocate some memory only once."""
+    rows = slice(0, count)
+    return LossBatch(
+        batch.queries.take(rows),
+        batch.products.take(rows),
+        batch.grades[rows, rows],
+        batch.categories[rows],
+        batch.tags[rows],
+    )
+
+
+def compute_gradients(model: ProductSearchModel, batch: LossBatch, objective: Objective) -> None:
+    joint_loss(model, batch, objective, np.random.default_rng(0))[0].backward()
+
+
 def measure_step(batch: int, chunk: int | None) -> float:
     """Memory that one step adds to the peak, in MiB.
 
@@ -49,21 +77,10 @@ def measure_step(batch: int, chunk: int | None) -> float:
         batch: Number of queries; each has one product.
         chunk: Chunk size of gradient caching; None for none.
     """
-    rng = np.random.default_rng(0)
-    model = ProductSearchModel(ModelConfig(VOCABULARY, FEATURES, 0)).train()
-    queries, products = random_items(batch, WORDS // 4, rng), random_items(batch, WORDS, rng)
-    grades = np.full((batch, batch), UNJUDGED, np.int8)
-    np.fill_diagonal(grades, 3)
-    categories, tags = np.zeros(batch, np.int64), np.zeros((batch, 0), np.int64)
-    small = slice(0, 8)  # a small first step, for the memory that libraries allocate once
-    few = LossBatch(
-        queries.take(small), products.take(small), grades[small, small], categories[small], tags[small]
-    )
-    joint_loss(model, few, Objective(chunk=4), rng)[0].backward()
+    model, losses = build_batch(batch)
+    compute_gradients(model, take_rows(losses, 8), Objective(chunk=4))
     before = peak_memory()
-    objective = Objective(chunk=chunk)
-    loss, _ = joint_loss(model, LossBatch(queries, products, grades, categories, tags), objective, rng)
-    loss.backward()
+    compute_gradients(model, losses, Objective(chunk=chunk))
     return peak_memory() - before
 
 

@@ -3,6 +3,7 @@
     GOMP_SPINCOUNT=1000 OMP_NUM_THREADS=2 python bench/runtimes.py encode [MODEL [SIZES [BATCHES]]]
     GOMP_SPINCOUNT=1000 OMP_NUM_THREADS=2 python bench/runtimes.py stage [PICTURES]
     python bench/runtimes.py draft [SIDE]
+    python bench/runtimes.py gpu [MODEL [SIZE]]
 
 PyTorch has loaded before this program limits its threads; with the first variable they wait as in the commands.
 
@@ -15,6 +16,8 @@ stage: what featurize does with products of the data set, to the files of their 
 OpenVINO; without the time that it needs to start, which is printed, too.
 draft: milliseconds to decode a JPEG of SIDE × SIDE pixels and scale it, with all its pixels and in draft mode, and how
 much the features differ; for comparison, of a JPEG of lower quality.
+gpu: how much features change by what is usual on GPUs, computed on the CPU: half precision by autocast, and pictures
+scaled by torchvision instead of Pillow; as the last column of encode, and the smallest cosine.
 """
 
 import copy
@@ -35,6 +38,8 @@ import pyarrow as pa
 import torch
 import torchvision
 from PIL import Image
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resize
 
 from catalog import store
 from catalog.images import decode, fit
@@ -70,7 +75,7 @@ Encode = Callable[[np.ndarray], list[np.ndarray]]
 
 def main(name: str, *words: str) -> None:
     limit_threads()
-    {"encode": encode, "stage": stage, "draft": draft}[name](*words)
+    {"encode": encode, "stage": stage, "draft": draft, "gpu": gpu}[name](*words)
 
 
 def encode(model: str = "efficientnet_lite0", sizes: str = "96,160", batches: str = "8,32,64") -> None:
@@ -230,6 +235,29 @@ def draft(side: str = "1600", count: int = 32) -> None:
             np.abs(vectors - expected).max(),
         )
         print(f"{name:35} {cost}   cosine {cosine.min():.5f} or more, difference {difference:.2f}")
+
+
+def gpu(model: str = "efficientnet_lite0", size: str = "96", count: int = 32) -> None:
+    encoder, side = build_encoder(model, int(size)), int(size)
+    large = [Image.fromarray(pixels) for pixels in read_large_pictures(4 * side, count)]
+    pictures = torch.from_numpy(np.stack([fit(picture, side) for picture in large]))
+    planes = torch.from_numpy(np.stack(large)).permute(0, 3, 1, 2).float()  # as on a GPU
+    scaled = resize(planes, [side, side], InterpolationMode.BICUBIC, antialias=True)
+    ways = {
+        "float32": (pictures, torch.float32),
+        "bfloat16": (pictures, torch.bfloat16),
+        "half precision": (pictures, torch.float16),
+        "torchvision's bicubic": (scaled.round().clamp(0, 255).byte().permute(0, 2, 3, 1), torch.float32),
+    }
+    features: dict[str, np.ndarray] = {}
+    for name, (batch, dtype) in ways.items():
+        with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            features[name] = encoder(batch)[0].float().numpy()
+    for name, vectors in features.items():
+        expected = features["float32"]
+        difference = (np.abs(vectors - expected) / (1 + np.abs(expected))).max()
+        cosine = torch.cosine_similarity(torch.from_numpy(vectors), torch.from_numpy(expected)).min()
+        print(f"{model}, {side} pixels, {name:21} difference {difference:.4f}, cosine {cosine:.5f} or more")
 
 
 def read_large_pictures(side: int, count: int) -> list[np.ndarray]:

@@ -2,7 +2,7 @@
 
     python bench/throughput.py featurize [PRODUCTS]
     python bench/throughput.py train
-    python bench/throughput.py finetune [MODEL [SIZE [BATCH [STEPS]]]]
+    python bench/throughput.py finetune [MODEL [SIZE [BATCH [STEPS [PRECISION]]]]]
 
 featurize: the stage on products of the data set that have pictures, with decoding and resizing, against the encoder
 alone on tensors that are ready.
@@ -62,12 +62,14 @@ class Comparison(NamedTuple):
         full: The same with its overhead.
         unit: Amount of work of each, for the output.
         pictures: Number of pictures in each; 0 if pictures per second are not printed.
+        steps: Number of training steps in each; 0 if it is not training.
     """
 
     bare: Callable[[], Any]
     full: Callable[[], Any]
     unit: str
     pictures: int = 0
+    steps: int = 0
 
 
 def main(name: str, *words: str) -> None:
@@ -135,10 +137,17 @@ def featurize(products: int = 512) -> Comparison:
 
 def train() -> Comparison:
     torch.manual_seed(0)
-    params = TrainParams.model_validate(
-        load_section(Path("params.yaml"), "train").model_dump() | {"epochs": 2}
-    )
+    params = load_train_params({"epochs": 2})
     network, data, _ = prepare(FEATURES, params)
+    return compare_training(network, data, params)
+
+
+def load_train_params(overrides: dict[str, Any]) -> TrainParams:
+    return TrainParams.model_validate(load_section(Path("params.yaml"), "train").model_dump() | overrides)
+
+
+def compare_training(network: ProductSearchModel, data: TrainingSet, params: TrainParams) -> Comparison:
+    """Two epochs of training on ready features, compared with the bare steps of two such epochs."""
     objective, schedule = build_objective(params), build_schedule(params)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network.to(device)
@@ -167,11 +176,12 @@ def train() -> Comparison:
             queries, products, steps, labels, strict=True
         ):
             batch = LossBatch(query_items, product_items, *step_labels)  # type: ignore[arg-type]
-            loss, _ = joint_loss(network, batch, objective, rng)
-            labels_loss, _ = entity_loss(network, step.texts, step.entities, objective)
-            optimizer.zero_grad(set_to_none=True)
-            (loss + labels_loss).backward()
-            optimizer.step()
+            with loop.allow_tf32(torch.device(device)):
+                loss, _ = joint_loss(network, batch, objective, rng)
+                labels_loss, _ = entity_loss(network, step.texts, step.entities, objective)
+                optimizer.zero_grad(set_to_none=True)
+                (loss + labels_loss).backward()
+                optimizer.step()
 
     def full() -> None:
         with tempfile.TemporaryDirectory() as folder, patch.object(loop, "embed", return_value=vectors):
@@ -179,14 +189,18 @@ def train() -> Comparison:
                 network, data, lambda *_: 0.0, objective, schedule, checkpoint=Path(folder) / "checkpoint.pt"
             )
 
-    return Comparison(bare, full, f"{len(steps)} steps of {params.batch_size} queries")
+    unit = f"{len(steps)} steps of {params.batch_size} queries"
+    return Comparison(bare, full, unit, steps=len(steps))
 
 
-def finetune(model: str = "resnet50", size: int = 224, batch: int = 160, steps: int = 60) -> Comparison:
+def finetune(
+    model: str = "resnet50", size: int = 224, batch: int = 160, steps: int = 60, precision: str = "bf16"
+) -> Comparison:
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    overrides = {"epochs": 1, "batch_size": batch, "hard_negatives": False}
-    params = TrainParams.model_validate(load_section(Path("params.yaml"), "train").model_dump() | overrides)
+    params = load_train_params(
+        {"epochs": 1, "batch_size": batch, "hard_negatives": False, "precision": precision}
+    )
     published = torchvision.models.get_model(model, weights=None).state_dict()
     encoder = ImageEncoder(model, 1, build_architecture(model).adapt(published)).to(
         device, memory_format=torch.channels_last
@@ -228,14 +242,15 @@ def finetune(model: str = "resnet50", size: int = 224, batch: int = 160, steps: 
 
     def bare() -> None:
         for _ in range(data.steps_per_epoch(batch)):
-            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-                loss = nn.functional.cross_entropy(head(encoder.features(ready)[0]), classes)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            with loop.allow_tf32(torch.device(device)):
+                with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+                    loss = nn.functional.cross_entropy(head(encoder.features(ready)[0]), classes)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
 
     unit = f"{model} at {size} px, {data.steps_per_epoch(batch)} steps of {batch} queries and {each} pictures"
-    return Comparison(bare, full, unit, pictures)
+    return Comparison(bare, full, unit, pictures, data.steps_per_epoch(batch))
 
 
 def random_training_set(encoder: ImageEncoder, size: int, batch: int, steps: int) -> TrainingSet:
@@ -244,7 +259,9 @@ def random_training_set(encoder: ImageEncoder, size: int, batch: int, steps: int
     count, device = steps * batch // 2, encoder.mean.device
     pixels = rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
     with torch.inference_mode():
-        outputs = [array[rng.integers(16, size=count)] for array in encode(encoder, pixels[:16], device)]
+        outputs = [
+            array[rng.integers(len(array), size=count)] for array in encode(encoder, pixels[:16], device)
+        ]
 
     def items(has_image: np.ndarray, words: int) -> Items:
         rows, pictures = len(has_image), np.full(len(has_image), None, object)

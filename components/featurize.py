@@ -127,6 +127,7 @@ def _featurize(
         text_encoder.prompts,
         params.runtime,
         params.ocr,
+        params.precision,
     )
     provenance = {"data": fingerprint, "params": params.model_dump(), "runtime": featurizer.session.name}
     if reader:

@@ -59,6 +59,10 @@ class FeaturizeParams(Params):
         description="what runs the frozen image encoder: torch, openvino (CPUs only), or auto: OpenVINO on a CPU "
         "where it is installed, else PyTorch",
     )
+    precision: Literal["float32", "bf16"] = Field(
+        "float32",
+        description="what PyTorch computes image features in; bf16 is for large encoders on GPUs, and changes features",
+    )
     max_pictures: int = Field(4, ge=1, le=32, description="pictures per product, the main one first")
     ocr: Annotated[str, _name_of("fusion.encoders.ocr", "READERS")] | None = Field(
         None,

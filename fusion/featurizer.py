@@ -28,6 +28,7 @@ from fusion.encoders.vocabulary import Vocabulary
 from fusion.features import Items, object_array
 
 BATCH = 32  # pictures per forward pass; larger batches exceed the cache of a CPU
+GPU_BATCH = 256  # likewise; smaller batches leave a GPU idle
 _QUERY_TEXTS = ("query_id", "text", "split", "segment")
 COLUMNS = {
     "products": ("product_id", *TEXT_COLUMNS, "images", "video"),
@@ -54,6 +55,7 @@ class Featurizer:
         runtime: See `fusion.encoders.runtime.open_session`.
         ocr: Name of the reader of text on products' pictures, see `fusion.encoders.ocr`; None to read none. It is
             opened when the first product comes: queries need none.
+        precision: See `fusion.encoders.runtime.open_session`.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Featurizer:
         prompts: Mapping[str, str] = NO_PROMPTS,
         runtime: str = "torch",
         ocr: str | None = None,
+        precision: str = "float32",
     ) -> None:
         self.prompts, self.ocr = prompts, ocr
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -74,7 +77,8 @@ class Featurizer:
         self.encoder, self.clips = encoder.to(self.device), clips.to(self.device)
         self.image_size, self.max_tokens, self.max_pictures = image_size, max_tokens, max_pictures
         height, width, _ = self.encoder.prepare(Image.new("RGB", (64, 64)), image_size).shape
-        self.session = open_session(runtime, self.encoder, (height, width))
+        self.session = open_session(runtime, self.encoder, (height, width), precision)
+        self.batch_size = GPU_BATCH if self.device.type == "cuda" else BATCH
         self.thread_pool = ThreadPoolExecutor(cpu_count())
 
     def save(self, folder: Path) -> None:
@@ -91,6 +95,7 @@ class Featurizer:
             "prompts": dict(self.prompts),
             "runtime": self.session.name,
             "ocr": self.ocr,
+            "precision": self.session.precision,
         }
         (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
 
@@ -187,7 +192,8 @@ class Featurizer:
         count = sum(len(gallery) for _, gallery in galleries)
         progress = show_progress(pictures, "encode pictures", count, unit="picture")
         return replace(
-            items, **self._encode_batches(progress, len(items), BATCH, regions=items.regions.size > 0)
+            items,
+            **self._encode_batches(progress, len(items), self.batch_size, regions=items.regions.size > 0),
         )
 
     def _read_pictures(self, galleries: Sequence[Sequence[Picture]]) -> np.ndarray:
@@ -220,7 +226,8 @@ class Featurizer:
         kept: dict[int, list[np.ndarray]] = defaultdict(list)
 
         def select_usable() -> Iterator[tuple[int, np.ndarray]]:
-            for row, picture in zip(rows, decoded, strict=True):  # threads decode while the encoder runs
+            # threads decode while the encoder runs: Pillow releases the GIL to decode and to resize
+            for row, picture in zip(rows, decoded, strict=True):
                 if isinstance(picture, PictureError):
                     broken.setdefault(row, str(picture))
                     continue
@@ -228,7 +235,7 @@ class Featurizer:
                     kept[row].append(picture)
                 yield row, picture
 
-        arrays = self._encode_batches(select_usable(), len(galleries), min(BATCH, len(rows)))
+        arrays = self._encode_batches(select_usable(), len(galleries), min(self.batch_size, len(rows)))
         pictures = [np.stack(kept[row]) if row in kept else None for row in range(len(galleries))]
         return arrays | {"pictures": object_array(pictures)}, broken
 
@@ -248,7 +255,7 @@ class Featurizer:
         parts = np.zeros((count, cells, self.encoder.region_width if regions else 0), np.float16)
         others: dict[int, list[np.ndarray]] = defaultdict(list)
         stream = iter(pictures)
-        while batch := list(itertools.islice(stream, BATCH)):
+        while batch := list(itertools.islice(stream, self.batch_size)):
             rows, stack = zip(*batch, strict=True)
             for row, features, cell_features in zip(rows, *self.encode_pictures(stack, padded), strict=True):
                 if has_image[row]:

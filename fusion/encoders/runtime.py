@@ -41,9 +41,11 @@ class Session(Protocol):
 
     Attributes:
         name: "torch" or "openvino".
+        precision: "float32" or "bf16".
     """
 
     name: str
+    precision: str
 
     def __call__(self, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Encode uint8 (N, H, W, 3): features of pictures, float16 (N, D), and of regions, float16 (N, R, C)."""
@@ -52,19 +54,29 @@ class Session(Protocol):
 class TorchSession:
     """Runs an encoder in PyTorch, on the device that it is on.
 
+    On a GPU, its weights get the order of channels last, as pictures have, which convolutions of half precision need.
+    It is not compiled: that costs time for each shape of a batch, and what it gains is not measured (bench/gpu.py).
+
     Args:
         encoder: The encoder.
+        precision: "float32", or "bf16", bfloat16 by autocast.
     """
 
     name = "torch"
 
-    def __init__(self, encoder: "ImageEncoder") -> None:
-        self.encoder = encoder
+    def __init__(self, encoder: "ImageEncoder", precision: str = "float32") -> None:
+        self.device, self.precision = encoder.mean.device, precision
+        on_gpu = self.device.type == "cuda"
+        self.encoder = encoder.to(memory_format=torch.channels_last) if on_gpu else encoder
 
     @torch.inference_mode()
     def __call__(self, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `Session`."""
-        pooled, regions = self.encoder(torch.from_numpy(pictures).to(self.encoder.mean.device))
+        batch = torch.from_numpy(pictures)
+        if self.device.type == "cuda":
+            batch = batch.pin_memory().to(self.device, non_blocking=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            pooled, regions = self.encoder(batch)
         return pooled.half().cpu().numpy(), regions.half().cpu().numpy()
 
 
@@ -79,7 +91,7 @@ class OpenVinoSession:
         DataError: if OpenVINO is not installed, cannot read the encoder, or gives other features than PyTorch.
     """
 
-    name = "openvino"
+    name, precision = "openvino", "float32"
 
     def __init__(self, encoder: "ImageEncoder", shape: tuple[int, int]) -> None:
         if not find_spec("openvino"):
@@ -98,7 +110,9 @@ class OpenVinoSession:
         return outputs[0], outputs[1]
 
 
-def open_session(runtime: str, encoder: "ImageEncoder", shape: tuple[int, int]) -> Session:
+def open_session(
+    runtime: str, encoder: "ImageEncoder", shape: tuple[int, int], precision: str = "float32"
+) -> Session:
     """Open a session for a frozen encoder.
 
     Args:
@@ -106,19 +120,20 @@ def open_session(runtime: str, encoder: "ImageEncoder", shape: tuple[int, int]) 
             why.
         encoder: The encoder.
         shape: Height and width of its pictures, in pixels, (H, W).
+        precision: See `TorchSession`; OpenVINO computes in float32.
 
     Raises:
         DataError: if the runtime is "openvino" and it does not work; see `OpenVinoSession`.
     """
     if runtime == "torch" or (runtime == "auto" and encoder.mean.device.type != "cpu"):
-        return TorchSession(encoder)
+        return TorchSession(encoder, precision)
     try:
         return OpenVinoSession(encoder, shape)
     except DataError as error:
         if runtime == "openvino":
             raise DataError(f"featurize.runtime: openvino: {error}, or set it to torch") from error
         print(f"the image encoder runs in PyTorch, more slowly: {error}", file=sys.stderr)
-        return TorchSession(encoder)
+        return TorchSession(encoder, precision)
 
 
 def _read_or_export(encoder: "ImageEncoder", shape: tuple[int, int]) -> "CompiledModel":

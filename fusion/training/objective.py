@@ -108,7 +108,7 @@ def joint_loss(
     weights = torch.tensor(objective.weights[: len(view_terms)], device=terms.device)
     contrastive_loss = (view_terms * weights).sum()
     tag_loss = _tag_loss(model, encoded, in_view, batch.tags)
-    pair_loss = _pair_loss(views[:, 1:3], batch.products, model.scale)
+    pair_loss = _pair_loss(views[:, 1:3], batch.products, model.scale, objective.chunk)
     loss = contrastive_loss + objective.gamma * tag_loss + objective.delta * pair_loss
     parts = {"tags": tag_loss, "pairs": pair_loss, **dict(zip(TERMS, view_terms, strict=False))}
     if imitation:
@@ -238,7 +238,7 @@ def entity_loss(
     return loss, float(sum_over_processes(loss))
 
 
-def _pair_loss(unimodal: Tensor, products: Items, scale: Tensor) -> Tensor:
+def _pair_loss(unimodal: Tensor, products: Items, scale: Tensor, chunk: int | None) -> Tensor:
     """This process's part of InfoNCE between texts and pictures, in both directions (as in CLIP, Radford et al., 2021).
 
     Products whose texts are equal do not compete.
@@ -247,23 +247,32 @@ def _pair_loss(unimodal: Tensor, products: Items, scale: Tensor) -> Tensor:
         unimodal: Each product's text embedding and picture embedding, unit vectors, float (P, 2, dim).
         products: The P products.
         scale: Of the scores.
+        chunk: As in `Objective`.
     """
     complete = np.flatnonzero(products.present[:, :2].all(1))
     if not len(complete):
         return unimodal.new_zeros(())
-    world = current_world()
-    rows = torch.arange(world.rank, len(complete), world.size, device=unimodal.device)
+    device = unimodal.device
     _, text_number = np.unique(products.tokens[complete], axis=0, return_inverse=True)
-    text = torch.from_numpy(text_number.ravel()).to(unimodal.device)
-    rivals = (text[rows, None] != text) | (
-        rows[:, None] == torch.arange(len(complete), device=unimodal.device)
+    text, numbers = (
+        torch.from_numpy(text_number.ravel()).to(device),
+        torch.arange(len(complete), device=device),
     )
     texts, pictures = scale * unimodal[complete, 0], unimodal[complete, 1]
-    directions = (texts[rows] @ pictures.T, pictures[rows] @ texts.T)
-    losses = [
-        cross_entropy(scores.masked_fill(~rivals, LOWEST), rows, reduction="sum") for scores in directions
-    ]
-    return torch.stack(losses).mean() / len(complete)
+
+    def pair_losses(rows: np.ndarray) -> Tensor:
+        """The sum of each direction over some of the complete products, float (1, 2)."""
+        places = torch.from_numpy(rows).to(device)
+        rivals = (text[places, None] != text) | (places[:, None] == numbers)
+        directions = (texts[places] @ pictures.T, pictures[places] @ texts.T)
+        losses = [
+            cross_entropy(scores.masked_fill(~rivals, LOWEST), places, reduction="sum")
+            for scores in directions
+        ]
+        return torch.stack(losses)[None]
+
+    losses = _run_in_chunks(pair_losses, _own_rows(len(complete)), chunk, device)
+    return losses.sum(0).mean() / len(complete)
 
 
 def _tag_loss(model: ProductSearchModel, encoded: Tensor, in_view: np.ndarray, tags: np.ndarray) -> Tensor:

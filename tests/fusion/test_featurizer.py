@@ -263,6 +263,27 @@ class TestTextOnPictures:
         assert np.array_equal(before.tokens, after.tokens)
 
 
+@pytest.mark.parametrize(("runtime_name", "precision"), [("torch", "bf16"), ("openvino", "float32")])
+def test_a_query_is_encoded_in_the_precision_of_the_products(
+    encoder: ImageEncoder,
+    png: Callable[..., bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    runtime_name: str,
+    precision: str,
+) -> None:
+    """OpenVINO ignores bfloat16; where it is missing, PyTorch must not use it either."""
+    vocabulary, clips = Vocabulary.learn(["red"], size=100, min_count=1), ClipReader("conv3d", 4, {})
+    featurizer = Featurizer(vocabulary, encoder, clips, 32, 4, 3, runtime=runtime_name, precision="bf16")
+    featurizer.save(tmp_path)
+    monkeypatch.setattr(runtime, "find_spec", lambda _: None)
+    served = Featurizer.load(tmp_path)
+    assert (served.session.name, served.session.precision) == ("torch", precision)
+    rows = [product(number, png(number)) for number in range(3)]
+    before, after = (reader.featurize_rows("products", rows)[0].images for reader in (featurizer, served))
+    np.testing.assert_allclose(before, after, atol=2e-3, rtol=1e-3)
+
+
 def test_clips(featurizer: Featurizer, png: Callable[..., bytes]) -> None:
     def clip(*frames: bytes) -> list[dict[str, Any]]:
         return [{"bytes": frame, "path": None} for frame in frames]

@@ -260,3 +260,18 @@ def test_pytorch_exports_nothing(encoder: ImageEncoder, cache: Path) -> None:
     pooled, regions = open_session("torch", encoder, SHAPE)(PICTURES)
     assert (pooled.shape, regions.shape) == ((7, WIDTH), (7, GRID**2, WIDTH))
     assert not cache.exists()
+
+
+def test_pytorch_computes_in_bfloat16_on_request(encoder: ImageEncoder) -> None:
+    """Near the features of float32, but not within the tolerance of a runtime."""
+    expected = TorchSession(encoder)(PICTURES)
+    outputs = open_session("torch", encoder, SHAPE, "bf16")(PICTURES)
+    for features, float_features in zip(outputs, expected, strict=True):
+        assert features.dtype == np.float16
+        np.testing.assert_allclose(features, float_features, rtol=0.05, atol=0.05)
+        assert not np.allclose(features, float_features, **HALF)
+
+
+def test_openvino_computes_in_float32(encoder: ImageEncoder) -> None:
+    session = open_session("auto", encoder, SHAPE, "bf16")
+    assert session.name == "openvino" and same_bytes(session, OpenVinoSession(encoder, SHAPE))
