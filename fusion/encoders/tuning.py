@@ -11,6 +11,10 @@ from fusion.encoders.adapters import add_adapters
 
 # a name up to its first part with a digit; fc1 and fc2 are parts of a perceptron, not layers
 _LAYER = re.compile(r"(?:[^\d.]+\.)*(?!fc\d)[^.]*\d[^.]*")
+# Where a part is registered does not say where it is used. The first pattern is of parts that read the input, the
+# second of projections to the output: OpenCLIP registers text_projection first, and its embedding of tokens last.
+_ENTRY = re.compile(r"embed|token|position|patch")
+_PROJECTION = re.compile(r"(^|[._])proj(ection)?(\.|$)")
 _EXTENT = re.compile(r"(none|all)|(last|lora)_([1-9]\d*)")
 
 
@@ -44,14 +48,22 @@ def numbered_layers(network: nn.Module) -> dict[str, list[nn.Parameter]]:
     """The numbered layers of a network in order, each with its parameters and those that follow it.
 
     A layer is the common start of parameter names, up to the first part with a digit: `layer4`, `features.7`,
-    `encoder.layer.5`. Parameters before the first layer belong to none.
+    `encoder.layer.5`. Projections to the output belong to the last layer. Parameters before the first layer, and parts
+    that read the input, belong to none.
     """
     layers: dict[str, list[nn.Parameter]] = {}
+    projections: list[nn.Parameter] = []
     for name, weight in network.named_parameters():
         if layer_name := _LAYER.match(name):
-            layers.setdefault(layer_name.group(), [])
-        if layers:
+            layers.setdefault(layer_name.group(), []).append(weight)
+        elif _ENTRY.search(name):
+            continue
+        elif _PROJECTION.search(name):
+            projections.append(weight)
+        elif layers:
             layers[next(reversed(layers))].append(weight)
+    if layers:
+        layers[next(reversed(layers))] += projections
     return layers
 
 

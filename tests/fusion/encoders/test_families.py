@@ -589,6 +589,26 @@ def test_the_head_learns_with_the_last_layer(folders: Callable[[str], Path]) -> 
     assert not any(name.startswith(("encoder.layers.0", "embeddings")) for name in learning)
 
 
+def test_what_openclip_registers_elsewhere(folders: Callable[[str], Path]) -> None:
+    """It registers projections before its layers, and the embedding of tokens after them."""
+    kind, path = "open_clip", folders("open_clip_with_its_tokenizer")
+    init, image = (
+        TextEncoderInit.from_name(f"{kind}:{path}", 20),
+        ImageEncoder.pretrained(f"{kind}:{path}", 2),
+    )
+    for network, expected in (
+        (TransformerEncoder(0, 8, 0, **init.settings).trunk, {"ln_final", "text_projection"}),
+        (image.features, {"ln_post", "proj"}),
+    ):
+        tune(network, "last_1", "knob")
+        learning = {name for name, weight in network.named_parameters() if weight.requires_grad}
+        last = {name for name in learning if ".resblocks.1." in name}
+        parts = {
+            name.split(".", 1)[1].removesuffix(".weight").removesuffix(".bias") for name in learning - last
+        }
+        assert last and parts == expected
+
+
 def test_only_its_size_where_positions_are_not_interpolated(folders: Callable[[str], Path]) -> None:
     fixed = ImageEncoder.pretrained(f"open_clip:{folders('open_clip_with_its_tokenizer')}", 2)
     fixed.check_size(32)
