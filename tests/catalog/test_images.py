@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from catalog.images import DRAFT, Limits, PictureError, decode, fit, is_flat, pixel_hash
+from catalog.images import DRAFT, Limits, PictureError, decode, fit, is_flat, pixel_hash, read_size
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -38,6 +38,14 @@ NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), d
 def test_decodes_every_format_to_rgb(kind: str) -> None:
     image = decode(encoded(NOISE, kind))
     assert (image.mode, image.size) == ("RGB", (30, 20))
+
+
+def test_the_size_is_read_without_the_pixels() -> None:
+    assert read_size(encoded(NOISE)) == (30, 20)
+    assert read_size(png_claiming(7000, 7000)) == (7000, 7000)
+    for data, message in ((png_claiming(8000, 8000), "the limit is 50,000,000"), (b"text", "not a JPEG")):
+        with pytest.raises(PictureError, match=message):
+            read_size(data)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "1", "LA", "RGBA", "I;16"])

@@ -1,4 +1,4 @@
-"""Families of published encoders: each is read by its own library, for texts, pictures or both."""
+"""Families of published encoders: each is read by its own library, for texts, pictures, or both at once."""
 
 from fusion.encoders.families.base import Family
 from fusion.encoders.families.dual_encoders import DualEncoders
@@ -28,6 +28,7 @@ def _list_families(loader: str) -> list[str]:
 
 TEXT_FAMILIES = _list_families("load_text")
 IMAGE_FAMILIES = _list_families("load_image")
+JOINT_FAMILIES = _list_families("load_joint")
 
 
 def list_packages(*names: str) -> list[str]:

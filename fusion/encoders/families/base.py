@@ -97,11 +97,13 @@ class Family:
     Attributes:
         text_files: The files that a folder must hold for a text encoder; of "A or B", one.
         image_files: Likewise, for an image encoder.
+        joint_files: Likewise, for a joint encoder of text and pictures.
         packages: Distributions that build it.
     """
 
     text_files: ClassVar[tuple[str, ...]] = ()
     image_files: ClassVar[tuple[str, ...]] = ()
+    joint_files: ClassVar[tuple[str, ...]] = ()
     packages: ClassVar[tuple[str, ...]] = ("transformers",)
 
     def load_text(self, path: str) -> TextTower:
@@ -123,6 +125,10 @@ class Family:
     def build_processor(self, config: Settings) -> Processor:
         """Build the preparation of pictures."""
         raise NotImplementedError
+
+    def load_joint(self, path: str) -> Any:
+        """As `load_text`, for a model of Sentence Transformers: see `fusion.encoders.joint.JointEncoder`."""
+        raise ValueError("it has no joint encoder")
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:

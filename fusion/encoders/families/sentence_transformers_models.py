@@ -17,6 +17,13 @@ from fusion.encoders.families.dual_encoders import DualEncoders, ImageNetwork, T
 from fusion.encoders.vocabulary import Vocabulary
 
 LIBRARY = "sentence_transformers"
+SUFFIXES = (
+    ".json",
+    ".safetensors",
+    ".jinja",
+    ".txt",
+    ".model",
+)  # of a model's files; not of pickles and code
 DOCUMENT = ("document", "passage", "corpus")  # names of the prompt before a product, in order of preference
 
 
@@ -54,7 +61,7 @@ class _Pooled(nn.Module):
 class SentenceTransformers(Family):
     """Models that Sentence Transformers loads, whose first module is a transformer."""
 
-    text_files = image_files = ("modules.json",)
+    text_files = image_files = joint_files = ("modules.json",)
     packages = ("sentence-transformers", "transformers")
 
     def load_text(self, path: str) -> TextTower:
@@ -71,7 +78,7 @@ class SentenceTransformers(Family):
             layout, longest = hub.read_layout(first.tokenizer, first.tokenizer.model_max_length)
             layout, network = replace(layout, masked=True), first.model
         tokenizer = first.tokenizer.backend_tokenizer.to_str()
-        prompts, vocabulary = _read_prompts(sentence_model.prompts), Vocabulary(tokenizer)
+        prompts, vocabulary = read_prompts(sentence_model.prompts), Vocabulary(tokenizer)
         pieces = {role: vocabulary.prompt_pieces(prompt) for role, prompt in prompts.items()}
         tower = _Pooled(network, list(sentence_model)[1:], config["dim"])
         return TextTower(tower, config, tokenizer, replace(layout, prompts=pieces), longest, key, prompts)
@@ -100,8 +107,26 @@ class SentenceTransformers(Family):
     def build_processor(self, config: Settings) -> Processor:
         return DualEncoders().build_processor(config)
 
+    def load_joint(self, path: str) -> Any:
+        if list(Path(path).rglob("adapter_config.json")):
+            raise ValueError("it is an adapter of another model; merge it into that and save the whole")
+        on_gpu = torch.cuda.is_available()
+        dtype = torch.bfloat16 if on_gpu else torch.float32
+        sentence_model = _load_model(path, "cuda" if on_gpu else "cpu", dtype)
+        if not {"message", "image"} <= set(sentence_model[0].modality_config):
+            raise ValueError("it does not read text and pictures together, as messages of a chat")
+        return sentence_model
 
-def _load_model(path: str) -> Any:
+
+def list_files(folder: Path) -> list[Path]:
+    """The files of a model, as paths in its folder: those of `SUFFIXES` in the folder and in those of its modules."""
+    modules = json.loads((folder / "modules.json").read_text())
+    places = {folder, *(folder / module["path"] for module in modules)}
+    files = (path for place in places for path in place.iterdir())
+    return sorted(path.relative_to(folder) for path in files if path.suffix in SUFFIXES)
+
+
+def _load_model(path: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Transformer
 
@@ -114,10 +139,10 @@ def _load_model(path: str) -> Any:
     with hub.quiet_transformers():
         model = SentenceTransformer(
             path,
-            device="cpu",
+            device=device,
             trust_remote_code=False,
             local_files_only=Path(path).is_dir(),
-            model_kwargs={"use_safetensors": True, "dtype": torch.float32},
+            model_kwargs={"use_safetensors": True, "dtype": dtype},
         )
     if not isinstance(model[0], Transformer):
         raise ValueError(f"its first module is a {type(model[0]).__name__}, not a Transformer")
@@ -125,15 +150,17 @@ def _load_model(path: str) -> Any:
 
 
 def _check_modules(folder: Path) -> None:
-    """Check that the modules of a folder are those of the library, before one of them is imported.
+    """Check that the modules of a folder are those of the library, before one of them is imported, and lie in it.
 
     Raises:
-        ValueError: names the module that is not.
+        ValueError: names the module that is not, or does not.
     """
     modules = json.loads((folder / "modules.json").read_text()) if folder.is_dir() else []
     for module in modules:
         if not module["type"].startswith(f"{LIBRARY}."):
             raise ValueError(f"its module {module['type']} is not part of Sentence Transformers")
+        if not (folder / module["path"]).resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"its module {module['path']} is outside of the folder")
 
 
 def _is_dual(first: Any) -> bool:
@@ -142,7 +169,7 @@ def _is_dual(first: Any) -> bool:
     return {"get_text_features", "get_image_features"} <= set(methods)
 
 
-def _read_prompts(prompts: Mapping[str, str | None]) -> dict[str, str]:
+def read_prompts(prompts: Mapping[str, str | None]) -> dict[str, str]:
     """The prompts by role, as its `encode_query` and `encode_document` choose them."""
     document = next((name for name in DOCUMENT if name in prompts), "")
     chosen = {"query": prompts.get("query"), "product": prompts.get(document)}
