@@ -34,6 +34,7 @@ def random_items(count: int, words: int, rng: np.random.Generator) -> Items:
         videos=missing,
         pictures=missing,
         ocr=missing,
+        joint=np.zeros((count, 0), np.float16),
     )
 
 

@@ -48,10 +48,9 @@ def main(data: Path, features: Path, model: Path) -> None:
         for rows in (test, valid)
     )
 
-    network, chosen = ProductSearchModel.load(model), titled.take(test)
-    words, pictures = (
-        embed(network, chosen.without("video"), "product", [modality]) for modality in ("text", "image")
-    )
+    network = ProductSearchModel.load(model)
+    chosen = titled.take(test).without("video").without("joint")
+    words, pictures = (embed(network, chosen, "product", [modality]) for modality in ("text", "image"))
     rows = {"model": (recalls(words @ pictures.T), recalls(pictures @ words.T))}
     scaler = StandardScaler().fit(items.images[train].astype(np.float32))
     picture_vectors = scaler.transform(items.images.astype(np.float32)).clip(-5, 5)

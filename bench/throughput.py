@@ -279,6 +279,7 @@ def random_training_set(encoder: ImageEncoder, size: int, batch: int, steps: int
             videos=np.full(rows, None, object),
             pictures=pictures,
             ocr=np.full(rows, None, object),
+            joint=np.zeros((rows, 0), np.float16),
         )
 
     tables = {"products": items(np.ones(count, bool), 32), "queries": items(np.arange(count) % 2 == 0, 8)}

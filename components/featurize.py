@@ -16,6 +16,7 @@ from catalog.progress import show_progress
 from catalog.schema import EXACT, HUMAN, SPLITS, TEXT_COLUMNS, DataError, product_text
 from components.params import FeaturizeParams
 from fusion.encoders.image import ImageEncoder
+from fusion.encoders.joint import JointEncoder
 from fusion.encoders.ocr import open_reader
 from fusion.encoders.text import TextEncoderInit
 from fusion.encoders.video import ClipReader
@@ -128,6 +129,7 @@ def _featurize(
         params.runtime,
         params.ocr,
         params.precision,
+        _load_joint_encoder(params),
     )
     provenance = {"data": fingerprint, "params": params.model_dump(), "runtime": featurizer.session.name}
     if reader:
@@ -142,6 +144,12 @@ def _featurize(
         for path, rows in _list_files(data, table, partial / table):
             if int(path.stem) % shards == shard and not path.exists():
                 _write_file(path, table, rows, splits, featurizer, params.keep_pictures)
+
+
+def _load_joint_encoder(params: FeaturizeParams) -> JointEncoder | None:
+    if params.joint_encoder is None:
+        return None
+    return JointEncoder.pretrained(params.joint_encoder, params.joint_instruction, params.joint_dim)
 
 
 def assign_product_splits(judgements: pa.Table, queries: pa.Table) -> dict[str, str]:

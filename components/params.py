@@ -63,6 +63,16 @@ class FeaturizeParams(Params):
         "float32",
         description="what PyTorch computes image features in; bf16 is for large encoders on GPUs, and changes features",
     )
+    joint_encoder: str | None = Field(
+        None,
+        description="st:PATH, a multimodal embedder of text and pictures together: docs/encoders.md; null for none",
+    )
+    joint_instruction: str | None = Field(
+        None, description="prompt before each query for the joint encoder; null for the model's own"
+    )
+    joint_dim: int | None = Field(
+        None, ge=1, description="leading components of joint vectors to keep (Matryoshka); null for all"
+    )
     max_pictures: int = Field(4, ge=1, le=32, description="pictures per product, the main one first")
     ocr: Annotated[str, _name_of("fusion.encoders.ocr", "READERS")] | None = Field(
         None,
@@ -118,7 +128,9 @@ class TrainParams(Params):
         "graded", description="graded: substitutes have a gain; binary: only exact matches count"
     )
     alpha: float = Field(0.0, ge=0, description="weight of L_text")
-    beta: float = Field(0.0, ge=0, description="weight of L_vision, and of the same for clips")
+    beta: float = Field(
+        0.0, ge=0, description="weight of L_vision, and of the same for clips and joint vectors"
+    )
     gamma: float = Field(0.2, ge=0, description="weight of L_tags")
     delta: float = Field(0.1, ge=0, description="weight of L_pairs")
     teacher: str | None = Field(

@@ -145,7 +145,8 @@ def _register_version(
 ) -> "ModelVersion":
     """The run's model version, with the files that it needs to serve and to be compared with other data."""
     params = outputs.read_provenance()["params"]["featurize"]
-    packages = list_packages(params["text_encoder"], params["image_encoder"])
+    names = (params[f"{kind}_encoder"] or "" for kind in ("text", "image", "joint"))
+    packages = list_packages(*names)
     index = outputs.evaluation / "index"
     products = pq.read_table(outputs.report / PROFILE)
     # a catalogue may have millions of vectors; the profile is a sample

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
@@ -25,8 +24,7 @@ from fusion.encoders.text import TextEncoderInit
 from fusion.encoders.vocabulary import Vocabulary
 from fusion.facets import Facets
 from fusion.features import MODALITIES, Items
-from fusion.featurizer import ENCODER, SETTINGS
-from fusion.featurizer import FILES as FEATURIZER_FILES
+from fusion.featurizer import ENCODER, SETTINGS, copy_featurizer
 from fusion.fusions import FUSIONS
 from fusion.model import ModelConfig, ProductSearchModel, embed
 from fusion.search.catalogue_search import build_run_table
@@ -140,6 +138,7 @@ def _build_network(
         vocabulary=vocabulary,
         image_features=products.images.shape[1],
         region_features=products.regions.shape[2],
+        joint_features=products.joint.shape[1],
         text_encoder=text_encoder.encoder,
         text_settings=text_encoder.settings,
         video_encoder=settings["clips"][0] if has_clips else None,
@@ -189,8 +188,7 @@ def _write_model(
     network: ProductSearchModel, history: list[dict[str, float]], features: Path, folder: Path
 ) -> None:
     network.save(folder)
-    for name in FEATURIZER_FILES:
-        shutil.copy(features / name, folder / name)
+    copy_featurizer(features, folder)
     if network.image_encoder:
         network.image_encoder.save(folder / ENCODER)
         settings = json.loads((folder / SETTINGS).read_text())

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from catalog.schema import DataError
 
-MODALITIES = ("text", "image", "video")
+CONTENT = ("text", "image", "video")
+MODALITIES = (*CONTENT, "joint")  # joint: a vector of the text and the pictures together
 _MODALITY_FIELDS = {  # the fields that hold each modality
     "text": ("tokens", "ocr"),
     "image": ("images", "galleries", "regions", "has_image", "pictures"),
     "video": ("videos",),
+    "joint": ("joint",),
 }
 
 _RAGGED = ("galleries", "videos")  # fields of one array an item, or None
@@ -41,6 +43,8 @@ class Items:
         pictures: object, shape (N,): the P fitted pictures, the main one first, uint8 (P, S, S, 3); None without a
             picture, or if not loaded.
         ocr: object, shape (N,): the text on a product's pictures, str; None if it was not read.
+        joint: float16, shape (N, J), from `fusion.encoders.joint.JointEncoder`; zeros where there is neither text nor
+            picture; (N, 0) without a joint encoder.
     """
 
     ids: np.ndarray
@@ -54,6 +58,7 @@ class Items:
     videos: np.ndarray
     pictures: np.ndarray
     ocr: np.ndarray
+    joint: np.ndarray
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -62,7 +67,7 @@ class Items:
     def present(self) -> np.ndarray:
         """Which of `MODALITIES` each item has, bool (N, M)."""
         has_video = np.array([video is not None for video in self.videos], bool)
-        return np.stack([self.tokens[:, 0] != 0, self.has_image, has_video], 1)
+        return np.stack([self.tokens[:, 0] != 0, self.has_image, has_video, self.joint.any(1)], 1)
 
     def has_any(self, modalities: Collection[str]) -> np.ndarray:
         """Which items have at least one of these modalities, bool (N,)."""
@@ -108,7 +113,7 @@ class Items:
         Returns:
             tokens int64 (B, longest text), images float32 (B, P, D) with P pictures of the largest gallery,
             picture_mask bool (B, P), regions float16 (B, R, C), present bool (B, M); videos, and pictures uint8
-            (all pictures, S, S, 3), only of the items that have them.
+            (all pictures, S, S, 3), only of the items that have them; joint float16 (B, J).
         """
         items = self.take(index)
         images, mask = items.pad_galleries()
@@ -118,6 +123,7 @@ class Items:
             "picture_mask": torch.from_numpy(mask),
             "regions": torch.from_numpy(items.regions),
             "present": torch.from_numpy(items.present),
+            "joint": torch.from_numpy(items.joint),
         }
         for name, join in (("videos", np.stack), ("pictures", np.concatenate)):
             arrays = [array for array in getattr(items, name) if array is not None]
@@ -162,6 +168,8 @@ class Items:
         }
         if any(text is not None for text in self.ocr):
             columns["ocr"] = pa.array(self.ocr, pa.string())
+        if self.joint.shape[1]:
+            columns["joint"] = to_column(self.joint)
         table = pa.table(columns)
         for name in _RAGGED:
             arrays = getattr(self, name)
@@ -191,6 +199,7 @@ class Items:
         }
         columns.setdefault("regions", np.zeros((len(table), 0, 0), np.float16))
         columns.setdefault("ocr", np.full(len(table), None, object))
+        columns.setdefault("joint", np.zeros((len(table), 0), np.float16))
         for name in _RAGGED:
             columns[name] = np.full(len(table), None, object)
             if name in table.column_names:

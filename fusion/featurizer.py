@@ -3,6 +3,7 @@
 import filecmp
 import itertools
 import json
+import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from catalog.schema import TEXT_COLUMNS, Picture, list_pictures, product_text
 from catalog.threads import cpu_count
 from fusion.encoders.adapters import load_adapters
 from fusion.encoders.image import ImageEncoder
+from fusion.encoders.joint import JointEncoder
 from fusion.encoders.ocr import SIDE, open_reader
 from fusion.encoders.runtime import open_session
 from fusion.encoders.video import ClipReader
@@ -39,10 +41,11 @@ NO_PROMPTS: Mapping[str, str] = {}
 ROLES = {"products": "product", "queries": "query"}
 ENCODER, SETTINGS = "encoder.safetensors", "featurizer.json"
 FILES = ("vocabulary.json", ENCODER, "clips.safetensors", SETTINGS)
+JOINT = "joint"  # folder of the joint encoder, if there is one
 
 
 class Featurizer:
-    """A vocabulary, a frozen image encoder, and a reader of clips.
+    """A vocabulary, a frozen image encoder, a reader of clips and, if there is one, a frozen joint encoder.
 
     Args:
         vocabulary: Of the training texts.
@@ -56,6 +59,7 @@ class Featurizer:
         ocr: Name of the reader of text on products' pictures, see `fusion.encoders.ocr`; None to read none. It is
             opened when the first product comes: queries need none.
         precision: See `fusion.encoders.runtime.open_session`.
+        joint: Encodes the text and the pictures of an item together.
     """
 
     def __init__(
@@ -70,8 +74,9 @@ class Featurizer:
         runtime: str = "torch",
         ocr: str | None = None,
         precision: str = "float32",
+        joint: JointEncoder | None = None,
     ) -> None:
-        self.prompts, self.ocr = prompts, ocr
+        self.prompts, self.ocr, self.joint = prompts, ocr, joint
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.vocabulary = vocabulary
         self.encoder, self.clips = encoder.to(self.device), clips.to(self.device)
@@ -82,7 +87,7 @@ class Featurizer:
         self.thread_pool = ThreadPoolExecutor(cpu_count())
 
     def save(self, folder: Path) -> None:
-        """Write `FILES`."""
+        """Write `FILES` and, with a joint encoder, the folder `JOINT`."""
         self.vocabulary.save(folder / "vocabulary.json")
         self.encoder.save(folder / ENCODER)
         self.clips.save(folder / "clips.safetensors")
@@ -96,18 +101,29 @@ class Featurizer:
             "runtime": self.session.name,
             "ocr": self.ocr,
             "precision": self.session.precision,
+            "joint": self.joint and self.joint.settings,
         }
+        if self.joint:
+            self.joint.save(folder / JOINT)
         (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """The inverse of `save`; needs no hub and no package of weights. Without OpenVINO, PyTorch encodes."""
+    def load(cls, folder: Path, with_joint: bool = True) -> Self:
+        """The inverse of `save`; needs no hub and no package of weights. Without OpenVINO, PyTorch encodes.
+
+        Args:
+            folder: What `save` wrote.
+            with_joint: Whether to load the joint encoder, which may be large.
+        """
         settings = json.loads((folder / SETTINGS).read_text())
         runtime = "torch" if settings.pop("runtime") == "torch" else "auto"
         encoder = ImageEncoder.load(folder / ENCODER, *settings.pop("encoder"))
         name, frames = settings.pop("clips")
         clips = ClipReader.load(name, frames, folder / "clips.safetensors")
-        return cls(Vocabulary.load(folder / "vocabulary.json"), encoder, clips, **settings, runtime=runtime)
+        joint_settings = settings.pop("joint")
+        joint = JointEncoder.load(folder / JOINT, joint_settings) if joint_settings and with_joint else None
+        vocabulary = Vocabulary.load(folder / "vocabulary.json")
+        return cls(vocabulary, encoder, clips, **settings, runtime=runtime, joint=joint)
 
     def featurize_rows(
         self,
@@ -138,6 +154,7 @@ class Featurizer:
             splits, segments = [sides.get(i, "train") for i in ids], [""] * len(rows)
         else:
             ids, texts, splits, segments = ([row[name] or "" for row in rows] for name in _QUERY_TEXTS)
+        joint, broken_joint = self._encode_joint(table, rows, galleries)
         items = Items(
             ids=np.array(ids, object),
             splits=np.array(splits, object),
@@ -145,9 +162,22 @@ class Featurizer:
             tokens=self.vocabulary.encode(texts, self.max_tokens, self.prompts.get(ROLES[table], "")),
             videos=videos,
             ocr=ocr,
+            joint=joint,
             **arrays,
         )
-        return items, broken_videos | broken
+        return items, broken_videos | broken_joint | broken
+
+    def _encode_joint(
+        self, table: str, rows: Sequence[Mapping[str, Any]], galleries: Sequence[Sequence[Picture]]
+    ) -> tuple[np.ndarray, dict[int, str]]:
+        """`Items.joint`, and why pictures are broken. The encoder itself reads the text on pictures."""
+        if not self.joint:
+            return np.zeros((len(rows), 0), np.float16), {}
+        is_product = table == "products"
+        texts = [product_text(row) if is_product else row["text"] or "" for row in rows]
+        pictures = [[picture["bytes"] for picture in gallery] for gallery in galleries]
+        vectors, broken = self.joint.encode(texts, pictures, ROLES[table])
+        return vectors.astype(np.float16), broken
 
     def product_text(self, row: Mapping[str, Any], ocr: str | None) -> str:
         """What the text encoder reads of a product.
@@ -326,4 +356,12 @@ def load_items(features: Path, table: str, model: Path, regions: bool = False) -
     same = filecmp.cmp(features / ENCODER, model / ENCODER, shallow=False)
     tuned = not same or bool(load_adapters(model, "image"))
     items = Items.load(features, table, regions, pictures=tuned)
-    return Featurizer.load(model).reencode_pictures(items) if tuned else items
+    return Featurizer.load(model, with_joint=False).reencode_pictures(items) if tuned else items
+
+
+def copy_featurizer(source: Path, folder: Path) -> None:
+    """Copy what `Featurizer.save` wrote to another folder."""
+    for name in FILES:
+        shutil.copy(source / name, folder / name)
+    if (source / JOINT).is_dir():
+        shutil.copytree(source / JOINT, folder / JOINT, dirs_exist_ok=True)

@@ -43,9 +43,10 @@ class ModelConfig:
         vocabulary: Number of token ids.
         image_features: Width of the frozen image features, D.
         region_features: Width of the features of a region, C.
+        joint_features: Width of the joint vectors of texts and pictures, J; 0 without a joint encoder.
         fusion: A name of `FUSIONS`.
         dim: Width of the shared space.
-        hidden: Width of the hidden layers of the fusion and of the image projection.
+        hidden: Width of the hidden layers of the fusion and of the projections of image features and joint vectors.
         dropout: Share dropped in training.
         text_encoder: A name of `fusion.encoders.text.ENCODERS`.
         text_settings: Further arguments of the text encoder.
@@ -57,6 +58,7 @@ class ModelConfig:
     vocabulary: int
     image_features: int
     region_features: int
+    joint_features: int = 0
     fusion: str = "concat"
     dim: int = 256
     hidden: int = 512
@@ -70,7 +72,13 @@ class ModelConfig:
     @property
     def modalities(self) -> tuple[str, ...]:
         """The `MODALITIES` that the model can encode."""
-        return MODALITIES if self.video_encoder else MODALITIES[:2]
+        absent = {"video": not self.video_encoder, "joint": not self.joint_features}
+        return tuple(name for name in MODALITIES if not absent.get(name))
+
+    @property
+    def modality_columns(self) -> list[int]:
+        """The columns of `Items.present` for `modalities`."""
+        return [MODALITIES.index(name) for name in self.modalities]
 
 
 class Standardise(nn.Module):
@@ -125,16 +133,13 @@ class ProductSearchModel(nn.Module):
             self.labeller = Labeller(config.vocabulary, entity_types)
         self.image_encoder: ImageEncoder | None = None
         self.standardise = Standardise(config.image_features)
-        self.image = nn.Sequential(
-            nn.Dropout(config.dropout),
-            nn.Linear(config.image_features, config.hidden),
-            nn.GELU(),
-            nn.Dropout(config.dropout),
-            nn.Linear(config.hidden, config.dim),
-        )
+        self.image = _projection(config.image_features, config)
         self.gallery = GalleryAttention(config.dim)
         if config.video_encoder:
             self.video = VIDEO_ENCODERS[config.video_encoder](config.dim, config.dropout)
+        if config.joint_features:
+            self.standardise_joint = Standardise(config.joint_features)
+            self.joint = _projection(config.joint_features, config)
         fusion, modality_count = FUSIONS[config.fusion], len(config.modalities)
         self.attends = fusion.attends
         if self.attends:
@@ -147,9 +152,12 @@ class ProductSearchModel(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(1 / temperature).log())
 
     def _state_widths(self) -> list[int]:
-        """The width of the states of words, regions and, if the model reads clips, moments."""
-        widths = [self.text.width, self.config.region_features]
-        return [*widths, self.video.width] if self.config.video_encoder else widths
+        """The width of the states of each modality: words, regions, moments, and the joint vector as the only one."""
+        config = self.config
+        widths = {"text": self.text.width, "image": config.region_features, "joint": config.joint_features}
+        if config.video_encoder:
+            widths["video"] = self.video.width
+        return [widths[name] for name in config.modalities]
 
     def tune(self, text: str = "none", image: str = "none") -> None:
         """Choose which layers of the published encoders training changes.
@@ -188,6 +196,10 @@ class ProductSearchModel(nn.Module):
         if self.attends:
             self.standardise_regions.measure(pictured.regions.reshape(-1, pictured.regions.shape[2]))
 
+    def measure_joint(self, items: Items) -> None:
+        """Measure the mean and standard deviation of joint vectors on items that all have one."""
+        self.standardise_joint.measure(items.joint)
+
     @property
     def scale(self) -> Tensor:
         """One over the learned temperature, at most 100 (as in CLIP, Radford et al., 2021)."""
@@ -195,7 +207,7 @@ class ProductSearchModel(nn.Module):
 
     def encode_modalities(self, batch: dict[str, Tensor], role: str = "product") -> ModalityFeatures:
         """Encode each modality separately, in the order of `ModelConfig.modalities`; role: "query" or "product"."""
-        present = batch["present"][:, : len(self.config.modalities)]
+        present = batch["present"][:, self.config.modality_columns]
         text, words = self.text(batch["tokens"], self._entity_probabilities(batch["tokens"]), role)
         images, regions = self._encode_images(batch)
         vectors, states = [text, images], [words, regions]
@@ -203,6 +215,10 @@ class ProductSearchModel(nn.Module):
             clips, moments = self._encode_clips(batch, present[:, 2])
             vectors.append(clips)
             states.append(moments)
+        if self.config.joint_features:
+            joint = self.standardise_joint(batch["joint"].float())
+            vectors.append(self.joint(joint))
+            states.append(joint[:, None])
         pooled = _rms_normalise(torch.stack(vectors, 1))
         if not self.attends:
             return ModalityFeatures(pooled, present)
@@ -320,16 +336,23 @@ class ProductSearchModel(nn.Module):
     def _swap_pictures(
         self, features: ModalityFeatures, rows: Tensor, others: dict[str, Tensor]
     ) -> ModalityFeatures:
-        """Replace the pictures of the items at `rows`, int64 (S,), with those of S others."""
+        """Replace the pictures of the items at `rows`, int64 (S,), with those of S others.
+
+        These items have no joint vector: theirs is of their own pictures.
+        """
         images, other_regions = self._encode_images(others)
+        if self.config.joint_features:
+            present = features.present.clone()
+            present[rows, self.config.modalities.index("joint")] = False
+            features = features._replace(present=present)
         pooled = features.pooled.index_put(
             (rows, torch.ones_like(rows)), _rms_normalise(images).to(features.pooled.dtype)
         )
         if not self.attends:
             return features._replace(pooled=pooled)
-        words, regions, *clips = features.states
+        words, regions, *other_states = features.states
         regions = regions.index_copy(0, rows, self.narrow[1](other_regions).to(regions.dtype))
-        return features._replace(pooled=pooled, states=(words, regions, *clips))
+        return features._replace(pooled=pooled, states=(words, regions, *other_states))
 
     def score_tags(self, products: Tensor) -> list[Tensor]:
         """Score every tag, for each kind in the order of `ModelConfig.tags`.
@@ -397,6 +420,17 @@ class ProductSearchModel(nn.Module):
             state |= {prefix + name: value for name, value in published.items()}
         model.load_state_dict(state)
         return model.eval()
+
+
+def _projection(features: int, config: ModelConfig) -> nn.Sequential:
+    """From standardised features of a frozen encoder to the shared space."""
+    return nn.Sequential(
+        nn.Dropout(config.dropout),
+        nn.Linear(features, config.hidden),
+        nn.GELU(),
+        nn.Dropout(config.dropout),
+        nn.Linear(config.hidden, config.dim),
+    )
 
 
 def _scatter_rows(rows: Tensor, has_row: Tensor) -> Tensor:

@@ -209,8 +209,11 @@ def _describe_counts(counts: Mapping[str, Mapping[str, int]]) -> str:
 
 def _describe_model(params: Mapping[str, Mapping[str, Any]]) -> str:
     featurize, train = params["featurize"], params["train"]
+    joint = featurize["joint_encoder"]
+    joint_encoder = f", joint encoder `{joint}`" if joint else ""
     return (
         f"Text encoder `{featurize['text_encoder']}`, image encoder `{featurize['image_encoder']}`, video encoder "
-        f"`{featurize['video_encoder']}`, fusion `{train['fusion']}`, {train['dim']} dimensions, trained with the loss "
-        f"`{train['loss']}` at α {train['alpha']:g}, β {train['beta']:g}, γ {train['gamma']:g}, δ {train['delta']:g}."
+        f"`{featurize['video_encoder']}`{joint_encoder}, fusion `{train['fusion']}`, {train['dim']} dimensions, "
+        f"trained with the loss `{train['loss']}` at α {train['alpha']:g}, β {train['beta']:g}, "
+        f"γ {train['gamma']:g}, δ {train['delta']:g}."
     )

@@ -62,7 +62,7 @@ def _evaluate_retrieval(network: ProductSearchModel, titled: Items) -> Iterator[
         network: The model.
         titled: Held-out products, with the title as their only text.
     """
-    titled = titled.without("video")
+    titled = titled.without("video").without("joint")
     rows = np.flatnonzero(titled.present[:, :2].all(1))
     products = titled.take(np.sort(np.random.default_rng(SEED).permutation(rows)[:MAX_RETRIEVAL_PRODUCTS]))
     if not len(products):

@@ -15,7 +15,7 @@ from vitrine_judge.rankings import Qrels, Run
 
 from catalog import store
 from catalog.schema import HUMAN, JUDGED_BY, DataError
-from fusion.features import MODALITIES, Items
+from fusion.features import CONTENT, Items
 from scoring.grouping import Grouping
 
 MISSING_MODALITY = "missing modality of relevant products"  # a way to group queries
@@ -113,7 +113,7 @@ def find_missing_modalities(products: Items, qrels: Qrels, relevant: int) -> np.
         Names such as "image, video", or "none": str (Q,), in the order of the queries' ids.
     """
     rows = locate(qrels.products, pa.array(products.ids))[qrels.product_index]
-    absent = ~products.present[rows] & ((qrels.values >= relevant) & (rows >= 0))[:, None]
+    absent = ~products.present[rows, : len(CONTENT)] & ((qrels.values >= relevant) & (rows >= 0))[:, None]
     missing = np.logical_or.reduceat(absent, qrels.offsets[:-1])
-    names = [", ".join(compress(MODALITIES, row)) or "none" for row in missing]
+    names = [", ".join(compress(CONTENT, row)) or "none" for row in missing]
     return np.array(names)[text_order(qrels.queries)]

@@ -32,6 +32,9 @@ from fusion.search.explanations import explain, load_rows
 EXAMPLES = 5  # of the queries most won, and as many of those most lost
 RESULTS_PER_EXAMPLE = 8  # products
 FREQUENT_QUERIES = 10
+PARTS = {
+    "joint": "text with pictures"
+}  # of a product, where the name of the modality does not say what it is
 CLIP_SIDE, CLIP_FRAMES = 132, 8  # pixels and frames of a clip on the page
 Explainer = Callable[[Mapping[str, Any], Mapping[str, Any]], ResultExplanation]
 
@@ -240,7 +243,7 @@ def explain_result(
         name: values for name, values in explanation.entities.items() if values[0].casefold() in known_values
     }
     return ResultExplanation(
-        explanation.modality_losses,
+        {PARTS.get(name, name): loss for name, loss in explanation.modality_losses.items()},
         explanation.query_losses,
         explanation.product_losses,
         entities,

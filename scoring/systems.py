@@ -1,9 +1,9 @@
 """The systems of an evaluation: the candidate, its ablations and baselines, ranked on the test queries."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from fusion.search.catalogue_search import SearchIndex, build_run_table, read_te
 from fusion.search.hybrid import Hybrid
 from fusion.search.lexical_index import LexicalIndex
 from fusion.search.vector_index import top_k
-from fusion.search.zero_shot import embed_zero_shot, load_text_tower
+from fusion.search.zero_shot import embed_zero_shot, has_joint_encoder, load_text_tower, read_joint_vectors
 from scoring.grouping import Grouping
 from scoring.judgements import read_judgements
 from scoring.params import EvaluateParams
@@ -32,6 +32,7 @@ from scoring.params import EvaluateParams
 CANDIDATE = "fused"
 BM25 = "bm25"
 ZERO_SHOT = "zero-shot"
+ZERO_SHOT_JOINT = "zero-shot joint"
 HYBRID = "hybrid"  # weighted sum of the candidate's and BM25's scores
 SERVED = "served"  # key in made_from.json: the system that is registered and served
 
@@ -184,18 +185,23 @@ def rank_hybrid(candidate: Candidate, index: SearchIndex, hybrid: Hybrid) -> pa.
 
 
 def rank_zero_shot(features: Path, test_ids: np.ndarray, depth: int) -> dict[str, pa.Table]:
-    """Rank by a dual encoder as published, without our training; nothing where the features are not of both towers."""
-    tower = load_text_tower(features)
-    if tower is None:
-        return {}
+    """Rank by the published encoders, without our training: by a dual encoder where the features are of both its
+    towers, and by a joint encoder where there is one.
+    """
+    embedders: dict[str, Callable[[Items, str], np.ndarray]] = {}
+    if tower := load_text_tower(features):
+        embedders[ZERO_SHOT] = partial(embed_zero_shot, tower)
+    if has_joint_encoder(features):
+        embedders[ZERO_SHOT_JOINT] = read_joint_vectors
+    rankings: dict[str, pa.Table] = {}
+    if not embedders:
+        return rankings
     products, queries = Items.load(features, "products"), Items.load(features, "queries")
     test_queries = queries.take(queries.splits == "test")
-    product_embeddings, query_embeddings = (
-        embed_zero_shot(tower, items, role)
-        for items, role in ((products, "product"), (test_queries, "query"))
-    )
-    best = top_k(query_embeddings, product_embeddings, depth)
-    return {ZERO_SHOT: build_run_table(test_ids, products.ids, *best)}
+    for system, embed_items in embedders.items():
+        best = top_k(embed_items(test_queries, "query"), embed_items(products, "product"), depth)
+        rankings[system] = build_run_table(test_ids, products.ids, *best)
+    return rankings
 
 
 def tune_hybrid(

@@ -34,7 +34,7 @@ def tune_late_fusion(
     """
     views, present = (
         embed_views(model, products),
-        torch.from_numpy(products.present)[:, : len(model.late_fusion_weights)],
+        torch.from_numpy(products.present)[:, model.config.modality_columns],
     )
 
     def score(weights: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Zero-shot baseline: the published text and image towers of a dual encoder, without training."""
+"""Zero-shot baselines: published encoders without training, the towers of a dual encoder or a joint encoder."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 from catalog.progress import show_progress
 from fusion.encoders.text import TextEncoderInit, Transformer
 from fusion.features import Items
+from fusion.featurizer import SETTINGS
 
 
 def load_text_tower(features: Path) -> Transformer | None:
@@ -18,7 +19,7 @@ def load_text_tower(features: Path) -> Transformer | None:
     Args:
         features: Output folder of the featurize stage.
     """
-    *_, image_settings = json.loads((features / "featurizer.json").read_text())["encoder"]
+    *_, image_settings = json.loads((features / SETTINGS).read_text())["encoder"]
     start = TextEncoderInit.load(features)
     model = start.settings.get("model")
     if not model or image_settings.get("model") != model:
@@ -45,3 +46,24 @@ def embed_zero_shot(tower: Transformer, items: Items, role: str) -> np.ndarray:
         both = torch.stack([tower.encode(batch["tokens"], role)[0], batch["images"][:, 0]], 1)
         embeddings.append(normalize((normalize(both, dim=2) * batch["present"][:, :2, None]).sum(1)))
     return torch.cat(embeddings).numpy()
+
+
+def has_joint_encoder(features: Path) -> bool:
+    """Whether features are also from a joint encoder.
+
+    Args:
+        features: Output folder of the featurize stage.
+    """
+    return json.loads((features / SETTINGS).read_text())["joint"] is not None
+
+
+def read_joint_vectors(items: Items, _role: str) -> np.ndarray:
+    """Read the vectors of the joint encoder, which `featurize` computed with the prompt of each role.
+
+    Args:
+        items: With a joint encoder.
+
+    Returns:
+        Unit vectors, float32 (N, J); zero for an item that has neither text nor picture.
+    """
+    return normalize(torch.from_numpy(items.joint.astype(np.float32))).numpy()

@@ -127,6 +127,7 @@ class _TrainingRun:
         self.data, self.objective, self.schedule = data, objective, schedule
         self.steps_per_epoch = data.steps_per_epoch(schedule.batch_size)
         _measure_pictures(model, data)
+        _measure_joint(model, data)
         self.optimizer = torch.optim.AdamW(parameter_groups(model, schedule))
         total_steps = schedule.epochs * self.steps_per_epoch
         self.rate_schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -283,6 +284,14 @@ def _measure_pictures(model: ProductSearchModel, data: TrainingSet) -> None:
     pictured: Items = data.products.take(rows[:: 1 + len(rows) // MAX_MEASURED_PICTURES])
     if len(pictured):
         model.measure(pictured)
+
+
+def _measure_joint(model: ProductSearchModel, data: TrainingSet) -> None:
+    """Standardise joint vectors by those of the training products."""
+    rows = data.training_rows
+    joined = data.products.take(rows[data.products.joint[rows].any(1)])
+    if len(joined):
+        model.measure_joint(joined)
 
 
 def parameter_groups(model: ProductSearchModel, schedule: Schedule) -> list[dict[str, Any]]:

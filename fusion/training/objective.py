@@ -3,7 +3,7 @@
 L = α·L_text + β·L_vision + L_fused + γ·L_tags + δ·L_pairs, and with a teacher + λ·L_distillation
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,7 +22,12 @@ from fusion.training.losses import IGNORED, LOWEST, answerable, contrastive
 from fusion.training.sampling import draw_one_each
 
 UNTAGGED = -1
-TERMS = ("fused", "text", "vision", "video")  # a loss for each view of `ProductSearchModel.encode_views`
+TERMS = {
+    "text": "text",
+    "image": "vision",
+    "video": "video",
+    "joint": "joint",
+}  # the loss of each modality's view
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,8 @@ class Objective:
     Attributes:
         loss: A name of `fusion.training.losses.LOSSES`.
         alpha: Weight of L_text, the query against the product's text only.
-        beta: Weight of L_vision, the query against the product's picture only, and of the same loss for its clip.
+        beta: Weight of L_vision, the query against the product's picture only, and of the same loss for its clip and
+            for its joint vector.
         gamma: Weight of L_tags, the cross-entropy of the products' tags, in the fused view and each unimodal view.
         delta: Weight of L_pairs, which matches each product's text with its picture among the step's products.
         distillation: Weight of L_distillation, see `fusion.training.distillation.Imitation`; only with a teacher.
@@ -57,10 +63,9 @@ class Objective:
     chunk: int | None = None
     precision: str = "float32"
 
-    @property
-    def weights(self) -> tuple[float, ...]:
-        """The weights of `TERMS`."""
-        return 1.0, self.alpha, self.beta, self.beta
+    def weigh_terms(self, modalities: Sequence[str]) -> list[float]:
+        """The weights of L_fused and of the losses of some modalities."""
+        return [1.0, *(self.alpha if name == "text" else self.beta for name in modalities)]
 
 
 class LossBatch(NamedTuple):
@@ -96,21 +101,24 @@ def joint_loss(
 
     Returns:
         This process's part of the loss, a scalar; the gradients of all parts must be summed. And the values over all
-        processes of the loss, of each of `TERMS`, of L_tags and L_pairs, and with a teacher of L_distillation.
+        processes of the loss, of L_fused, of each of `TERMS` that the model has, of L_tags and L_pairs, and with a
+        teacher of L_distillation.
     """
-    present = batch.products.present[:, : len(model.config.modalities)]
+    modalities = model.config.modalities
+    present = batch.products.present[:, model.config.modality_columns]
     encoded = _encode_products(model, batch, present, objective, rng)
     views = gather_rows(encoded, len(batch.products))
     in_view = np.stack([np.ones(len(batch.products), bool), *present.T], 1)
     imitation = Imitation(batch.teacher, views.device) if batch.teacher else None
     terms = _query_terms(model, batch, views, in_view, imitation, objective)
     view_terms = terms[: views.shape[1]]
-    weights = torch.tensor(objective.weights[: len(view_terms)], device=terms.device)
+    weights = torch.tensor(objective.weigh_terms(modalities), device=terms.device)
     contrastive_loss = (view_terms * weights).sum()
     tag_loss = _tag_loss(model, encoded, in_view, batch.tags)
     pair_loss = _pair_loss(views[:, 1:3], batch.products, model.scale, objective.chunk)
     loss = contrastive_loss + objective.gamma * tag_loss + objective.delta * pair_loss
-    parts = {"tags": tag_loss, "pairs": pair_loss, **dict(zip(TERMS, view_terms, strict=False))}
+    names = ["fused", *(TERMS[name] for name in modalities)]
+    parts = {"tags": tag_loss, "pairs": pair_loss, **dict(zip(names, view_terms, strict=True))}
     if imitation:
         product_term = _product_imitation(model, views[:, 0], imitation, objective.chunk)
         parts["distillation"] = (terms[-1] + product_term) / 2
@@ -152,7 +160,8 @@ def _query_terms(
     imitation: Imitation | None,
     objective: Objective,
 ) -> Tensor:
-    """This process's part of each of `TERMS`, the mean over all answerable queries; then of the queries' imitation.
+    """This process's part of L_fused and of the loss of each modality, means over all answerable queries; then of the
+    queries' imitation.
 
     Args:
         model: Encodes the queries.

@@ -276,6 +276,7 @@ class TrainingSet:
         may_match = self.facets.may_match(facets, products)
         grades = np.select([np.concatenate(exact), may_match], [EXACT, IGNORED], UNJUDGED)
         items = Items.concatenate([word_queries, facet_queries, picture_queries])
+        items = items.without("joint")  # theirs would be of the whole product
         return PseudoQueries(items, grades, facets)
 
     def _split_sources(self, sources: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:

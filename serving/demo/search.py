@@ -17,7 +17,12 @@ DEFAULT_K = 8
 MAX_K = 100
 MAX_TEXT = 500  # characters
 TIMEOUT = 120  # seconds
-SHARE_LABELS = {"share_text": "words", "share_image": "picture", "share_video": "clip"}
+SHARE_LABELS = {
+    "share_text": "words",
+    "share_image": "picture",
+    "share_video": "clip",
+    "share_joint": "words with pictures",
+}
 FIELD_LABELS = {"text": "Words", "min_price": "Price from", "max_price": "Price to", "k": "Results"}
 
 

@@ -25,6 +25,7 @@ from components.params import EvaluateParams, FeaturizeParams, TrainParams, Tune
 from components.train import train
 from fusion.__main__ import main as rank_products
 from fusion.encoders.text import TextEncoderInit
+from fusion.features import Items
 from fusion.model import ProductSearchModel, embed
 from fusion.search.catalogue_search import SearchIndex, load_model, read_texts
 from scoring.judgements import (
@@ -255,9 +256,12 @@ def test_the_page_says_why(evaluation: Path) -> None:
     assert "It matches mainly through its" in page and "Without its" in page
 
 
-def test_a_published_clip_as_both_towers(data: Path, report: Path, clip: Path, tmp_path: Path) -> None:
-    """The published CLIP is a baseline of the trained model."""
+def test_published_encoders_are_baselines(
+    data: Path, report: Path, clip: Path, embedders: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A CLIP as both towers, and an embedder that reads text and pictures together."""
     encoders = {"text_encoder": f"clip:{clip}", "image_encoder": f"clip:{clip}"}
+    encoders["joint_encoder"] = f"st:{embedders('qwen3_vl')}"
     featurize(
         data,
         report,
@@ -267,7 +271,17 @@ def test_a_published_clip_as_both_towers(data: Path, report: Path, clip: Path, t
     tuned = TrainParams(epochs=1, dim=16, hidden=16, batch_size=64, tune=Tune(text="last_1"))
     train(tmp_path / "features", tuned, tmp_path / "model")
     evaluate(data, tmp_path / "features", tmp_path / "model", QUICK, tmp_path / "evaluation")
-    assert set(read(tmp_path / "evaluation" / "metrics.json")) == SYSTEMS | {"zero-shot"}
+    published = {"zero-shot", "zero-shot joint", "joint-only", "no joint"}
+    assert set(read(tmp_path / "evaluation" / "metrics.json")) == SYSTEMS | published
+    assert "Without its text" in (page := (tmp_path / "evaluation" / "report.html").read_text())
+    assert "text with pictures: " in page
+    network, featurizer = load_model(tmp_path / "model")
+    assert network.config.joint_features == 32
+    queries = Items.load(tmp_path / "features", "queries")
+    rows = pq.read_table(data / "queries").slice(0, 8).to_pylist()
+    served, _ = featurizer.featurize_rows("queries", rows)
+    np.testing.assert_allclose(served.joint, queries.joint[:8], atol=1e-3)
+    assert queries.joint.any(1).all()
     start = TextEncoderInit.load(tmp_path / "features").state
     (trunk,) = ProductSearchModel.load(tmp_path / "model").trunks
     moved = {name for name, value in trunk.state_dict().items() if not value.equal(start[name])}

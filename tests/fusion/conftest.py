@@ -21,6 +21,7 @@ from fusion.training.sampling import JudgementIndex, TrainingSet
 
 KINDS, COLOURS, EACH = 6, 5, 2  # 60 products
 FEATURES, REGIONS = 16, 4  # width of a picture's features; each of its regions has an equal share of them
+JOINT = 12  # width of a joint vector
 KIND_WORDS, COLOUR_WORDS, UNIQUE_WORDS = 2, 2 + KINDS, 2 + KINDS + COLOURS
 SCHEDULE = Schedule(
     epochs=30,
@@ -91,6 +92,7 @@ def make_items() -> Callable[..., Items]:
         videos: np.ndarray | None = None,
         pictures: np.ndarray | None = None,
         galleries: np.ndarray | None = None,
+        joint: np.ndarray | None = None,
         prefix: str = "i",
         splits: np.ndarray | str = "train",
     ) -> Items:
@@ -109,6 +111,7 @@ def make_items() -> Callable[..., Items]:
             videos=np.full(count, None, object) if videos is None else videos,
             pictures=np.full(count, None, object) if pictures is None else pictures,
             ocr=np.full(count, None, object),
+            joint=np.zeros((count, 0), np.float16) if joint is None else joint.astype(np.float16),
         )
 
     return make
@@ -116,7 +119,10 @@ def make_items() -> Callable[..., Items]:
 
 @pytest.fixture
 def items(make_items: Callable[..., Items]) -> Items:
-    """Every mixture of text and picture: both, text, picture, neither; and a clip for every third, but the last."""
+    """Every mixture of text and picture: both, text, picture, neither; and a clip for every third, but the last.
+
+    Items with a text or a picture have a joint vector.
+    """
     rng = np.random.default_rng(0)
     has_text, has_image = np.array([1, 1, 0, 0] * 5, bool), np.array([1, 0, 1, 0] * 5, bool)
     tokens = np.where(has_text[:, None], rng.integers(2, 40, (20, 4)), 0)
@@ -124,7 +130,8 @@ def items(make_items: Callable[..., Items]) -> Items:
     videos = np.full(20, None, object)
     for row in range(0, 18, 3):
         videos[row] = rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
-    return make_items(tokens, images, has_image, videos)
+    joint = np.where((has_text | has_image)[:, None], rng.normal(size=(20, JOINT)), 0)
+    return make_items(tokens, images, has_image, videos, joint=joint)
 
 
 @pytest.fixture(scope="session")

@@ -70,6 +70,7 @@ def items(draw: st.DrawFn) -> Items:
         videos=draw(clips(count)),
         pictures=np.full(count, None, object),
         ocr=np.full(count, None, object) if draw(st.booleans()) else strings(),
+        joint=draw(halves((count, draw(st.integers(0, 3))))),
     )
 
 
@@ -174,7 +175,7 @@ def test_batch_ends_with_its_longest_text(
 def test_batch_has_the_modalities_that_are_present(make_items: Callable[..., Items]) -> None:
     pictures = np.array([[1.5, 2.0, 3.0, 4.0], [0.0] * 4])
     batch = make_items(np.array([[0, 0], [4, 0]]), pictures, np.array([True, False])).batch(slice(None))
-    assert batch["present"].tolist() == [[False, True, False], [True, False, False]]
+    assert batch["present"].tolist() == [[False, True, False, False], [True, False, False, False]]
     assert "videos" not in batch
     assert torch.equal(batch["images"][:, 0], torch.from_numpy(pictures).float())
     assert batch["picture_mask"].tolist() == [[True], [False]]
@@ -205,14 +206,16 @@ def test_without_a_modality(make_items: Callable[..., Items], modality: str) -> 
     videos = np.array([clip, None], object)
     videos[1] = clip
     pictures = noise(np.ones(2, bool))
-    items = make_items(np.array([[4, 5], [6, 7]]), np.ones((2, 4)), videos=videos, pictures=pictures)
+    tokens = np.array([[4, 5], [6, 7]])
+    items = make_items(tokens, np.ones((2, 4)), videos=videos, pictures=pictures, joint=np.ones((2, 3)))
     before = replace(items, tokens=items.tokens.copy(), images=items.images.copy(), videos=videos.copy())
-    before = replace(before, pictures=pictures.copy())
+    before = replace(before, pictures=pictures.copy(), joint=items.joint.copy())
     column = MODALITIES.index(modality)
     first_without, all_without = items.without(modality, np.array([True, False])), items.without(modality)
     assert first_without.present[:, column].tolist() == [False, True]
     assert all_without.present.tolist() == [[name != modality for name in MODALITIES]] * 2
     assert equal(first_without.take(np.array([1])), items.take(np.array([1])))
     assert all_without.images.any() == (modality != "image")
+    assert all_without.joint.any() == (modality != "joint")
     assert ("pictures" in all_without.batch(slice(None))) == (modality != "image")
     assert equal(items, before), "the original does not change"

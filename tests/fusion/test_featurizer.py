@@ -10,10 +10,12 @@ import pytest
 from catalog.schema import TEXT_COLUMNS
 from fusion.encoders import runtime
 from fusion.encoders.image import ImageEncoder
+from fusion.encoders.joint import JointEncoder
 from fusion.encoders.ocr import open_reader
 from fusion.encoders.video import ClipReader
 from fusion.encoders.vocabulary import PAD, UNKNOWN, Vocabulary
-from fusion.featurizer import BATCH, SETTINGS, Featurizer
+from fusion.features import MODALITIES
+from fusion.featurizer import BATCH, SETTINGS, Featurizer, copy_featurizer
 
 Row = dict[str, Any]
 
@@ -62,6 +64,35 @@ def test_prompts_by_role(featurizer: Featurizer, tmp_path: Path) -> None:
     expected = featurizer.vocabulary.encode(["red"], 4, "cotton")
     assert np.array_equal(queries.tokens, expected)
     assert not np.array_equal(products.tokens, expected)
+
+
+def test_a_joint_encoder_reads_the_text_and_the_pictures_of_an_item(
+    featurizer: Featurizer, png: Callable[..., bytes], embedders: Callable[..., Path], tmp_path: Path
+) -> None:
+    joint = JointEncoder.pretrained(f"st:{embedders('qwen3_vl')}", "Find it.", 8)
+    pictures = [png(number) for number in range(1, 5)]
+    row = product(0, title="red", material="cotton")
+    row["images"] = [{"bytes": picture, "path": None} for picture in pictures]
+    bare = product(1, title="red")
+    assert featurizer.featurize_rows("products", [row])[0].joint.shape == (1, 0)
+    featurizer.joint = joint
+    products, broken = featurizer.featurize_rows("products", [row, bare, product(2), product(3, b"broken")])
+    texts, galleries = ["red cotton", "red"], [pictures[:3], []]
+    np.testing.assert_allclose(products.joint[:2], joint.encode(texts, galleries, "product")[0], atol=1e-3)
+    assert products.joint.dtype == np.float16
+    assert products.present[:, MODALITIES.index("joint")].tolist() == [True, True, False, False]
+    assert list(broken) == [3]
+
+    query = {"query_id": "a", "text": "red", "split": "test", "segment": None}
+    query["image"] = {"bytes": pictures[0], "path": None}
+    featurizer.save(tmp_path)
+    (tmp_path / "copy").mkdir()
+    copy_featurizer(tmp_path, tmp_path / "copy")
+    loaded = Featurizer.load(tmp_path / "copy")
+    queries, _ = loaded.featurize_rows("queries", [query])
+    expected = joint.encode(["red"], [pictures[:1]], "query")[0]
+    np.testing.assert_allclose(queries.joint, expected, atol=1e-3)
+    assert Featurizer.load(tmp_path, with_joint=False).joint is None
 
 
 def test_sides(featurizer: Featurizer) -> None:

@@ -17,7 +17,7 @@ every_fusion = pytest.mark.parametrize("fusion", list(FUSIONS.entries))
 
 @pytest.fixture
 def make_model(make_model: MakeModel) -> MakeModel:
-    return partial(make_model, video_encoder="conv3d")
+    return partial(make_model, video_encoder="conv3d", joint_features=12)
 
 
 @every_fusion
@@ -69,13 +69,13 @@ def test_batches_have_no_influence(make_model: MakeModel, items: Items, batch_si
 
 @every_fusion
 def test_a_picture_of_another_product(make_model: MakeModel, items: Items, fusion: str) -> None:
-    """Only the chosen products get it, and only in the fused view."""
+    """Only the chosen products get it, and only in the fused view. Their joint vectors are of their own pictures."""
     model = make_model(fusion=fusion)
     rows, donors = np.array([0, 8]), np.array([4, 16])  # all have both words and a picture
     hidden = torch.zeros(len(items), len(MODALITIES), dtype=torch.bool)
     batch, swapped = items.batch(slice(None)), (torch.from_numpy(rows), items.take(donors).batch(slice(None)))
     with_swaps, before = model.encode_views(batch, hidden, swapped), model.encode_views(batch, hidden)
-    pictured = replace(items, images=items.images.copy(), regions=items.regions.copy())
+    pictured = replace(items.without("joint", rows), images=items.images.copy(), regions=items.regions.copy())
     pictured.images[rows], pictured.regions[rows] = items.images[donors], items.regions[donors]
     expected = model.encode_product(pictured.batch(slice(None)))
     torch.testing.assert_close(with_swaps[:, 0], expected, atol=1e-5, rtol=1e-5)
@@ -105,7 +105,7 @@ def test_towers_share_encoders_but_not_the_fusion(make_model: MakeModel, items: 
     assert not torch.allclose(model.encode_query(batch), model.encode_product(batch))
     model.encode_query(batch).sum().backward()
     reached = {name.split(".")[0] for name, weight in model.named_parameters() if weight.grad is not None}
-    assert reached == {"text", "image", "gallery", "video", "query_fusion"}
+    assert reached == {"text", "image", "gallery", "video", "joint", "query_fusion"}
 
 
 def test_scale_is_capped(make_model: MakeModel) -> None:
@@ -124,6 +124,30 @@ def test_unknown_fusion(make_model: MakeModel) -> None:
 @every_fusion
 def test_a_model_without_clips_ignores_them(make_model: MakeModel, items: Items, fusion: str) -> None:
     model = make_model(fusion=fusion, video_encoder=None)
-    assert model.config.modalities == ("text", "image")
+    assert model.config.modalities == ("text", "image", "joint")
     blind = items.without("video")
     assert np.array_equal(embed(model, items, "product"), embed(model, blind, "product"))
+
+
+@every_fusion
+def test_a_model_without_a_joint_encoder_has_no_weights_for_it(
+    make_model: MakeModel, items: Items, fusion: str
+) -> None:
+    model = make_model(fusion=fusion, joint_features=0)
+    assert model.config.modalities == ("text", "image", "video")
+    assert not [name for name in model.state_dict() if "joint" in name]
+    blind = replace(items, joint=np.zeros((len(items), 0), np.float16))
+    assert np.array_equal(embed(model, items, "product"), embed(model, blind, "product"))
+
+
+@every_fusion
+def test_joint_vectors_are_standardised(make_model: MakeModel, items: Items, fusion: str) -> None:
+    """Their scale and their mean have no influence."""
+    model, shifted = make_model(fusion=fusion), make_model(fusion=fusion)
+    has_joint = items.joint.any(1)
+    other = replace(items, joint=np.where(has_joint[:, None], 1 + items.joint / 4, 0).astype(np.float16))
+    for network, joined in ((model, items), (shifted, other)):
+        network.measure_joint(joined.take(has_joint))
+    expected, vectors = embed(model, items, "product"), embed(shifted, other, "product")
+    np.testing.assert_allclose(vectors, expected, atol=0.01)
+    assert np.abs(embed(make_model(fusion=fusion), other, "product") - expected).max() > 0.1

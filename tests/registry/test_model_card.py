@@ -28,12 +28,17 @@ FLOOR = replace(GAIN, verdict="passed", text="ndcg@10 is 0.5; at least 0.3.", he
 
 
 def make_card(
-    *findings: Finding, segment: str = "text", rescored: str = "", systems: Sequence[str] = (CANDIDATE,)
+    *findings: Finding,
+    segment: str = "text",
+    rescored: str = "",
+    systems: Sequence[str] = (CANDIDATE,),
+    joint: str | None = None,
 ) -> str:
     ids = np.array([f"q{n}" for n in range(20)])
     scores = Scores(ids, np.ones(20, bool), {"ndcg@10": np.linspace(0, 1, 20)})
+    encoders = {"text_encoder": "bilstm", "image_encoder": "lite0", "video_encoder": "conv3d"}
     params = {
-        "featurize": {"text_encoder": "bilstm", "image_encoder": "lite0", "video_encoder": "conv3d"},
+        "featurize": encoders | {"joint_encoder": joint},
         "train": {"fusion": "concat", "dim": 8, "loss": "x", "alpha": 1, "beta": 1, "gamma": 0, "delta": 0},
         "evaluate": EvaluateParams(metrics=["ndcg@10"]).model_dump(mode="json"),
     }
@@ -112,6 +117,11 @@ def test_the_card_says_what_is_served_and_how_grades_count() -> None:
     assert "The hybrid is served: for queries with text, 0.8 · model + 0.2 · BM25" in card and grades in card
     assert "| 95 % interval | bm25 | fused |" in card
     assert "System 'fused' is as good or better" in card and "System 'hybrid'" not in card
+
+
+def test_the_card_names_the_encoders() -> None:
+    assert "video encoder `conv3d`, fusion `concat`" in make_card(FLOOR)
+    assert "video encoder `conv3d`, joint encoder `st:Model`, fusion" in make_card(FLOOR, joint="st:Model")
 
 
 def test_a_long_description_is_cut_after_a_section() -> None:

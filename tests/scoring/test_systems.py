@@ -1,6 +1,8 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fusion.features import Items
@@ -13,24 +15,32 @@ from scoring.systems import CANDIDATE, HYBRID, RankedSystems, list_ablations, re
 
 @pytest.fixture
 def make_network() -> Callable[..., ProductSearchModel]:
-    return lambda video: ProductSearchModel(ModelConfig(9, 4, 4, dim=8, hidden=8, video_encoder=video))
+    def make(video: str | None, joint: int = 0) -> ProductSearchModel:
+        return ProductSearchModel(ModelConfig(9, 4, 4, joint, dim=8, hidden=8, video_encoder=video))
+
+    return make
 
 
 def test_ablations_are_of_modalities_that_some_product_has(
     make_network: Callable[..., ProductSearchModel], features: Path
 ) -> None:
-    def list_modalities(video: str | None, items: Items) -> dict[str, list[str]]:
-        ablations = list_ablations(make_network(video), items)
+    def list_modalities(video: str | None, items: Items, joint: int = 0) -> dict[str, list[str]]:
+        ablations = list_ablations(make_network(video, joint), items)
         return {system: list(ablation.modalities) for system, ablation in ablations.items()}
 
     products = Items.load(features, "products").without_galleries()
-    assert products.present.any(axis=0).all()
+    assert products.present.any(axis=0).tolist() == [True, True, True, False]
     assert list_modalities(None, products) == {"text-only": ["text"], "image-only": ["image"]}
     assert list_modalities(None, products.without("image")) == {"text-only": ["text"]}
     three = list_modalities("conv3d", products)
     assert three["video-only"] == ["video"]
     assert three["no image"] == ["text", "video"]
     assert list(list_modalities("conv3d", products.without("video"))) == ["text-only", "image-only"]
+    joined = replace(products, joint=np.ones((len(products), 4), np.float16))
+    with_joint = list_modalities(None, joined, 4)
+    assert with_joint["joint-only"] == ["joint"]
+    assert with_joint["no joint"] == ["text", "image"]
+    assert list(list_modalities(None, products, 4)) == ["text-only", "image-only"]
 
 
 def test_a_catalogue_with_galleries_is_ranked_by_its_main_pictures_too(

@@ -21,7 +21,7 @@ from fusion.encoders.text import ENCODERS, TextEncoderInit, Transformer
 from fusion.encoders.vocabulary import PAD, UNKNOWN, Vocabulary, Word
 from fusion.features import Items
 from fusion.model import ModelConfig, ProductSearchModel
-from fusion.search.zero_shot import embed_zero_shot, load_text_tower
+from fusion.search.zero_shot import embed_zero_shot, has_joint_encoder, load_text_tower, read_joint_vectors
 
 TEXTS = ["Red shirt", "blue shoes, a red shirt", "shoe", "tangerine"]
 PROJECTED = 12  # width of CLIP embeddings in the fixture
@@ -171,6 +171,17 @@ def test_adapters_are_saved_beside_the_published_weights(
     for actual, expected in zip(loaded.text(batch, entities), model.text(batch, entities), strict=True):
         torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
     assert not loaded.adapters
+
+
+def test_joint_vectors_are_compared_by_their_direction(
+    make_items: Callable[..., Items], tmp_path: Path
+) -> None:
+    joint = np.array([[3.0, 4.0], [0.0, 0.0], [0.0, 0.5]])
+    vectors = read_joint_vectors(make_items(np.ones((3, 1)), joint=joint), "query")
+    np.testing.assert_allclose(vectors, [[0.6, 0.8], [0, 0], [0, 1]], atol=1e-6)
+    for settings in (None, {"dim": 8}):
+        (tmp_path / "featurizer.json").write_text(json.dumps({"joint": settings}))
+        assert has_joint_encoder(tmp_path) == (settings is not None)
 
 
 @torch.inference_mode()

@@ -165,6 +165,28 @@ def test_both_modalities_beat_either(
     assert both > single + 0.2
 
 
+def test_joint_vectors_alone_are_learned(
+    make_model: MakeModel, fit_world: FitWorld, tmp_path: Path, world: Any
+) -> None:
+    """Products have only a joint vector, far from zero, of kind and colour. Queries have words."""
+    data = world.training
+    rng = np.random.default_rng(0)
+    kinds = np.unique(data.products.tokens[:, 0], return_inverse=True)[1].ravel()
+    codes = rng.normal(size=(kinds.max() + 1, 6))
+    joint = 100 + np.concatenate([codes[kinds], data.products.images[:, :6]], 1)
+    bare = replace(data.products.without("text").without("image"), joint=joint.astype(np.float16))
+    queries, held_out = (
+        replace(items, joint=np.zeros((len(items), 12), np.float16))
+        for items in (data.queries, world.held_out_queries)
+    )
+    model = make_model(joint_features=12)
+    fit_world(model, tmp_path / "c.pt", data=replace(data, products=bare, queries=queries))
+    np.testing.assert_allclose(model.standardise_joint.mean, bare.joint.astype(float).mean(0), rtol=1e-5)
+    scores = embed(model, held_out, "query") @ embed(model, bare, "product", ["joint"]).T
+    assert world.recall(scores) > 0.5
+    assert not embed(model, bare, "product", ["text", "image"]).any()
+
+
 def test_validation_is_the_same_in_any_precision(
     make_model: MakeModel, fit_world: FitWorld, tmp_path: Path, world: Any
 ) -> None:

@@ -30,24 +30,28 @@ TAGS = {"category": ["mug", "sofa", "shirt"], "color": ["red", "blue"]}
 
 @pytest.fixture
 def make_model(make_model: MakeModel) -> MakeModel:
-    return partial(make_model, video_encoder="conv3d", tags=TAGS)
+    return partial(make_model, video_encoder="conv3d", joint_features=6, tags=TAGS)
 
 
 @pytest.fixture(scope="module")
 def batch(make_items: Callable[..., Items]) -> LossBatch:
-    """Seven queries, by text, picture or both, and eleven products, some with one modality, some with a clip."""
+    """Seven queries, by text, picture or both, and eleven products, some with one of these, some with a clip, one
+    without a joint vector.
+    """
     rng = np.random.default_rng(1)
 
     def items(has_text: list[int], has_image: list[int]) -> Items:
         tokens = rng.integers(2, 40, (len(has_text), 5)) * np.array(has_text)[:, None]
         images = rng.normal(size=(len(has_text), 16)) * np.array(has_image)[:, None]
-        return make_items(tokens, images, np.array(has_image, bool))
+        joint = rng.normal(size=(len(has_text), 6))
+        return make_items(tokens, images, np.array(has_image, bool), joint=joint)
 
     grades = rng.choice([EXACT, SUBSTITUTE, IRRELEVANT, UNJUDGED], (7, 11), p=[0.15, 0.15, 0.2, 0.5])
     grades[3] = UNJUDGED  # a query without judgements
     queries = items([1, 1, 0, 0, 1, 1, 0], [0, 0, 1, 1, 1, 0, 1])
     products = items([1, 1, 1, 0] * 2 + [1] * 3, [1, 1, 0, 1] * 2 + [1] * 3)
     products.tokens[9] = products.tokens[8]  # sold twice
+    products.joint[6] = 0
     for row in (0, 3, 4, 8, 9):
         products.videos[row] = rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     tags = rng.integers(UNTAGGED, (3, 2), (11, 2))
@@ -85,13 +89,13 @@ def test_the_loss_is_its_formula(
         scores = query_vectors @ model.encode_product(products.batch(rows), modalities).T
         return contrastive(scores, row_grades, loss)[answerable(row_grades, loss)].mean().item()
 
-    text, image, video = (mean(products.present[:, i], name) for i, name in enumerate(MODALITIES))
+    text, image, video, joint = (mean(products.present[:, i], name) for i, name in enumerate(MODALITIES))
     fused = mean(np.ones(len(products), bool), *MODALITIES)
     tagged = np.mean([tag_loss(model, products, kind, tags[:, kind]) for kind in range(len(TAGS))])
     paired = pair_loss(model, products)
-    total = alpha * text + beta * (image + video) + fused + 0.3 * tagged + 0.4 * paired
+    total = alpha * text + beta * (image + video + joint) + fused + 0.3 * tagged + 0.4 * paired
     expected = {"loss": total, "tags": tagged, "pairs": paired, "fused": fused}
-    expected |= {"text": text, "vision": image, "video": video}
+    expected |= {"text": text, "vision": image, "video": video, "joint": joint}
     assert values == pytest.approx(expected, rel=1e-5)
 
 
@@ -131,7 +135,7 @@ def test_dropped_modalities_change_only_the_fused_loss(make_model: MakeModel, ba
 def test_swapped_pictures_change_only_the_fused_loss(make_model: MakeModel, batch: LossBatch) -> None:
     model = make_model()
     plain, swapped = (run(model, batch, replace(PLAIN, picture_swap=share)) for share in (0.0, 1.0))
-    same = ("text", "vision", "video", "pairs")
+    same = ("text", "vision", "video", "joint", "pairs")
     assert [plain[term] for term in same] == [swapped[term] for term in same]
     assert abs(plain["fused"] - swapped["fused"]) > 1e-5
 
@@ -163,10 +167,10 @@ def test_a_catalogue_without_pictures(make_model: MakeModel, batch: LossBatch) -
     queries, products, grades, categories, tags, _ = batch
     model = make_model().train()
     with_text = products.present[:, 0]
-    written = products.without("image").without("video").take(with_text)
+    written = products.without("image").without("video").without("joint").take(with_text)
     part = LossBatch(queries, written, grades[:, with_text], categories[with_text], tags[with_text])
     values = run(model, part, PLAIN)
-    assert values["vision"] == values["video"] == values["pairs"] == 0
+    assert values["vision"] == values["video"] == values["joint"] == values["pairs"] == 0
     assert all(gradient.isfinite().all() for gradient in gradients(model).values())
 
 

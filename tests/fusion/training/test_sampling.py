@@ -98,6 +98,17 @@ def test_pseudo_queries_of_short_texts(make_items: Callable[..., Items], width: 
     assert all(known(row) <= known(text) for row, text in zip(queries.tokens, texts, strict=True))
 
 
+def test_pseudo_queries_have_no_joint_vector(training: TrainingSet) -> None:
+    """That of the product would tell which product it was."""
+    joint = {"products": np.ones((40, 3), np.float16), "queries": np.ones((10, 3), np.float16)}
+    items = {name: replace(getattr(training, name), joint=vectors) for name, vectors in joint.items()}
+    nothing = Pairs.empty()
+    for step in replace(training, **items).draw_epoch(8, np.random.default_rng(0), nothing):
+        is_pseudo = np.char.startswith(step.queries.ids.astype(str), "p")
+        assert is_pseudo.any() and not is_pseudo.all()
+        np.testing.assert_array_equal(step.queries.joint.any(1), ~is_pseudo)
+
+
 def test_pseudo_queries_differ_from_draw_to_draw(training: TrainingSet) -> None:
     first, second = (
         draw_word_queries(training.products, NO_TOKENS, np.random.default_rng(seed)).tokens for seed in (0, 1)
