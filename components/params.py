@@ -154,6 +154,11 @@ class TrainParams(Params):
     chunk: int | None = Field(
         None, ge=1, description="items encoded at a time, for batches larger than memory; null for all"
     )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="whether published encoders that are tuned compute activations again for the gradients, in place "
+        "of keeping them: less memory, a third more time",
+    )
     precision: Literal["float32", "bf16"] = Field(
         "float32",
         description="what encoders and fusions compute in during training; bf16 is for GPUs; validation and search "

@@ -155,7 +155,7 @@ def _build_network(
     if params.tune.image != "none":
         encoder = ImageEncoder.load(features / ENCODER, *settings["encoder"])
         network.image_encoder = encoder.to(memory_format=torch.channels_last)  # as its pictures are
-    network.tune(**params.tune.model_dump())
+    network.tune(**params.tune.model_dump(), recompute=params.gradient_checkpointing)
     return network
 
 

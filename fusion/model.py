@@ -23,6 +23,7 @@ from fusion.encoders.adapters import (
 )
 from fusion.encoders.gallery import GalleryAttention
 from fusion.encoders.image import ImageEncoder
+from fusion.encoders.recomputation import recompute_blocks
 from fusion.encoders.text import ENCODERS as TEXT_ENCODERS
 from fusion.encoders.text import TEXT_WEIGHTS
 from fusion.encoders.tuning import tune
@@ -159,20 +160,24 @@ class ProductSearchModel(nn.Module):
             widths["video"] = self.video.width
         return [widths[name] for name in config.modalities]
 
-    def tune(self, text: str = "none", image: str = "none") -> None:
+    def tune(self, text: str = "none", image: str = "none", recompute: bool = False) -> None:
         """Choose which layers of the published encoders training changes.
 
         Args:
             text: See `fusion.encoders.tuning.tune`.
             image: Likewise.
+            recompute: Whether to save memory in the encoders that are tuned, see `recompute_blocks`.
 
         Raises:
-            DataError: as `fusion.encoders.tuning.tune`.
+            DataError: as `fusion.encoders.tuning.tune` and `recompute_blocks`.
         """
-        for trunk in self.text.trunks:
-            tune(trunk, text, "train.tune.text")
+        networks = [(trunk, text, "train.tune.text") for trunk in self.text.trunks]
         if self.image_encoder:
-            tune(self.image_encoder.features, image, "train.tune.image")
+            networks.append((self.image_encoder.features, image, "train.tune.image"))
+        for network, extent, parameter in networks:
+            if recompute and extent != "none":
+                recompute_blocks(network, parameter)
+            tune(network, extent, parameter)
 
     @property
     def trunks(self) -> list[nn.Module]:

@@ -17,6 +17,7 @@ from fusion.encoders import hub
 from fusion.encoders.adapters import load_adapters, merge_adapters, published_state
 from fusion.encoders.families import FAMILIES, IMAGE_FAMILIES
 from fusion.encoders.families.base import patch_map
+from fusion.encoders.recomputation import is_block
 from fusion.encoders.weights import build_pretrained, read_state_dict
 from fusion.plugin_registry import PluginRegistry
 
@@ -202,8 +203,15 @@ class _LastMap(nn.Module):
         import torchvision
         from torch.fx import GraphModule, Tracer
 
+        class BlockTracer(Tracer):
+            """Keeps blocks whole."""
+
+            def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+                parent = self.root.get_submodule(name.rpartition(".")[0])
+                return is_block(parent, module) or super().is_leaf_module(module, name)
+
         network = torchvision.models.get_model(name, weights=None).eval().to("meta")
-        graph = Tracer().trace(network)
+        graph = BlockTracer().trace(network)
         last, self.width = _last_map(GraphModule(network, graph))
         graph.erase_node(graph.output_node())
         graph.output(last)

@@ -1,5 +1,6 @@
 """Published encoders equal their own libraries: tiny models with random weights, saved and read by the library."""
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from fusion.encoders.adapters import (
 )
 from fusion.encoders.families import FAMILIES, list_packages
 from fusion.encoders.image import ImageEncoder
+from fusion.encoders.recomputation import recompute_blocks
 from fusion.encoders.runtime import OpenVinoSession, TorchSession
 from fusion.encoders.text import TextEncoderInit
 from fusion.encoders.text import Transformer as TransformerEncoder
@@ -767,3 +769,57 @@ def test_merged_adapters_of_an_image_encoder(name: str, folders: Callable[[str],
     rebuilt = ImageEncoder(kind, 2, encoder.features.state_dict(), encoder.settings)
     height, width, _ = encoder.prepare(Image.new("RGB", (64, 64)), None).shape
     assert check_adapters(encoder.features, rebuilt.features, torch.randn(2, 3, height, width)) > 0
+
+
+def last_gradients(network: torch.nn.Module, *inputs: Any) -> dict[str, Tensor]:
+    network.zero_grad()
+    torch.manual_seed(0)  # of dropout
+    sum(output.square().mean() for output in network(*inputs)).backward()
+    return {
+        name: weight.grad.clone() for name, weight in network.named_parameters() if weight.grad is not None
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "extent"),
+    [
+        *((f"auto:{name}", "all") for name in DUAL if name != "siglip2"),
+        *((f"open_clip:{name}", "all") for name in OPEN_CLIP),
+        *((f"timm:{name}", "all") for name in TIMM),
+        *((f"st:{name}", "all") for name in SENTENCES),
+        ("auto:clip", "last_1"),
+        ("auto:clip", "lora_2"),
+        ("st:language_model", "lora_2"),
+    ],
+)
+def test_gradients_are_the_same_if_blocks_are_computed_again(
+    name: str, extent: str, folders: Callable[[str], Path]
+) -> None:
+    kind, _, model = name.partition(":")
+    networks: list[tuple[torch.nn.Module, tuple[Any, ...]]] = []
+    if kind != "timm":
+        init = TextEncoderInit.from_name(f"{kind}:{folders(model)}", 20)
+        text = TransformerEncoder(0, 8, 0, **init.settings)
+        text.load_published(init.state)
+        assert init.vocabulary is not None
+        tokens = torch.from_numpy(init.vocabulary.encode(TEXTS, 20).astype(np.int64))
+        networks.append((text.train().trunk, text.layout.arrange(tokens, "product")[:2]))
+    if model not in ("sentence_encoder", "language_model"):
+        prefix = f"timm:{model}@" if kind == "timm" else f"{kind}:"
+        image = ImageEncoder.pretrained(f"{prefix}{folders(model)}", 2)
+        height, width, _ = image.prepare(Image.new("RGB", (64, 64)), None).shape
+        networks.append((image.features, (torch.randn(2, 3, height, width),)))
+    for network, inputs in networks:
+        recomputed = copy.deepcopy(network)
+        recompute_blocks(recomputed, "knob")
+        gradients = []
+        for candidate in (network, recomputed):
+            torch.manual_seed(0)  # of adapters
+            tune(candidate, extent, "knob")
+            gradients.append(last_gradients(candidate, *inputs))
+        expected, actual = gradients
+        assert expected and actual.keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(
+                actual[key], value, atol=1e-6 * max(1, float(value.abs().max())), rtol=0
+            )
