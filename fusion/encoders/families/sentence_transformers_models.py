@@ -110,12 +110,15 @@ class SentenceTransformers(Family):
     def load_joint(self, path: str) -> Any:
         if list(Path(path).rglob("adapter_config.json")):
             raise ValueError("it is an adapter of another model; merge it into that and save the whole")
-        on_gpu = torch.cuda.is_available()
-        dtype = torch.bfloat16 if on_gpu else torch.float32
-        sentence_model = _load_model(path, "cuda" if on_gpu else "cpu", dtype)
+        sentence_model = _load_model(path, *choose_device())
         if not {"message", "image"} <= set(sentence_model[0].modality_config):
             raise ValueError("it does not read text and pictures together, as messages of a chat")
         return sentence_model
+
+
+def choose_device() -> tuple[str, torch.dtype]:
+    """The device of a large model, and what it computes in there."""
+    return ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
 
 
 def list_files(folder: Path) -> list[Path]:

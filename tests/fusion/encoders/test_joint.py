@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,28 @@ def test_vectors_do_not_depend_on_the_batches(encoder: JointEncoder, data: st.Da
     finally:
         encoder.budget = usual
     np.testing.assert_allclose(vectors, expected[list(order)], **EXACT)
+
+
+def test_half_precision_gives_unit_vectors_in_the_same_directions(
+    encoder: JointEncoder, embedders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, here on the CPU."""
+    folder = embedders("qwen3_vl")
+    family = "fusion.encoders.families.sentence_transformers_models"
+    monkeypatch.setattr(f"{family}.choose_device", lambda: ("cpu", torch.bfloat16))
+    half = JointEncoder.pretrained(f"st:{folder}")
+    assert {weight.dtype for weight in half.model.parameters()} == {torch.bfloat16}
+    vectors, expected = (each.encode(TEXTS, GALLERIES, "product")[0] for each in (half, encoder))
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    assert ((vectors * expected).sum(1) > 0.99).all()
+
+
+def test_threads_share_an_encoder(encoder: JointEncoder) -> None:
+    expected, _ = encoder.encode(TEXTS, GALLERIES, "query")
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: encoder.encode(TEXTS, GALLERIES, "query")[0], range(6)))
+    for vectors in results:
+        np.testing.assert_array_equal(vectors, expected)
 
 
 def test_lengths_are_those_of_the_library(encoder: JointEncoder) -> None:

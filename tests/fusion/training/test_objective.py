@@ -163,6 +163,14 @@ def test_a_product_never_loses_its_only_modality(make_model: MakeModel, batch: L
     assert plain == dropped
 
 
+def test_a_catalogue_without_clips(make_model: MakeModel, batch: LossBatch) -> None:
+    values = run(
+        make_model(video_encoder=None), batch._replace(products=batch.products.without("video")), PLAIN
+    )
+    assert "video" not in values
+    assert values["joint"] > 0
+
+
 def test_a_catalogue_without_pictures(make_model: MakeModel, batch: LossBatch) -> None:
     queries, products, grades, categories, tags, _ = batch
     model = make_model().train()
