@@ -188,10 +188,11 @@ def explain_load_errors(parameter: str, weights: str, files: str, remedy: str) -
     try:
         yield
     except ModuleNotFoundError as error:
-        if error.name not in EXTRA:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRA:
             raise
         raise DataError(
-            f"{parameter}: {error.name} is not installed; install it with: pip install 'vitrine[encoders]'"
+            f"{parameter}: {package} is not installed; install it with: pip install 'vitrine[encoders]'"
         ) from error
     except Exception as error:  # transformers raises OSError, ValueError, RuntimeError, SafetensorError …
         local = f"the {'folder' if path.is_dir() else 'file'} '{weights}'"

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torchvision
+import transformers
 from torch import Tensor, nn
 
 from catalog.schema import DataError
@@ -64,6 +65,29 @@ def test_a_copy_runs_its_own_blocks() -> None:
             weight.zero_()
     assert not twin(torch.ones(1, 4)).any() and model(torch.ones(1, 4)).any()
     assert calls(model) == [1, 1, 1] == calls(twin)
+
+
+def test_a_block_is_not_added_to_a_cache_twice() -> None:
+    """Language models keep keys and values for the next token, also in training."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.Qwen3Config(vocab_size=20, num_key_value_heads=2, head_dim=8, **sizes)
+    model = transformers.Qwen3Model(config)
+    assert config.use_cache
+
+    def weight_gradients() -> list[Tensor]:
+        model.zero_grad()
+        texts = {
+            "input_ids": torch.arange(6).view(2, 3),
+            "attention_mask": torch.tensor([[0, 1, 1], [1, 1, 1]]),
+        }
+        model(**texts).last_hidden_state.square().sum().backward()
+        return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
+
+    expected = weight_gradients()
+    recompute_blocks(model, "knob")
+    for actual, value in zip(weight_gradients(), expected, strict=True):
+        torch.testing.assert_close(actual, value)
 
 
 def test_less_is_kept() -> None:
