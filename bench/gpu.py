@@ -149,7 +149,8 @@ def count_per_second(
     for compute in computations.values():
         compute()
     seconds = [
-        {name: throughput.measure(compute) for name, compute in computations.items()} for _ in range(rounds)
+        {name: throughput.measure(compute)[0] for name, compute in computations.items()}
+        for _ in range(rounds)
     ]
     return {name: count / statistics.median(turn[name] for turn in seconds) for name in computations}
 

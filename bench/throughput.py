@@ -1,7 +1,7 @@
 """Overhead of featurize and train, compared with their bare computations; both take turns in one process.
 
     python bench/throughput.py featurize [PRODUCTS]
-    python bench/throughput.py train
+    python bench/throughput.py train [ROUNDS]
     python bench/throughput.py finetune [MODEL [SIZE [BATCH [STEPS [PRECISION]]]]]
 
 featurize: the stage on products of the data set that have pictures, with decoding and resizing, against the encoder
@@ -12,8 +12,8 @@ finetune: an epoch of 60 steps of 160 queries that trains all layers of a torchv
 weights, 224 pixels) on random pictures mapped into memory, with the checkpoint and without validation, against a plain
 loop over the same encoder: normalised pictures on the device, with as many in a batch as a step has.
 
-Prints the ratio of the medians, and both; for finetune also pictures per second, and the GPU's utilization if pynvml is
-installed.
+Prints the ratio of the medians of wall time, and of CPU time, which is steadier where other programs run; the medians
+of wall time; for finetune also pictures per second, and the GPU's utilization if pynvml is installed.
 """
 
 import copy
@@ -63,6 +63,7 @@ class Comparison(NamedTuple):
         unit: Amount of work of each, for the output.
         pictures: Number of pictures in each; 0 if pictures per second are not printed.
         steps: Number of training steps in each; 0 if it is not training.
+        rounds: How often each is measured.
     """
 
     bare: Callable[[], Any]
@@ -70,19 +71,24 @@ class Comparison(NamedTuple):
     unit: str
     pictures: int = 0
     steps: int = 0
+    rounds: int = ROUNDS
 
 
 def main(name: str, *words: str) -> None:
     prepare_comparison = {"featurize": featurize, "train": train, "finetune": finetune}[name]
     comparison = prepare_comparison(*(int(word) if word.isdigit() else word for word in words))
     comparison.bare(), comparison.full()  # warm up
-    seconds, utilization = [], list[int]()
-    for _ in range(ROUNDS):
-        bare_seconds = measure(comparison.bare)
+    times, utilization = [], list[int]()
+    for _ in range(comparison.rounds):
+        bare_time = measure(comparison.bare)
         with record_utilization(utilization):
-            seconds.append((bare_seconds, measure(comparison.full)))
-    bare, full = (statistics.median(column) for column in zip(*seconds, strict=True))
-    details = [f"{bare:.3f} s bare, {full:.3f} s full", comparison.unit]
+            times.append((*bare_time, *measure(comparison.full)))
+    bare, bare_cpu, full, full_cpu = (statistics.median(column) for column in zip(*times, strict=True))
+    details = [
+        f"{bare_cpu / full_cpu:.2f} by CPU time",
+        f"{bare:.3f} s bare, {full:.3f} s full",
+        comparison.unit,
+    ]
     if pictures := comparison.pictures:
         details.append(f"{pictures / bare:.1f} pictures/s bare, {pictures / full:.1f} full")
     details.append(torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU")
@@ -91,13 +97,13 @@ def main(name: str, *words: str) -> None:
     print(f"{name}: {bare / full:.2f} of the bare speed ({', '.join(details)})")
 
 
-def measure(compute: Callable[[], Any]) -> float:
-    """Seconds of a computation."""
-    start = time.perf_counter()
+def measure(compute: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds of a computation, and of all CPUs that it used."""
+    start, cpu_start = time.perf_counter(), time.process_time()
     compute()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - cpu_start
 
 
 @contextmanager
@@ -135,11 +141,11 @@ def featurize(products: int = 512) -> Comparison:
     return Comparison(bare, lambda: featurizer.featurize_rows("products", rows), f"{len(ready)} pictures")
 
 
-def train() -> Comparison:
+def train(rounds: int = ROUNDS) -> Comparison:
     torch.manual_seed(0)
     params = load_train_params({"epochs": 2})
     network, data, _ = prepare(FEATURES, params)
-    return compare_training(network, data, params)
+    return compare_training(network, data, params)._replace(rounds=rounds)
 
 
 def load_train_params(overrides: dict[str, Any]) -> TrainParams:
