@@ -60,7 +60,8 @@ def _build_parser() -> argparse.ArgumentParser:
     teach.add_argument(
         "--features",
         type=Path,
-        help="folder that the featurize stage wrote with both towers of a published dual encoder, in place of a model",
+        help="in place of a model: folder that the featurize stage wrote with a joint encoder or with both towers of "
+        "a dual encoder",
     )
     teach.add_argument("--teacher", type=Path, required=True, help="folder to write")
     return parser
@@ -113,7 +114,7 @@ def _teach(arguments: argparse.Namespace) -> None:
         write_zero_shot_teacher(features, arguments.teacher)
     else:
         raise DataError(
-            "teach: give a trained model with --model and --data, or a dual encoder with --features"
+            "teach: give a trained model with --model and --data, or published encoders with --features"
         )
 
 

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def clip_features(clip: Path, make_items: Callable[..., Items], tmp_path: Path) 
         (folder / table).mkdir(parents=True)
         pq.write_table(items.to_table(), folder / table / "000000.parquet")
     init.save(folder)
-    settings = {"encoder": [image.name, 2, dict(image.settings)]}
+    settings = {"encoder": [image.name, 2, dict(image.settings)], "joint": None}
     (folder / "featurizer.json").write_text(json.dumps(settings))
     return folder
 
@@ -64,15 +65,34 @@ def test_vectors_of_a_dual_encoder(clip_features: Path, tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "teacher" / "queries.parquet")["id"].to_pylist() == list(queries.ids)
 
 
+def test_vectors_of_a_joint_encoder(clip_features: Path, tmp_path: Path) -> None:
+    """It is read with text and picture together, so it teaches where there are both kinds."""
+    settings = json.loads((clip_features / "featurizer.json").read_text())
+    (clip_features / "featurizer.json").write_text(json.dumps(settings | {"joint": {}}))
+    joint = np.random.default_rng(1).normal(size=(6, 7)).astype(np.float16)
+    for table in ("products", "queries"):
+        items = replace(Items.load(clip_features, table, regions=True), joint=joint)
+        pq.write_table(items.to_table(), clip_features / table / "000000.parquet")
+    assert teach("--features", clip_features, "--teacher", tmp_path / "teacher") == 0
+    ids = [Items.load(clip_features, table).ids for table in ("products", "queries")]
+    teacher = Teacher.load(tmp_path / "teacher", ids[0], ids[1][[0, 3]])
+    expected = joint / np.linalg.norm(joint.astype(float), axis=1, keepdims=True)
+    np.testing.assert_allclose(teacher.products, expected, atol=1e-3)
+    np.testing.assert_allclose(teacher.queries, expected[[0, 3]], atol=1e-3)
+    assert teacher.scale == 20
+
+
 def test_a_wrong_call_is_one_line(
     clip_features: Path, saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nothing is written."""
-    (clip_features / "featurizer.json").write_text('{"encoder": ["efficientnet_lite0", 3, {}]}')
+    (clip_features / "featurizer.json").write_text(
+        '{"encoder": ["efficientnet_lite0", 3, {}], "joint": null}'
+    )
     for words, message in (
         (["--features", clip_features], "not the two towers of one model"),
         (["--features", tmp_path / "absent"], "no features here"),
-        (["--model", saved], "give a trained model with --model and --data, or a dual encoder with"),
+        (["--model", saved], "give a trained model with --model and --data, or published encoders with"),
         (["--features", clip_features, "--model", saved], "give a trained model with --model and --data, or"),
         (["--model", tmp_path, "--data", tmp_path], "not a model of the train stage"),
     ):
