@@ -213,7 +213,12 @@ def finetune(
     )
     data = random_training_set(encoder, size, batch, steps)
     config = ModelConfig(
-        VOCABULARY, encoder.width, encoder.region_width, params.fusion, params.dim, params.hidden
+        VOCABULARY,
+        encoder.width,
+        encoder.region_width,
+        fusion=params.fusion,
+        dim=params.dim,
+        hidden=params.hidden,
     )
     network = ProductSearchModel(config, params.temperature)
     network.image_encoder = copy.deepcopy(encoder)
