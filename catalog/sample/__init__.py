@@ -3,7 +3,8 @@
 Every product has a type, colour, pattern, brand and material. The picture shows the first three; the text names the
 type and the last two. Queries ask for both kinds, so that neither pictures nor text alone are sufficient. A quarter of
 the products have a clip with a motion that only the clip shows; queries of the segment "video" ask for it. A third have
-a second picture with an emblem that only this picture shows; queries of the segment "gallery" ask for it.
+a second picture with an emblem that only this picture shows; queries of the segment "gallery" ask for it. A word is
+printed on some products; queries of the segment "label", which are added to the others, ask for it.
 """
 
 import signal
@@ -38,7 +39,7 @@ def write_sample(out: Path, products: int, seed: int, queries: int = 840, worker
         out: The new data set.
         products: Number of products.
         seed: Random seed.
-        queries: Number of queries.
+        queries: Number of queries, without those of the segment "label".
         workers: Number of processes; by default `catalog.threads.cpu_count`.
 
     Raises:

@@ -6,8 +6,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from catalog.sample.truth import BRAND, COLOUR, EMBLEM, KIND, MATERIAL, MOTION, PATTERN
-from catalog.sample.words import BRANDS, COLOURS, EMBLEMS, MATERIALS, MOTIONS, PATTERNS, TYPES
+from catalog.sample.truth import BRAND, COLOUR, EMBLEM, KIND, LABEL, MATERIAL, MOTION, PATTERN
+from catalog.sample.words import BRANDS, COLOURS, EMBLEMS, LABELS, MATERIALS, MOTIONS, PATTERNS, TYPES
 
 T = TypeVar("T")
 
@@ -20,6 +20,7 @@ NAMES: dict[int, Sequence[Sequence[str]]] = {
     MATERIAL: [(material,) for material in MATERIALS],
     MOTION: MOTIONS,
     EMBLEM: EMBLEMS,
+    LABEL: [(label,) for label in LABELS],
 }
 
 

@@ -2,7 +2,7 @@
 
 The main picture shows type, colour and pattern. The text names type, brand and material, and rarely colour or pattern,
 so that search needs both. Only the second picture, if there is one, shows the emblem on the back; only the clip, if
-there is one, shows the motion.
+there is one, shows the motion. A label is printed on the product in the main picture, and stands nowhere else.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from catalog.sample.language import join_phrase, misspell, pick, pick_word
-from catalog.sample.pictures import draw_clip, draw_picture, encode_webp
+from catalog.sample.pictures import Label, draw_clip, draw_picture, encode_webp
 from catalog.sample.truth import (
     BACKS,
     BRAND,
@@ -18,10 +18,13 @@ from catalog.sample.truth import (
     COLOUR,
     EMBLEM,
     KIND,
+    LABEL,
     MATERIAL,
     MOTION,
     NO_EMBLEM,
+    NO_LABEL,
     PATTERN,
+    PLATES,
     PRODUCTS,
     STILL,
     draw_truth,
@@ -79,7 +82,12 @@ def make_listing(seed: int, index: int) -> dict[str, Any]:
             words[name] = pick_word(rng, attribute, truth[attribute])
     title = _make_title(words, rng, kind_needed=not columns & {"category", "description"})
     pattern = [("pattern", PATTERNS[truth[PATTERN]][0])] if "pattern" in words else []
-    picture = draw_picture(truth[KIND], truth[COLOUR], truth[PATTERN], rng)
+    label = (
+        None
+        if truth[LABEL] == NO_LABEL
+        else Label(truth[LABEL], np.random.default_rng([seed, PLATES, index]))
+    )
+    picture = draw_picture(truth[KIND], truth[COLOUR], truth[PATTERN], rng, label=label)
     product_id = f"p{index:08d}"
     row = {
         "title": title,

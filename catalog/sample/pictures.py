@@ -3,21 +3,36 @@
 import io
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from catalog.sample.canvas import RGB, Canvas, arc
 from catalog.sample.emblems import EMBLEM_OUTLINES
 from catalog.sample.motions import MOTION_PATHS
 from catalog.sample.silhouettes import SILHOUETTES
-from catalog.sample.words import COLOURS, EMBLEMS, MOTIONS, PATTERNS, TYPES, Colour
+from catalog.sample.words import COLOURS, EMBLEMS, LABELS, MOTIONS, PATTERNS, TYPES, Colour
 
 SIDE, CLIP_SIDE = 96, 48  # pixels of a finished picture, of a clip's frame
 OVERSAMPLING = 4  # drawn larger by this factor, then reduced, for smooth edges
 KEY: RGB = (255, 0, 255)  # background of a product that is cut out; no product has this colour
-PAPER, INK = (250, 250, 246), (52, 40, 60)  # of emblems
+PAPER, INK = (250, 250, 246), (52, 40, 60)  # of emblems and labels
+PLATE_WIDTH = 0.8  # of a picture; six letters are then some 20 pixels high
 MARGIN = 0.62  # size of a product that is cut out; leaves space for parts outside of its square
+
+
+class Label(NamedTuple):
+    """A word printed on a product.
+
+    Attributes:
+        word: Index into `words.LABELS`.
+        rng: Draws where it is. Other random numbers are those of a product without a label.
+    """
+
+    word: int
+    rng: np.random.Generator
+
 
 # Patterns: share of the accent colour at a point of the cloth; u and v are counted in repeats.
 
@@ -66,6 +81,7 @@ def draw_picture(
     rng: np.random.Generator,
     rough: bool = False,
     emblem: int | None = None,
+    label: Label | None = None,
 ) -> Image.Image:
     """Draw one product: an RGB picture of 96 × 96 pixels.
 
@@ -76,6 +92,7 @@ def draw_picture(
         rng: Draws pose, proportions, background and noise.
         rough: A shopper's photo: more tilt, smaller in the frame, darker surroundings, more noise.
         emblem: Index into `words.EMBLEMS`: the back of the product, which has an emblem.
+        label: A word that is printed on it.
     """
     look = COLOURS[colour]
     angle = math.radians(rng.uniform(-24, 24) if rough else rng.uniform(-9, 9))
@@ -91,6 +108,8 @@ def draw_picture(
     if emblem is not None:
         canvas.paint(arc(0, 0, 0.6, 0.6), PAPER)
         canvas.paint([(0.46 * x, 0.46 * y) for x, y in EMBLEM_OUTLINES[EMBLEMS[emblem][0]]], INK)
+    if label is not None:
+        _print_label(canvas.image, label)
     return _photograph(canvas.image.reduce(OVERSAMPLING), rng, rough)
 
 
@@ -161,6 +180,24 @@ def _draw_background(rng: np.random.Generator, rough: bool) -> Image.Image:
     shadow = np.exp(-(((x - 0.8) / 0.16) ** 2))[:, None] * np.exp(-((x / 0.7) ** 2))
     light = across * x + down * x[:, None] - 26 * shadow
     return _enlarge(Image.fromarray(np.clip(tint + light[..., None], 0, 255).astype(np.uint8)))
+
+
+def _print_label(image: Image.Image, label: Label) -> None:
+    """Paste a plate with the word in capitals, nearly level, at the height of the product or a little lower."""
+    word, rng = LABELS[label.word].upper(), label.rng
+    font = ImageFont.load_default(image.width / 5)  # part of Pillow, so the same on any machine
+    left, top, right, bottom = font.getbbox(word)
+    plate = Image.new("RGB", (round(right - left + 24), round(bottom - top + 24)), PAPER)
+    ImageDraw.Draw(plate).text((12 - left, 12 - top), word, INK, font)
+    width = PLATE_WIDTH * image.width * rng.uniform(0.92, 1)
+    plate = plate.resize((round(width), round(width * plate.height / plate.width)))
+    turn = rng.uniform(-5, 5)
+    edges = Image.new("L", plate.size, 255).rotate(turn, Image.Resampling.BICUBIC, expand=True)
+    plate = plate.rotate(turn, Image.Resampling.BICUBIC, expand=True)
+    x, y = rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.8)
+    image.paste(
+        plate, (round(x * (image.width - plate.width)), round(y * (image.height - plate.height))), edges
+    )
 
 
 def _enlarge(image: Image.Image) -> Image.Image:

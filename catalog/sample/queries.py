@@ -1,5 +1,6 @@
 """Queries of the sample catalogue, their splits and their judgements."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -14,26 +15,31 @@ from catalog.sample.truth import (
     EMBLEM,
     JUDGEMENTS,
     KIND,
+    LABEL,
     MATERIAL,
     MOTION,
     NO_EMBLEM,
+    NO_LABEL,
     PATTERN,
+    PRINT_QUERIES,
     QUERIES,
-    SPLITTING,
     STILL,
     Need,
+    assign_splits,
     draw_truth,
     draw_truths,
     find_look_alikes,
     grade_products,
 )
-from catalog.sample.words import COLOURS, PATTERNS, TYPES
+from catalog.sample.words import COLOURS, PATTERNS
 from catalog.schema import COMPLEMENT, DERIVED, EXACT, IRRELEVANT, SUBSTITUTE, DataError
 from catalog.text import normalise
 
 # Segments of every twenty queries; but the last two sevenths of all queries are of the segments "video" and "gallery".
 SEGMENTS = ("text",) * 11 + ("image",) * 4 + ("composed",) * 5
 LAST_SEGMENTS, LAST_DIVISOR = ("video", "gallery"), 7
+# More queries ask for labels: one for each type, colour and label, at most an eighth of the number of the others.
+LABEL_SEGMENT, LABEL_DIVISOR = "label", 8
 
 # Attributes that a query fixes besides type and colour, and their shares. Most are only in the text of products.
 PINS: dict[str, dict[tuple[int, ...], float]] = {
@@ -49,6 +55,7 @@ PINS: dict[str, dict[tuple[int, ...], float]] = {
     "composed": {(BRAND,): 0.33, (MATERIAL,): 0.36, (PATTERN,): 0.11, (): 0.2},
     "video": {(MOTION,): 1.0},
     "gallery": {(EMBLEM,): 1.0},
+    LABEL_SEGMENT: {(LABEL,): 1.0},
 }
 
 PHRASES = {
@@ -81,6 +88,13 @@ PHRASES = {
         ("{colour}", "{kind}", "{emblem}", "emblem"),
         ("{kind}", "with {emblem} motif", "in {colour}"),
     ),
+    LABEL_SEGMENT: (
+        ("{colour}", "{kind}", "{label}"),
+        ("{label}", "{colour}", "{kind}"),
+        ("{kind}", "in {colour}", "that says {label}"),
+        ("{label}", "{kind}", "in {colour}"),
+        ("{colour}", "{kind}", "with {label}", "printed on it"),
+    ),
 }
 SLOTS = {
     "kind": KIND,
@@ -90,6 +104,7 @@ SLOTS = {
     "material": MATERIAL,
     "motion": MOTION,
     "emblem": EMBLEM,
+    "label": LABEL,
 }
 ABSENT = {MOTION: STILL, EMBLEM: NO_EMBLEM}  # values that no query asks for
 MISSPELLED_SHARE = 0.05
@@ -106,21 +121,13 @@ class Query(NamedTuple):
     need: Need
 
 
-def assign_splits(seed: int) -> np.ndarray:
-    """Assign splits: str array of shape (types, colours); 55 % train, 15 % valid, 30 % test.
-
-    A query fixes type and colour, so splits share no exact match and no text. The pairs are distributed in a Latin
-    square: train has at least five colours of every type, and half of the types in every colour.
-    """
-    rng = np.random.default_rng([seed, SPLITTING])
-    kinds, colours = rng.permutation(len(TYPES))[:, None], rng.permutation(len(COLOURS))[None, :]
-    position = (colours + 3 * kinds) % 10
-    train_end = np.where(kinds % 2, 5, 6)
-    return np.select([position < train_end, position < 7], ["train", "valid"], "test")
-
-
 def draw_queries(seed: int, products: int, count: int) -> Iterator[Query]:
     """Draw queries, each with a unique text and at least one exact match among the products.
+
+    Args:
+        seed: Random seed.
+        products: Number of products.
+        count: Number of queries. Those that ask for labels come after them; others do not depend on them.
 
     Raises:
         DataError: if the products are too few for so many different queries.
@@ -144,15 +151,43 @@ def draw_queries(seed: int, products: int, count: int) -> Iterator[Query]:
         if text:
             texts.add(str(normalise(text)))
         pictured = segment not in ("text", *LAST_SEGMENTS)
-        row = {
-            "query_id": f"q{number:06d}",
-            "text": text,
-            "image": _make_photo(need, rng, altered=segment == "composed") if pictured else None,
-            "split": str(splits[need.truth[KIND], need.truth[COLOUR]]),
-            "judged_by": DERIVED,
-            "segment": segment,
-        }
-        yield Query(row, need)
+        image = _make_photo(need, rng, altered=segment == "composed") if pictured else None
+        yield _make_query(number, segment, text, image, need, splits)
+    label_needs = itertools.islice(_list_label_needs(seed, products), count // LABEL_DIVISOR)
+    for number, need in enumerate(label_needs, start=count):
+        rng = np.random.default_rng([seed, PRINT_QUERIES, number - count])
+        yield _make_query(number, LABEL_SEGMENT, _make_text(LABEL_SEGMENT, need, rng), None, need, splits)
+
+
+def _list_label_needs(seed: int, products: int) -> Iterator[Need]:
+    """One need for each type, colour and label that a product has, in the order of the first such products."""
+    pinned, listed = (KIND, COLOUR, LABEL), set[tuple[int, ...]]()
+    for start in range(0, products, CHUNK_PRODUCTS):
+        truths = draw_truths(seed, start // CHUNK_PRODUCTS)[: products - start]
+        for truth in truths[truths[:, LABEL] != NO_LABEL]:
+            values = tuple(truth[list(pinned)].tolist())
+            if values not in listed:
+                listed.add(values)
+                yield Need(truth, pinned)
+
+
+def _make_query(
+    number: int,
+    segment: str,
+    text: str | None,
+    image: dict[str, Any] | None,
+    need: Need,
+    splits: np.ndarray,
+) -> Query:
+    row = {
+        "query_id": f"q{number:06d}",
+        "text": text,
+        "image": image,
+        "split": str(splits[need.truth[KIND], need.truth[COLOUR]]),
+        "judged_by": DERIVED,
+        "segment": segment,
+    }
+    return Query(row, need)
 
 
 def _choose_segment(number: int, count: int) -> str:

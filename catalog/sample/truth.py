@@ -9,21 +9,35 @@ from typing import NamedTuple
 
 import numpy as np
 
-from catalog.sample.words import BRAND_SHARES, COLOURS, EMBLEMS, MATERIALS, MOTIONS, PATTERN_SHARES, TYPES
+from catalog.sample.words import (
+    BRAND_SHARES,
+    COLOURS,
+    EMBLEMS,
+    LABELS,
+    MATERIALS,
+    MOTIONS,
+    PATTERN_SHARES,
+    TYPES,
+)
 from catalog.schema import COMPLEMENT, EXACT, IRRELEVANT, SUBSTITUTE
 
 CHUNK_PRODUCTS = 4096  # drawn together; another value gives another catalogue
 
-# Columns of a truth; values are indices into TYPES, COLOURS, PATTERNS, BRANDS, MATERIALS, MOTIONS, EMBLEMS.
-KIND, COLOUR, PATTERN, BRAND, MATERIAL, MOTION, EMBLEM = range(7)
+# Columns of a truth; values are indices into TYPES, COLOURS, PATTERNS, BRANDS, MATERIALS, MOTIONS, EMBLEMS, LABELS.
+KIND, COLOUR, PATTERN, BRAND, MATERIAL, MOTION, EMBLEM, LABEL = range(8)
 
 STILL = -1  # motion of a product without a clip
 CLIP_SHARE = 0.25  # share of products with a clip
 NO_EMBLEM = -1  # emblem of a product without one; it has no second picture
 EMBLEM_SHARE = 0.35  # share of products with an emblem on the back, and a second picture that shows it
+NO_LABEL = -1  # label of a product without one
+# Pairs of type and colour with labels, by the split of their queries; and the share of their products that have a word
+# printed on them. The others of a pair have another word or none: to see that there is a label is not enough.
+LABEL_PAIRS, LABEL_SHARE = {"train": 7, "valid": 2, "test": 5}, 0.4
 
 # Numbers of the random streams.
 TRUTHS, PRODUCTS, QUERIES, JUDGEMENTS, SPLITTING, MOVEMENTS, CLIPS, BADGES, BACKS = range(9)
+PRINTED_PAIRS, PRINTS, PLATES, PRINT_QUERIES = range(9, 13)
 
 _KINDS = [kind.name for kind in TYPES]
 _COMPLEMENTS = np.array([_KINDS.index(kind.complement) for kind in TYPES])
@@ -38,7 +52,7 @@ _MATERIALS = np.array(
 
 
 class Need(NamedTuple):
-    """What a query asks for: the values of `truth` (int array of seven) in the columns `pinned`.
+    """What a query asks for: the values of `truth` (int array of eight) in the columns `pinned`.
 
     Type and colour are always pinned, so splits by (type, colour) share no exact match.
     """
@@ -47,9 +61,32 @@ class Need(NamedTuple):
     pinned: tuple[int, ...]
 
 
+def assign_splits(seed: int) -> np.ndarray:
+    """Assign splits: str array of shape (types, colours); 55 % train, 15 % valid, 30 % test.
+
+    A query fixes type and colour, so splits share no exact match and no text. The pairs are distributed in a Latin
+    square: train has at least five colours of every type, and half of the types in every colour.
+    """
+    rng = np.random.default_rng([seed, SPLITTING])
+    kinds, colours = rng.permutation(len(TYPES))[:, None], rng.permutation(len(COLOURS))[None, :]
+    position = (colours + 3 * kinds) % 10
+    train_end = np.where(kinds % 2, 5, 6)
+    return np.select([position < train_end, position < 7], ["train", "valid"], "test")
+
+
+@lru_cache(maxsize=4)
+def draw_labelled_pairs(seed: int) -> np.ndarray:
+    """Draw the types and colours whose products may have labels: bool array of shape (types, colours)."""
+    rng = np.random.default_rng([seed, PRINTED_PAIRS])
+    splits, labelled = assign_splits(seed), np.zeros((len(TYPES), len(COLOURS)), bool)
+    for split, count in LABEL_PAIRS.items():
+        labelled.flat[rng.choice(np.flatnonzero(splits == split), count, replace=False)] = True
+    return labelled
+
+
 @lru_cache(maxsize=4)
 def draw_truths(seed: int, chunk: int) -> np.ndarray:
-    """Draw the truths of one chunk of products: int8 array of shape (CHUNK_PRODUCTS, 7)."""
+    """Draw the truths of one chunk of products: int8 array of shape (CHUNK_PRODUCTS, 8)."""
     rng = np.random.default_rng([seed, TRUTHS, chunk])
     kind = rng.integers(len(TYPES), size=CHUNK_PRODUCTS)
     colour = rng.integers(len(COLOURS), size=CHUNK_PRODUCTS)
@@ -64,11 +101,14 @@ def draw_truths(seed: int, chunk: int) -> np.ndarray:
     emblem = np.where(
         rng.random(CHUNK_PRODUCTS) < EMBLEM_SHARE, rng.integers(len(EMBLEMS), size=CHUNK_PRODUCTS), NO_EMBLEM
     )
-    return np.stack([kind, colour, pattern, brand, material, motion, emblem], axis=1).astype(np.int8)
+    rng = np.random.default_rng([seed, PRINTS, chunk])
+    labelled = draw_labelled_pairs(seed)[kind, colour] & (rng.random(CHUNK_PRODUCTS) < LABEL_SHARE)
+    label = np.where(labelled, rng.integers(len(LABELS), size=CHUNK_PRODUCTS), NO_LABEL)
+    return np.stack([kind, colour, pattern, brand, material, motion, emblem, label], axis=1).astype(np.int8)
 
 
 def draw_truth(seed: int, index: int) -> np.ndarray:
-    """Draw the truth of one product: int8 array of seven."""
+    """Draw the truth of one product: int8 array of eight."""
     return draw_truths(seed, index // CHUNK_PRODUCTS)[index % CHUNK_PRODUCTS]
 
 
@@ -79,7 +119,7 @@ def grade_products(candidates: np.ndarray, need: Need) -> np.ndarray:
     Complement: the type is used together with the query's type, and the colour matches. Others are irrelevant.
 
     Args:
-        candidates: Truths, shape (N, 7).
+        candidates: Truths, shape (N, 8).
         need: What the query asks for.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Vocabulary of the sample catalogue: product types, colours, patterns, motions, emblems, brands and materials.
+"""Vocabulary of the sample catalogue: product types, colours, patterns, motions, emblems, labels, brands, materials.
 
 Every word or phrase has only one meaning.
 """
@@ -154,6 +154,10 @@ EMBLEMS = (
     ("diamond", "rhombus"),
     ("lightning bolt", "thunderbolt"),
 )
+
+# Words that are printed on products, and stand in no text; no other column depends on them.
+LABELS = ("Kavora", "Zeltin", "Meruna", "Tovexa", "Brisko", "Dalmur", "Feniqa", "Gorast", "Huvela", "Namito",
+          "Pluska", "Rosilu", "Sandik", "Vandro", "Yelmar")  # fmt: skip
 
 BRANDS = ("Nordvik", "Almera", "Tessolo", "Kestrane", "Velmont", "Ossaby", "Brunelle", "Quintara")
 BRAND_SHARES = (0.22, 0.18, 0.14, 0.12, 0.1, 0.09, 0.08, 0.07)

@@ -2,7 +2,6 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
-from itertools import islice
 from math import gcd
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from catalog.sample.queries import (
     PINS,
     SLOTS,
     Query,
-    assign_splits,
     draw_judgements,
     draw_queries,
 )
@@ -34,11 +32,17 @@ from catalog.sample.truth import (
     COLOUR,
     EMBLEM,
     KIND,
+    LABEL,
+    LABEL_PAIRS,
+    LABEL_SHARE,
     MATERIAL,
     MOTION,
     NO_EMBLEM,
+    NO_LABEL,
     PATTERN,
     STILL,
+    assign_splits,
+    draw_labelled_pairs,
     draw_truth,
     draw_truths,
     grade_products,
@@ -48,6 +52,7 @@ from catalog.sample.words import (
     CARE,
     COLOURS,
     EMBLEMS,
+    LABELS,
     LINES,
     MATERIALS,
     MOTIONS,
@@ -134,8 +139,9 @@ def test_truths_fit_the_vocabulary() -> None:
         len(MATERIALS),
         len(MOTIONS),
         len(EMBLEMS),
+        len(LABELS),
     )
-    assert drawn.min(axis=0).tolist() == [0, 0, 0, 0, 0, STILL, NO_EMBLEM]
+    assert drawn.min(axis=0).tolist() == [0, 0, 0, 0, 0, STILL, NO_EMBLEM, NO_LABEL]
     assert (drawn.max(axis=0) == np.array(counts) - 1).all()
     for kind, material in drawn[:500, [KIND, MATERIAL]]:
         assert MATERIALS[material] in TYPES[kind].materials
@@ -238,7 +244,7 @@ def test_queries_pin_type_and_colour_and_say_so(queries: list[Query]) -> None:
     for row, need in queries:
         assert need.pinned[:2] == (KIND, COLOUR)
         assert (row["text"] is None) == (row["segment"] == "image")
-        assert (row["image"] is None) == (row["segment"] in ("text", "video", "gallery"))
+        assert (row["image"] is None) == (row["segment"] in ("text", "video", "gallery", "label"))
         if row["text"]:
             spoken = [column for column in need.pinned if row["segment"] != "composed" or column != KIND]
             names = [NAMES[column][need.truth[column]] for column in spoken]
@@ -269,6 +275,44 @@ def test_the_last_two_sevenths_ask_for_motions_and_emblems_that_can_be_seen(
     assert {int(queries[row].need.truth[column]) for row in rows} == set(range(count))
     for number, (_, need) in enumerate(queries):
         assert (need.pinned == (KIND, COLOUR, column)) == (column in need.pinned) == (number in rows)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_some_products_of_a_type_and_colour_have_labels_that_differ(seed: int) -> None:
+    truths = np.concatenate([draw_truths(seed, chunk) for chunk in range(4)])
+    pairs, splits = draw_labelled_pairs(seed), assign_splits(seed)
+    assert {split: (pairs & (splits == split)).sum() for split in LABEL_PAIRS} == LABEL_PAIRS
+    may_have = pairs[truths[:, KIND], truths[:, COLOUR]]
+    is_labelled = truths[:, LABEL] != NO_LABEL
+    assert not is_labelled[~may_have].any()
+    assert is_labelled[may_have].mean() == pytest.approx(LABEL_SHARE, abs=0.06)
+    shares = np.bincount(truths[is_labelled, LABEL], minlength=len(LABELS)) / is_labelled.sum()
+    assert 0.5 / len(LABELS) < shares.min() and shares.max() < 2 / len(LABELS)
+    for column in (PATTERN, BRAND, MOTION, EMBLEM):
+        for value in np.unique(truths[may_have, column]):
+            share = is_labelled[may_have & (truths[:, column] == value)].mean()
+            assert share == pytest.approx(LABEL_SHARE, abs=0.15)
+
+
+def test_queries_for_labels_come_after_the_others(
+    queries: list[Query], grades_by_query: dict[int, dict[int, int]]
+) -> None:
+    catalogue = np.concatenate([draw_truths(5, chunk) for chunk in (0, 1)])[:PRODUCTS]
+    label_queries, exact, labelled = queries[200:], [], []
+    assert len(label_queries) == 200 // 8
+    assert [query.row["query_id"] for query in label_queries] == [
+        f"q{number:06d}" for number in range(200, 225)
+    ]
+    for number, query in enumerate(label_queries, start=200):
+        assert query.row["segment"] == "label"
+        assert query.need.pinned == (KIND, COLOUR, LABEL) and query.need.truth[LABEL] != NO_LABEL
+        pair = (catalogue[:, [KIND, COLOUR]] == query.need.truth[[KIND, COLOUR]]).all(axis=1)
+        labelled.append((catalogue[pair, LABEL] != NO_LABEL).sum())
+        exact.append(list(grades_by_query[number].values()).count(EXACT))
+    assert min(exact) > 0 and np.mean(exact) < 2 and np.mean(labelled) > 5, "it must be read"
+    answers = {tuple(query.need.truth[[KIND, COLOUR, LABEL]].tolist()) for query in label_queries}
+    assert len(answers) == len(label_queries)
+    assert not any(LABEL in query.need.pinned for query in queries[:200])
 
 
 def test_what_still_products_are_worth_to_a_video_query(queries: list[Query]) -> None:
@@ -446,11 +490,44 @@ def test_no_text_but_that_of_gallery_queries_speaks_of_emblems(drawn: Path) -> N
             assert not any(word in (query["text"] or "") for word in words)
 
 
+def test_the_label_alone_changes_the_main_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = next(i for i in range(999) if (draw_truth(3, i)[[EMBLEM, LABEL]] > (NO_EMBLEM, 0)).all())
+    before = make_listing(3, index)
+    for label in (NO_LABEL, 0):
+
+        def prints(seed: int, index: int, label: int = label) -> np.ndarray:
+            truth = draw_truth(seed, index).copy()
+            truth[LABEL] = label
+            return truth
+
+        monkeypatch.setattr("catalog.sample.listings.draw_truth", prints)
+        after = make_listing(3, index)
+        assert [name for name in before if before[name] != after[name]] == ["images"]
+        assert before["images"][0]["bytes"] != after["images"][0]["bytes"]
+        assert before["images"][1:] == after["images"][1:]
+
+
+def test_no_text_but_that_of_label_queries_speaks_of_labels(drawn: Path) -> None:
+    words = [word.casefold() for word in LABELS]
+    for product in read_table(drawn, "products").to_pylist():
+        del product["images"], product["video"]
+        assert not any(word in str(product).casefold() for word in words)
+    queries = read_table(drawn, "queries", ["text", "segment"]).to_pylist()
+    assert any(query["segment"] == "label" for query in queries)
+    for query in queries:
+        if query["segment"] != "label":
+            assert not any(word in (query["text"] or "") for word in words)
+
+
 def test_the_committed_sample_is_still_what_its_seed_draws() -> None:
-    assert [query.row["text"] for query in islice(draw_queries(seed=7, products=4000, count=840), 3)] == [
+    texts = [query.row["text"] for query in draw_queries(seed=7, products=4000, count=840)]
+    assert len(texts) == 938
+    assert [*texts[:3], *texts[840:842]] == [
         "snow purse made of canvas",
         "tessolo midnight blue backpack",
         "steel ceiling light in dark blue",
+        "rosilu aqua suitcase",
+        "pluska rose standing lamp",
     ]
     drawn = [make_listing(7, index) for index in (0, 1, 3999)]
     assert [(row["title"], row["price"]) for row in drawn] == [

@@ -5,7 +5,7 @@ import pytest
 
 from catalog.images import decode, is_flat
 from catalog.sample.motions import FRAMES, MOTION_PATHS
-from catalog.sample.pictures import CLIP_SIDE, SIDE, WEAVES, draw_clip, draw_picture, encode_webp
+from catalog.sample.pictures import CLIP_SIDE, SIDE, WEAVES, Label, draw_clip, draw_picture, encode_webp
 from catalog.sample.silhouettes import SILHOUETTES
 from catalog.sample.words import COLOURS, MOTIONS, PATTERNS, TYPES
 
@@ -88,6 +88,18 @@ def test_patterns_leave_the_colour_on_top(weave: Callable[[np.ndarray, np.ndarra
     assert share.min() == 0
     assert 0.4 < share.max() <= 1
     assert 0.15 < share.mean() < 0.45
+
+
+def test_a_label_covers_a_part_and_nothing_else_changes() -> None:
+    plain, *labelled = (
+        np.asarray(draw_picture(0, 0, PLAIN, np.random.default_rng(5), label=label), dtype=int)
+        for label in (None, *(Label(word, np.random.default_rng(1)) for word in (0, 0, 1)))
+    )
+    assert (labelled[0] == labelled[1]).all() and (labelled[0] != labelled[2]).any()
+    changed = (plain != labelled[0]).any(axis=2)
+    assert 0.1 < changed.mean() < 0.3
+    rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
+    assert np.ptp(rows) < 35 and np.ptp(columns) > 60, "a plate that is wide and not high"
 
 
 def test_same_random_numbers_same_picture() -> None:

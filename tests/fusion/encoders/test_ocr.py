@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
+from catalog.images import decode
+from catalog.sample.pictures import Label, draw_picture, encode_webp
+from catalog.sample.words import LABELS
 from catalog.schema import DataError
 from fusion.encoders import ocr
 from fusion.encoders.ocr import MIN_CONFIDENCE, SIDE, RapidOcr, open_reader
@@ -57,6 +60,17 @@ def test_a_large_picture_is_scaled_and_stays_as_it_is(
 @pytest.mark.parametrize("size", [(1, 1), (96, 96), (2000, 3), (31, 33)])
 def test_a_picture_without_text_has_no_lines(reader: RapidOcr, size: tuple[int, int]) -> None:
     assert reader(Image.new("RGB", size, "navy")) == []
+
+
+def test_labels_of_the_sample_are_read(reader: RapidOcr) -> None:
+    """One of each word, on products with patterns."""
+    misread = []
+    for number, word in enumerate(LABELS):
+        rng, place = (np.random.default_rng([number, stream]) for stream in (0, 1))
+        picture = draw_picture(number, number % 10, 1 + number % 4, rng, label=Label(number, place))
+        if reader(decode(encode_webp(picture))) != [word.upper()]:
+            misread.append(word)
+    assert len(misread) <= 1
 
 
 def test_threads_read_the_same(reader: RapidOcr, draw: Callable[..., Image.Image]) -> None:
