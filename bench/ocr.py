@@ -4,7 +4,7 @@
     python bench/ocr.py compare WITHOUT WITH    # two folders of artifacts, evaluated without holdout
 
 `speed` reads pictures of the sample, as they are and enlarged, with and without a line of text drawn on them. `compare`
-compares each system of two evaluations by segment; p is of the paired randomisation test.
+compares each system of two evaluations by segment; p is of the judge's paired test.
 """
 
 import io

@@ -103,7 +103,7 @@ def choose_weights(
 def weigh_views(network: ProductSearchModel, views: torch.Tensor, products: Items) -> dict[str, np.ndarray]:
     """Vectors of the products, float32 (P, dim), by late-fusion weights and by single modality."""
     modalities = network.config.modalities
-    present = torch.from_numpy(products.present)[:, : len(modalities)]
+    present = torch.from_numpy(products.present[:, network.config.modality_columns])
     weighted = {
         name: (views[:, 1 + number] * present[:, number, None]).numpy()
         for number, name in enumerate(modalities)
