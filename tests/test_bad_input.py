@@ -2,12 +2,9 @@
 
 import inspect
 import json
-import multiprocessing
-import os
 import re
 import shutil
 import struct
-import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,15 +13,23 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import warm_python
 import yaml
 
 from catalog import store
-from components import validate as _  # noqa: F401 - imported before a test drops its rights
 from components.__main__ import load_stage, main
 from components.params import SECTIONS
 
 ROOT = Path(__file__).parents[1]
-NOBODY = 65534
+AS_NOBODY = """
+import os, sys
+from components.__main__ import main
+if os.getuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+sys.exit(main(sys.argv[1:]))
+"""
 Tables = dict[str, list[dict[str, Any]]]
 Write = Callable[[Tables], Path]
 Params = Callable[..., Path]
@@ -291,21 +296,13 @@ def shelf() -> Iterator[Path]:
         yield Path(name)
 
 
-def as_nobody(words: list[str], log: Path) -> int | None:
-    """Run a command in a fork of this process that is not root, as root ignores permissions; returns the exit code."""
+def as_nobody(words: list[str], folder: Path, log: Path) -> int | None:
+    """Run a command as a user who is not root, as root ignores permissions; returns the exit code.
 
-    def child() -> None:
-        with log.open("w") as stream:
-            if os.getuid() == 0:
-                os.setgroups([])
-                os.setgid(NOBODY)
-                os.setuid(NOBODY)
-            sys.stderr = stream
-            code = main(words)
-        os._exit(code)
-
-    process = multiprocessing.get_context("fork").Process(target=child)
-    process.start()
+    Its process is forked from one that has imported what it needs: Python itself may lie where only root may read.
+    """
+    with log.open("w") as stream:
+        process = warm_python.start(["-c", AS_NOBODY, *words], folder, output=stream.fileno())
     process.join(120)
     return process.exitcode
 
@@ -320,7 +317,7 @@ def test_no_permission(tiny_data: Path, shelf: Path, sealed: str, monkeypatch: p
     hidden = shelf / "data" / "products" / "00000.parquet"
     hidden.chmod(0 if sealed == "data" else 0o644)
     words = ["validate", "--params", f"{shelf}/params.yaml", "--data", f"{shelf}/data"]
-    code = as_nobody([*words, "--report", f"{shelf}/reports/validate"], shelf / "log")
+    code = as_nobody([*words, "--report", f"{shelf}/reports/validate"], shelf, shelf / "log")
     error = (shelf / "log").read_text()
     assert code == 1, error
     assert error.count("vitrine: ") == 1 and "Traceback" not in error
