@@ -11,11 +11,10 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from fusion.encoders.adapters import extract_adapters, published_state
@@ -44,14 +43,6 @@ def read_memory(key: str) -> float:
     """VmRSS, the memory of this process, or VmHWM, its peak, in MiB."""
     status = Path("/proc/self/status").read_text()
     return int(re.search(rf"{key}:\s+(\d+)", status)[1]) / 1024
-
-
-def count_bytes(state: dict[str, torch.Tensor]) -> int:
-    """The size of a file of tensors."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "state.safetensors"
-        save_file(state, path)
-        return path.stat().st_size
 
 
 def measure(extent: str, recompute: bool, batch: int, tokens: int) -> dict[str, float | str]:
@@ -83,7 +74,7 @@ def measure(extent: str, recompute: bool, batch: int, tokens: int) -> dict[str, 
         "tune": extent + (", gradient_checkpointing" if recompute else ""),
         "trained": sum(weight.numel() for weight in trained),
         "share": round(sum(weight.numel() for weight in trained) / full, 4),
-        "saved_mb": round(count_bytes(changed) / 1e6, 2) if changed else 0.0,
+        "saved_mb": round(len(save(changed)) / 1e6, 2) if changed else 0.0,
         "step_mib": round(peak - before),
     }
 

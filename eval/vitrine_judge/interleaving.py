@@ -30,9 +30,8 @@ from vitrine_judge.errors import JudgeError
 Id = TypeVar("Id", bound=Hashable)
 Winner = Literal["first", "second", "undecided"]
 
-BETS = 0.5 ** np.arange(
-    1, 11
-)  # the smallest suits a preference that is 0.1 % of the share of decisive sessions
+# The smallest suits a preference that is 0.1 % of the share of decisive sessions.
+BETS = 0.5 ** np.arange(1, 11)
 OUTCOMES = np.array([-1.0, 0.0, 1.0])
 BISECTIONS = 60
 MOST_SESSIONS = 1 << 50

@@ -84,7 +84,7 @@ def test_vectors_equal_those_of_sentence_transformers(
     np.testing.assert_allclose(queries, library.encode_query(inputs), **EXACT)
     assert not broken
     differences = np.linalg.norm(vectors[:, None] - vectors, axis=2) + np.eye(len(TEXTS))
-    assert differences.min() > 0.02, "the model tells the items apart, so the test is valid"
+    assert differences.min() > 0.02, "the model distinguishes the items, so the test is valid"
     assert np.linalg.norm(vectors - queries, axis=1).min() > 0.02, "and so do its prompts"
 
 
