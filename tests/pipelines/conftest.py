@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
+from containers import run_in_container
 from kfp.dsl import pipeline_task
 from kfp_server import Json, Kubeflow
 from kubeflow_trainer_api import models
@@ -338,8 +339,8 @@ def image() -> str:
         pytest.skip(f"no image {IMAGE}; `make test-image` builds it")
     except DockerException as error:
         pytest.skip(f"no Docker engine here ({error})")
-    output = docker.from_env().containers.run(
-        IMAGE, ["python", "-c", "from pipelines.local import hash_code; print(hash_code())"], remove=True
+    output = run_in_container(
+        IMAGE, ["python", "-c", "from pipelines.local import hash_code; print(hash_code())"]
     )
     if output.decode().strip() != hash_code():
         pytest.skip(f"{IMAGE} holds other code than this checkout; `make test-image` builds it anew")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import warm_python
+from containers import run_in_container
 from dvc_repository import add_and_push
 
 from catalog.sample import write_sample
@@ -230,11 +231,9 @@ def test_containers_give_the_same_metrics(
 
 @pytest.mark.docker
 def test_an_image_holds_no_tests_no_compiler_and_no_installer(image: str) -> None:
-    import docker
-
     script = "import importlib.util, shutil; print([*filter(shutil.which, ['gcc', 'cc', 'c++', 'make'])],"
     script += " [name for name in ('pip', 'pytest', 'tests') if importlib.util.find_spec(name)])"
-    output = docker.from_env().containers.run(image, ["python", "-c", script], remove=True, read_only=True)
+    output = run_in_container(image, ["python", "-c", script], read_only=True)
     assert output.decode().strip() == "[] []"
 
 
@@ -243,16 +242,13 @@ def test_compiled_elsewhere_it_is_the_same_file(
     image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In an image with another Python and other libraries, like another machine."""
-    import docker
-
     monkeypatch.setenv("VITRINE_COMMIT", "abc")
     arguments = ["compile", "--params", str(ROOT / "params.yaml"), "--output", str(tmp_path / "here.yaml")]
     assert main(arguments) == 0
-    output = docker.from_env().containers.run(
+    output = run_in_container(
         image,
         "sh -c 'python -m pipelines compile --params /params.yaml --output /tmp/there.yaml && cat /tmp/there.yaml'",
         volumes=[f"{ROOT / 'params.yaml'}:/params.yaml:ro"],
         environment={"VITRINE_COMMIT": "abc"},
-        remove=True,
     )
     assert output == (tmp_path / "here.yaml").read_bytes()

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from containers import run_in_container
 from thread_pools import FAKE_CORES, SCRIPT
 
 from catalog import threads
@@ -58,12 +59,8 @@ def test_the_processes_of_a_node_share_its_cpus(
 @pytest.mark.docker
 @pytest.mark.parametrize(("cpus", "count"), [(1, 1), (1.5, 2), (2, 2)])
 def test_all_pools_follow_the_quota_of_a_container(image: str, cpus: float, count: int) -> None:
-    import docker
-
     words = ["python", "-c", FAKE_CORES + SCRIPT]
-    output = docker.from_env().containers.run(
-        image, words, nano_cpus=int(cpus * 1e9), read_only=True, remove=True
-    )
+    output = run_in_container(image, words, nano_cpus=int(cpus * 1e9), read_only=True)
     pools = json.loads(output)
     assert {"ours", "pyarrow", "torch", "faiss"} < pools.keys()
     assert pools == dict.fromkeys(pools, count)
@@ -71,11 +68,9 @@ def test_all_pools_follow_the_quota_of_a_container(image: str, cpus: float, coun
 
 @pytest.mark.docker
 def test_a_number_of_the_user_wins_in_a_container(image: str) -> None:
-    import docker
-
     words = ["python", "-c", FAKE_CORES + SCRIPT]
-    output = docker.from_env().containers.run(
-        image, words, environment={"OMP_NUM_THREADS": "1"}, nano_cpus=int(2e9), read_only=True, remove=True
+    output = run_in_container(
+        image, words, environment={"OMP_NUM_THREADS": "1"}, nano_cpus=int(2e9), read_only=True
     )
     pools = json.loads(output)
     assert pools == dict.fromkeys(pools, 1)

@@ -1,0 +1,61 @@
+"""The sections of serving.yaml: what runs beside the chain."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from catalog.config import Params, Share, read_yaml, validate_values
+
+
+class RefreshParams(Params):
+    """`python -m serving refresh`: today's catalogue with the champion."""
+
+    max_removed: Share = Field(
+        0.2, description="largest share of the live catalogue that a refresh may drop; more is not published"
+    )
+
+
+class ServiceParams(Params):
+    """`python -m serving`: the search service."""
+
+
+class LogParams(Params):
+    """The log of requests and events."""
+
+    folder: str | None = Field(
+        None,
+        description="local folder or address that fsspec reads, such as s3://BUCKET/PREFIX; null for no log",
+    )
+    queries: Literal["text", "hash"] = Field("text", description="what is kept of a query's text")
+    retention_days: int = Field(90, ge=1, description="files of older hours are deleted")
+
+
+class ExperimentParams(Params):
+    """Champion and challenger on live traffic."""
+
+    kind: Literal["none", "interleaving", "ab", "shadow"] = "none"
+    share: Share = Field(0.1, description="share of the sessions that take part")
+
+
+class MonitorParams(Params):
+    """`python -m serving monitor`: a period of the log against a reference period."""
+
+
+class ServingParams(Params):
+    """All sections of serving.yaml."""
+
+    refresh: RefreshParams = RefreshParams()
+    service: ServiceParams = ServiceParams()
+    log: LogParams = LogParams()
+    experiment: ExperimentParams = ExperimentParams()
+    monitor: MonitorParams = MonitorParams()
+
+
+def load_serving_params(path: Path) -> ServingParams:
+    """Load serving.yaml; a missing section or key has its default.
+
+    Raises:
+        DataError: where the file cannot be read, a section or a key is unknown, or a value is out of range.
+    """
+    return validate_values(ServingParams, read_yaml(path), path)
