@@ -23,8 +23,9 @@ import requests
 
 from catalog import store
 from catalog.progress import show_progress
-from fusion.model import embed
-from fusion.search.catalogue_search import SearchIndex, load_model
+from fusion.search.catalogue_search import load_model
+from fusion.search.marker import embed_queries
+from fusion.search.search_index import SearchIndex
 from registry import local_stack, mlflow_store
 
 REQUESTS, TOGETHER, K = 1000, (1, 8), 10
@@ -63,7 +64,7 @@ def measure_in_process(model: str, queries: dict[str, list[dict[str, Any]]], fol
         for row in show_progress(list(islice(cycle(rows), REQUESTS)), f"{kind}, bare"):
             began = time.perf_counter()
             items, _ = featurizer.featurize_rows("queries", [row])
-            index.search(embed(network, items, "query"), K)
+            index.search(embed_queries(network, items), K)
             seconds.append(time.perf_counter() - began)
         print_row(f"{kind}, in this process", 1, seconds, sum(seconds), 0)
 

@@ -14,6 +14,7 @@ from vitrine_judge.tables import format_table
 
 from catalog import store
 from fusion.featurizer import Featurizer
+from fusion.search.hybrid import HYBRID_FILE, MODEL_ALONE
 from scoring.auxiliary_evaluation import evaluate_auxiliary_tasks
 from scoring.judgements import MISSING_MODALITY, find_missing_modalities, read_judgements_by_judge
 from scoring.params import EvaluateParams
@@ -26,17 +27,18 @@ from scoring.report_content import (
 from scoring.results import Results, score_systems, write_json, write_results
 from scoring.runtime_stats import measure_runtime
 from scoring.systems import (
-    HYBRID,
     SERVED,
     Candidate,
-    build_index,
     choose_rivals,
     load_candidate,
+    load_index,
     rank_systems,
 )
 
 
-def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, evaluation: Path) -> None:
+def evaluate(
+    data: Path, features: Path, model: Path, index: Path, params: EvaluateParams, evaluation: Path
+) -> None:
     """Evaluate the fused model, its ablations, BM25, the hybrid of both, and CLIP if the features are of one.
 
     The hybrid is served where it is better on validation queries, else the model alone.
@@ -45,6 +47,7 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
         data: The data set.
         features: What `featurize` made of it.
         model: What `train` wrote.
+        index: What `index` wrote.
         params: How rankings are judged.
         evaluation: Folder to write: metrics.json (system → metric → mean), summary.json (the
             served system's means, for `dvc exp show`), segments.csv (the same by segment),
@@ -52,29 +55,36 @@ def evaluate(data: Path, features: Path, model: Path, params: EvaluateParams, ev
             (the served system against each other system), scores/ (per query) and runs/ (parquet and TREC) by
             system, qrels.trec (the judgements), judging.json (how runs are scored; `vitrine-judge` reads it),
             tasks.json (titles and pictures, similar products, tags), queries.parquet, facts.json (latency, sizes, the
-            model's weight in the hybrid, survey ratings), index/ (what is served), made_from.json (data, parameters,
-            fingerprint of the judge, which system is served), report.html.
+            model's weight in the hybrid, survey ratings), hybrid.json (how BM25 is merged in service), made_from.json
+            (data, parameters, fingerprint of the judge, which system is served), report.html.
 
     Raises:
-        DataError: where no test query is judged, or no pictures were kept for a model that tuned its image encoder.
+        DataError: where no test query is judged, the index is of another model or of other data, or no pictures were
+            kept for a model that tuned its image encoder.
     """
     candidate = load_candidate(data, features, model)
     judgements = read_judgements_by_judge(data, "test", params.holdout, collapse=params.collapse)
-    index = build_index(candidate, data)
-    systems = rank_systems(candidate, index, data, features, params)
-    if systems.served == HYBRID:
-        index.hybrid = systems.hybrid
+    search_index = load_index(index, candidate, features)
+    systems = rank_systems(candidate, search_index, data, features, params)
+    hybrid = systems.hybrid or MODEL_ALONE
     results = score_systems(systems.runs, systems.served, judgements, params.configuration)
-    tasks = evaluate_auxiliary_tasks(data, features, candidate.network, candidate.products, index.vectors)
+    tasks = evaluate_auxiliary_tasks(
+        data, features, candidate.network, candidate.products, search_index.vectors
+    )
     report = build_evaluation_report(data, model, candidate, results, tasks)
-    hybrid = {"hybrid_weight": systems.hybrid.weight} if systems.hybrid else {}
+    weight = {"hybrid_weight": hybrid.weight} if systems.hybrid else {}
     survey = summarise_survey(report.ratings, report.agreements)
     with store.new_atomic_dir(evaluation) as folder:
-        write_json(folder / "made_from.json", _read_provenance(features, model, params, systems.served))
+        write_json(
+            folder / "made_from.json", _read_provenance(features, model, index, params, systems.served)
+        )
         write_results(folder, results)
         write_json(folder / "tasks.json", [asdict(task) for task in tasks])
-        write_json(folder / "facts.json", measure_runtime(candidate, index, model) | hybrid | survey)
-        index.save(folder / "index")
+        write_json(
+            folder / "facts.json",
+            measure_runtime(candidate, search_index.serve(hybrid), model) | weight | survey,
+        )
+        hybrid.save(folder / HYBRID_FILE)
         (folder / "report.html").write_text(render(report))
     print(_format_means(results.scores))
 
@@ -123,11 +133,13 @@ def build_evaluation_report(
     )
 
 
-def _read_provenance(features: Path, model: Path, params: EvaluateParams, served: str) -> dict[str, Any]:
+def _read_provenance(
+    features: Path, model: Path, index: Path, params: EvaluateParams, served: str
+) -> dict[str, Any]:
     """Collect the data's fingerprint, the parameters of every stage so far, the judge's fingerprint, what is served."""
     provenance = {
         stage: json.loads((folder / "made_from.json").read_text())
-        for stage, folder in (("featurize", features), ("train", model))
+        for stage, folder in (("featurize", features), ("train", model), ("index", index))
     }
     stage_params = {stage: content["params"] for stage, content in provenance.items()}
     stage_params["evaluate"] = params.model_dump(mode="json")

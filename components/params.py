@@ -183,10 +183,22 @@ class TrainParams(Params):
     seed: int = 0
 
 
+class IndexParams(Params):
+    """How the catalogue is indexed."""
+
+    language: str = Field(
+        "auto",
+        pattern="^(auto|[a-z]{2})$",
+        description="of products, for BM25: an ISO 639-1 code for all, or auto for the column language and, where that "
+        "is empty, detection",
+    )
+
+
 SECTIONS: dict[str, type[Params]] = {
     "validate": ValidateParams,
     "featurize": FeaturizeParams,
     "train": TrainParams,
+    "index": IndexParams,
     "evaluate": EvaluateParams,
     "register": RegisterParams,
 }

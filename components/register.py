@@ -14,12 +14,14 @@ import pyarrow.parquet as pq
 from catalog import store
 from components.params import RegisterParams
 from fusion.encoders.families import list_packages
-from fusion.search.catalogue_search import PRODUCTS_FILE
+from fusion.search.hybrid import HYBRID_FILE
+from fusion.search.marker import IndexMarker
+from fusion.search.search_index import PRODUCTS_FILE
 from registry import mlflow_runs
 from registry.comparison import WEIGHTS, Candidate
 from registry.lineage import collect_lineage
 from registry.mlflow_store import connect, with_retries
-from registry.model_logging import ensure_registered
+from registry.model_logging import create_signature, ensure_registered
 from registry.model_registry import ModelRegistry
 from registry.verdict import CARD, DECISION, RESULT, describe_result, judge_version
 from scoring.systems import read_served
@@ -35,6 +37,7 @@ EVALUATION_FILES = (  # of `evaluate`, logged to the run
     "made_from.json", "metrics.json", "segments.csv", "comparisons.json", "facts.json", "queries.parquet", "scores",
     "report.html",
 )  # fmt: skip
+JUDGED_INDEX = "vitrine.judged_index"  # tag: marker of the index that the version was judged with
 SYSTEMS = "systems.json"  # artifact: a table of every system's metrics
 
 
@@ -45,6 +48,7 @@ class StageOutputs:
     data: Path
     report: Path
     model: Path
+    index: Path
     evaluation: Path
 
     def read_provenance(self) -> dict[str, Any]:
@@ -57,7 +61,13 @@ class StageOutputs:
 
 
 def register(
-    data: Path, report: Path, model: Path, evaluation: Path, params: RegisterParams, registration: Path
+    data: Path,
+    report: Path,
+    model: Path,
+    index: Path,
+    evaluation: Path,
+    params: RegisterParams,
+    registration: Path,
 ) -> None:
     """Register the candidate, decide whether it may be promoted, and write the verdict on its version.
 
@@ -67,6 +77,7 @@ def register(
         data: The data set; a champion of other data is scored again on it.
         report: What `validate` wrote about it.
         model: What `train` wrote.
+        index: What `index` wrote: the index that it was judged with.
         evaluation: What `evaluate` wrote about it.
         params: Rules for promotion.
         registration: Folder to write: registration.json (run, version, verdict, findings, aliases), model_card.md, and
@@ -76,14 +87,14 @@ def register(
         DataError: where MLflow cannot be reached, the champion cannot be scored again, or another version became
             champion in the meantime.
     """
-    outputs = StageOutputs(data, report, model, evaluation)
+    outputs = StageOutputs(data, report, model, index, evaluation)
     with_retries(lambda: _register(outputs, params, registration))
 
 
 def _register(outputs: StageOutputs, params: RegisterParams, registration: Path) -> None:
     provenance, validation = outputs.read_provenance(), outputs.read_validation()
     lineage = collect_lineage(provenance["data"], outputs.data)
-    weights = store.fingerprint(outputs.model / "weights.safetensors")
+    marker = IndexMarker.load(outputs.index)
     with store.new_atomic_dir(registration) as folder:
         client = connect()
         registry = ModelRegistry(client, params.model_name)
@@ -92,8 +103,8 @@ def _register(outputs: StageOutputs, params: RegisterParams, registration: Path)
         chain = hash_chain(outputs.model, outputs.evaluation)
         with mlflow_runs.open_chain_run(chain, training, lineage) as run:
             _log_outputs(client, run, outputs, lineage)
-            tags = lineage | {WEIGHTS: weights}
-            version = _register_version(client, run, outputs, params.model_name, tags)
+            tags = lineage | {WEIGHTS: marker.model.weights, JUDGED_INDEX: json.dumps(marker.describe())}
+            version = _register_version(client, run, outputs, params, tags)
             if champion == str(version.version):
                 print(f"register: version {champion} is the champion already; its verdict does not change")
                 _download_verdict(run, folder)
@@ -141,22 +152,36 @@ def _list_runs(evaluation: Path) -> list[str]:
 
 
 def _register_version(
-    client: "MlflowClient", run: "ActiveRun", outputs: StageOutputs, name: str, tags: dict[str, str]
+    client: "MlflowClient",
+    run: "ActiveRun",
+    outputs: StageOutputs,
+    register_params: RegisterParams,
+    tags: dict[str, str],
 ) -> "ModelVersion":
     """The run's model version, with the files that it needs to serve and to be compared with other data."""
     params = outputs.read_provenance()["params"]["featurize"]
     names = (params[f"{kind}_encoder"] or "" for kind in ("text", "image", "joint"))
     packages = list_packages(*names)
-    index = outputs.evaluation / "index"
     products = pq.read_table(outputs.report / PROFILE)
     # a catalogue may have millions of vectors; the profile is a sample
     in_profile = pc.field("product_id").isin(products["product_id"].combine_chunks())
-    vectors = pq.read_table(index / PRODUCTS_FILE, columns=["product_id", "vector"], filters=in_profile)
+    vectors = pq.read_table(
+        outputs.index / PRODUCTS_FILE, columns=["product_id", "vector"], filters=in_profile
+    )
     with tempfile.TemporaryDirectory() as folder:
         profile = Path(folder) / PROFILE
         pq.write_table(add_vectors(products, vectors), profile)
-        splits = outputs.report / QUERY_SPLITS
-        return ensure_registered(client, run, outputs.model, index, profile, splits, name, tags, packages)
+        artifacts = {
+            "model": outputs.model,
+            "hybrid": outputs.evaluation / HYBRID_FILE,
+            "profile": profile,
+            "query_splits": outputs.report / QUERY_SPLITS,
+        }
+        if register_params.package_index:
+            artifacts["index"] = outputs.index
+        signature = create_signature(outputs.model)
+        name = register_params.model_name
+        return ensure_registered(client, run, artifacts, signature, name, tags, packages)
 
 
 def _flatten(params: dict[str, dict[str, Any]]) -> dict[str, Any]:

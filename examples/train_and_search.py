@@ -4,12 +4,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from catalog.sample import write_sample
+from catalog.store import fingerprint
 from components.featurize import featurize
 from components.params import FeaturizeParams, TrainParams, ValidateParams
 from components.train import train
 from components.validate import validate
-from fusion.model import embed
-from fusion.search.catalogue_search import SearchIndex, load_model
+from fusion.search.catalogue_search import load_model
+from fusion.search.marker import embed_queries
+from fusion.search.search_index import SearchIndex
 
 
 def train_model(folder: Path, params: TrainParams) -> None:
@@ -25,12 +27,12 @@ def search(folder: Path, text: str, k: int = 5) -> list[tuple[str, float]]:
     model, featurizer = load_model(folder / "model")
     row = {"query_id": "q", "text": text, "image": None, "split": "test", "segment": None}
     queries, _ = featurizer.featurize_rows("queries", [row])
-    query_embeddings = embed(model, queries, "query")
-    products = featurizer.featurize_table(folder / "data", "products")
-    index = SearchIndex.build(model, products, folder / "data", query_embeddings)
-    positions, scores = index.search(query_embeddings, k)
-    titles = index.fields["title"].take(positions[0]).to_pylist()
-    return list(zip(titles, scores[0].tolist(), strict=True))
+    query_embeddings = embed_queries(model, queries)
+    data = folder / "data"
+    products = featurizer.featurize_table(data, "products")
+    index = SearchIndex.build(model, products, data, fingerprint(data), query_embeddings.vectors)
+    (results,) = index.find(query_embeddings, k)
+    return [(result["title"], result["score"]) for result in results]
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     rank.add_argument("--top", type=int, default=50, help="products per query to rerank")
     rank.add_argument(
-        "--index", type=Path, help="folder of the index that is served, to rank with its share of BM25"
+        "--hybrid", type=Path, help="hybrid.json of an evaluation, to rank with its share of BM25"
     )
     rank.add_argument("--run", type=Path, required=True, help="parquet file to write")
     embed.add_argument("--products", type=Path, required=True, help="parquet file with a column product_id")
@@ -79,7 +79,7 @@ def _rank(arguments: argparse.Namespace) -> None:
         arguments.depth,
         reranker,
         arguments.top,
-        arguments.index,
+        arguments.hybrid,
     )
     pq.write_table(run, arguments.run)
 

@@ -32,6 +32,7 @@ from fusion.encoders.vocabulary import PAD
 from fusion.entities import Labeller
 from fusion.features import MODALITIES, Items
 from fusion.fusions import FUSIONS, ModalityFeatures
+from fusion.search.marker import CONFIG_FILE, ModelMarker
 
 PICTURES_AT_ONCE = 128  # encoded without gradients; more would need more memory than a training step
 
@@ -69,6 +70,11 @@ class ModelConfig:
     video_encoder: str | None = None
     tags: Mapping[str, Sequence[str]] = field(default_factory=dict)
     entities: Sequence[str] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read config.json of a folder that `ProductSearchModel.save` wrote."""
+        return cls(**json.loads((folder / CONFIG_FILE).read_text()))
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -121,9 +127,11 @@ class ProductSearchModel(nn.Module):
             hold their pictures. Otherwise None; `save` leaves it out.
         late_fusion_weights: float (M,), the weights of `blend` for products, chosen by
             `fusion.search.late_fusion.tune_late_fusion`.
+        marker: Identifies the files that `load` read; None for a model in training.
     """
 
     late_fusion_weights: Tensor
+    marker: ModelMarker | None = None
 
     def __init__(self, config: ModelConfig, temperature: float = 0.07) -> None:
         super().__init__()
@@ -393,7 +401,7 @@ class ProductSearchModel(nn.Module):
         published text encoder; and if there are adapters, adapters.safetensors. The weights of the image encoder are
         part of the featurizer.
         """
-        (folder / "config.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+        (folder / CONFIG_FILE).write_text(json.dumps(asdict(self.config), indent=2) + "\n")
         prefixes = self._trunk_prefixes()
         state = {
             name: value.contiguous()
@@ -418,12 +426,13 @@ class ProductSearchModel(nn.Module):
     @classmethod
     def load(cls, folder: Path) -> Self:
         """The inverse of `save`, in evaluation mode on the CPU."""
-        model = cls(ModelConfig(**json.loads((folder / "config.json").read_text())))
+        model = cls(ModelConfig.load(folder))
         state = load_file(folder / "weights.safetensors")
         for prefix in model._trunk_prefixes():
             published = merge_adapters(load_file(folder / TEXT_WEIGHTS), load_adapters(folder, "text"))
             state |= {prefix + name: value for name, value in published.items()}
         model.load_state_dict(state)
+        model.marker = ModelMarker.read(folder)
         return model.eval()
 
 

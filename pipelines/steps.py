@@ -181,10 +181,38 @@ def train_on_nodes(
 
 
 @step
+def index(
+    data: Input[Dataset],
+    features: Input[Dataset],
+    model: Input[Model],
+    params: dict,
+    index: Output[Artifact],
+):
+    """Encode the catalogue and build what is searched.
+
+    Args:
+        data: Data set of tables; see catalog/schema.py.
+        features: Output of featurize.
+        model: Output of train.
+        params: Section `index` of params.yaml; {} takes the defaults.
+        index: Vectors, words and fields of the products, and a marker of the model that encoded them.
+    """
+    from pathlib import Path
+
+    from components.index import index as build_index
+    from components.params import IndexParams
+    from pipelines.step_runner import run_step
+
+    paths = Path(data.path), Path(features.path), Path(model.path)
+    run_step("index", lambda: build_index(*paths, IndexParams(**params), Path(index.path)))
+
+
+@step
 def evaluate(
     data: Input[Dataset],
     features: Input[Dataset],
     model: Input[Model],
+    index: Input[Artifact],
     params: dict,
     evaluation: Output[Artifact],
 ):
@@ -194,6 +222,7 @@ def evaluate(
         data: Data set of tables; see catalog/schema.py.
         features: Output of featurize.
         model: Output of train.
+        index: Output of index.
         params: Section `evaluate` of params.yaml; {} takes the defaults.
         evaluation: Metrics, rankings and a report.
     """
@@ -203,7 +232,7 @@ def evaluate(
     from components.params import EvaluateParams
     from pipelines.step_runner import run_step
 
-    paths = Path(data.path), Path(features.path), Path(model.path)
+    paths = Path(data.path), Path(features.path), Path(model.path), Path(index.path)
     run_step("evaluate", lambda: evaluate(*paths, EvaluateParams(**params), Path(evaluation.path)))
 
 
@@ -212,6 +241,7 @@ def register(
     data: Input[Dataset],
     report: Input[Artifact],
     model: Input[Model],
+    index: Input[Artifact],
     evaluation: Input[Artifact],
     params: dict,
     revision: str,
@@ -225,6 +255,7 @@ def register(
         data: Data set of tables; see catalog/schema.py.
         report: Output of require_valid.
         model: Output of train.
+        index: Output of index.
         evaluation: Output of evaluate.
         params: Section `register` of params.yaml; {} takes the defaults.
         revision: Commit of the data, for the version's tags.
@@ -240,8 +271,8 @@ def register(
     from pipelines.step_runner import run_step
 
     os.environ |= {"KFP_RUN_ID": run_id, "VITRINE_DATA_REVISION": revision, "VITRINE_DATA_DVC": data_hash}
-    paths = Path(data.path), Path(report.path), Path(model.path), Path(evaluation.path)
-    run_step("register", lambda: register(*paths, RegisterParams(**params), Path(registration.path)))
+    inputs = Path(data.path), Path(report.path), Path(model.path), Path(index.path), Path(evaluation.path)
+    run_step("register", lambda: register(*inputs, RegisterParams(**params), Path(registration.path)))
 
 
 @step

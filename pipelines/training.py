@@ -31,9 +31,18 @@ def build_pipeline(cluster: Cluster, commit: str) -> dsl.base_component.BaseComp
     place: Place = partial(apply_placement, cluster=cluster, commit=commit)
     add_featurize = _featurize_builder(cluster.shards, place)
 
-    @dsl.pipeline(name="vitrine-training", description="validate → featurize → train → evaluate → register")
+    @dsl.pipeline(
+        name="vitrine-training", description="validate → featurize → train → index → evaluate → register"
+    )
     def training(
-        repo: str, rev: str, validate: dict, featurize: dict, train: dict, evaluate: dict, register: dict
+        repo: str,
+        rev: str,
+        validate: dict,
+        featurize: dict,
+        train: dict,
+        index: dict,
+        evaluate: dict,
+        register: dict,
     ):
         """Train, evaluate and register one model; the data flow alone defines the order of the steps.
 
@@ -43,6 +52,7 @@ def build_pipeline(cluster: Cluster, commit: str) -> dsl.base_component.BaseComp
             validate: See `components.params.ValidateParams`.
             featurize: See `components.params.FeaturizeParams`.
             train: See `components.params.TrainParams`.
+            index: See `components.params.IndexParams`.
             evaluate: See `components.params.EvaluateParams`.
             register: See `components.params.RegisterParams`.
         """
@@ -53,12 +63,15 @@ def build_pipeline(cluster: Cluster, commit: str) -> dsl.base_component.BaseComp
             report = _add_validate(place, {**data, "params": validate})
             features = add_featurize(**data, **report, params=featurize)
             model = _add_train(cluster, commit, place, {**features, "params": train})
-            evaluate_task = steps.evaluate(**data, **features, **model, params=evaluate)
+            index_task = steps.index(**data, **features, **model, params=index)
+            indexed = place(index_task, "index").outputs
+            evaluate_task = steps.evaluate(**data, **features, **model, **indexed, params=evaluate)
             evaluation = place(evaluate_task, "evaluate").outputs
             register_task = steps.register(
                 **data,
                 **report,
                 **model,
+                **indexed,
                 **evaluation,
                 params=register,
                 revision=version["commit"],

@@ -16,7 +16,6 @@ from vitrine_judge.metrics import Scores
 from vitrine_judge.rankings import Run
 
 from catalog.schema import DataError
-from fusion.search.catalogue_search import HYBRID_FOLDER
 from registry import champion_process, mlflow_runs
 from scoring.judgements import Judgements, read_judgements_by_judge
 from scoring.params import EvaluateParams
@@ -178,9 +177,7 @@ def _rank(version: "ModelVersion", data: Path, folder: Path, depth: int) -> Path
     run_file = folder / "run.parquet"
     package = champion_process.download_model(version, folder)
     flags = {"data": data, "split": "test", "depth": depth, "run": run_file}
-    index = champion_process.find_artifact(package, "index")
-    if (index / HYBRID_FOLDER).exists():  # code that cannot serve a hybrid does not know the flag
-        flags["index"] = index
+    flags["hybrid"] = champion_process.find_artifact(package, "hybrid")
     champion_process.run_in_own_environment(package, "rank", **flags)
     return run_file
 

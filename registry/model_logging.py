@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from fusion.encoders.ocr import open_reader
 from fusion.featurizer import SETTINGS
-from fusion.search.catalogue_search import FIELDS, FILTERS, SearchIndex
+from fusion.model import ModelConfig
+from fusion.search.filters import FILTERS
+from fusion.search.search_index import FIELDS
 from registry.model_registry import copied_from
 
 if TYPE_CHECKING:
@@ -25,10 +27,8 @@ PYFUNC = Path(__file__).parents[1] / "serving" / "pyfunc.py"
 def ensure_registered(
     client: "MlflowClient",
     run: "ActiveRun",
-    model: Path,
-    index: Path,
-    profile: Path,
-    query_splits: Path,
+    artifacts: Mapping[str, Path],
+    signature: "ModelSignature",
     name: str,
     tags: dict[str, str],
     packages: Collection[str] = (),
@@ -38,10 +38,10 @@ def ensure_registered(
     Args:
         client: Of `registry.mlflow_store.connect`.
         run: Of `registry.mlflow_runs.open_chain_run`.
-        model: What `train` wrote.
-        index: What `fusion.search.catalogue_search.SearchIndex` wrote.
-        profile: File with the profile of its data, of `validation.drift.add_vectors`.
-        query_splits: File with the splits of its queries, of `validation.query_splits.hash_splits`.
+        artifacts: "model", what `train` wrote; "index", what `index` wrote, unless it serves only with later indexes;
+            "hybrid", of `fusion.search.hybrid.Hybrid.save`; "profile", the profile of its data, of
+            `validation.drift.add_vectors`; "query_splits", of `validation.query_splits.hash_splits`.
+        signature: Of `create_signature`.
         name: Of the registered model.
         tags: Of a new version.
         packages: See `list_requirements`.
@@ -50,8 +50,7 @@ def ensure_registered(
         return versions[0]
     import mlflow
 
-    artifacts = {"model": model, "index": index, "profile": profile, "query_splits": query_splits}
-    model_uri = _find_logged_model(client, run) or _log_model(artifacts, packages)
+    model_uri = _find_logged_model(client, run) or _log_model(artifacts, signature, packages)
     mlflow.register_model(model_uri, name, tags=tags)
     # MLflow's client repeats a request whose response was lost, which makes a second version.
     first, *duplicates = _list_versions(client, run, name)
@@ -102,7 +101,7 @@ def _find_logged_model(client: "MlflowClient", run: "ActiveRun") -> str | None:
     return ready[0].model_uri if ready else None
 
 
-def _log_model(artifacts: Mapping[str, Path], packages: Collection[str]) -> str:
+def _log_model(artifacts: Mapping[str, Path], signature: "ModelSignature", packages: Collection[str]) -> str:
     """Log a model to the active run; its address."""
     import mlflow
     import pandas as pd
@@ -112,7 +111,7 @@ def _log_model(artifacts: Mapping[str, Path], packages: Collection[str]) -> str:
         python_model=PYFUNC,
         artifacts={name: str(path) for name, path in artifacts.items()},
         code_paths=[str(_find_package(package)) for package in CODE],
-        signature=_create_signature(artifacts["index"]),
+        signature=signature,
         input_example=(pd.DataFrame({"text": ["red dotted mug"]}), {"k": 5, "filters": {"color": ["red"]}}),
         pip_requirements=list_requirements(
             sorted({*packages, *list_featurizer_packages(artifacts["model"])})
@@ -120,8 +119,8 @@ def _log_model(artifacts: Mapping[str, Path], packages: Collection[str]) -> str:
     ).model_uri
 
 
-def _create_signature(index: Path) -> "ModelSignature":
-    """The parameters and output columns of the served model.
+def create_signature(model: Path) -> "ModelSignature":
+    """The parameters and output columns of the served model; `model` is what `train` wrote.
 
     It has no input schema: MLflow would drop unknown columns, but the model must reject them.
     """
@@ -140,7 +139,7 @@ def _create_signature(index: Path) -> "ModelSignature":
     outputs = {"query": "long", "rank": "long", "score": "double", "product_id": "string", "title": "string"}
     kinds = {"price": "double", "max_price": "double", "available": "boolean"}
     optional_outputs = {name: kinds.get(name, "string") for name in FIELDS}
-    shares = [f"share_{name}" for name in SearchIndex.load(index).vectors_without]
+    shares = [f"share_{name}" for name in ModelConfig.load(model).modalities]
     columns: list[Any] = [
         ColSpec(kind, name, required=name in outputs) for name, kind in (outputs | optional_outputs).items()
     ]

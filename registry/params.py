@@ -52,3 +52,8 @@ class RegisterParams(Params):
         0.2, gt=0, description="loss on the primary metric that no segment of 10 or more queries may exceed"
     )
     promote: Literal["manual", "auto"] = "manual"
+    package_index: bool = Field(
+        True,
+        description="whether a version holds the index that it was judged with; without, it serves only with an index "
+        "of python -m serving refresh",
+    )

@@ -31,12 +31,6 @@ class EvaluateParams(Params):
     collapse: Literal["group_id"] | None = Field(
         None, description="group_id to count the variants of a product as one result, the best one"
     )
-    language: str = Field(
-        "auto",
-        pattern="^(auto|[a-z]{2})$",
-        description="of products, for BM25: an ISO 639-1 code for all, or auto for the column language and, where that "
-        "is empty, detection",
-    )
     holdout: float = Field(
         0.3,
         ge=0,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fusion.model import embed
-from fusion.search.catalogue_search import SearchIndex
+from fusion.search.marker import embed_queries
+from fusion.search.search_index import SearchIndex
 from fusion.search.vector_index import recall, top_k
 from scoring.systems import Candidate
 
@@ -27,7 +27,7 @@ def measure_runtime(candidate: Candidate, index: SearchIndex, model: Path) -> di
     """
     (_, index_scores), (_, exact_scores) = (
         index.search(candidate.test_embeddings, 10),
-        top_k(candidate.test_embeddings, index.vectors, 10),
+        top_k(candidate.test_embeddings.vectors, index.vectors, 10),
     )
     model_bytes = sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
     return {
@@ -44,6 +44,6 @@ def _time_queries(candidate: Candidate, index: SearchIndex) -> list[float]:
     for row in range(min(LATENCY_QUERIES, len(candidate.test_queries))):
         start = time.perf_counter()
         query = candidate.test_queries.take(np.array([row]))
-        index.search(embed(candidate.network, query, "query"), 10, texts=[candidate.test_texts[row]])
+        index.search(embed_queries(candidate.network, query), 10, texts=[candidate.test_texts[row]])
         seconds.append(time.perf_counter() - start)
     return seconds

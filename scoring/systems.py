@@ -16,13 +16,15 @@ from vitrine_judge.rankings import Run
 from vitrine_judge.report import best_other
 
 from catalog.progress import show_progress
+from catalog.schema import DataError
 from fusion.features import Items
 from fusion.featurizer import load_items
 from fusion.model import ProductSearchModel, embed
 from fusion.search.bm25 import rank_bm25
-from fusion.search.catalogue_search import SearchIndex, build_run_table, read_texts
+from fusion.search.catalogue_search import build_run_table, read_texts
 from fusion.search.hybrid import Hybrid
-from fusion.search.lexical_index import LexicalIndex
+from fusion.search.marker import QueryEmbeddings, embed_queries
+from fusion.search.search_index import SearchIndex
 from fusion.search.vector_index import top_k
 from fusion.search.zero_shot import embed_zero_shot, has_joint_encoder, load_text_tower, read_joint_vectors
 from scoring.grouping import Grouping
@@ -55,14 +57,14 @@ class Candidate:
     test_texts: list[str | None]
 
     @cached_property
-    def test_embeddings(self) -> np.ndarray:
-        """The test queries, encoded: float32 (Q, dim)."""
-        return embed(self.network, self.test_queries, "query")
+    def test_embeddings(self) -> QueryEmbeddings:
+        """The test queries, encoded."""
+        return embed_queries(self.network, self.test_queries)
 
     @cached_property
-    def validation_embeddings(self) -> np.ndarray:
-        """The validation queries, encoded: float32 (V, dim)."""
-        return embed(self.network, self.validation_queries, "query")
+    def validation_embeddings(self) -> QueryEmbeddings:
+        """The validation queries, encoded."""
+        return embed_queries(self.network, self.validation_queries)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +83,7 @@ class RankedSystems:
     @property
     def served(self) -> str:
         """The system to register and serve: the hybrid where it is better on the validation queries."""
-        return HYBRID if self.hybrid and self.hybrid.weight < 1 else CANDIDATE
+        return HYBRID if self.hybrid and self.hybrid.uses_bm25 else CANDIDATE
 
 
 def read_served(evaluation: Path) -> str:
@@ -104,11 +106,27 @@ def load_candidate(data: Path, features: Path, model: Path) -> Candidate:
     return Candidate(network, products, test_queries, validation_queries, test_texts)
 
 
-def build_index(candidate: Candidate, data: Path) -> SearchIndex:
-    """Build the index of the model; tuned on validation queries, or on test queries where there are none."""
-    has_validation = len(candidate.validation_queries)
-    tuning_embeddings = candidate.validation_embeddings if has_validation else candidate.test_embeddings
-    return SearchIndex.build(candidate.network, candidate.products, data, tuning_embeddings)
+def read_data_fingerprint(features: Path) -> str:
+    """The fingerprint of the data set that features are of."""
+    return str(json.loads((features / "made_from.json").read_text())["data"])
+
+
+def load_index(folder: Path, candidate: Candidate, features: Path) -> SearchIndex:
+    """Load the index of a candidate, with BM25.
+
+    Args:
+        folder: What the stage `index` wrote.
+        candidate: The model that it must be of.
+        features: Of the data that it must be of.
+
+    Raises:
+        DataError: it is of another model or of other data.
+    """
+    index = SearchIndex.load(folder)
+    index.marker.require(candidate.test_embeddings)
+    if index.marker.data != read_data_fingerprint(features):
+        raise DataError(f"{folder}: the index is of other data than the features; build it again: dvc repro")
+    return index
 
 
 def rank_systems(
@@ -124,7 +142,7 @@ def rank_systems(
         params: How many products to rank, and how to tune the hybrid.
     """
     test_ids, validation_ids = candidate.test_queries.ids, candidate.validation_queries.ids
-    lexical = LexicalIndex.build(data, params.language, candidate.products.ocr)
+    lexical = index.require_lexical()
     bm25_rankings = rank_bm25(data, np.concatenate([test_ids, validation_ids]), params.depth, lexical)
     rankings = {BM25: _select_queries(bm25_rankings, test_ids)}
     ablations = list_ablations(candidate.network, candidate.products)
@@ -143,7 +161,7 @@ def rank_systems(
     if BM25 not in runs or not len(validation_rankings):
         return RankedSystems(runs, None)
     weight = tune_hybrid(candidate, index, validation_rankings, data, params)
-    hybrid = Hybrid(lexical, weight, params.depth)
+    hybrid = Hybrid(weight, params.depth, lexical.analyser.language)
     runs[HYBRID] = make_run(rank_hybrid(candidate, index, hybrid))
     return RankedSystems(runs, hybrid)
 
@@ -172,15 +190,15 @@ def list_ablations(network: ProductSearchModel, products: Items) -> dict[str, Ab
 
 def rank_products(candidate: Candidate, product_embeddings: np.ndarray, depth: int) -> pa.Table:
     """Rank products for the test queries by their embeddings, float32 (P, dim)."""
-    best = top_k(candidate.test_embeddings, product_embeddings, depth)
+    best = top_k(candidate.test_embeddings.vectors, product_embeddings, depth)
     return build_run_table(candidate.test_queries.ids, candidate.products.ids, *best)
 
 
 def rank_hybrid(candidate: Candidate, index: SearchIndex, hybrid: Hybrid) -> pa.Table:
     """Rank products for the test queries by the hybrid, as the served index does."""
-    best = top_k(candidate.test_embeddings, index.vectors, hybrid.depth)
+    best = top_k(candidate.test_embeddings.vectors, index.vectors, hybrid.depth)
     product_ids = index.fields["product_id"]
-    merged = hybrid.merge(candidate.test_texts, *best, product_ids, hybrid.depth)
+    merged = hybrid.merge(index.require_lexical(), candidate.test_texts, *best, product_ids, hybrid.depth)
     return build_run_table(candidate.test_queries.ids, candidate.products.ids, *merged)
 
 
@@ -219,7 +237,7 @@ def tune_hybrid(
         data: The data set.
         params: How rankings are judged.
     """
-    best = top_k(candidate.validation_embeddings, index.vectors, params.depth)
+    best = top_k(candidate.validation_embeddings.vectors, index.vectors, params.depth)
     rankings = build_run_table(candidate.validation_queries.ids, candidate.products.ids, *best)
     rankings = rankings.filter(pc.is_in(rankings["query_id"], pc.unique(bm25_rankings["query_id"])))
     judgements = read_judgements(data, "valid", collapse=params.collapse)

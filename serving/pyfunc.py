@@ -17,10 +17,13 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 from catalog.images import Limits
+from catalog.schema import DataError
 from catalog.threads import limit_threads
 from fusion.featurizer import Featurizer
-from fusion.model import ProductSearchModel, embed
-from fusion.search.catalogue_search import FILTERS, SearchIndex
+from fusion.model import ProductSearchModel
+from fusion.search.filters import FILTERS, Filters
+from fusion.search.marker import ModelMarker, embed_queries
+from fusion.search.search_index import SearchIndex
 
 COLUMNS = ("text", "image")
 PARAMETERS = ("k", "filters", "min_price", "max_price", "available", "collapse")
@@ -65,12 +68,21 @@ class ProductSearch(PythonModel):
         """Load the model and its index.
 
         Args:
-            context: Has the artifacts `model` (output folder of the train stage) and `index` (from `SearchIndex.save`).
+            context: Has the artifacts `model` (output folder of the train stage), `index` (from `SearchIndex.save`) and
+                `hybrid` (from `Hybrid.save`).
+
+        Raises:
+            DataError: there is no index, or it is of another model.
         """
         limit_threads()  # MLflow's server, which calls this, sets none
         folder = Path(context.artifacts["model"])
         self.model, self.featurizer = ProductSearchModel.load(folder), Featurizer.load(folder)
-        self.index = SearchIndex.load(Path(context.artifacts["index"]))
+        if "index" not in context.artifacts:
+            raise DataError("this version holds no index; build one: python -m serving refresh")
+        self.index = SearchIndex.load(
+            Path(context.artifacts["index"]), hybrid=Path(context.artifacts["hybrid"])
+        )
+        self.index.marker.require_model(ModelMarker.read(folder))
         UnknownParameterFilter.install()
 
     def predict(
@@ -82,7 +94,7 @@ class ProductSearch(PythonModel):
             context: Unused; see `load_context`.
             model_input: One query per row: `text`, `image` (base64) or both.
             params: `k`, products per query, 1 to `MAX_K`; `filters`, field → values; `min_price` and `max_price`;
-                `available`, only products in stock; see `SearchIndex.filter_mask`. `collapse`, only the best variant of
+                `available`, only products in stock; see `Filters`. `collapse`, only the best variant of
                 each group of products.
 
         Returns:
@@ -103,20 +115,21 @@ class ProductSearch(PythonModel):
             _raise_bad_request(str(error))
 
     def _search(self, rows: list[dict[str, Any]], params: dict[str, Any]) -> pd.DataFrame:
-        k, mask = _read_k(params), self._read_filters(params)
+        k, filters = _read_k(params), _read_filters(params)
         query_rows = [_query_row(number, row) for number, row in enumerate(rows)]
         queries, errors = self.featurizer.featurize_rows("queries", query_rows)
         if errors:
             raise ValueError(
                 "; ".join(f"query {number}: picture {error}" for number, error in errors.items())
             )
-        query_embeddings = embed(self.model, queries, "query")
+        query_embeddings = embed_queries(self.model, queries)
         texts = [row["text"] for row in query_rows]
+        mask = self.index.filter_mask(filters)
         products, scores = self.index.search(query_embeddings, k, mask, texts, _read_flag(params, "collapse"))
         query_count, result_count = products.shape
         shares = [
             self.index.modality_shares(query, results)
-            for query, results in zip(query_embeddings, products, strict=True)
+            for query, results in zip(query_embeddings.vectors, products, strict=True)
         ]
         fields = self.index.fields.take(products.ravel()).to_pydict()
         return pd.DataFrame(
@@ -132,28 +145,29 @@ class ProductSearch(PythonModel):
             }
         )
 
-    def _read_filters(self, params: dict[str, Any]) -> np.ndarray | None:
-        """Check the filter parameters; the mask of the products that pass."""
-        filters = {} if params.get("filters") is None else params["filters"]
-        if not isinstance(filters, dict):
-            raise ValueError(
-                f"`filters` must map fields ({', '.join(FILTERS)}) to lists of texts, got {filters!r}"
-            )
-        for field, values in filters.items():
-            if not isinstance(values, list | tuple) or not all(isinstance(value, str) for value in values):
-                raise ValueError(f"`filters`: {field} must be a list of texts, got {values!r}")
-        low, high = (params.get(name) for name in ("min_price", "max_price"))
-        for price in (low, high):
-            if price is not None and (isinstance(price, bool) or not isinstance(price, int | float)):
-                raise ValueError(f"`min_price` and `max_price` must be numbers, got {price!r}")
-        return self.index.filter_mask(filters, low, high, _read_flag(params, "available"))
-
 
 def _read_k(params: dict[str, Any]) -> int:
     k = DEFAULT_K if params.get("k") is None else params["k"]
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_K:
         raise ValueError(f"`k`, products per query, must be a whole number from 1 to {MAX_K:,}, got {k!r}")
     return k
+
+
+def _read_filters(params: dict[str, Any]) -> Filters:
+    """Check the filter parameters."""
+    filters = {} if params.get("filters") is None else params["filters"]
+    if not isinstance(filters, dict):
+        raise ValueError(
+            f"`filters` must map fields ({', '.join(FILTERS)}) to lists of texts, got {filters!r}"
+        )
+    for field, values in filters.items():
+        if not isinstance(values, list | tuple) or not all(isinstance(value, str) for value in values):
+            raise ValueError(f"`filters`: {field} must be a list of texts, got {values!r}")
+    low, high = (params.get(name) for name in ("min_price", "max_price"))
+    for price in (low, high):
+        if price is not None and (isinstance(price, bool) or not isinstance(price, int | float)):
+            raise ValueError(f"`min_price` and `max_price` must be numbers, got {price!r}")
+    return Filters(filters, low, high, _read_flag(params, "available"))
 
 
 def _read_flag(params: dict[str, Any], name: str) -> bool:

@@ -27,6 +27,7 @@ from catalog.sample import write_sample
 from components.__main__ import main
 from components.evaluate import evaluate
 from components.featurize import featurize
+from components.index import index
 from components.params import SECTIONS, load_section
 from components.train import train
 from pipelines.code_deps import PACKAGES, PLUGINS
@@ -260,6 +261,8 @@ def _register(shop: Shop, tmp_path: Path, **changes: Any) -> tuple[int, Any]:
         "artifacts/validate",
         "--model",
         "artifacts/train",
+        "--index",
+        "artifacts/index",
         "--evaluation",
         "artifacts/evaluate",
     ]
@@ -442,7 +445,9 @@ def other(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings: dict[str, Any] = {name: load_section(params, name) for name in STAGES}
     featurize(root / "data", root / "validate", settings["featurize"], root / "featurize")
     train(root / "featurize", settings["train"], root / "train")
-    evaluate(root / "data", root / "featurize", root / "train", settings["evaluate"], root / "evaluate")
+    index(root / "data", root / "featurize", root / "train", settings["index"], root / "index")
+    inputs = (root / name for name in ("data", "featurize", "train", "index"))
+    evaluate(*inputs, settings["evaluate"], root / "evaluate")
     return root
 
 
@@ -492,7 +497,7 @@ def test_a_champion_of_other_data_is_scored_on_the_new(
 ) -> None:
     words = ["register", "--params", str(shop.root / "params.yaml"), "--registration", str(tmp_path / "out")]
     words += ["--data", str(other / "data"), "--report", str(other / "validate")]
-    words += ["--model", str(other / "train")]
+    words += ["--model", str(other / "train"), "--index", str(other / "index")]
     assert main([*words, "--evaluation", str(other / "evaluate")]) == 0
     page = (tmp_path / "out" / "decision.html").read_text()
     assert "<bdi>champion (version 1)</bdi>" in page and "<bdi>bm25</bdi>" in page
@@ -559,7 +564,7 @@ def test_a_champion_is_scored_by_the_code_it_was_registered_with(
     try:
         words = ["--params", str(shop.root / "params.yaml"), "--registration", str(tmp_path / "out")]
         words += ["--data", str(other / "data"), "--report", str(other / "validate")]
-        words += ["--model", str(other / "train")]
+        words += ["--model", str(other / "train"), "--index", str(other / "index")]
         assert main(["register", *words, "--evaluation", str(other / "evaluate")]) == 1
     finally:
         code.write_text(original)

@@ -49,6 +49,7 @@ MOMENTS = {
         ".featurize.partial/queries/000000.parquet",
     ],
     "train": [".train.partial/made_from.json", *[".train.partial/checkpoint.pt"] * 3],
+    "index": [".index.partial", ".index.partial/products.parquet"],
     "evaluate": [
         ".evaluate.partial",
         ".evaluate.partial/runs/text-only.trec",

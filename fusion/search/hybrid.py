@@ -1,8 +1,8 @@
 """The hybrid of the model and BM25: a weighted sum of their scores, the same at evaluation and in service."""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
@@ -10,28 +10,35 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fusion.search.analysis import AUTO
 from fusion.search.lexical_index import LexicalIndex
 
-SETTINGS_FILE = "settings.json"
+HYBRID_FILE = "hybrid.json"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Hybrid:
     """How the model's ranking and BM25's are merged.
 
     Attributes:
-        lexical: BM25 over the same products, in the same order.
         weight: Of the model's scores, in [0, 1]; BM25's have the rest.
         depth: Products of each ranking whose scores are scaled to [0, 1] and added up. More results than that need
             longer rankings, and the scale depends on their length.
+        language: How BM25 reads texts, see `LexicalIndex.build`.
     """
 
-    lexical: LexicalIndex
-    weight: float
-    depth: int
+    weight: float = 1.0
+    depth: int = 100
+    language: str = AUTO
+
+    @property
+    def uses_bm25(self) -> bool:
+        """Whether BM25 changes the model's ranking."""
+        return self.weight < 1
 
     def merge(
         self,
+        lexical: LexicalIndex,
         texts: Sequence[str | None],
         rows: np.ndarray,
         scores: np.ndarray,
@@ -42,6 +49,7 @@ class Hybrid:
         """Merge the model's rankings with BM25's; a query to which BM25 has no answer keeps the model's.
 
         Args:
+            lexical: BM25 over the same products, in the same order.
             texts: Of Q queries; None or "" for a query without text.
             rows, scores: The model's best products, as `top_k` returns them for max(k, `depth`).
             product_ids: Of all P products.
@@ -53,7 +61,7 @@ class Hybrid:
         """
         best_rows, best_scores = rows[:, :k].copy(), scores[:, :k].astype(np.float64)
         for query, text in enumerate(texts):
-            lexical_rows, lexical_scores = self.lexical.search(text or "", rows.shape[1], mask)
+            lexical_rows, lexical_scores = lexical.search(text or "", rows.shape[1], mask)
             if len(lexical_rows):
                 merged_rows, merged_scores = merge_rankings(
                     rows[query], scores[query], lexical_rows, lexical_scores, self.weight, product_ids
@@ -61,20 +69,17 @@ class Hybrid:
                 best_rows[query], best_scores[query] = merged_rows[:k], merged_scores[:k]
         return best_rows, best_scores
 
-    def rebuild(self, data: Path, ocr: Iterable[str | None] | None = None) -> Self:
-        """The same hybrid over the products of another data set, see `LexicalIndex.build`."""
-        return replace(self, lexical=LexicalIndex.build(data, self.lexical.analyser.language, ocr))
-
-    def save(self, folder: Path) -> None:
-        """Write BM25's index and settings.json."""
-        self.lexical.save(folder)
-        settings = {"weight": self.weight, "depth": self.depth}
-        (folder / SETTINGS_FILE).write_text(json.dumps(settings) + "\n")
+    def save(self, path: Path) -> None:
+        """Write a JSON file."""
+        path.write_text(json.dumps(asdict(self)) + "\n")
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, path: Path) -> Self:
         """Read what `save` wrote."""
-        return cls(LexicalIndex.load(folder), **json.loads((folder / SETTINGS_FILE).read_text()))
+        return cls(**json.loads(path.read_text()))
+
+
+MODEL_ALONE = Hybrid()
 
 
 def merge_rankings(

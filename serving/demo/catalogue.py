@@ -20,9 +20,8 @@ from catalog.clips import animate
 from catalog.images import decode, pixel_hash
 from catalog.schema import DataError, main_picture
 from catalog.text import normalise
+from fusion.search.filters import FILTERS
 
-# The same as in fusion.search.catalogue_search, which imports torch.
-FILTERS = ("category", "brand", "color", "material")
 MAX_COMPLETE_VALUES = 60  # a field with more values offers only the most frequent ones
 TEXT_EXAMPLES, PICTURE_EXAMPLES = 6, 4  # numbers of example queries
 PICTURE_SIZE = 400  # pixels of a product picture; the page shows it at 200

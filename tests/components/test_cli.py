@@ -62,7 +62,7 @@ def test_what_stops_a_stage_is_one_line(
 
 
 def test_every_section_is_a_stage() -> None:
-    assert list(SECTIONS) == ["validate", "featurize", "train", "evaluate", "register"]
+    assert list(SECTIONS) == ["validate", "featurize", "train", "index", "evaluate", "register"]
     assert [load_stage(name).__name__ for name in SECTIONS] == list(SECTIONS)
 
 

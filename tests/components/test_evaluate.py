@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.csv as pv
 import pyarrow.parquet as pq
 import pytest
+from chain_fixtures import index_and_evaluate
 from vitrine_judge.__main__ import main as run_judge
 from vitrine_judge.combine import WEIGHTS, weighted
 from vitrine_judge.configuration import MetricConfiguration
@@ -26,8 +27,11 @@ from components.train import train
 from fusion.__main__ import main as rank_products
 from fusion.encoders.text import TextEncoderInit
 from fusion.features import Items
-from fusion.model import ProductSearchModel, embed
-from fusion.search.catalogue_search import SearchIndex, load_model, read_texts
+from fusion.model import ProductSearchModel
+from fusion.search.catalogue_search import load_model, read_texts
+from fusion.search.hybrid import HYBRID_FILE
+from fusion.search.marker import ModelMarker, embed_queries
+from fusion.search.search_index import SearchIndex
 from scoring.judgements import (
     read_judgements,
     read_judgements_by_judge,
@@ -92,23 +96,25 @@ def test_bm25_reads_the_text_on_pictures(data: Path, features: Path, model: Path
     path = tmp_path / "features" / "products" / "000000.parquet"
     products = pq.read_table(path)
     pq.write_table(products.append_column("ocr", pa.array(["VONDRA", *[""] * 59])), path)
-    evaluate(data, tmp_path / "features", model, QUICK, tmp_path / "evaluation")
-    hybrid = SearchIndex.load(tmp_path / "evaluation" / "index").hybrid
-    assert hybrid and hybrid.lexical.search("vondra", 5)[0].tolist() == [0]
+    index_and_evaluate(data, tmp_path / "features", model, QUICK, tmp_path)
+    index = SearchIndex.load(tmp_path / "index", tmp_path / "evaluation" / HYBRID_FILE)
+    assert index.require_lexical().search("vondra", 5)[0].tolist() == [0]
 
 
-def test_the_index_ranks_like_the_system_that_is_judged(evaluation: Path, data: Path, model: Path) -> None:
+def test_the_index_ranks_like_the_system_that_is_judged(
+    evaluation: Path, index: Path, data: Path, model: Path
+) -> None:
     served = read_served(evaluation)
     assert served == HYBRID, "of this small model, the hybrid is the better system"
     assert read(evaluation / "facts.json")["hybrid_weight"] < 1
-    index = SearchIndex.load(evaluation / "index")
+    served_index = SearchIndex.load(index, evaluation / HYBRID_FILE)
     network, featurizer = load_model(model)
     queries = featurizer.featurize_table(data, "queries")
     queries = queries.take(queries.splits == "test")
     texts = read_texts(data, queries.ids)
-    rows, scores = index.search(embed(network, queries, "query"), 10, None, texts)
+    rows, scores = served_index.search(embed_queries(network, queries), 10, None, texts)
     expected = Run.from_parquet(evaluation / "runs" / f"{served}.parquet")
-    ids = np.array(index.fields["product_id"].to_pylist())
+    ids = np.array(served_index.fields["product_id"].to_pylist())
     for query, query_rows, query_scores in zip(queries.ids, rows, scores, strict=True):
         pairs = expected.pairs_of(query)
         pairs = slice(pairs.start, min(pairs.stop, pairs.start + 10))
@@ -120,7 +126,7 @@ def test_the_index_ranks_like_the_system_that_is_judged(evaluation: Path, data: 
 
 def test_the_command_ranks_like_the_index(evaluation: Path, data: Path, model: Path, tmp_path: Path) -> None:
     words = ["rank", "--model", str(model), "--data", str(data), "--run", str(tmp_path / "run.parquet")]
-    assert rank_products([*words, "--index", str(evaluation / "index")]) == 0
+    assert rank_products([*words, "--hybrid", str(evaluation / HYBRID_FILE)]) == 0
     run, expected = (
         Run.from_parquet(path)
         for path in (tmp_path / "run.parquet", evaluation / "runs" / f"{HYBRID}.parquet")
@@ -180,7 +186,9 @@ def test_what_it_was_made_from_and_what_it_costs(evaluation: Path, data: Path) -
     assert "data:image/" in page and "<script src" not in page
 
 
-def test_who_judged_is_never_averaged(data: Path, features: Path, model: Path, tmp_path: Path) -> None:
+def test_who_judged_is_never_averaged(
+    data: Path, features: Path, model: Path, index: Path, tmp_path: Path
+) -> None:
     """Of 12 test queries, some judged by people, some by clicks, the rest derived: only the first decide."""
     shutil.copytree(data, tmp_path / "data")
     (path,) = (tmp_path / "data" / "queries").glob("*.parquet")
@@ -192,7 +200,7 @@ def test_who_judged_is_never_averaged(data: Path, features: Path, model: Path, t
     counts = Counter(row["judged_by"] or "human" for row in test_rows)
     assert list(read_judgements_by_judge(tmp_path / "data", "test")) == ["human", "implicit", "derived"]
     out = tmp_path / "evaluation"
-    evaluate(tmp_path / "data", features, model, EvaluateParams(holdout=0), out)
+    evaluate(tmp_path / "data", features, model, index, EvaluateParams(holdout=0), out)
     table = pv.read_csv(out / "judged_by.csv").to_pylist()
     assert {(row["judged_by"], row["queries"]) for row in table} == set(counts.items())
     means = read(out / "metrics.json")[CANDIDATE]
@@ -210,14 +218,33 @@ def test_who_judged_is_never_averaged(data: Path, features: Path, model: Path, t
     assert f"{counts['human']} judged queries (human)" in page and "by source of judgements" in page
 
 
+def test_an_index_of_another_model_or_of_other_data_is_not_judged(
+    data: Path, features: Path, model: Path, index: Path, tmp_path: Path
+) -> None:
+    loaded = SearchIndex.load(index)
+    for name, marker, problem in (
+        (
+            "model",
+            loaded.marker._replace(model=ModelMarker("0" * 32, "0" * 32)),
+            "another model made this index",
+        ),
+        ("data", loaded.marker._replace(data="0" * 32), "the index is of other data than the features"),
+    ):
+        folder = shutil.copytree(index, tmp_path / name)
+        marker.save(folder)
+        with pytest.raises(DataError, match=problem):
+            evaluate(data, features, model, folder, QUICK, tmp_path / "evaluation")
+    assert not (tmp_path / "evaluation").exists()
+
+
 def test_without_judged_test_queries_there_is_nothing_to_do(
-    data: Path, features: Path, model: Path, tmp_path: Path
+    data: Path, features: Path, model: Path, index: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(data, tmp_path / "data")
     path = tmp_path / "data" / "judgements" / "00000.parquet"
     pq.write_table(pq.read_table(path).slice(0, 0), path)
     with pytest.raises(DataError, match="no judged query has the split 'test'"):
-        evaluate(tmp_path / "data", features, model, EvaluateParams(), tmp_path / "evaluate")
+        evaluate(tmp_path / "data", features, model, index, EvaluateParams(), tmp_path / "evaluate")
     assert not (tmp_path / "evaluate").exists()
 
 
@@ -270,7 +297,7 @@ def test_published_encoders_are_baselines(
     )
     tuned = TrainParams(epochs=1, dim=16, hidden=16, batch_size=64, tune=Tune(text="last_1"))
     train(tmp_path / "features", tuned, tmp_path / "model")
-    evaluate(data, tmp_path / "features", tmp_path / "model", QUICK, tmp_path / "evaluation")
+    index_and_evaluate(data, tmp_path / "features", tmp_path / "model", QUICK, tmp_path)
     published = {"zero-shot", "zero-shot joint", "joint-only", "no joint"}
     assert set(read(tmp_path / "evaluation" / "metrics.json")) == SYSTEMS | published
     assert "Without its text" in (page := (tmp_path / "evaluation" / "report.html").read_text())

@@ -10,12 +10,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from chain_fixtures import index_and_evaluate
 from safetensors.torch import load_file, save_file
 
 from catalog.schema import DataError
-from components.evaluate import evaluate
 from components.featurize import featurize
-from components.params import EvaluateParams, FeaturizeParams, TrainParams, Tune
+from components.index import index
+from components.params import EvaluateParams, FeaturizeParams, IndexParams, TrainParams, Tune
 from components.train import train
 from fusion.featurizer import Featurizer, load_items
 from fusion.search.catalogue_search import rank_data
@@ -91,7 +92,7 @@ def test_pictures_that_were_kept_are_encoded_again(data: Path, features: Path, m
 
 
 def test_evaluation_and_search_rank_alike(data: Path, features: Path, model: Path, tmp_path: Path) -> None:
-    evaluate(data, features, model, EvaluateParams(depth=10), tmp_path / "evaluation")
+    index_and_evaluate(data, features, model, EvaluateParams(depth=10), tmp_path)
     judged = pq.read_table(tmp_path / "evaluation" / "runs" / f"{CANDIDATE}.parquet").to_pydict()
     ranked = rank_data(model, data, "test", 10).to_pydict()
     keys = ("query_id", "product_id", "score")
@@ -108,8 +109,8 @@ def test_without_pictures(data: Path, without_pictures: Path, model: Path, tmp_p
     with pytest.raises(DataError, match=message):
         train(without_pictures, TUNED, tmp_path / "model")
     with pytest.raises(DataError, match=message):
-        evaluate(data, without_pictures, model, EvaluateParams(), tmp_path / "evaluation")
-    assert not (tmp_path / "model").exists() and not (tmp_path / "evaluation").exists()
+        index(data, without_pictures, model, IndexParams(), tmp_path / "index")
+    assert not (tmp_path / "model").exists() and not (tmp_path / "index").exists()
 
 
 def test_more_layers_than_there_are(features: Path, tmp_path: Path) -> None:

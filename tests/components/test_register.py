@@ -29,10 +29,16 @@ def read(folder: Path) -> Any:
 
 @pytest.mark.slow
 def test_a_verdict_may_change_and_a_champion_stays(
-    data: Path, report: Path, model: Path, evaluation: Path, tmp_path: Path, client: "MlflowClient"
+    data: Path,
+    report: Path,
+    model: Path,
+    index: Path,
+    evaluation: Path,
+    tmp_path: Path,
+    client: "MlflowClient",
 ) -> None:
     def decide(params: RegisterParams) -> tuple[str, dict[str, str]]:
-        register(data, report, model, evaluation, params, tmp_path / "out")
+        register(data, report, model, index, evaluation, params, tmp_path / "out")
         aliases = client.get_registered_model(params.model_name).aliases
         return read(tmp_path / "out")["verdict"], {alias: str(version) for alias, version in aliases.items()}
 
@@ -49,13 +55,14 @@ def test_an_equal_candidate_does_not_pass(
     report: Path,
     model: Path,
     twin: Path,
+    index: Path,
     evaluation: Path,
     tmp_path: Path,
     client: "MlflowClient",
 ) -> None:
     """Another model with the champion's very scores: a tie is no gain."""
-    register(data, report, model, evaluation, AUTO, tmp_path / "out")
-    register(data, report, twin, evaluation, AUTO, tmp_path / "out")
+    register(data, report, model, index, evaluation, AUTO, tmp_path / "out")
+    register(data, report, twin, index, evaluation, AUTO, tmp_path / "out")
     result = read(tmp_path / "out")
     assert (result["version"], result["compared_with"], result["verdict"], result["aliases"]) == (
         "2",
@@ -82,9 +89,15 @@ def test_an_equal_candidate_does_not_pass(
 
 
 def test_the_first_version_has_no_champion_to_compare_with(
-    data: Path, report: Path, model: Path, evaluation: Path, tmp_path: Path, client: "MlflowClient"
+    data: Path,
+    report: Path,
+    model: Path,
+    index: Path,
+    evaluation: Path,
+    tmp_path: Path,
+    client: "MlflowClient",
 ) -> None:
-    register(data, report, model, evaluation, OPEN, tmp_path / "out")
+    register(data, report, model, index, evaluation, OPEN, tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "registration.json", "model_card.md", "decision.html",
     }  # fmt: skip
@@ -94,13 +107,19 @@ def test_the_first_version_has_no_champion_to_compare_with(
 
 
 def test_a_champion_from_elsewhere_is_one_clear_message(
-    data: Path, report: Path, model: Path, evaluation: Path, tmp_path: Path, client: "MlflowClient"
+    data: Path,
+    report: Path,
+    model: Path,
+    index: Path,
+    evaluation: Path,
+    tmp_path: Path,
+    client: "MlflowClient",
 ) -> None:
     client.create_registered_model(OPEN.model_name)
     version = client.create_model_version(OPEN.model_name, source=tmp_path.as_uri())
     client.set_registered_model_alias(OPEN.model_name, "champion", version.version)
     with pytest.raises(DataError, match=r"the champion, version 1 of product-search, has no run"):
-        register(data, report, model, evaluation, OPEN, tmp_path / "out")
+        register(data, report, model, index, evaluation, OPEN, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -122,31 +141,49 @@ def test_serving_needs_what_reads_the_text_on_pictures(tmp_path: Path) -> None:
 
 
 def test_ratings_of_equal_weights_count(
-    data: Path, report: Path, model: Path, evaluation: Path, tmp_path: Path, client: "MlflowClient"
+    data: Path,
+    report: Path,
+    model: Path,
+    index: Path,
+    evaluation: Path,
+    tmp_path: Path,
+    client: "MlflowClient",
 ) -> None:
     """The survey rated version 1, whose weights the candidate has."""
     survey = store.read_table(data, "satisfaction", ["rating"])["rating"].to_numpy()
     for limit, verdict in ((survey.mean() - 0.01, "passed"), (survey.mean() + 0.01, "failed")):
         params = OPEN.model_copy(update={"min_rating": limit})
-        register(data, report, model, evaluation, params, tmp_path / "out")
+        register(data, report, model, index, evaluation, params, tmp_path / "out")
         (finding,) = (row for row in read(tmp_path / "out")["findings"] if row["rule"] == "rating")
         assert (finding["verdict"], finding["value"]) == (verdict, pytest.approx(survey.mean()))
         assert finding["low"] < finding["value"] < finding["high"]
 
 
 def test_warnings_of_the_validation_have_a_budget(
-    data: Path, report: Path, model: Path, evaluation: Path, tmp_path: Path, client: "MlflowClient"
+    data: Path,
+    report: Path,
+    model: Path,
+    index: Path,
+    evaluation: Path,
+    tmp_path: Path,
+    client: "MlflowClient",
 ) -> None:
     for budget, verdict in ((2, "passed"), (1, "failed")):  # the report has 2
         params = OPEN.model_copy(update={"budgets": {"validation_warnings": budget}})
-        register(data, report, model, evaluation, params, tmp_path / "out")
+        register(data, report, model, index, evaluation, params, tmp_path / "out")
         assert read(tmp_path / "out")["verdict"] == verdict
 
 
 def test_a_version_says_where_it_comes_from_and_how_good_it_is(
-    data: Path, report: Path, model: Path, evaluation: Path, tmp_path: Path, client: "MlflowClient"
+    data: Path,
+    report: Path,
+    model: Path,
+    index: Path,
+    evaluation: Path,
+    tmp_path: Path,
+    client: "MlflowClient",
 ) -> None:
-    register(data, report, model, evaluation, OPEN, tmp_path / "out")
+    register(data, report, model, index, evaluation, OPEN, tmp_path / "out")
     (version,) = client.search_model_versions(f"name = '{OPEN.model_name}'")
     assert version.tags["vitrine.judgements"] == store.fingerprint(data / "judgements")
     assert "torch 2." in version.tags["vitrine.libraries"]
@@ -177,7 +214,7 @@ def test_a_version_says_where_it_comes_from_and_how_good_it_is(
         column["name"] == "products.title" for column in json.loads(used.dataset.schema)["mlflow_colspec"]
     )
     assert run.info.run_name == "version 1 · challenger"
-    register(data, report, model, evaluation, OPEN, tmp_path / "out")
+    register(data, report, model, index, evaluation, OPEN, tmp_path / "out")
     assert len(client.get_run(version.run_id).inputs.dataset_inputs) == 1
 
 
@@ -185,6 +222,7 @@ def test_a_logged_model_that_was_not_registered_is_used(
     data: Path,
     report: Path,
     model: Path,
+    index: Path,
     evaluation: Path,
     tmp_path: Path,
     client: "MlflowClient",
@@ -195,8 +233,8 @@ def test_a_logged_model_that_was_not_registered_is_used(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("mlflow.register_model", interrupt)
-        register(data, report, model, evaluation, OPEN, tmp_path / "out")
-    register(data, report, model, evaluation, OPEN, tmp_path / "out")
+        register(data, report, model, index, evaluation, OPEN, tmp_path / "out")
+    register(data, report, model, index, evaluation, OPEN, tmp_path / "out")
     experiment = client.get_experiment_by_name("product-search")
     assert experiment
     (logged,) = client.search_logged_models([experiment.experiment_id])
@@ -210,13 +248,14 @@ def test_a_promotion_in_the_meantime_is_not_overruled(
     report: Path,
     model: Path,
     twin: Path,
+    index: Path,
     evaluation: Path,
     tmp_path: Path,
     client: "MlflowClient",
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The verdict was against another champion, so the promotion is refused; the next run judges again."""
-    register(data, report, model, evaluation, OPEN, tmp_path / "out")
+    register(data, report, model, index, evaluation, OPEN, tmp_path / "out")
     from registry import comparison as module
 
     decide = module.decide
@@ -231,7 +270,7 @@ def test_a_promotion_in_the_meantime_is_not_overruled(
         DataError,
         match=r"version 2 is not promoted: the champion has changed \(version 1, by hand, user unknown\)",
     ):
-        register(data, report, twin, evaluation, AUTO, tmp_path / "out2")
+        register(data, report, twin, index, evaluation, AUTO, tmp_path / "out2")
     assert client.get_registered_model(OPEN.model_name).aliases["champion"] in {1, "1"}
-    register(data, report, twin, evaluation, AUTO, tmp_path / "out2")
+    register(data, report, twin, index, evaluation, AUTO, tmp_path / "out2")
     assert read(tmp_path / "out2")["compared_with"] == "1"

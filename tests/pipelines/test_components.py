@@ -40,14 +40,20 @@ TASKS = {
         "model/weights.safetensors",
         "model",
     ),
-    "evaluate": Task(
+    "index": Task(
         {"data": "data", "features": "features", "model": "model"},
+        {"params": {}},
+        "index/products.parquet",
+        "index",
+    ),
+    "evaluate": Task(
+        {"data": "data", "features": "features", "model": "model", "index": "index"},
         {"params": {}},
         "evaluation/metrics.json",
         "evaluation",
     ),
     "register": Task(
-        {"data": "data", "report": "report", "model": "model", "evaluation": "evaluation"},
+        {"data": "data", "report": "report", "model": "model", "index": "index", "evaluation": "evaluation"},
         {
             "params": {"floors": {"ndcg@10": 0.0}, "budgets": {}},
             "revision": "c0ffee",
@@ -133,8 +139,10 @@ def test_another_pipeline_can_use_them_together(tmp_path: Path) -> None:
         report = load["require_valid"](checked=checked["report"], faults=checked["faults"]).output
         features = load["featurize"](data=data, report=report, params={}).output
         model = load["train"](features=features, params={}).output
-        evaluation = load["evaluate"](data=data, features=features, model=model, params={}).output
-        artifacts = {"data": data, "report": report, "model": model, "evaluation": evaluation}
+        index = load["index"](data=data, features=features, model=model, params={}).output
+        indexed = {"data": data, "model": model, "index": index}
+        evaluation = load["evaluate"](**indexed, features=features, params={}).output
+        artifacts = {**indexed, "report": report, "evaluation": evaluation}
         load["register"](**artifacts, **TASKS["register"].parameters)
 
     Compiler().compile(theirs, str(tmp_path / "theirs.yaml"))
@@ -194,6 +202,7 @@ def test_each_component_runs_alone_in_a_container(
     report: Path,
     features: Path,
     model: Path,
+    index: Path,
     evaluation: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -205,7 +214,8 @@ def test_each_component_runs_alone_in_a_container(
     shutil.copytree(data.parent, tmp_path / "chain", copy_function=shutil.copyfile)
     for folder in (tmp_path, *tmp_path.parents[:2], tmp_path / "chain"):
         folder.chmod(0o755)
-    paths = {"data": data, "report": report, "features": features, "model": model, "evaluation": evaluation}
+    paths = {"data": data, "report": report, "features": features, "model": model, "index": index}
+    paths["evaluation"] = evaluation
     chain = {fixture: tmp_path / "chain" / path.name for fixture, path in paths.items()}
     (tmp_path / "cluster.yaml").write_text(yaml.safe_dump({"images": {"cpu": image, "cuda": image}}))
     export_components(tmp_path / "components", tmp_path / "cluster.yaml")

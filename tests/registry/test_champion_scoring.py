@@ -38,6 +38,7 @@ def saved_store(
     data: Path,
     report: Path,
     model: Path,
+    index: Path,
     evaluation: Path,
     local_store: Callable[[Path], AbstractContextManager[None]],
     tmp_path_factory: pytest.TempPathFactory,
@@ -45,7 +46,7 @@ def saved_store(
     """Version 1 is the champion, whatever the gate said."""
     root = tmp_path_factory.mktemp("store")
     with local_store(root):
-        register(data, report, model, evaluation, OPEN, tmp_path_factory.mktemp("out") / "register")
+        register(data, report, model, index, evaluation, OPEN, tmp_path_factory.mktemp("out") / "register")
         ModelRegistry(mlflow_store.connect(), OPEN.model_name).set_champion("1", "promoted", None)
     return SavedStore(root)
 
@@ -104,14 +105,15 @@ def test_a_change_of_judging_code_changes_both_sides(
     report: Path,
     model: Path,
     twin: Path,
+    index: Path,
     evaluation: Path,
     edit_ndcg: Callable[[], None],
     tmp_path: Path,
 ) -> None:
     before = json.loads((evaluation / "summary.json").read_text())["ndcg@10"]
     edit_ndcg()
-    evaluate(data, features, model, EvaluateParams(), tmp_path / "evaluation")
-    register(data, report, twin, tmp_path / "evaluation", OPEN, tmp_path / "out")
+    evaluate(data, features, model, index, EvaluateParams(), tmp_path / "evaluation")
+    register(data, report, twin, index, tmp_path / "evaluation", OPEN, tmp_path / "out")
     result = json.loads((tmp_path / "out" / "registration.json").read_text())
     assert result["scored_again"] == (
         "The champion, version 1, was evaluated by another version of the judge: "
@@ -128,11 +130,12 @@ def test_a_candidate_of_another_judge_is_refused_by_the_stage_and_scored_again_b
     data: Path,
     report: Path,
     twin: Path,
+    index: Path,
     evaluation: Path,
     edit_ndcg: Callable[[], None],
     tmp_path: Path,
 ) -> None:
-    register(data, report, twin, evaluation, OPEN, tmp_path / "second")
+    register(data, report, twin, index, evaluation, OPEN, tmp_path / "second")
     before = json.loads((evaluation / "summary.json").read_text())["ndcg@10"]
     edit_ndcg()
     floor = OPEN.model_copy(update={"floors": {"ndcg@10": 0.75 * before}})

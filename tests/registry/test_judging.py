@@ -39,6 +39,7 @@ def saved_store(
     report: Path,
     model: Path,
     twin: Path,
+    index: Path,
     evaluation: Path,
     local_store: Callable[[Path], AbstractContextManager[None]],
     tmp_path_factory: pytest.TempPathFactory,
@@ -47,17 +48,19 @@ def saved_store(
     root = tmp_path_factory.mktemp("store")
     with local_store(root):
         for folder in (model, twin):
-            register(data, report, folder, evaluation, OPEN, tmp_path_factory.mktemp("out") / "register")
+            register(
+                data, report, folder, index, evaluation, OPEN, tmp_path_factory.mktemp("out") / "register"
+            )
         promote(ModelRegistry(mlflow_store.connect(), OPEN.model_name), "1")
     return SavedStore(root)
 
 
 @pytest.fixture
-def register_model(data: Path, report: Path, evaluation: Path, tmp_path: Path) -> Register:
+def register_model(data: Path, report: Path, index: Path, evaluation: Path, tmp_path: Path) -> Register:
     """Register a model with the rules `OPEN`; registration.json."""
 
     def run(model: Path) -> dict[str, Any]:
-        register(data, report, model, evaluation, OPEN, tmp_path / "out")
+        register(data, report, model, index, evaluation, OPEN, tmp_path / "out")
         return json.loads((tmp_path / "out" / "registration.json").read_text())
 
     return run

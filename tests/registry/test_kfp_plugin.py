@@ -155,6 +155,7 @@ def test_training_and_version_are_in_the_tree_of_the_pipeline_run(
     data: Path,
     report: Path,
     twin: Path,
+    index: Path,
     evaluation: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -177,7 +178,7 @@ def test_training_and_version_are_in_the_tree_of_the_pipeline_run(
     task = first.start_task("register", dag)
     monkeypatch.setenv("KFP_RUN_ID", "first")
     with first.environment(task):
-        register(data, report, twin, evaluation, PARAMS, tmp_path / "first")
+        register(data, report, twin, index, evaluation, PARAMS, tmp_path / "first")
     first.end_task(task)
     first.end("FINISHED")
     run_id = json.loads((tmp_path / "first" / "registration.json").read_text())["run_id"]
@@ -197,7 +198,7 @@ def test_training_and_version_are_in_the_tree_of_the_pipeline_run(
     other_task = second.start_task("register")
     monkeypatch.setenv("KFP_RUN_ID", "second")
     with second.environment(other_task):
-        register(data, report, twin, evaluation, PARAMS, tmp_path / "second")
+        register(data, report, twin, index, evaluation, PARAMS, tmp_path / "second")
     second.end_task(other_task)
     second.end("FINISHED")
     assert list_runs(client).keys() - runs.keys() == {second.run, other_task}

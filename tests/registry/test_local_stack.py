@@ -91,13 +91,20 @@ def client(team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iter
 
 
 def test_the_chain_registers_and_the_model_answers(
-    client: "MlflowClient", data: Path, report: Path, twin: Path, evaluation: Path, tmp_path: Path, name: str
+    client: "MlflowClient",
+    data: Path,
+    report: Path,
+    twin: Path,
+    index: Path,
+    evaluation: Path,
+    tmp_path: Path,
+    name: str,
 ) -> None:
     import mlflow
     import pandas as pd
 
     params = PARAMS.model_copy(update={"model_name": name, "promote": "auto"})
-    register(data, report, twin, evaluation, params, tmp_path / "out")
+    register(data, report, twin, index, evaluation, params, tmp_path / "out")
     version = client.get_model_version_by_alias(name, "champion")
     assert version.tags["vitrine.gate"] == "passed"
     assert len(version.description or "") <= 5000
@@ -167,6 +174,7 @@ def test_a_server_that_is_away_for_a_while_does_no_harm(
     data: Path,
     report: Path,
     twin: Path,
+    index: Path,
     evaluation: Path,
     tmp_path: Path,
     name: str,
@@ -177,7 +185,7 @@ def test_a_server_that_is_away_for_a_while_does_no_harm(
 
     def work() -> None:
         try:
-            register(data, report, twin, evaluation, params, tmp_path / "out")
+            register(data, report, twin, index, evaluation, params, tmp_path / "out")
         except BaseException as error:
             failed.append(error)
             raise
@@ -209,6 +217,7 @@ def test_a_server_that_stays_away_is_one_clear_message_and_nothing_is_lost(
     data: Path,
     report: Path,
     twin: Path,
+    index: Path,
     evaluation: Path,
     tmp_path: Path,
     name: str,
@@ -227,9 +236,9 @@ def test_a_server_that_stays_away_is_one_clear_message_and_nothing_is_lost(
         patch.setattr(module, "decide", stop_server)
         patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         with pytest.raises(DataError, match=r"MLflow at http://127.0.0.1:\d+ cannot be reached, or refuses"):
-            register(data, report, twin, evaluation, params, tmp_path / "out")
+            register(data, report, twin, index, evaluation, params, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     team.process = team.start()
-    register(data, report, twin, evaluation, params, tmp_path / "out")
+    register(data, report, twin, index, evaluation, params, tmp_path / "out")
     assert len(client.search_model_versions(f"name = '{name}'")) == 1
     assert set(client.get_registered_model(name).aliases) == {"challenger"}

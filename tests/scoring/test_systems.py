@@ -7,9 +7,7 @@ import pytest
 
 from fusion.features import Items
 from fusion.model import ModelConfig, ProductSearchModel
-from fusion.search.analysis import CatalogueAnalyser
 from fusion.search.hybrid import Hybrid
-from fusion.search.lexical_index import LexicalIndex
 from scoring.systems import CANDIDATE, HYBRID, RankedSystems, list_ablations, read_served
 
 
@@ -54,9 +52,7 @@ def test_a_catalogue_with_galleries_is_ranked_by_its_main_pictures_too(
 
 def test_the_hybrid_is_served_where_the_model_has_not_all_the_weight() -> None:
     def served(weight: float) -> str:
-        return RankedSystems(
-            {}, Hybrid(LexicalIndex(None, CatalogueAnalyser("auto", {"en": 1.0}, {})), weight, 100)
-        ).served
+        return RankedSystems({}, Hybrid(weight)).served
 
     assert [served(weight) for weight in (0.0, 0.95, 1.0)] == [HYBRID, HYBRID, CANDIDATE]
     assert RankedSystems({}, None).served == CANDIDATE

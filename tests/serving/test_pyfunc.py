@@ -15,10 +15,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.models.utils import _enforce_params_schema
 from mlflow.types.schema import ParamSchema, ParamSpec
 
+from catalog.schema import DataError
 from fusion.model import embed
-from fusion.search.catalogue_search import FIELDS, SearchIndex
-from fusion.search.hybrid import Hybrid
+from fusion.search.hybrid import MODEL_ALONE, Hybrid
 from fusion.search.lexical_index import LexicalIndex
+from fusion.search.marker import IndexMarker, MarkerError, ModelMarker
+from fusion.search.search_index import FIELDS, SearchIndex
 from serving import pyfunc
 from serving.pyfunc import MAX_K, PARAMETERS, ProductSearch, UnknownParameterFilter
 
@@ -48,9 +50,11 @@ def served(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> ProductSear
     vectors_without["image"][3] = vectors_without["text"][3] = (
         100 * vectors[3]
     )  # no loss without either modality
-    SearchIndex(fields, vectors, vectors_without).save(path)
+    SearchIndex(IndexMarker(ModelMarker.read(saved), "data", 32), fields, vectors, vectors_without).save(path)
+    MODEL_ALONE.save(path.with_name("hybrid.json"))
     served = ProductSearch()
-    served.load_context(SimpleNamespace(artifacts={"model": str(saved), "index": str(path)}))
+    artifacts = {"model": str(saved), "index": str(path), "hybrid": str(path.with_name("hybrid.json"))}
+    served.load_context(SimpleNamespace(artifacts=artifacts))
     return served
 
 
@@ -293,7 +297,12 @@ def test_the_hybrid_is_served_where_the_index_has_one(
     )
     index = served.index
     hybrid = SearchIndex(
-        index.fields, index.vectors, index.vectors_without, hybrid=Hybrid(LexicalIndex.build(data), 0.25, 100)
+        index.marker,
+        index.fields,
+        index.vectors,
+        index.vectors_without,
+        LexicalIndex.build(data),
+        hybrid=Hybrid(0.25),
     )
     queries = [{"text": "red shirt"}, {"image": b64(png(3))}, {"text": "red shirt", "image": b64(png(3))}]
     alone = search(served, *queries, k=12)
@@ -312,6 +321,18 @@ def test_the_hybrid_is_served_where_the_index_has_one(
     pd.testing.assert_frame_equal(actual, expected, atol=1e-5)
     red = search(served, *queries, k=12, filters={"color": ["red"]})
     assert set(red["product_id"]) == {f"p{n}" for n in range(6)}
+
+
+def test_an_index_of_another_model_is_not_served(served: ProductSearch, saved: Path, tmp_path: Path) -> None:
+    index = served.index
+    marker = index.marker._replace(model=index.marker.model._replace(encoders="0" * 32))
+    SearchIndex(marker, index.fields, index.vectors, index.vectors_without).save(tmp_path / "index")
+    MODEL_ALONE.save(tmp_path / "hybrid.json")
+    artifacts = {"model": saved, "index": tmp_path / "index", "hybrid": tmp_path / "hybrid.json"}
+    with pytest.raises(MarkerError, match="another model made this index: the queries are of encoders"):
+        ProductSearch().load_context(SimpleNamespace(artifacts=artifacts))
+    with pytest.raises(DataError, match="this version holds no index"):
+        ProductSearch().load_context(SimpleNamespace(artifacts={"model": saved}))
 
 
 def test_missing_values_are_null_in_strict_json(served: ProductSearch) -> None:

@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from catalog import store
-from fusion.search.catalogue_search import FILTERS
+from fusion.search.filters import FILTERS
+from fusion.search.hybrid import HYBRID_FILE
 from registry import local_stack, mlflow_runs, mlflow_store
-from registry.model_logging import ensure_registered
+from registry.model_logging import create_signature, ensure_registered
 from serving.pyfunc import MAX_K, PARAMETERS
 from validation.champion_comparison import PROFILE
 from validation.query_splits import QUERY_SPLITS
@@ -29,7 +30,12 @@ TIMEOUT = 60  # seconds for one response
 
 @pytest.fixture(scope="module")
 def address(
-    model: Path, evaluation: Path, report: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory
+    model: Path,
+    index: Path,
+    evaluation: Path,
+    report: Path,
+    empty_store: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[str]:
     """The endpoint of a model over 60 products."""
     import mlflow
@@ -42,8 +48,9 @@ def address(
         mlflow.set_tracking_uri(None)
         client = mlflow_store.connect()
         with mlflow_runs.open_chain_run("chain", "training", {}) as run:
-            files = (model, evaluation / "index", report / PROFILE, report / QUERY_SPLITS)
-            version = ensure_registered(client, run, *files, NAME, {})
+            artifacts = {"model": model, "index": index, "hybrid": evaluation / HYBRID_FILE}
+            artifacts |= {"profile": report / PROFILE, "query_splits": report / QUERY_SPLITS}
+            version = ensure_registered(client, run, artifacts, create_signature(model), NAME, {})
         with local_stack.serve_model(f"models:/{NAME}/{version.version}", root / "log") as served:
             yield served
         mlflow.set_tracking_uri(None)

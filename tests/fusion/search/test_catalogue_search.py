@@ -19,11 +19,8 @@ from fusion.__main__ import main
 from fusion.features import MODALITIES
 from fusion.featurizer import SETTINGS, Featurizer
 from fusion.model import ProductSearchModel, embed
-from fusion.search.catalogue_search import HYBRID_FOLDER, SearchIndex, load_model, rank_data, rank_products
-from fusion.search.explanations import explain_data
+from fusion.search.catalogue_search import rank_data, rank_products
 from fusion.search.hybrid import Hybrid
-from fusion.search.lexical_index import LexicalIndex
-from fusion.search.vector_index import IVFIndex
 
 ROOT = Path(__file__).parents[3]
 
@@ -33,11 +30,6 @@ def group_by_query(run: pa.Table) -> dict[str, list[tuple[str, float]]]:
     for row in run.to_pylist():
         rankings.setdefault(row["query_id"], []).append((row["product_id"], row["score"]))
     return rankings
-
-
-def draw_queries(model: ProductSearchModel, count: int) -> np.ndarray:
-    """Random vectors of the shape and type of query embeddings."""
-    return np.random.default_rng(0).normal(size=(count, model.config.dim)).astype(np.float32)
 
 
 @pytest.mark.parametrize("only", [MODALITIES, ("text",), ("image",)])
@@ -52,80 +44,6 @@ def test_rank(make_model: Callable[..., ProductSearchModel], world: Any, only: t
         order = np.argsort(-row, kind="stable")[:7]
         assert [item for item, _ in first] == products.ids[order].tolist()
         np.testing.assert_allclose([score for _, score in first], row[order], atol=1e-6)
-
-
-def test_index_survives_saving(saved: Path, tiny_data: Path, tmp_path: Path) -> None:
-    model, products = (
-        ProductSearchModel.load(saved),
-        Featurizer.load(saved).featurize_table(tiny_data, "products"),
-    )
-    index = SearchIndex.build(model, products, tiny_data, draw_queries(model, 3))
-    index.save(tmp_path / "index")
-    loaded = SearchIndex.load(tmp_path / "index")
-    assert loaded.fields.equals(index.fields.combine_chunks())
-    assert loaded.fields["product_id"].to_pylist() == products.ids.tolist()
-    assert loaded.fields.slice(0, 1).to_pylist()[0] == {
-        "product_id": "p0",
-        "title": "Red shirt",
-        "category": "clothing/shirt",
-        "brand": None,
-        "color": None,
-        "material": None,
-        "max_price": None,
-        "group_id": None,
-        "available": None,
-        "price": 10.0,
-        "currency": None,
-    }
-    assert np.array_equal(loaded.vectors, embed(model, products, "product"))
-    assert list(loaded.vectors_without) == list(model.config.modalities)
-    for name, vectors in loaded.vectors_without.items():
-        assert vectors.dtype == np.float16 and np.array_equal(vectors, index.vectors_without[name])
-    assert loaded.nbytes == loaded.vectors.nbytes * (1 + len(loaded.vectors_without) / 2)
-    assert loaded.ivf is None
-
-
-def test_a_large_catalogue_has_an_ivf_index(
-    saved: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, products = (
-        ProductSearchModel.load(saved),
-        Featurizer.load(saved).featurize_table(tiny_data, "products"),
-    )
-    wide = np.eye(model.config.dim, dtype=np.float32).repeat(50, axis=0)
-    large, queries = IVFIndex.build(wide, wide[:3]), draw_queries(model, 3)
-    small = SearchIndex.build(model, products, tiny_data, queries)
-    build_calls = []
-    monkeypatch.setattr("fusion.search.catalogue_search.ANN_MIN_PRODUCTS", len(products) - 1)
-    monkeypatch.setattr(IVFIndex, "build", lambda *vectors: build_calls.append(vectors) or large)
-    built = SearchIndex.build(model, products, tiny_data, queries)
-    ((vectors, tuning_queries),) = build_calls
-    assert vectors is built.vectors and tuning_queries is queries
-    built.save(tmp_path / "index")
-    loaded = SearchIndex.load(tmp_path / "index")
-    assert loaded.ivf and loaded.nbytes == small.nbytes + large.nbytes
-    monkeypatch.setattr(IVFIndex, "top_k", lambda _, *rest: rest)
-    mask = np.ones(len(products), bool)
-    expected_arguments = (queries, built.vectors, 4, mask)
-    assert all(
-        actual is expected or np.array_equal(actual, expected)
-        for actual, expected in zip(loaded.search(queries, 4, mask), expected_arguments, strict=True)
-    )
-
-
-def test_modality_shares_agree_with_explanations(saved: Path, tiny_data: Path) -> None:
-    model, featurizer = load_model(saved)
-    products, queries = (featurizer.featurize_table(tiny_data, table) for table in ("products", "queries"))
-    index = SearchIndex.build(model, products, tiny_data, draw_queries(model, 3))
-    (query,) = embed(model, queries.take(np.array([4])), "query")
-    rows = np.arange(3)
-    shares = index.modality_shares(query, rows)
-    for row in rows:
-        explanation = explain_data(saved, tiny_data, queries.ids[4], products.ids[row])
-        losses = {name: max(0.0, loss) for name, loss in explanation.modality_losses.items()}
-        total = sum(losses.values())
-        for name, loss in losses.items():
-            assert shares[name][row] == pytest.approx(loss / total if total > 1e-3 else 0.0, abs=0.02)
 
 
 def test_rank_data_ranks_one_split_from_texts_and_pictures(saved: Path, tiny_data: Path) -> None:
@@ -154,9 +72,8 @@ def test_rank_data_reads_the_text_on_pictures(
     shutil.copytree(saved, tmp_path / "model")
     settings = json.loads((saved / SETTINGS).read_text())
     (tmp_path / "model" / SETTINGS).write_text(json.dumps(settings | {"ocr": widths}))
-    (tmp_path / "index").mkdir()
-    Hybrid(LexicalIndex.build(data), 0.0, 12).save(tmp_path / "index" / HYBRID_FOLDER)
-    rankings = group_by_query(rank_data(tmp_path / "model", data, "test", 3, index=tmp_path / "index"))
+    Hybrid(0.0, 12).save(tmp_path / "hybrid.json")
+    rankings = group_by_query(rank_data(tmp_path / "model", data, "test", 3, hybrid=tmp_path / "hybrid.json"))
     assert rankings["q4"][0][0] == "p7"
 
 

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from vitrine_judge.combine import weighted
 from vitrine_judge.rankings import Run
 
+from catalog.schema import DataError
 from fusion.search.bm25 import rank_bm25
-from fusion.search.catalogue_search import SearchIndex
-from fusion.search.hybrid import Hybrid, merge_rankings
+from fusion.search.hybrid import HYBRID_FILE, MODEL_ALONE, Hybrid, merge_rankings
 from fusion.search.lexical_index import LexicalIndex
+from fusion.search.marker import IndexMarker, ModelMarker, QueryEmbeddings
+from fusion.search.search_index import SearchIndex
 from fusion.search.vector_index import top_k
 
 TITLES = [
@@ -30,6 +32,7 @@ TITLES = [
 PRODUCT_IDS = pa.chunked_array(
     [[f"p{n}" for n in range(len(TITLES))][::-1]]
 )  # ids are not in the order of rows
+MARKER = IndexMarker(ModelMarker("weights", "encoders"), "data", 4)
 RANKING = st.dictionaries(st.integers(0, 7), st.sampled_from([0.5, 1.0, 1.5, 2.0, -1.0]), min_size=1)
 
 
@@ -46,12 +49,13 @@ def shop(write_data: Callable[..., Path]) -> Path:
 def index(shop: Path) -> SearchIndex:
     fields = pa.table({"product_id": [f"p{n}" for n in range(8)], "title": TITLES})
     vectors = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
-    return SearchIndex(fields, vectors, {}, hybrid=Hybrid(LexicalIndex.build(shop), 0.3, 5))
+    return SearchIndex(MARKER, fields, vectors, {}, LexicalIndex.build(shop), hybrid=Hybrid(0.3, 5))
 
 
 @pytest.fixture
-def queries() -> np.ndarray:
-    return np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
+def queries() -> QueryEmbeddings:
+    vectors = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
+    return QueryEmbeddings(vectors, MARKER.model)
 
 
 @given(RANKING, RANKING, st.floats(0, 1))
@@ -71,14 +75,13 @@ def test_merging_is_the_weighted_sum_of_the_judge(
 
 
 def test_a_query_with_words_is_merged_and_others_keep_the_models_ranking(
-    index: SearchIndex, queries: np.ndarray
+    index: SearchIndex, queries: QueryEmbeddings
 ) -> None:
     rows, scores = index.search(queries, 4, texts=["red mug", None, "xyzzy"])
     model_rows, model_scores = index.search(queries, 4)
     assert rows[1:].tolist() == model_rows[1:].tolist() and scores[1:].tolist() == model_scores[1:].tolist()
-    assert index.hybrid
-    lexical = index.hybrid.lexical.search("red mug", 5)
-    best = (part[0] for part in top_k(queries[:1], index.vectors, 5))
+    lexical = index.require_lexical().search("red mug", 5)
+    best = (part[0] for part in top_k(queries.vectors[:1], index.vectors, 5))
     merged, sums = merge_rankings(*best, *lexical, 0.3, index.fields["product_id"])
     assert rows[0].tolist() == merged[:4].tolist() != model_rows[0].tolist()
     assert scores[0].tolist() == pytest.approx(sums[:4].tolist(), abs=1e-6)
@@ -87,7 +90,7 @@ def test_a_query_with_words_is_merged_and_others_keep_the_models_ranking(
 
 @pytest.mark.parametrize("k", [1, 4, 8, 50])
 def test_both_rankings_are_of_the_products_that_pass_the_filter(
-    index: SearchIndex, queries: np.ndarray, k: int
+    index: SearchIndex, queries: QueryEmbeddings, k: int
 ) -> None:
     mask = np.array([False, True, True, False, True, True, True, False])
     rows, scores = index.search(queries, k, mask, ["red plate", "blue", None])
@@ -99,30 +102,32 @@ def test_both_rankings_are_of_the_products_that_pass_the_filter(
     assert nothing.shape == (3, 0)
 
 
-def test_the_first_results_do_not_depend_on_their_number(index: SearchIndex, queries: np.ndarray) -> None:
+def test_the_first_results_do_not_depend_on_their_number(
+    index: SearchIndex, queries: QueryEmbeddings
+) -> None:
     texts = ["red mug", "blue shoe", "green"]
     five, two = (index.search(queries, k, texts=texts) for k in (5, 2))
     assert five[0][:, :2].tolist() == two[0].tolist() and five[1][:, :2].tolist() == two[1].tolist()
 
 
-def test_weights_at_the_ends_are_one_of_both(shop: Path, queries: np.ndarray) -> None:
+def test_weights_at_the_ends_are_one_of_both(shop: Path, queries: QueryEmbeddings) -> None:
     vectors = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
     ids, lexical = pa.chunked_array([[f"p{n}" for n in range(8)]]), LexicalIndex.build(shop)
-    best = top_k(queries[:1], vectors, 8)
-    alone, _ = Hybrid(lexical, 1.0, 8).merge(["red mug"], *best, ids, 7)
+    best = top_k(queries.vectors[:1], vectors, 8)
+    alone, _ = Hybrid(1.0, 8).merge(lexical, ["red mug"], *best, ids, 7)
     assert alone.tolist() == best[0][:, :7].tolist()
-    words, _ = Hybrid(lexical, 0.0, 8).merge(["red mug"], *best, ids, 2)
+    words, _ = Hybrid(0.0, 8).merge(lexical, ["red mug"], *best, ids, 2)
     assert words[0].tolist() == lexical.search("red mug", 2)[0].tolist()
 
 
-def test_an_index_keeps_its_hybrid_without_pickle(
-    index: SearchIndex, queries: np.ndarray, tmp_path: Path
+def test_an_index_is_saved_without_pickle_and_its_hybrid_beside_it(
+    index: SearchIndex, queries: QueryEmbeddings, tmp_path: Path
 ) -> None:
     index.save(tmp_path / "index")
-    files = {path.suffix for path in (tmp_path / "index" / "hybrid").iterdir()}
-    assert files == {".npy", ".json"}
-    loaded = SearchIndex.load(tmp_path / "index")
-    assert loaded.hybrid and (loaded.hybrid.weight, loaded.hybrid.depth) == (0.3, 5)
+    index.hybrid.save(tmp_path / HYBRID_FILE)
+    assert {path.suffix for path in (tmp_path / "index" / "lexical").iterdir()} == {".npy", ".json"}
+    loaded = SearchIndex.load(tmp_path / "index", tmp_path / HYBRID_FILE)
+    assert loaded.hybrid == Hybrid(0.3, 5)
     assert loaded.nbytes == index.nbytes > index.vectors.nbytes
     texts = ["red mug", "the", "green plate"]
     for array, expected in zip(
@@ -131,34 +136,23 @@ def test_an_index_keeps_its_hybrid_without_pickle(
         assert array.tolist() == expected.tolist()
 
 
-def test_an_index_without_a_hybrid_searches_with_the_model(
-    index: SearchIndex, queries: np.ndarray, tmp_path: Path
+def test_where_the_model_alone_is_better_bm25_is_not_loaded(
+    index: SearchIndex, queries: QueryEmbeddings, tmp_path: Path
 ) -> None:
-    SearchIndex(index.fields, index.vectors, {}).save(tmp_path / "index")
-    loaded = SearchIndex.load(tmp_path / "index")
-    assert loaded.hybrid is None
-    rows, _ = loaded.search(queries, 3, texts=["red mug", None, "hat"])
-    assert rows.tolist() == top_k(queries, index.vectors, 3)[0].tolist()
+    index.save(tmp_path / "index")
+    MODEL_ALONE.save(tmp_path / HYBRID_FILE)
+    loaded = SearchIndex.load(tmp_path / "index", tmp_path / HYBRID_FILE)
+    for alone in (loaded, index.serve(MODEL_ALONE)):
+        assert alone.lexical is None and alone.nbytes == index.vectors.nbytes
+        rows, _ = alone.search(queries, 3, texts=["red mug", None, "hat"])
+        assert rows.tolist() == top_k(queries.vectors, index.vectors, 3)[0].tolist()
+        with pytest.raises(DataError, match="this index has no BM25"):
+            alone.require_lexical()
+    assert SearchIndex.load(tmp_path / "index").lexical, "to be judged, an index has BM25"
 
 
 def test_bm25_is_the_same_as_a_baseline_and_in_the_index(shop: Path, index: SearchIndex) -> None:
     run = rank_bm25(shop, np.array(["q"], object), 3)
-    assert index.hybrid
-    rows, scores = index.hybrid.lexical.search("red mug", 3)
+    rows, scores = index.require_lexical().search("red mug", 3)
     assert run["product_id"].to_pylist() == [f"p{row}" for row in rows]
     assert run["score"].to_pylist() == scores.tolist()
-
-
-def test_a_hybrid_of_other_products_reads_the_text_on_their_pictures(
-    index: SearchIndex, tiny_data: Path
-) -> None:
-    assert index.hybrid
-    rows, _ = index.hybrid.rebuild(tiny_data, [*[""] * 9, "VONDRA", "", None]).lexical.search("vondra", 5)
-    assert rows.tolist() == [9]
-
-
-def test_a_hybrid_of_other_products_keeps_its_weight(index: SearchIndex, tiny_data: Path) -> None:
-    assert index.hybrid
-    other = index.hybrid.rebuild(tiny_data)
-    assert (other.weight, other.depth) == (0.3, 5)
-    assert other.lexical.index.scores["num_docs"] != index.hybrid.lexical.index.scores["num_docs"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from catalog import store
-from fusion.search.catalogue_search import FILTERS
+from fusion.search.filters import FILTERS
 from serving.demo import catalogue
 from serving.demo.catalogue import DemoCatalogue, Products, QueryPictures
 

@@ -29,7 +29,8 @@ from starlette.routing import Route
 from catalog import store
 from catalog.schema import PRODUCTS
 from catalog.text import normalise
-from fusion.search.catalogue_search import SearchIndex
+from fusion.search.hybrid import HYBRID_FILE
+from fusion.search.search_index import SearchIndex
 from registry import local_stack
 from serving.demo import catalogue
 from serving.demo import page as page_module
@@ -65,13 +66,15 @@ def serving(app: Starlette) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def product_search(model: Path, evaluation: Path) -> "ProductSearch":
+def product_search(model: Path, index: Path, evaluation: Path) -> "ProductSearch":
     """The registered model's code over a small catalogue."""
     from serving.pyfunc import ProductSearch
 
     product_search = ProductSearch()
     product_search.load_context(
-        SimpleNamespace(artifacts={"model": str(model), "index": str(evaluation / "index")})
+        SimpleNamespace(
+            artifacts={"model": str(model), "index": str(index), "hybrid": str(evaluation / HYBRID_FILE)}
+        )
     )
     return product_search
 
@@ -171,7 +174,9 @@ def test_test_queries_where_optional_columns_are_null(
         pq.write_table(set_nulls(pq.read_table(path), columns, half), path)
     index = product_search.index
     fields = set_nulls(index.fields, columns, half)
-    monkeypatch.setattr(product_search, "index", SearchIndex(fields, index.vectors, index.vectors_without))
+    monkeypatch.setattr(
+        product_search, "index", SearchIndex(index.marker, fields, index.vectors, index.vectors_without)
+    )
     demo = Demo(models, DemoCatalogue.load(tmp_path / "data"), Votes(tmp_path / "votes"))
     check_test_queries(demo, tmp_path / "data", 4)
 
@@ -187,7 +192,7 @@ def test_test_queries_of_the_sample(
         (tmp_path / table).mkdir()
         pq.write_table(store.read_table(SAMPLE, table).slice(0, rows), tmp_path / table / "00000.parquet")
     products = product_search.featurizer.featurize_table(tmp_path, "products")
-    index = SearchIndex.build(product_search.model, products, tmp_path, np.empty((0, 16), np.float32))
+    index = SearchIndex.build(product_search.model, products, tmp_path, "data", np.empty((0, 16), np.float32))
     monkeypatch.setattr(product_search, "index", index)
     check_test_queries(Demo(models, DemoCatalogue.load(tmp_path), Votes(tmp_path / "votes")), tmp_path, 60)
 
@@ -266,7 +271,9 @@ def test_product_texts_are_escaped(
     fields = index.fields
     for name in ("title", "brand"):
         fields = fields.set_column(fields.column_names.index(name), name, evil)
-    monkeypatch.setattr(product_search, "index", SearchIndex(fields, index.vectors, index.vectors_without))
+    monkeypatch.setattr(
+        product_search, "index", SearchIndex(index.marker, fields, index.vectors, index.vectors_without)
+    )
     html = get(page, Search(text='"><script>alert(1)</script>', brand="<b>")).text
     html += get(page, Search(text='"><script>alert(1)</script>')).text
     assert "<script" not in html and "<img src=x" not in html and titles(html)
