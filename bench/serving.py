@@ -24,6 +24,7 @@ import requests
 from catalog import store
 from catalog.progress import show_progress
 from fusion.search.catalogue_search import load_model
+from fusion.search.hybrid import HYBRID_FILE
 from fusion.search.marker import embed_queries
 from fusion.search.search_index import SearchIndex
 from registry import local_stack, mlflow_store
@@ -58,7 +59,7 @@ def measure_in_process(model: str, queries: dict[str, list[dict[str, Any]]], fol
     package = Path(mlflow.artifacts.download_artifacts(model, dst_path=str(folder)))
     artifacts = next(package.glob("artifacts/*/weights.safetensors")).parent
     network, featurizer = load_model(artifacts)
-    index = SearchIndex.load(package / "artifacts" / "index")
+    index = SearchIndex.load(package / "artifacts" / "index", package / "artifacts" / HYBRID_FILE)
     for kind, rows in queries.items():
         seconds = []
         for row in show_progress(list(islice(cycle(rows), REQUESTS)), f"{kind}, bare"):

@@ -1,1 +1,1 @@
-"""The five stages: validate, featurize, train, evaluate, register. One file, one function each."""
+"""The six stages: validate, featurize, train, index, evaluate, register. One file, one function each."""

@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.sax.saxutils import escape
 
-WIDTH, HEIGHT, BOX_WIDTH, STEP = 980, 430, 164, 194
+WIDTH, HEIGHT, BOX_WIDTH, STEP = 1174, 430, 164, 194
 COLOURS = {"runner": "#eceff1", "stage": "#d9f0ec", "data": "#fff3d6", "registry": "#e3e9fb"}
 STAGES = {
     "validate": ("checks the data,", "measures drift", "→ data.html"),
     "featurize": ("words, pictures and", "clips become arrays", "→ features"),
     "train": ("two towers, one fusion", "of three modalities", "→ weights"),
+    "index": ("encodes products;", "vectors and BM25", "→ index, marker"),
     "evaluate": ("against BM25 and each", "modality; significance", "→ report.html"),
     "register": ("gate: better than", "the champion?", "→ decision.html"),
 }
@@ -17,8 +18,8 @@ RUNNERS = ("DVC, on a laptop", "kfp, on this machine", "Kubeflow Pipelines, on a
 
 LABELS = (
     (400, 237, "drift from the champion's data"),
-    (760, 237, "the same queries"),
-    (820, 272, "passes the gate"),
+    (954, 237, "the same queries"),
+    (1014, 272, "passes the gate"),
 )
 
 
@@ -36,7 +37,7 @@ class Box(NamedTuple):
 
 def list_boxes() -> list[Box]:
     """Runners on top, stages below them, then data and registry."""
-    boxes = [Box(20 + 319 * n, 20, 302, 34, "runner", title) for n, title in enumerate(RUNNERS)]
+    boxes = [Box(20 + 384 * n, 20, 366, 34, "runner", title) for n, title in enumerate(RUNNERS)]
     boxes += [
         Box(20 + STEP * n, 96, BOX_WIDTH, 108, "stage", *stage) for n, stage in enumerate(STAGES.items())
     ]
@@ -51,11 +52,11 @@ def list_boxes() -> list[Box]:
             "Data set",
             ("products, queries,", "judgements: parquet", "versioned by DVC"),
         ),
-        Box(796, 282, BOX_WIDTH, 56, "registry", "challenger", ("a person promotes it",)),
-        Box(602, 282, BOX_WIDTH, 56, "registry", "champion", ("in production",)),
-        Box(408, 282, BOX_WIDTH, 56, "registry", "Search service", ("text, picture, filters",)),
+        Box(990, 282, BOX_WIDTH, 56, "registry", "challenger", ("a person promotes it",)),
+        Box(796, 282, BOX_WIDTH, 56, "registry", "champion", ("in production",)),
+        Box(602, 282, BOX_WIDTH, 56, "registry", "Search service", ("text, picture, filters",)),
         Box(
-            408,
+            602,
             356,
             552,
             50,
@@ -70,13 +71,13 @@ def list_arrows() -> list[str]:
     """Paths of SVG; each ends in an arrow head."""
     return [
         *(f"M {20 + STEP * n + BOX_WIDTH} 150 h {STEP - BOX_WIDTH - 5}" for n in range(len(STAGES) - 1)),
-        *(f"M {171 + 319 * n} 54 V 75" for n in range(len(RUNNERS))),
+        *(f"M {203 + 384 * n} 54 V 75" for n in range(len(RUNNERS))),
         "M 102 282 V 209",
-        "M 878 204 V 277",
+        "M 1072 204 V 277",
+        "M 990 310 H 965",
         "M 796 310 H 771",
-        "M 602 310 H 577",
-        "M 684 282 V 243 H 836 V 209",
-        "M 660 282 V 243 H 142 V 209",
+        "M 878 282 V 243 H 1030 V 209",
+        "M 854 282 V 243 H 142 V 209",
     ]
 
 
@@ -94,7 +95,7 @@ def draw_box(box: Box) -> list[str]:
 def draw() -> str:
     """The picture as SVG; the same bytes at every call."""
     elements = [f'<rect width="{WIDTH}" height="{HEIGHT}" rx="10" fill="#ffffff"/>']
-    elements.append('<rect x="10" y="80" width="960" height="134" rx="9" fill="none" stroke="#b0bec5"/>')
+    elements.append('<rect x="10" y="80" width="1154" height="134" rx="9" fill="none" stroke="#b0bec5"/>')
     for box in list_boxes():
         elements += draw_box(box)
     arrow = 'fill="none" stroke="#37474f" stroke-width="1.6" marker-end="url(#head)"'
@@ -103,7 +104,7 @@ def draw() -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         'font-family="system-ui, sans-serif" font-size="15" text-anchor="middle" fill="#1c2b33">\n'
-        "<title>Five stages from a data set to a champion in MLflow, run by DVC, kfp or Kubeflow</title>\n"
+        "<title>Six stages from a data set to a champion in MLflow, run by DVC, kfp or Kubeflow</title>\n"
         '<defs><marker id="head" viewBox="0 0 10 10" refX="8" refY="5" markerWidth="7" markerHeight="7" '
         'orient="auto"><path d="M 0 0 L 10 5 L 0 10 z" fill="#37474f"/></marker></defs>\n'
         + "\n".join(elements)

@@ -1,1 +1,1 @@
-"""The same five stages as a Kubeflow pipeline."""
+"""The same six stages as a Kubeflow pipeline."""
