@@ -20,6 +20,7 @@ TARGETS: dict[str, Target] = {
     "gather": "cpu",
     "train": "cuda",
     "launch": "cpu",
+    "index": "cpu",
     "evaluate": "cpu",
     "register": "cpu",
     "notify": "cpu",
