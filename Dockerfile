@@ -1,5 +1,5 @@
-# Two targets: `cpu` for the complete chain, `cuda` for featurize and train on a GPU. Layers that rarely change come first,
-# so that new code is one small layer. Nothing is installed at run time.
+# Three targets: `cpu` for the complete chain, `cuda` for steps on a GPU, `serving` for the search service.
+# Layers that rarely change come first, so that new code is one small layer. Nothing is installed at run time.
 ARG BASE_IMAGE=python:3.11-slim
 
 FROM ${BASE_IMAGE} AS build
@@ -18,7 +18,9 @@ COPY eval/pyproject.toml eval/
 ARG COMPILE="/opt/build/bin/uv pip compile --quiet --no-header --no-annotate --no-deps --no-emit-package vitrine-judge -c requirements.lock"
 RUN $COMPILE pyproject.toml --extra cluster --extra encoders --extra ocr > cpu.txt \
  && $COMPILE pyproject.toml --extra encoders --extra ocr > cuda.txt \
- && grep -E '^(kfp|mlflow-skinny)==' requirements.lock >> cuda.txt
+ && grep -E '^(kfp|mlflow|pandas)==' requirements.lock >> cuda.txt \
+ && $COMPILE pyproject.toml --extra encoders --extra milvus --extra ocr --extra serving > serving.txt \
+ && grep -E '^(boto3|mlflow|pandas|uv)==' requirements.lock >> serving.txt
 
 FROM build AS code
 COPY pyproject.toml README.md LICENSE ./
@@ -57,6 +59,22 @@ COPY --from=code /opt/vitrine /opt/vitrine
 ARG COMMIT=unknown
 ENV VITRINE_COMMIT=${COMMIT}
 LABEL org.opencontainers.image.revision="${COMMIT}"
+
+FROM build AS packages-serving
+ARG TORCH_BACKEND=cpu
+COPY --from=requirements /src/serving.txt ./
+RUN /opt/build/bin/uv pip install ${TORCH_BACKEND:+--torch-backend $TORCH_BACKEND} -c requirements.lock -r serving.txt
+
+FROM runtime AS serving
+COPY --from=packages-serving /opt/venv /opt/venv
+COPY --from=code /opt/vitrine /opt/vitrine
+COPY serving.yaml params.yaml /etc/vitrine/
+ARG COMMIT=unknown
+ENV VITRINE_COMMIT=${COMMIT}
+LABEL org.opencontainers.image.revision="${COMMIT}"
+EXPOSE 8080
+CMD ["python", "-m", "serving", "--host", "0.0.0.0", "--port", "8080", \
+     "--settings", "/etc/vitrine/serving.yaml", "--params", "/etc/vitrine/params.yaml"]
 
 FROM build AS packages-cuda
 COPY --from=requirements /src/cuda.txt ./

@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test quick check deps shop lint docs experiments ui try services image image-cpu image-cuda test-image lock audit clean
+.PHONY: help demo test quick check deps shop lint docs experiments ui try services image image-cpu image-cuda image-serving test-image lock audit clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -63,10 +63,11 @@ IMAGE ?= vitrine
 TORCH_BACKEND ?= cpu
 BUILD = docker build $(BUILD_FLAGS) --build-arg COMMIT=$(COMMIT) --build-arg TORCH_BACKEND=$(TORCH_BACKEND)
 
-image: image-cpu image-cuda  ## container images, targets cpu and cuda; IMAGE=HOST/NAME names them
+image: image-cpu image-cuda image-serving  ## container images, targets cpu, cuda, serving; IMAGE=HOST/NAME names them
 image-cpu:  ## only the image without CUDA, for a cluster without GPUs
 image-cuda:  ## only the image with CUDA
-image-cpu image-cuda: image-%:
+image-serving:  ## only the image of the search service
+image-cpu image-cuda image-serving: image-%:
 	$(BUILD) --target $* --tag $(IMAGE):$(COMMIT)-$* .
 	@docker image ls --no-trunc --filter 'reference=$(IMAGE):$(COMMIT)-$*' --format '{{.Repository}}:{{.Tag}}  {{.ID}}  {{.Size}}'
 

@@ -1,5 +1,6 @@
 """docs/kubernetes.md, as far as it can be followed without a cluster."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -30,7 +31,10 @@ def test_the_steps_of_the_page_are_those_of_a_cluster_file() -> None:
 
 @pytest.mark.parametrize(
     ("target", "images"),
-    [("image-cpu", ["vitrine:abc-cpu"]), ("image", ["vitrine:abc-cpu", "vitrine:abc-cuda"])],
+    [
+        ("image-cpu", ["vitrine:abc-cpu"]),
+        ("image", ["vitrine:abc-cpu", "vitrine:abc-cuda", "vitrine:abc-serving"]),
+    ],
 )
 def test_kind_needs_the_image_of_image_cpu_alone(target: str, images: list[str]) -> None:
     command = ["make", "--dry-run", target, "COMMIT=abc"]
@@ -39,3 +43,28 @@ def test_kind_needs_the_image_of_image_cpu_alone(target: str, images: list[str])
     kind = load_cluster(ROOT / "deploy" / "kind.yaml")
     assert {kind.image("train", "abc"), kind.image("gather", "abc")} == {"vitrine:abc-cpu"}
     assert "make image-cpu" in PAGE and "kind load docker-image vitrine:$COMMIT-cpu" in PAGE
+
+
+def test_the_manifest_of_the_service_takes_the_image_of_make_image() -> None:
+    (command,) = re.findall(
+        r"^    (sed .* deploy/manifests/serving.yaml) \| kubectl apply -f -$", PAGE, re.MULTILINE
+    )
+    environment = {"PATH": os.environ["PATH"], "REGISTRY": "registry.test/shop"}
+    text = subprocess.run(
+        ["bash", "-c", command.replace("$(git rev-parse HEAD)", "abc")],
+        cwd=ROOT,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    build = subprocess.run(
+        ["make", "--dry-run", "image-serving", "COMMIT=abc", "IMAGE=registry.test/shop/vitrine"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    deployments = [content for content in yaml.safe_load_all(text) if content["kind"] == "Deployment"]
+    (container,) = deployments[0]["spec"]["template"]["spec"]["containers"]
+    assert f"--target serving --tag {container['image']} " in build
