@@ -74,6 +74,9 @@ FILE_ENDINGS = {
     "pdf", "php", "png", "psd", "svg", "tif", "tiff", "txt", "webm", "webp", "xml", "zip",
 }  # fmt: skip
 PHONE = re.compile(r"(?:tel:)?\+\d[\d ()./-]{7,18}\d")
+EMBEDDED_PHONE = re.compile(rf"(?<!\w){PHONE.pattern}(?!\w)")
+DIGIT_OR_AT = re.compile(r"[\d@]")
+LONG_NUMBER = re.compile(r"(?<!\d)\d(?:[ -]?\d){13,18}(?!\d)")
 LOCAL_PHONE = re.compile(r"(?:tel:)?\+?\(?\d[\d ()./-]{5,18}\d", re.IGNORECASE)
 DATE = re.compile(r"\d{4}-\d\d-\d\d|\d\d?[./]\d\d?[./]\d{4}")
 IBAN = re.compile(r"[A-Z]{2}\d{2}[A-Z0-9]{11,30}")
@@ -102,6 +105,23 @@ def looks_personal(name: str, values: Iterable[Any] = ()) -> str | None:
         if texts and sum(bool(matches(text)) for text in texts) >= max(1, MIN_SHARE * len(texts)):
             return f"holds {kind}"
     return "holds payment cards" if _are_cards(texts) else None
+
+
+def find_personal(text: str) -> str | None:
+    """Find personal data within a text, such as a query that someone typed; its kind, None if there is none.
+
+    E-mail addresses, telephone numbers with + and country, bank accounts (IBAN), IP addresses and payment cards have a
+    form that tells them from other texts. A name, an address, or a telephone number without a country has not.
+    """
+    if not DIGIT_OR_AT.search(text):
+        return None  # as most queries
+    words = [word.strip("<>()[]{},;:!?\"'") for word in text.split()]
+    for kind, matches in DETECTORS.items():
+        if any(matches(part) for part in (text.strip(), *words)):
+            return kind
+    if EMBEDDED_PHONE.search(text):
+        return "telephone numbers"
+    return "payment cards" if any(_are_cards([number]) for number in LONG_NUMBER.findall(text)) else None
 
 
 def _split_words(name: str) -> list[str]:

@@ -28,7 +28,10 @@ class LogParams(Params):
         description="local folder or address that fsspec reads, such as s3://BUCKET/PREFIX; null for no log",
     )
     queries: Literal["text", "hash"] = Field("text", description="what is kept of a query's text")
-    retention_days: int = Field(90, ge=1, description="files of older hours are deleted")
+    flush_seconds: float = Field(
+        10, gt=0, le=3600, description="a killed process loses at most so much of the log"
+    )
+    retention_days: int = Field(90, ge=1, le=36_500, description="files of older hours are deleted")
 
 
 class ExperimentParams(Params):

@@ -6,7 +6,7 @@ import pytest
 from export_headers import read_exports
 
 from catalog.__main__ import main
-from catalog.privacy import looks_personal
+from catalog.privacy import find_personal, looks_personal
 from catalog.schema import TABLES
 
 
@@ -136,3 +136,22 @@ def test_numbers_that_pass_the_check_of_cards_by_chance_are_none() -> None:
     assert looks_personal("sku", numbers) is None
     assert looks_personal("note", ["4111 1111 1111 1111", "paid in cash"]) == "holds payment cards"
     assert looks_personal("code", ["DE12AB34CD56EF78GH90"]) is None  # like an IBAN, with wrong check digits
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("order of anna@example.com, please", "e-mail addresses"),
+        ("call +49 171 2345678 now", "telephone numbers"),
+        ("transfer to DE89370400440532013000", "bank accounts"),
+        ("DE89 3704 0044 0532 0130 00", "bank accounts"),
+        ("router (192.168.0.7)", "IP addresses"),
+        ("card 4111-1111-1111-1111", "payment cards"),
+        ("shoe 4006381333931", None),  # a GTIN
+        ("usb 3.0 cable +5v 2 m", None),
+        ("logo@2x.jpg", None),
+        ("red shoe", None),
+    ],
+)
+def test_within_a_query(text: str, kind: str | None) -> None:
+    assert find_personal(text) == kind

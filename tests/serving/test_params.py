@@ -18,7 +18,10 @@ def test_the_file_of_the_project_has_the_defaults() -> None:
     ("text", "problem"),
     [
         ("refesh: {}", "refesh: unknown key; known are refresh, service, log, experiment, monitor"),
-        ("log: {query: hash}", "log.query: unknown key; known are folder, queries, retention_days"),
+        (
+            "log: {query: hash}",
+            "log.query: unknown key; known are folder, queries, flush_seconds, retention_days",
+        ),
         ("refresh: {max_removed: 2}", "refresh.max_removed: Input should be less than or equal to 1, got 2"),
     ],
 )
