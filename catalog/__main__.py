@@ -128,7 +128,9 @@ def _add_queries(parser: argparse.ArgumentParser, seed: int) -> None:
     parser.add_argument("data", type=Path, metavar="DIR", help="a data set")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     parser.add_argument(
-        "--clicks", type=Path, metavar="LOG", help="log of searches and clicks; see docs/catalogues.md"
+        "--clicks",
+        metavar="LOG",
+        help="log of searches and clicks; a file, or the folder or address of a request log; see docs/catalogues.md",
     )
     parser.add_argument(
         "--map",

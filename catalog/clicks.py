@@ -16,12 +16,12 @@ MIN_EXAMINATIONS = 10  # expected examinations without a click that make a produ
 
 
 def read_impressions(
-    log: Path, product_ids: Collection[str], personal: Sequence[str] = (), mappings: Sequence[str] = ()
+    log: Path | str, product_ids: Collection[str], personal: Sequence[str] = (), mappings: Sequence[str] = ()
 ) -> list[Impression]:
     """Read the usable rows of a log of searches and clicks; see `catalog.logs`.
 
     Args:
-        log: .csv, .jsonl or .parquet.
+        log: As for `catalog.logs.read_log`.
         product_ids: Products of the data set; rows of others are skipped.
         personal: Columns that are allowed although they look personal; they are not read.
         mappings: COLUMN=NAME: the names of columns in the log.
@@ -32,7 +32,10 @@ def read_impressions(
     impressions = read_log(log, personal, mappings)
     usable = [impression for impression in impressions if impression.product in product_ids]
     if unknown := len(impressions) - len(usable):
-        print(f"{log.name}: skipped {unknown:,} rows of products that are not in the data", file=sys.stderr)
+        print(
+            f"{Path(log).name}: skipped {unknown:,} rows of products that are not in the data",
+            file=sys.stderr,
+        )
     return usable
 
 

@@ -1,4 +1,4 @@
-"""Reads logs of searches and clicks in three layouts, under our column names; see `LAYOUTS`."""
+"""Reads logs of searches and clicks: tables in three layouts, see `LAYOUTS`, and the folder that our service writes."""
 
 import re
 import sys
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from catalog.columns import format_header
 from catalog.files import Files
 from catalog.reading import Record
+from catalog.request_log import EVENTS, SEARCHES, LogFolder, read_batches
 from catalog.schema import DataError
 from catalog.tables import TableFormat, match_table, parse_mappings, read_matched
 from catalog.text import normalise
@@ -28,17 +29,26 @@ class Impression(NamedTuple):
     clicked: bool
 
 
-def read_log(log: Path, personal: Sequence[str] = (), mappings: Sequence[str] = ()) -> list[Impression]:
+def read_log(log: Path | str, personal: Sequence[str] = (), mappings: Sequence[str] = ()) -> list[Impression]:
     """Read the usable rows of a log.
 
     Args:
-        log: .csv, .jsonl or .parquet.
+        log: .csv, .jsonl or .parquet; or the folder of a request log, or its address such as s3://BUCKET/PREFIX.
         personal: Columns that are allowed although they look personal; they are not read.
         mappings: COLUMN=NAME: the names of columns in the log.
 
     Raises:
-        DataError: if the log cannot be read, has no layout of `LAYOUTS`, or has a column that looks personal.
+        DataError: if the log cannot be read, has no layout of `LAYOUTS`, or has a column that looks personal; if a
+            request log has no texts.
     """
+    if "://" not in str(log) and not Path(log).is_dir():
+        return _read_table(Path(log), personal, mappings)
+    if personal or mappings:
+        raise DataError(f"{log}: a request log has known columns; remove --map and --personal")
+    return read_request_log(LogFolder.open(str(log)))
+
+
+def _read_table(log: Path, personal: Sequence[str], mappings: Sequence[str]) -> list[Impression]:
     table_format = TableFormat(parse_mappings(mappings, "log"), personal)
     with Files(log) as files:
         matched = match_table(files, "log", table_format)
@@ -169,3 +179,57 @@ LAYOUTS = {
     ("event", "query", "product_id"): _read_events,
     ("event", "search_id", "product_id"): _read_events,
 }
+
+
+def read_request_log(log: LogFolder) -> list[Impression]:
+    """Read what customers saw and clicked from the log of our service; see `catalog.request_log`.
+
+    The results count as they were shown, also interleaved ones; those of a challenger in shadow mode do not. A product
+    is clicked if an event names it and the search: a click, or a cart, which a customer may fill without a click.
+    Searches with a picture are left out, because their text alone would ask for something else.
+
+    Raises:
+        DataError: if the log cannot be read, has no searches, or only withheld texts.
+    """
+    clicked = _read_clicks(log)
+    columns = ["time", "request_id", "text", "withheld", "has_picture", "results.list.element.product_id"]
+    impressions: list[Impression] = []
+    names: dict[str, str] = {}  # equal ids are kept once
+    searches, reasons = 0, Counter[str]()
+    for batch in read_batches(log, SEARCHES, columns=columns):
+        searches += batch.num_rows
+        reasons.update(filter(None, batch["withheld"].to_pylist()))
+        for row in batch.to_pylist():
+            text = None if row["has_picture"] else normalise(row["text"])
+            if text is None:
+                continue
+            text, clicks = names.setdefault(text, text), clicked.get(row["request_id"], ())
+            for position, result in enumerate(row["results"] or ()):
+                product = names.setdefault(result["product_id"], result["product_id"])
+                impressions.append(Impression(text, product, position, product in clicks))
+    if not searches:
+        raise DataError(f"{log.address}: no searches in it; give a log file, or the folder of a request log")
+    _report_withheld(log.address, searches, reasons)
+    return impressions
+
+
+def _read_clicks(log: LogFolder) -> dict[str, set[str]]:
+    """The products that the events of each search name."""
+    clicked: dict[str, set[str]] = defaultdict(set)
+    for batch in read_batches(log, EVENTS, columns=["time", "request_id", "product_id"]):
+        for row in batch.to_pylist():
+            clicked[row["request_id"]].add(row["product_id"])
+    return clicked
+
+
+def _report_withheld(address: str, searches: int, reasons: Counter[str]) -> None:
+    if not reasons:
+        return
+    listed = ", ".join(sorted(reasons))
+    if reasons.total() == searches:
+        raise DataError(
+            f"{address}: the texts of all {searches:,} searches are withheld ({listed}), so no query can be judged; "
+            "set log.queries: text in serving.yaml, and collect a new log"
+        )
+    skipped = f"skipped {reasons.total():,} of {searches:,} searches"
+    print(f"{address}: {skipped}, whose texts are withheld ({listed})", file=sys.stderr)

@@ -94,7 +94,7 @@ def add_derived_queries(data: Path, out: Path, most: int = 1000, seed: int = 0) 
 
 
 def add_click_queries(
-    data: Path, log: Path, out: Path, personal: Sequence[str] = (), mappings: Sequence[str] = ()
+    data: Path, log: Path | str, out: Path, personal: Sequence[str] = (), mappings: Sequence[str] = ()
 ) -> int:
     """Add the queries of a click log, with grades from the clicks; see `catalog.clicks`.
 
@@ -104,7 +104,7 @@ def add_click_queries(
 
     Args:
         data: The data set.
-        log: A log of searches and clicks, in a layout of `catalog.logs`; .csv, .jsonl or .parquet.
+        log: A log of searches and clicks; see `catalog.logs.read_log`.
         out: Gets the data set with the new queries.
         personal: Columns of the log that are allowed although they look personal.
         mappings: COLUMN=NAME: the names of columns in the log.
@@ -138,7 +138,7 @@ def derive_queries(data: Path, most: int, seed: int, retired: Collection[str] = 
 
 def read_click_queries(
     data: Path,
-    log: Path,
+    log: Path | str,
     personal: Sequence[str] = (),
     mappings: Sequence[str] = (),
     retired: Collection[str] = (),

@@ -18,7 +18,7 @@ MIN_QUERIES = 50  # new test queries; fewer decide no comparison of models
 def refresh_judgements(
     data: Path,
     out: Path,
-    log: Path | None = None,
+    log: Path | str | None = None,
     personal: Sequence[str] = (),
     most: int = 1000,
     seed: int = 1,
