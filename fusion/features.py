@@ -23,6 +23,7 @@ _MODALITY_FIELDS = {  # the fields that hold each modality
     "joint": ("joint",),
 }
 
+TOKEN_STEP = 16  # see `Items.shapes`
 _RAGGED = ("galleries", "videos")  # fields of one array an item, or None
 
 
@@ -107,18 +108,31 @@ class Items:
         }
         return cls(**columns, tokens=np.concatenate(tokens))
 
-    def batch(self, index: np.ndarray | slice, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    def batch(
+        self,
+        index: np.ndarray | slice,
+        device: torch.device | str = "cpu",
+        width: int | None = None,
+        pictures: int = 1,
+    ) -> dict[str, Tensor]:
         """The items at `index` as input of the model.
 
+        Args:
+            index: Ints, a mask or a slice.
+            device: Where the batch goes.
+            width: Columns of the tokens; None for the longest text.
+            pictures: Least number of pictures, P.
+
         Returns:
-            tokens int64 (B, longest text), images float32 (B, P, D) with P pictures of the largest gallery,
+            tokens int64 (B, width), images float32 (B, P, D) with P pictures of the largest gallery,
             picture_mask bool (B, P), regions float16 (B, R, C), present bool (B, M); videos, and pictures uint8
             (all pictures, S, S, 3), only of the items that have them; joint float16 (B, J).
         """
         items = self.take(index)
-        images, mask = items.pad_galleries()
+        images, mask = items.pad_galleries(pictures)
+        tokens = trim(items.tokens) if width is None else items.tokens[:, :width]
         batch = {
-            "tokens": torch.from_numpy(trim(items.tokens).astype(np.int64)),
+            "tokens": torch.from_numpy(tokens.astype(np.int64)),
             "images": torch.from_numpy(images),
             "picture_mask": torch.from_numpy(mask),
             "regions": torch.from_numpy(items.regions),
@@ -133,10 +147,13 @@ class Items:
                     batch[name] = batch[name].pin_memory()
         return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
-    def pad_galleries(self) -> tuple[np.ndarray, np.ndarray]:
-        """Features of all pictures, padded with zeros: float32 (N, P, D); and which pictures exist, bool (N, P)."""
+    def pad_galleries(self, pictures: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Features of all pictures, padded with zeros: float32 (N, P, D); and which pictures exist, bool (N, P).
+
+        P is the size of the largest gallery, `pictures` at least.
+        """
         counts = self.picture_counts
-        images = np.zeros((len(self), max(1, counts.max(initial=1)), self.images.shape[1]), np.float32)
+        images = np.zeros((len(self), max(pictures, counts.max(initial=1)), self.images.shape[1]), np.float32)
         images[:, 0] = self.images
         for row, gallery in enumerate(self.galleries):
             if gallery is not None:
@@ -147,6 +164,35 @@ class Items:
         """All items in order, `size` at a time, as `batch` returns them."""
         for start in range(0, len(self), size):
             yield self.batch(slice(start, start + size), device)
+
+    @property
+    def shapes(self) -> np.ndarray:
+        """Shape of the arrays that each item needs, int64 (N, 3): tokens, pictures, and clips.
+
+        Tokens are rounded up to a multiple of `TOKEN_STEP`, at most T; pictures to a power of two.
+        """
+        lengths = np.maximum(1, np.count_nonzero(self.tokens, axis=1))
+        widths = np.minimum(-(-lengths // TOKEN_STEP) * TOKEN_STEP, self.tokens.shape[1])
+        pictures = 2 ** np.ceil(np.log2(np.maximum(1, self.picture_counts))).astype(np.int64)
+        clips = [video is not None for video in self.videos]
+        return np.stack([widths, pictures, np.array(clips, np.int64)], 1)
+
+    def equal_batches(
+        self, size: int, device: torch.device | str = "cpu"
+    ) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
+        """Batches in which an item's result depends on the item alone: kernels differ by the shape of their input.
+
+        Each batch has items of equal `shapes` and exactly `size` rows; the last one of a shape repeats its items.
+
+        Yields:
+            Positions of the items, int64 (B,), and what `batch` returns for `size` items, these B first.
+        """
+        shapes, groups = np.unique(self.shapes, axis=0, return_inverse=True)
+        for number, (width, pictures, _) in enumerate(shapes.tolist()):
+            rows = np.flatnonzero(groups == number)
+            for start in range(0, len(rows), size):
+                chunk = rows[start : start + size]
+                yield chunk, self.batch(np.resize(chunk, size), device, width, pictures)
 
     def to_table(self) -> pa.Table:
         """One row an item. `save_pictures` writes the pictures."""

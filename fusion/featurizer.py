@@ -30,6 +30,7 @@ from fusion.encoders.vocabulary import Vocabulary
 from fusion.features import Items, object_array
 
 BATCH = 32  # pictures per forward pass; larger batches exceed the cache of a CPU
+CLIPS = 4  # clips per forward pass on a CPU
 GPU_BATCH = 256  # likewise; smaller batches leave a GPU idle
 _QUERY_TEXTS = ("query_id", "text", "split", "segment")
 COLUMNS = {
@@ -144,7 +145,9 @@ class Featurizer:
             The items, and by position the reason why a picture or clip is broken; broken ones count as missing.
         """
         galleries = [list_pictures(row)[: self.max_pictures] for row in rows]
-        arrays, broken = self._encode_galleries(galleries, keep_pictures)
+        # the features of a product depend on the product alone: its batches have equal shapes, see `fusion.model.embed`
+        padded = self.batch_size if table == "products" else 0
+        arrays, broken = self._encode_galleries(galleries, keep_pictures, padded)
         videos, broken_videos = self._encode_videos([row.get("video") for row in rows])
         ocr = np.full(len(rows), None, object)
         if table == "products":
@@ -245,7 +248,7 @@ class Featurizer:
         return texts
 
     def _encode_galleries(
-        self, galleries: Sequence[Sequence[Picture]], keep_pictures: bool
+        self, galleries: Sequence[Sequence[Picture]], keep_pictures: bool, padded: int
     ) -> tuple[dict[str, np.ndarray], dict[int, str]]:
         """The fields of `Items` for the pictures of N items; and by position, why a picture is broken."""
         rows = [row for row, gallery in enumerate(galleries) for _ in gallery]
@@ -265,7 +268,9 @@ class Featurizer:
                     kept[row].append(picture)
                 yield row, picture
 
-        arrays = self._encode_batches(select_usable(), len(galleries), min(self.batch_size, len(rows)))
+        arrays = self._encode_batches(
+            select_usable(), len(galleries), padded or min(self.batch_size, len(rows))
+        )
         pictures = [np.stack(kept[row]) if row in kept else None for row in range(len(galleries))]
         return arrays | {"pictures": object_array(pictures)}, broken
 
@@ -312,9 +317,11 @@ class Featurizer:
                 broken[row] = str(clip)
             else:
                 usable.append((row, clip))
-        for start in range(0, len(usable), BATCH):
-            batch, stack = zip(*usable[start : start + BATCH], strict=True)
-            encoded[list(batch)] = [*self.clips(np.stack(stack))]
+        size = BATCH if self.device.type == "cuda" else CLIPS
+        for start in range(0, len(usable), size):
+            batch, stack = zip(*usable[start : start + size], strict=True)
+            filled = [stack[number % len(stack)] for number in range(size)]  # as pictures: equal shapes
+            encoded[list(batch)] = [*self.clips(np.stack(filled))[: len(batch)]]
         return encoded, broken
 
     def _read_clip(self, frames: list[bytes]) -> np.ndarray | PictureError:

@@ -1,7 +1,7 @@
 """The model: a query tower and a product tower with one shared embedding space."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from fusion.features import MODALITIES, Items
 from fusion.fusions import FUSIONS, ModalityFeatures
 from fusion.search.marker import CONFIG_FILE, ModelMarker
 
+PRODUCTS, GPU_PRODUCTS = 128, 512  # encoded at a time; the number is part of what a vector depends on
 PICTURES_AT_ONCE = 128  # encoded without gradients; more would need more memory than a training step
 
 
@@ -239,7 +240,7 @@ class ProductSearchModel(nn.Module):
             has_modality[:, None].expand(modality_states.shape[:2])
             for has_modality, modality_states in zip(present.T, states, strict=True)
         ]
-        masks[0] = batch["tokens"][:, : words.shape[1]] != PAD
+        masks[0] = batch["tokens"] != PAD
         narrowed = [layer(wide) for layer, wide in zip(self.narrow, states, strict=True)]
         return ModalityFeatures(pooled, present, tuple(narrowed), tuple(masks))
 
@@ -485,27 +486,41 @@ def embed(
 ) -> np.ndarray:
     """Encode many items.
 
+    The vector of a product depends on the product alone, whatever items are encoded with it: an index that is refreshed
+    equals one that is built from nothing. This does not hold while training tunes the image encoder, nor for queries.
+
     Args:
         model: In evaluation mode.
         items: Queries or products.
         role: "query" or "product".
         modalities: The modalities of products to encode.
-        batch_size: Items at a time.
+        batch_size: Queries at a time.
 
     Returns:
         float32 of shape (N, dim); items that have none of the modalities are zero, so they score 0 with everything.
     """
     device = next(model.parameters()).device
     usable = items.has_any(set(modalities) & set(model.config.modalities))
-    encode_product = partial(model.encode_product, modalities=modalities)
-    encode = encode_product if role == "product" else model.encode_query
-    batches = show_progress(
-        items.batches(device, batch_size),
-        f"{role} embeddings",
-        -(-len(items) // batch_size),
-        unit="batch",
-        leave=False,  # training embeds after each epoch
-        disable=len(items) <= batch_size,
-    )
-    embeddings = [encode(batch).cpu() for batch in batches]
-    return torch.cat([torch.empty(0, model.config.dim), *embeddings]).numpy() * usable[:, None]
+    batches: Iterable[tuple[np.ndarray, dict[str, Tensor]]]
+    encode: Callable[[dict[str, Tensor]], Tensor]
+    if role == "product":
+        batches = items.equal_batches(GPU_PRODUCTS if device.type == "cuda" else PRODUCTS, device)
+        encode = partial(model.encode_product, modalities=modalities)
+    else:
+        positions = np.arange(len(items))
+        starts = range(0, len(items), batch_size)
+        batches = zip(
+            (positions[start : start + batch_size] for start in starts),
+            items.batches(device, batch_size),
+            strict=True,
+        )
+        encode = model.encode_query
+    embeddings = np.zeros((len(items), model.config.dim), np.float32)
+    # training embeds after each epoch, so the bar goes away
+    with show_progress(
+        total=len(items), desc=f"{role} embeddings", unit=role, leave=False, disable=len(items) <= batch_size
+    ) as bar:
+        for rows, batch in batches:
+            embeddings[rows] = encode(batch)[: len(rows)].cpu().numpy()
+            bar.update(len(rows))
+    return embeddings * usable[:, None]

@@ -5,6 +5,7 @@ Sentence Transformers reads and runs them, so prompts, chat template, pooling an
 
 import shutil
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -28,6 +29,8 @@ from fusion.encoders.families.sentence_transformers_models import SUFFIXES, list
 
 PARAMETER = "featurize.joint_encoder"
 TOKENS_PER_BATCH = {"cpu": 4_096, "cuda": 16_384}  # padding included
+TOKEN_STEP = 16  # tokens; the length of a product is rounded up to a multiple
+FILL = 8  # smaller batches for products: their last batch is filled up, see `JointEncoder._embed_products`
 SPARE = 8  # tokens; a text that is cut between two tokens may have more of them than before
 PROBE = 64  # pixels; side of a picture that every processor can read
 TASKS = {"query": "query", "product": "document"}  # of Sentence Transformers, by role
@@ -127,23 +130,75 @@ class JointEncoder:
         with self.lock:
             texts = [self.control_tokens.neutralise(text) if text.strip() else "" for text in texts]
             lengths = [self.lengths.estimate(*item, role) for item in zip(texts, galleries, strict=True)]
-            for rows in group_by_length(lengths, self.budget):
+            is_product = role == "product"
+            group = (
+                self._group_equal(lengths, galleries) if is_product else group_by_length(lengths, self.budget)
+            )
+            for rows in group:
                 decoded = self.thread_pool.map(_decode_gallery, (galleries[row] for row in rows))
                 contents = {}
                 for row, pictures in zip(rows, decoded, strict=True):
                     usable, reason = self.lengths.select_readable(pictures)
                     broken |= {row: reason} if reason else {}
-                    contents[row] = self.lengths.fit(texts[row], usable, role)
-                filled = [row for row, content in contents.items() if content]
-                if filled:
-                    vectors[filled] = self._embed([contents[row] for row in filled], role)
+                    if content := self.lengths.fit(texts[row], usable, role):
+                        contents[row] = content
+                embed = self._embed_products if is_product else self._embed
+                if contents:
+                    vectors[[*contents]] = embed([*contents.values()], role)
         return vectors, broken
 
+    def _group_equal(
+        self, lengths: Sequence[int], galleries: Sequence[Sequence[bytes]]
+    ) -> Iterator[list[int]]:
+        """Group the positions of products whose text and pictures probably have equal shapes, for `_embed_products`."""
+        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for row, (length, gallery) in enumerate(zip(lengths, galleries, strict=True)):
+            if length:
+                groups[self._round(length), self.lengths.estimate_pictures(gallery)].append(row)
+        for (width, _), rows in groups.items():
+            size = self._count_rows(width)
+            yield from (rows[start : start + size] for start in range(0, len(rows), size))
+
+    def _embed_products(self, contents: list[dict[str, Any]], role: str) -> np.ndarray:
+        """Embed N messages as `_embed`, each vector independent of the other messages.
+
+        Kernels differ by the shape of their input, so messages of equal shape are embedded together, in batches that
+        are filled up to a number of rows that depends on the shape alone.
+        """
+        vectors = np.zeros((len(contents), self.width), np.float32)
+        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for row, content in enumerate(contents):
+            length, pictures = self.lengths.measure(content, role)
+            groups[self._round(length), pictures].append(row)
+        for (width, _), rows in groups.items():
+            size = self._count_rows(width)
+            for start in range(0, len(rows), size):
+                chunk = rows[start : start + size]
+                batch = [contents[row] for row in np.resize(chunk, size)]
+                vectors[chunk] = self._embed(batch, role, width)[: len(chunk)]
+        return vectors
+
+    def _round(self, length: int) -> int:
+        """Tokens to which a product of that length is padded."""
+        width = -(-(length + SPARE) // TOKEN_STEP) * TOKEN_STEP
+        return width if self.lengths.limit is None else min(width, self.lengths.limit)
+
+    def _count_rows(self, width: int) -> int:
+        """Number of products in a batch: all of a batch are computed, even if it is filled up with copies."""
+        return max(1, self.budget // FILL // width)
+
     @torch.inference_mode()
-    def _embed(self, contents: list[dict[str, Any]], role: str) -> np.ndarray:
-        """Embed one batch of messages: unit vectors, float32 (N, J)."""
+    def _embed(self, contents: list[dict[str, Any]], role: str, width: int | None = None) -> np.ndarray:
+        """Embed one batch of messages, padded to `width` tokens or the longest: unit vectors, float32 (N, J)."""
         encode = self.model.encode_query if role == "query" else self.model.encode_document
-        vectors = encode(contents, batch_size=len(contents), convert_to_tensor=True, show_progress_bar=False)
+        padding = {"text": {"padding": "max_length", "max_length": width}} if width else {}
+        vectors = encode(
+            contents,
+            batch_size=len(contents),
+            convert_to_tensor=True,
+            show_progress_bar=False,
+            processing_kwargs=padding,
+        )
         return normalize(vectors.float(), dim=1).cpu().numpy()  # in float32: bfloat16 has 3 digits
 
 
@@ -164,7 +219,17 @@ class TokenLengths:
         """The length of an item whose pictures are not decoded yet; 0 for an item without content."""
         if not (text or gallery):
             return 0
-        return self.measure_frame(role) + sum(map(self._estimate, gallery)) + len(self._split(text))
+        return self.measure_frame(role) + self.estimate_pictures(gallery) + len(self._split(text))
+
+    def estimate_pictures(self, gallery: Sequence[bytes]) -> int:
+        """The length of the pictures of an item that are not decoded yet."""
+        return sum(map(self._estimate, gallery))
+
+    def measure(self, content: dict[str, Any], role: str) -> tuple[int, int]:
+        """The length of a content of `fit`, to at most `SPARE` tokens more; and the length of its pictures alone."""
+        pictures = sum(self.measure_picture(picture.size) for picture in content.get("image", ()))
+        length = self.measure_frame(role) + pictures + len(self._split(content.get("text", "")))
+        return length, pictures
 
     def _estimate(self, picture: bytes) -> int:
         try:

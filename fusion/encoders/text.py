@@ -54,7 +54,7 @@ class TextEncoder(nn.Module):
             role: "query" or "product"; published encoders may have a prompt for each.
 
         Returns:
-            float of shape (B, dim), and the state of each token, float of shape (B, longest text's tokens, W).
+            float of shape (B, dim), and the state of each token, float of shape (B, T, W).
         """
         raise NotImplementedError
 
@@ -92,11 +92,10 @@ class BiLSTM(TextEncoder):
 
     def forward(self, tokens: Tensor, entities: Tensor, role: str = "product") -> tuple[Tensor, Tensor]:
         lengths = (tokens != PAD).sum(1).clamp(min=1)[:, None]
-        tokens = tokens[:, : int(lengths.max())]
         position = torch.arange(tokens.shape[1], device=tokens.device)
         mask = (position < lengths)[..., None]
         reverse = torch.where(position < lengths, lengths - 1 - position, position)
-        embedded = self.embedding(tokens) + entities[:, : tokens.shape[1]] @ self.entity_embeddings
+        embedded = self.embedding(tokens) + entities @ self.entity_embeddings
         with torch.autocast("cpu", enabled=False):  # not every CPU has a kernel for an LSTM in bfloat16
             forward_states = self.forwards(embedded)[0]
             backward_states = _reorder(self.backwards(_reorder(embedded, reverse))[0], reverse)
@@ -155,10 +154,8 @@ class Transformer(TextEncoder):
 
     def forward(self, tokens: Tensor, entities: Tensor, role: str = "product") -> tuple[Tensor, Tensor]:
         lengths = (tokens != PAD).sum(1).clamp(min=1)[:, None]
-        longest = int(lengths.max())
-        tokens, entities = tokens[:, :longest], entities[:, :longest]
         pooled, states = self.encode(tokens, role)
-        mask = torch.arange(longest, device=tokens.device) < lengths
+        mask = torch.arange(tokens.shape[1], device=tokens.device) < lengths
         mean = (entities * mask[..., None]).sum(1) / lengths
         return self.project(torch.cat([pooled, mean], 1)), torch.cat([states, entities], 2)
 

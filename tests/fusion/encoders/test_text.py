@@ -8,7 +8,10 @@ from fusion.encoders.text import EMBEDDING_SCALE, BiLSTM
 from fusion.encoders.vocabulary import PAD
 
 IDS, WIDTH = 30, 16
-NO_ENTITIES = torch.zeros(1, 12, 0)
+
+
+def no_entities(tokens: Tensor) -> Tensor:
+    return torch.zeros(*tokens.shape, 0)
 
 
 @pytest.fixture
@@ -29,13 +32,16 @@ def encoder() -> nn.Module:
 
 
 def test_padding_and_neighbours_have_no_influence(encoder: nn.Module, batch: Tensor) -> None:
-    together, states = encoder(batch, NO_ENTITIES)
+    together, states = encoder(batch, no_entities(batch))
     assert together.shape == (len(batch), WIDTH)
     assert states.shape == (*batch.shape, encoder.width)
-    wider, more_states = encoder(nn.functional.pad(batch, (0, 5)), NO_ENTITIES)
+    padded = nn.functional.pad(batch, (0, 5))
+    wider, more_states = encoder(padded, no_entities(padded))
     for row, tokens in enumerate(batch):
         if count := int((tokens != PAD).sum()):
-            single, words = (output[0] for output in encoder(tokens[None, :count], NO_ENTITIES))
+            single, words = (
+                output[0] for output in encoder(tokens[None, :count], no_entities(tokens[None, :count]))
+            )
             for vectors, word_states in ((together, states), (wider, more_states)):
                 torch.testing.assert_close(vectors[row], single, atol=1e-5, rtol=1e-4)
                 torch.testing.assert_close(word_states[row, :count], words, atol=1e-5, rtol=1e-4)
@@ -47,13 +53,14 @@ def test_every_word_counts(encoder: nn.Module) -> None:
     for position in range(6):
         changed = text.clone()
         changed[0, position] = 20
-        outputs = zip(encoder(changed, NO_ENTITIES), encoder(text, NO_ENTITIES), strict=True)
+        outputs = zip(encoder(changed, no_entities(text)), encoder(text, no_entities(text)), strict=True)
         assert all((new - original).abs().max() > 1e-4 for new, original in outputs)
 
 
 def test_order_of_words_counts(encoder: nn.Module) -> None:
     text = torch.arange(2, 8)[None]
-    assert (encoder(text, NO_ENTITIES)[0] - encoder(text.flip(1), NO_ENTITIES)[0]).abs().max() > 1e-4
+    vectors, flipped = (encoder(tokens, no_entities(tokens))[0] for tokens in (text, text.flip(1)))
+    assert (vectors - flipped).abs().max() > 1e-4
 
 
 def test_every_weight_learns_but_padding(batch: Tensor) -> None:
@@ -70,7 +77,8 @@ def test_every_weight_learns_but_padding(batch: Tensor) -> None:
 @pytest.mark.parametrize("width", [8, 9, 10, 11, 12, 100])
 def test_any_width(width: int) -> None:
     encoder = BiLSTM(IDS, width, 0)
-    pooled, states = encoder(torch.ones(2, 3, dtype=torch.int64), NO_ENTITIES)
+    tokens = torch.ones(2, 3, dtype=torch.int64)
+    pooled, states = encoder(tokens, no_entities(tokens))
     assert pooled.shape == (2, width)
     assert states.shape == (2, 3, encoder.width)
 
@@ -92,7 +100,7 @@ def test_is_a_packed_bidirectional_lstm(batch: Tensor) -> None:
     rows = list(zip(states, embedded, lengths.tolist(), strict=True))
     pooled = [torch.cat([s[:n].mean(0), s[:n].amax(0), e[:n].mean(0)]) for s, e, n in rows]
     expected = encoder.project(torch.stack(pooled))
-    vectors, encoder_states = encoder(texts, NO_ENTITIES)
+    vectors, encoder_states = encoder(texts, no_entities(texts))
     mask = (texts != PAD)[:, : states.shape[1]]
     torch.testing.assert_close(encoder_states[mask], states[mask], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=1e-4)
