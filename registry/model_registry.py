@@ -4,6 +4,8 @@ A move of the alias `champion` is first added to the history, then made. So the 
 a kill interrupted. It also detects changes that bypassed these commands, and adds them to the history: a champion
 that was set by hand in MLflow's UI, and a copy that "Promote model" made of a version whose gate did not pass. As
 long as such a champion or copy exists, each command prints a warning.
+
+Where the index of a version is in Milvus, the alias there is moved as a part of the same move.
 """
 
 import re
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING
 from catalog.schema import DataError
 from registry.champion_history import ChampionHistory, Copy, How, Move, current_user, previous_champion
 from registry.champion_process import CHAMPION
+from registry.milvus_alias import follow_champion, require_collection
 from registry.mlflow_store import connect, translate_errors
 
 if TYPE_CHECKING:
@@ -89,9 +92,10 @@ class ModelRegistry:
             reason: For a move against the verdict.
 
         Raises:
-            DataError: where the champion is no longer the expected one.
+            DataError: where the champion is no longer the expected one, or Milvus does not have the version's index.
         """
         champion, moves = self._reconcile_moves()
+        require_collection(self.get_version(number))
         move = self._create_move(how, champion, number, reason=reason)
         if champion != expected or not self.history.add_move(move, moves + 1):
             newest = self.history.list_moves()[-1]
@@ -117,15 +121,16 @@ class ModelRegistry:
             last, complete = moves[-1] if moves else (None, True)
             champion, recorded = self.find_by_alias(CHAMPION), last.new if last else None
             if last and not complete:
-                self._set_champion_alias(last.new)
+                self._move_aliases(last)
                 self._update_run_names(last.old, last.new)
                 self.history.complete_move(len(moves))
                 if (
                     newest := self.history.list_moves()[-1]
                 ) != last:  # another process completed it and went on
-                    self._set_champion_alias(newest.new)
+                    self._move_aliases(newest)
             elif champion != recorded:
                 move = self._create_move("by hand", recorded, champion, user=UNKNOWN)
+                self._follow_in_milvus(move)
                 self.history.add_move(move, len(moves) + 1)
                 self._update_run_names(recorded, champion)
             else:
@@ -137,6 +142,15 @@ class ModelRegistry:
         verdict = self.get_version(new).tags.get(GATE, UNKNOWN) if new else ""
         now = datetime.now(UTC).isoformat(timespec="microseconds")
         return Move(now, user or current_user(), how, old, new, verdict, reason)
+
+    def _move_aliases(self, move: Move) -> None:
+        """Make a move: in MLflow, then in Milvus."""
+        self._set_champion_alias(move.new)
+        self._follow_in_milvus(move)
+
+    def _follow_in_milvus(self, move: Move) -> None:
+        versions = {str(version.version): version for version in self.list_versions()}
+        follow_champion(self.name, versions.get(move.new or ""), versions.get(move.old or ""))
 
     def _set_champion_alias(self, number: str | None) -> None:
         """Move the alias `champion`; a challenger that becomes champion loses its other alias."""

@@ -7,6 +7,7 @@ from vitrine_judge.tables import format_table
 from catalog.schema import DataError
 from registry.champion_history import previous_champion
 from registry.champion_process import list_missing_files
+from registry.milvus_alias import COLLECTION
 from registry.model_registry import COMPARED_WITH, GATE, REASONS, ModelRegistry
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ def promote(registry: ModelRegistry, number: str, force: bool = False, reason: s
         _require_files(version, f"version {number} is the champion, but cannot be served")
         return f"version {number} is the champion already"
     _require_files(version, f"version {number} is not promoted")
-    objection = find_objection(number, version.tags, champion)
+    objection = find_objection(number, version.tags, champion) or _find_lost_collection(
+        registry, version, champion
+    )
     if objection and not force:
         raise DataError(
             f"version {number} is not promoted: {objection}\n  (--force --reason TEXT overrides the gate; logged)"
@@ -86,6 +89,16 @@ def find_objection(number: str, tags: dict[str, str], champion: str | None) -> s
         current = f"the champion is version {champion} now" if champion else "there is no champion now"
         return f"judged against {opponent}, but {current}; judge it again: {command}"
     return ""
+
+
+def _find_lost_collection(registry: ModelRegistry, version: "ModelVersion", champion: str | None) -> str:
+    """Why a version that is not in Milvus does not follow a champion that is; empty for any other version."""
+    if not champion or COLLECTION in version.tags or COLLECTION not in registry.get_version(champion).tags:
+        return ""
+    return (
+        f"version {champion} is searched in Milvus, and version {version.version} is not there; write it: "
+        f"python -m serving publish --version {version.version}"
+    )
 
 
 def rollback(registry: ModelRegistry) -> str:
