@@ -32,12 +32,22 @@ def list_rows(model: type[BaseModel], prefix: str = "") -> list[str]:
     """A row of the table for each field; the fields of a nested model follow as `field.name`."""
     rows = []
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            rows += list_rows(field.annotation, f"{prefix}{name}.")
+        nested, optional = find_model(field.annotation)
+        if nested and not optional:
+            rows += list_rows(nested, f"{prefix}{name}.")
             continue
         cells = (f"`{prefix}{name}`", describe_type(field), describe_default(field), field.description or "")
         rows.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+        if nested:
+            rows += list_rows(nested, f"{prefix}{name}.")
     return rows
+
+
+def find_model(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
+    """The nested model of a field, if it has one, and whether null may stand in its place."""
+    types = typing.get_args(annotation) or (annotation,)
+    models = [each for each in types if isinstance(each, type) and issubclass(each, BaseModel)]
+    return (models[0] if models else None), NoneType in types
 
 
 def describe_type(field: FieldInfo) -> str:
@@ -70,7 +80,8 @@ def name_type(annotation: Any) -> str:
         return f"list of {name_type(arguments[0])}"
     if origin is dict:
         return f"map of {name_type(arguments[0])} to {name_type(arguments[1])}"
-    return "null" if annotation is NoneType else annotation.__name__
+    names = {NoneType: "null"} | ({annotation: "map"} if issubclass(annotation, BaseModel) else {})
+    return names.get(annotation, annotation.__name__)
 
 
 def describe_default(field: FieldInfo) -> str:

@@ -1,7 +1,7 @@
 """Compares a candidate with the champion on the same data, and applies the gate."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +9,14 @@ import numpy as np
 from vitrine_judge.decision import Decision
 from vitrine_judge.gate import Rules, decide
 from vitrine_judge.metrics import Scores
+from vitrine_judge.online import OnlineResult, OnlineRule, confirm_online
 from vitrine_judge.people import Answers, mean_ratings
 from vitrine_judge.segments import Segment
 
 from registry.champion_scoring import EvaluatedModel, evaluate_champion, load_evaluation
 from registry.looks import decide_and_record
 from registry.model_registry import CHALLENGER, CHAMPION, ModelRegistry
+from registry.online_results import read_online_result
 from registry.params import RegisterParams
 from scoring.report_content import read_survey
 from scoring.systems import CANDIDATE, HYBRID, read_served
@@ -67,6 +69,7 @@ class Comparison:
         rules: Of the gate.
         decision: Of the gate.
         aliases: Those that the candidate earned.
+        online: The result of an experiment on live traffic against this champion; None where there is none.
     """
 
     candidate: Candidate
@@ -77,6 +80,7 @@ class Comparison:
     rules: Rules
     decision: Decision
     aliases: list[str]
+    online: OnlineResult | None = None
 
     @property
     def champion_number(self) -> str | None:
@@ -107,6 +111,10 @@ def compare_with_champion(
         else None
     )
     decision = _apply_gate(registry, candidate, champion_number, model, champion, rules, systems)
+    online = None
+    if champion_number:
+        online = read_online_result(candidate.version, champion_number)
+        decision = confirm_online(decision, online, rules.online)
     return Comparison(
         candidate=candidate,
         model=model,
@@ -116,6 +124,7 @@ def compare_with_champion(
         rules=rules,
         decision=decision,
         aliases=_list_earned_aliases(decision, params),
+        online=online,
     )
 
 
@@ -126,7 +135,9 @@ def make_rules(params: RegisterParams, systems: Mapping[str, Scores]) -> Rules:
         params: Their section.
         systems: The served system, which is first, and its baselines.
     """
-    rules = Rules(**params.model_dump(exclude={"model_name", "promote"}))
+    values = params.model_dump(include={rule.name for rule in fields(Rules)})
+    online = OnlineRule(**params.online.model_dump()) if params.online else None
+    rules = Rules(**values | {"online": online})
     return replace(rules, baselines=_name_baselines(rules.baselines, systems, rules.primary))
 
 
@@ -210,6 +221,8 @@ def _read_rating(data: Path, versions: set[str]) -> Segment | None:
 
 
 def _list_earned_aliases(decision: Decision, params: RegisterParams) -> list[str]:
+    if decision.awaits_experiment:
+        return [CHALLENGER]  # by which the service finds it
     if not decision.passed:
         return []
     return [CHAMPION if params.promote == "auto" else CHALLENGER]

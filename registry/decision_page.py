@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from vitrine_judge.comparison import compare_with_others
+from vitrine_judge.online import OnlineRule
 from vitrine_judge.rankings import Run
 from vitrine_judge.report import Report
 from vitrine_judge.review import Review, Version, compare_costs
@@ -41,6 +42,7 @@ def build_review(registry: ModelRegistry, comparison: Comparison) -> Review:
         costs=compare_costs(comparison.model.evidence.facts, champion.evidence.facts if champion else {}),
         data=list(describe_data(candidate.validation, champion_counts)),
         link=version_url(registry.name, candidate.number),
+        online=(comparison.online, comparison.rules.online or OnlineRule()) if comparison.online else None,
     )
 
 

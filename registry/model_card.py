@@ -14,6 +14,7 @@ from vitrine_judge.segments import Segment, segment_means
 from vitrine_judge.significance import largest_change, mean_interval
 
 from registry.champion_scoring import read_configuration
+from registry.online_results import ONLINE_TAG
 from scoring.systems import BM25, CANDIDATE, HYBRID
 
 BASELINES = (BM25, HYBRID, CANDIDATE)
@@ -35,6 +36,7 @@ def render_model_card(
     lineage: Mapping[str, str],
     primary: str,
     rescored: str = "",
+    online: str = "",
 ) -> str:
     """Render a version's card as Markdown.
 
@@ -46,33 +48,53 @@ def render_model_card(
         systems: Scores of the served system, which is first, and its baselines.
         provenance: Of the evaluation, as `evaluate` writes it to made_from.json.
         validation: The report of `validate`.
-        lineage: Tags of the version.
+        lineage: Tags of the version, with those of its online result.
         primary: The primary metric.
         rescored: A sentence on how the champion was rescored; empty if it was not.
+        online: Link to the page of its experiment on live traffic against the champion; empty for none.
     """
-    baselines = [system for system in BASELINES if system in list(systems)[1:]]
-    values = candidate.scores.values[primary]
-    segments = list(segment_means(values, candidate.segments))
+    scores = _describe_scores(candidate, champion, systems, primary)
+    mean = float(candidate.scores.values[primary].mean())
     return _load_template().render(
         name=name,
         version=version,
         verdict=summarize_verdict(decision, version),
         findings=sorted(decision.findings, key=lambda finding: VERDICT_ORDER[finding.verdict]),
-        queries=len(candidate.segments),
         champion=champion,
-        baselines=baselines,
-        metrics=list(_list_metrics(candidate.scores, champion, [systems[system] for system in baselines])),
-        segments=segments,
         primary=primary,
         configuration=read_configuration(provenance).describe(),
         served=describe_served(next(iter(systems)), candidate.facts),
-        weaknesses=list(list_weaknesses(segments, float(values.mean()), primary, systems, validation)),
+        weaknesses=list(list_weaknesses(scores["segments"], mean, primary, systems, validation)),
         counts=_describe_counts(validation["counts"]),
         champion_data=validation["champion"],
         model=_describe_model(provenance["params"]),
-        lineage=lineage,
         rescored=rescored,
+        online=online,
+        **scores,
+        **_split_tags(lineage),
     )
+
+
+def _describe_scores(
+    candidate: Evidence, champion: Evidence | None, systems: Mapping[str, Scores], primary: str
+) -> dict[str, Any]:
+    """The tables of metrics and segments."""
+    baselines = [system for system in BASELINES if system in list(systems)[1:]]
+    return {
+        "queries": len(candidate.segments),
+        "baselines": baselines,
+        "metrics": list(_list_metrics(candidate.scores, champion, [systems[system] for system in baselines])),
+        "segments": list(segment_means(candidate.scores.values[primary], candidate.segments)),
+    }
+
+
+def _split_tags(tags: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """The tags of the online result, and all others."""
+    measured = {
+        tag.removeprefix(ONLINE_TAG): value for tag, value in tags.items() if tag.startswith(ONLINE_TAG)
+    }
+    others = {tag: value for tag, value in tags.items() if not tag.startswith(ONLINE_TAG)}
+    return {"measured": measured, "lineage": others}
 
 
 @cache
@@ -153,7 +175,9 @@ def summarize_verdict(decision: Decision, version: str) -> str:
     if more := len(objections) - len(reasons):
         reasons.append(f"and {more} more")
     yet, advice = ("", "see the decision page")
-    if decision.verdict == "undecided":
+    if decision.awaits_experiment:
+        yet, advice = " yet", "compare it with the champion on live traffic (docs/interleaving.md)"
+    elif decision.verdict == "undecided":
         yet, advice = (" yet", "judge more queries (number: see the decision page)")
     return f"Gate {decision.verdict}: do not promote version {version}{yet}; {', '.join(reasons)}; {advice}."
 

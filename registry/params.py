@@ -9,6 +9,16 @@ from catalog.config import Params
 Loss = Annotated[float, Field(gt=0)]
 
 
+class OnlineParams(Params):
+    """The rule about live traffic."""
+
+    min_preference: float = Field(
+        0.0, gt=-1, lt=1, description="the interval of the preference for the candidate must lie above this"
+    )
+    min_sessions: int = Field(0, ge=0, description="lowest number of sessions of the experiment")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="of the interval, which is valid at any time")
+
+
 class RegisterParams(Params):
     """Rules for promotion."""
 
@@ -50,6 +60,9 @@ class RegisterParams(Params):
     min_segment: int = Field(20, ge=2, description="segments with fewer queries are tested together")
     max_segment_loss: float = Field(
         0.2, gt=0, description="loss on the primary metric that no segment of 10 or more queries may exceed"
+    )
+    online: OnlineParams | None = Field(
+        None, description="what customers must prefer in an experiment on live traffic; null for no such rule"
     )
     promote: Literal["manual", "auto"] = "manual"
     package_index: bool = Field(

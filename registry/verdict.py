@@ -11,6 +11,7 @@ from registry.mlflow_runs import log_files
 from registry.mlflow_urls import artifact_link
 from registry.model_card import render_description, render_model_card, summarize_verdict
 from registry.model_registry import CHALLENGER, CHAMPION, COMPARED_WITH, GATE, REASONS, ModelRegistry
+from registry.online_results import PAGE_FILE
 from registry.params import RegisterParams
 
 RESULT, CARD, DECISION = "registration.json", "model_card.md", "decision.html"
@@ -78,7 +79,7 @@ def _write_summary(name: str, comparison: Comparison, folder: Path) -> None:
 
 def _render_card(name: str, comparison: Comparison) -> str:
     candidate, champion = comparison.candidate, comparison.champion
-    tags = candidate.version.tags
+    tags, run = candidate.version.tags, candidate.run.info
     return render_model_card(
         name,
         candidate.number,
@@ -91,6 +92,7 @@ def _render_card(name: str, comparison: Comparison) -> str:
         {tag: value for tag, value in tags.items() if tag not in (GATE, REASONS, COMPARED_WITH)},
         comparison.rules.primary,
         comparison.rescored,
+        artifact_link(run.experiment_id, run.run_id, PAGE_FILE) if comparison.online else "",
     )
 
 

@@ -191,6 +191,9 @@ def test_the_reference_has_every_parameter() -> None:
             assert f"`{name}`" in table or f"`{name}." in table
     assert "| `min_rating` | float or null, ≥ 1, ≤ 5 | `null` |" in page
     assert "| `margins` | map of str to float" in page
+    assert (
+        "| `online` | map or null | `null` |" in page and "| `online.min_sessions` | int, ≥ 0 | `0` |" in page
+    )
 
 
 def write_own_products(path: Path) -> None:

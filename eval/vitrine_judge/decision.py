@@ -6,6 +6,8 @@ from typing import Any, Literal
 Verdict = Literal["passed", "failed", "undecided"]
 Standing = Verdict | Literal["noted"]
 
+ONLINE = "online"  # the rule about live traffic
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -47,6 +49,15 @@ class Decision:
     def passed(self) -> bool:
         """Whether the candidate may be promoted."""
         return self.verdict == "passed"
+
+    @property
+    def awaits_experiment(self) -> bool:
+        """Whether only live traffic still has to decide: all other rules passed."""
+        return not self.passed and all(
+            finding.verdict in ("passed", "noted")
+            or (finding.rule == ONLINE and finding.verdict == "undecided")
+            for finding in self.findings
+        )
 
     @property
     def reasons(self) -> list[str]:

@@ -11,6 +11,7 @@ from vitrine_judge.errors import JudgeError
 from vitrine_judge.limits import check_budgets, check_floors, check_rating
 from vitrine_judge.looks import look_level
 from vitrine_judge.metrics import Scores, is_metric
+from vitrine_judge.online import OnlineRule
 from vitrine_judge.segments import Segment, pool_segments
 from vitrine_judge.significance import (
     count_clusters,
@@ -46,6 +47,8 @@ class Rules:
         min_rating: Lowest allowed mean rating, if a survey rated the candidate; None for no such rule.
         min_segment: Smaller segments are tested together with others, see `vitrine_judge.segments.pool_segments`.
         max_segment_loss: No segment of `NOTABLE_QUERIES` or more queries may lose more than this, significant or not.
+        online: What customers must prefer on live traffic, see `vitrine_judge.online.confirm_online`; None for no such
+            rule.
     """
 
     primary: str
@@ -60,6 +63,7 @@ class Rules:
     min_rating: float | None = None
     min_segment: int = 20
     max_segment_loss: float = 0.2
+    online: OnlineRule | None = None
 
 
 @dataclass(frozen=True, eq=False)

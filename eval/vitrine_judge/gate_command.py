@@ -18,7 +18,8 @@ from vitrine_judge.query_tables import read_query_table
 
 EXIT_CODES = {"passed": 0, "failed": 1, "undecided": 2}
 TABLES = {"margins", "baselines", "floors", "budgets"}  # rules that map names to numbers
-UNAVAILABLE = {"budgets", "min_rating"}  # they need facts or a survey, which files of runs do not have
+# they need facts, a survey or live traffic, which files of runs do not have
+UNAVAILABLE = {"budgets", "min_rating", "online"}
 
 
 def read_rules(path: Path | None, primary: str) -> Rules:

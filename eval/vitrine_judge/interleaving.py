@@ -146,12 +146,20 @@ def preference(outcomes: np.ndarray, confidence: float = 0.95) -> Preference:
     if not (is_valid := np.abs(values) <= 1).all():
         index = int(np.argmin(is_valid))
         raise JudgeError(f"the outcome at index {index} is {values[index]}; it must lie between -1 and 1")
-    levels, counts = np.unique(values, return_counts=True)
-    threshold = _threshold(confidence)
-    low = _lower_end(levels, counts, threshold)
-    high = -_lower_end(-levels, counts, threshold) + 0.0  # no −0.0
-    mean, decisive = float(values.mean()), float(np.mean(values != 0))
-    return Preference(mean, low, high, confidence, len(values), decisive)
+    return _measure(*np.unique(values, return_counts=True), confidence)
+
+
+def preference_from_counts(lost: int, tied: int, won: int, confidence: float = 0.95) -> Preference:
+    """The same from the numbers of sessions that the first ranker lost, tied and won.
+
+    Raises:
+        JudgeError: no sessions, a negative number, or a confidence out of range.
+    """
+    counts = np.array([lost, tied, won])
+    _check_share("confidence", confidence)
+    if counts.min() < 0 or not counts.any():
+        raise JudgeError(f"{lost}, {tied} and {won} sessions; a preference needs sessions")
+    return _measure(OUTCOMES[counts > 0], counts[counts > 0], confidence)
 
 
 def log_capital(values: np.ndarray, counts: np.ndarray, limit: float) -> np.ndarray:
@@ -206,6 +214,15 @@ def required_sessions(mean: float, decisive: float, confidence: float = 0.95, po
         return bool(log_capital(OUTCOMES, counts, 0.0) >= threshold)
 
     return _smallest(is_enough)
+
+
+def _measure(levels: np.ndarray, counts: np.ndarray, confidence: float) -> Preference:
+    """The preference of `counts` sessions with these outcomes."""
+    threshold, sessions = _threshold(confidence), int(counts.sum())
+    low = _lower_end(levels, counts, threshold)
+    high = -_lower_end(-levels, counts, threshold) + 0.0  # no −0.0
+    mean, decisive = float(levels @ counts / sessions), float(counts[levels != 0].sum() / sessions)
+    return Preference(mean, low, high, confidence, sessions, decisive)
 
 
 def _threshold(confidence: float) -> float:

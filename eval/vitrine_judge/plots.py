@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Narrow enough for a phone at full size; on a wider screen the page scales it up.
 WIDTH, ROW, TOP, AXIS = 340, 36, 6, 20  # pixels
+SEQUENCE_ROWS = 4  # height of a plot over time, with the line of numbers
 LABEL = 26  # characters of a label that fit in the line with the numbers
 # matplotlib knows no CSS variables: it draws in these unique colours, which are then replaced by variables.
 COLOURS = {
@@ -110,6 +111,54 @@ def paired_bars(
         axes.barh(rows + 0.78, after, height=0.16, color=COLOURS["accent"])
         for row, label in enumerate(labels):
             _write(axes, row, label, f"{100 * before[row]:.1f} % → {100 * after[row]:.1f} %", "ink")
+    return result[0]
+
+
+def sequence(
+    labels: Sequence[str], estimates: Sequence[Estimate], name: str, summary: str, limit: float = 0.0
+) -> Markup:
+    """Differences that change over time, as a line in the band of their intervals; the last one as numbers.
+
+    Early intervals may be wide: the plot shows twice the range of the last one and cuts off the rest.
+
+    Args:
+        labels: Of the points in time; the first and the last are drawn.
+        estimates: One per point in time, with intervals; at least one.
+        name: Unique on the page; letters, digits and hyphens.
+        summary: Description for screen readers.
+        limit: A value to mark with a dashed line, if it is not 0.
+
+    Returns:
+        An `svg` element.
+    """
+    last, points = estimates[-1], estimates if len(estimates) > 1 else [*estimates] * 2
+    bottom, top = min(0.0, limit, last.low), max(0.0, limit, last.high)
+    margin = (top - bottom) / 2 or 0.01
+
+    def place(values: Sequence[float]) -> np.ndarray:  # counted downwards, as rows are
+        heights = (top + margin - np.array(values)) / (top - bottom + 2 * margin)
+        return np.asarray(0.6 + np.clip(heights, 0, 1) * (SEQUENCE_ROWS - 0.7))
+
+    lows, means, highs = (
+        place(values)
+        for values in zip(*((point.low, point.value, point.high) for point in points), strict=True)
+    )
+    with _plot(SEQUENCE_ROWS, name, summary) as (axes, result):
+        _write(axes, 0, last.label, _in_numbers(last, signed=True), last.tone)
+        steps = np.arange(len(points))
+        axes.fill_between(steps, lows, highs, color=COLOURS["line"], linewidth=0)
+        axes.plot(steps, means, color=COLOURS[last.tone], linewidth=2)
+        axes.plot(steps[-1:], means[-1:], "o", color=COLOURS[last.tone], markersize=5, clip_on=False)
+        for value, style in {0.0: "solid", limit: "dashed" if limit else "solid"}.items():
+            axes.axhline(float(place([value])[0]), color=COLOURS["ink"], linewidth=1, linestyle=style)
+        axes.set_xlim(0, steps[-1])
+        axes.set_xticks(
+            steps[[0, -1]][-len(labels) :], [_printable(label) for label in labels[:: len(labels) - 1 or 1]]
+        )
+        axes.tick_params(axis="x", length=0, labelsize=10, labelcolor=COLOURS["soft"], pad=2)
+        dates = axes.get_xticklabels()
+        dates[0].set_horizontalalignment("left")
+        dates[-1].set_horizontalalignment("right")
     return result[0]
 
 

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from vitrine_judge.errors import JudgeError
 from vitrine_judge.metrics import Scores
+from vitrine_judge.online_plot import plot_online, table_online
 from vitrine_judge.pages import Cell, Table, format_p_value, template_environment
 from vitrine_judge.people import Agreement, Rating
 from vitrine_judge.plots import Estimate, difference_tone, forest
@@ -251,6 +252,7 @@ def render(report: Report) -> str:
             rivals=rivals,
             tiles=list(_tiles(report, rivals, totals[report.subject], groups)),
             primary_plot=_primary_plot(report, rivals) if rivals else "",
+            online_plot=_online_plot(report.review) if report.review else "",
             systems_plot=_systems_plot(report, totals),
             segment_plots=list(_segment_plots(report, rivals, groups)),
             tables=list(_tables(report, totals, groups)),
@@ -376,6 +378,13 @@ def _primary_plot(report: Report, rivals: Sequence[str]) -> Markup:
     return forest(estimates, "primary", f"Difference in {report.primary}. {summary}")
 
 
+def _online_plot(review: Review) -> Markup | str:
+    if review.online is None:
+        return ""
+    result, rule = review.online
+    return plot_online(result, rule.confidence, rule.min_preference)
+
+
 def _systems_plot(report: Report, totals: Mapping[str, Segment]) -> Markup:
     estimates = [
         Estimate(name, total.mean, total.low, total.high, "accent" if name == report.subject else "soft")
@@ -411,6 +420,9 @@ def _tables(
         yield _groups_table(report, grouping, parts)
     if report.scores_by_judge:
         yield _judges_table(report)
+    if report.review and report.review.online:
+        result, rule = report.review.online
+        yield table_online(result, rule.confidence)
 
 
 def _systems_table(report: Report, totals: Mapping[str, Segment]) -> Table:

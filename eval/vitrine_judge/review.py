@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vitrine_judge.decision import Decision, Finding
+from vitrine_judge.online import OnlineResult, OnlineRule
 
 # Fact → its name on the page, and its unit.
 FACTS = {
@@ -61,6 +62,7 @@ class Review:
         costs: The facts of both versions.
         data: The changes of the data, in sentences.
         link: Address of the version's page in MLflow.
+        online: The result of an experiment against the champion, and the rule for it; None where there is none.
     """
 
     model: str
@@ -71,6 +73,7 @@ class Review:
     costs: Sequence[Cost]
     data: Sequence[str]
     link: str
+    online: tuple[OnlineResult, OnlineRule] | None = None
 
     @property
     def promoted(self) -> bool:

@@ -12,6 +12,7 @@ from vitrine_judge.interleaving import (
     credit,
     log_capital,
     preference,
+    preference_from_counts,
     required_sessions,
     team_draft,
 )
@@ -156,6 +157,17 @@ def test_the_preference_is_symmetric_and_ignores_the_order(values: np.ndarray, s
         assert getattr(shuffled, field) == pytest.approx(getattr(measured, field), abs=1e-12)
     negated = preference(-values)
     assert (negated.low, negated.high) == pytest.approx((-measured.high, -measured.low), abs=1e-12)
+
+
+@given(st.tuples(*[st.integers(0, 50)] * 3).filter(any), st.floats(0.5, 0.999))
+def test_counts_of_outcomes_are_enough(counts: tuple[int, int, int], confidence: float) -> None:
+    assert preference_from_counts(*counts, confidence) == preference(np.repeat(OUTCOMES, counts), confidence)
+
+
+@pytest.mark.parametrize("counts", [(0, 0, 0), (-1, 5, 5)])
+def test_counts_that_cannot_be_are_refused(counts: tuple[int, int, int]) -> None:
+    with pytest.raises(JudgeError, match="a preference needs sessions"):
+        preference_from_counts(*counts)
 
 
 def test_the_interval_holds_the_preference_at_all_times() -> None:

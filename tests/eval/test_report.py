@@ -15,6 +15,7 @@ from selenium.webdriver import ActionChains, Chrome, Keys
 from vitrine_judge.decision import Decision, Finding
 from vitrine_judge.errors import JudgeError
 from vitrine_judge.metrics import Scores
+from vitrine_judge.online import Day, OnlineResult, OnlineRule
 from vitrine_judge.pages import data_uri
 from vitrine_judge.people import Agreement, Rating
 from vitrine_judge.report import (
@@ -132,6 +133,12 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def page() -> Page:
     return Page(render(report()))
+
+
+ONLINE = (
+    OnlineResult("interleaving", (Day("2026-11-01", 10, 80, 10), Day("2026-11-02", 50, 500, 250))),
+    OnlineRule(),
+)
 
 
 def decision(verdict: str = "failed") -> Decision:
@@ -357,6 +364,13 @@ def test_the_rest_is_a_click_away(anchor: str) -> None:
     assert anchor in [a.get("id") for _, a in page.tags]
 
 
+def test_what_customers_prefer_is_shown_where_it_is_known() -> None:
+    page = Page(render(report(review=review(online=ONLINE))))
+    assert "What customers prefer" in page.texts("h2")
+    assert any(row.startswith("2026-11-02 250 500 50 +0.222") for row in page.texts("tr"))
+    assert "What customers prefer" not in render(report(review=review()))
+
+
 def test_how_to_promote_and_how_to_undo() -> None:
     page = render(report(review=review()))
     assert "python -m registry promote 7 --force --reason" in page
@@ -502,7 +516,11 @@ def shown(
     request: pytest.FixtureRequest,
     tmp_path: Path,
 ) -> Chrome:
-    page = report() if request.param == "report" else report(review=review(), rivals=["text", HOSTILE])
+    page = (
+        report()
+        if request.param == "report"
+        else report(review=review(online=ONLINE), rivals=["text", HOSTILE])
+    )
     (tmp_path / "report.html").write_text(render(page), encoding="utf-8")
     browser.get_log("browser")  # of pages before
     browser.get((tmp_path / "report.html").as_uri())

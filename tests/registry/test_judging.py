@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from chain_fixtures import SavedStore, copied
+from vitrine_judge.online import Day, OnlineResult
 
 from catalog.schema import DataError
 from components.params import RegisterParams
@@ -16,6 +17,8 @@ from registry import mlflow_runs, mlflow_store
 from registry.__main__ import main
 from registry.judging import judge
 from registry.model_registry import COMPARED_WITH, GATE, REASONS, ModelRegistry
+from registry.online_results import record_online_result
+from registry.params import OnlineParams
 from registry.promotion import promote
 
 if TYPE_CHECKING:
@@ -113,6 +116,49 @@ def test_a_version_without_a_champion_is_compared_with_its_baselines(
     assert version.tags[COMPARED_WITH] == ""
     page = mlflow_runs.download_artifact(str(version.run_id), "decision.html", tmp_path / "run").read_text()
     assert "there is no champion yet" in page and "<bdi>bm25</bdi>" in page
+
+
+def test_the_rule_online_waits_for_an_experiment_and_then_decides(
+    registry: ModelRegistry, data: Path, tmp_path: Path
+) -> None:
+    """The alias is there before, so that the service can run it; promotion is not."""
+    strict = LENIENT.model_copy(update={"online": OnlineParams(min_sessions=100), "promote": "auto"})
+    text = judge(registry, "2", data, strict)
+    assert text.startswith(
+        "product-search version 2, gate undecided, challenger\n  There is no online result "
+    )
+    with pytest.raises(
+        DataError, match=r"not promoted: Gate undecided: .* compare it with the champion on live"
+    ):
+        promote(registry, "2")
+
+    def record(*days: Day) -> str:
+        record_online_result(registry, "2", "1", OnlineResult("interleaving", days), 0.95, "<p>page</p>")
+        return judge(registry, "2", data, strict)
+
+    equal, good, bad = (Day("2026-11-01", *counts) for counts in ((30, 90, 30), (10, 90, 60), (90, 90, 10)))
+    text = record(equal)
+    assert text.startswith(
+        "product-search version 2, gate undecided, challenger\n  Customers may or may not "
+    )
+    text = record(equal, bad)
+    assert text.startswith("product-search version 2, gate failed, no alias\n  Customers do not prefer ")
+    assert registry.find_by_alias("challenger") is None
+    assert record(equal, good, good).startswith("product-search version 2, gate passed, champion\n")
+    assert registry.find_by_alias("champion") == "2"
+
+    version = registry.get_version("2")
+    run = str(version.run_id)
+    page, card = (
+        mlflow_runs.download_artifact(run, name, tmp_path / "run").read_text()
+        for name in ("decision.html", "model_card.md")
+    )
+    assert "What customers prefer" in page and 'id="online-' in page, "with the plot"
+    assert (
+        "✓ Customers prefer this version: preference +0.2" in card
+        and "470 sessions. [Plot of all days]" in card
+    )
+    assert "What customers prefer" in str(version.description)
 
 
 def test_the_rules_may_promote_automatically(registry: ModelRegistry, data: Path) -> None:

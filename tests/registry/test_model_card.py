@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -26,6 +26,8 @@ MARGIN = replace(
 )
 FLOOR = replace(GAIN, verdict="passed", text="ndcg@10 is 0.5; at least 0.3.", headline="ndcg@10 is 0.5")
 
+ONLINE = Finding("online", "undecided", "No online result yet.", headline="No online result yet")
+
 
 def make_card(
     *findings: Finding,
@@ -33,6 +35,8 @@ def make_card(
     rescored: str = "",
     systems: Sequence[str] = (CANDIDATE,),
     joint: str | None = None,
+    lineage: Mapping[str, str] | None = None,
+    online: str = "",
 ) -> str:
     ids = np.array([f"q{n}" for n in range(20)])
     scores = Scores(ids, np.ones(20, bool), {"ndcg@10": np.linspace(0, 1, 20)})
@@ -56,9 +60,10 @@ def make_card(
         dict.fromkeys(systems, scores),
         {"params": params},
         validation,
-        {"vitrine.data": "abc"},
+        {"vitrine.data": "abc"} | dict(lineage or {}),
         "ndcg@10",
         rescored,
+        online,
     )
 
 
@@ -80,6 +85,11 @@ def make_card(
             "Gate undecided: do not promote version 3 yet; mrr@10 may have dropped; judge more queries (number: see "
             "the decision page).",
         ),
+        (
+            [FLOOR, ONLINE],
+            "Gate undecided: do not promote version 3 yet; No online result yet; compare it with the champion on live "
+            "traffic (docs/interleaving.md).",
+        ),
     ],
 )
 def test_the_first_sentence_says_what_to_do_and_why(findings: list[Finding], sentence: str) -> None:
@@ -98,6 +108,17 @@ def test_a_rescored_champion_is_mentioned() -> None:
         FLOOR, rescored="The champion was rescored."
     )
     assert "\n\n\n" not in make_card(FLOOR).partition("## Quality")[0]
+
+
+def test_the_online_result_stands_in_the_card_with_its_plot() -> None:
+    names = ("kind", "sessions", "preference", "low", "high", "confidence", "since", "until", "champion")
+    tags = {f"vitrine.online.{name}": f"<{name}>" for name in names}
+    card = make_card(FLOOR, lineage=tags, online="#/page")
+    _, _, section = card.partition("## What customers prefer\n\n")
+    text = section.partition("\n\n## Quality")[0]
+    assert all(f"<{name}>" in text for name in names) and text.endswith("[Plot of all days](#/page)")
+    assert card.count("<sessions>") == 1, "not in the lineage"
+    assert "customers" not in make_card(FLOOR, lineage=tags)
 
 
 def test_the_description_has_the_verdict_and_the_link_first() -> None:
