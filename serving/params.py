@@ -39,6 +39,13 @@ class ExperimentParams(Params):
 
     kind: Literal["none", "interleaving", "ab", "shadow"] = "none"
     share: Share = Field(0.1, description="share of the sessions that take part")
+    seed: int = Field(0, description="of all draws; another one draws all sessions anew")
+    wait_ms: float = Field(
+        200.0, ge=0, description="time that a search waits for the challenger once the champion has answered"
+    )
+    max_searches: int = Field(
+        100, ge=1, description="sessions with more searches are no customers, and are left out of results"
+    )
 
 
 class MonitorParams(Params):
