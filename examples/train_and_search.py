@@ -26,13 +26,11 @@ def search(folder: Path, text: str, k: int = 5) -> list[tuple[str, float]]:
     """Title and score of the best products for a text query."""
     model, featurizer = load_model(folder / "model")
     row = {"query_id": "q", "text": text, "image": None, "split": "test", "segment": None}
-    queries, _ = featurizer.featurize_rows("queries", [row])
-    query_embeddings = embed_queries(model, queries)
-    data = folder / "data"
+    items, _ = featurizer.featurize_rows("queries", [row])
+    queries, data = embed_queries(model, items), folder / "data"
     products = featurizer.featurize_table(data, "products")
-    index = SearchIndex.build(model, products, data, fingerprint(data), query_embeddings.vectors)
-    (results,) = index.find(query_embeddings, k)
-    return [(result["title"], result["score"]) for result in results]
+    index = SearchIndex.build(model, products, data, fingerprint(data), queries.vectors)
+    return [(result["title"], result["score"]) for result in index.find(queries, k)[0]]
 
 
 if __name__ == "__main__":

@@ -173,7 +173,7 @@ def test_only_the_test_split_is_asked(evaluation: Path, data: Path) -> None:
 def test_what_it_was_made_from_and_what_it_costs(evaluation: Path, data: Path) -> None:
     provenance = read(evaluation / "made_from.json")
     assert provenance["data"] == store.fingerprint(data)
-    assert set(provenance["params"]) == {"featurize", "train", "evaluate"}
+    assert set(provenance["params"]) == {"featurize", "train", "index", "evaluate"}
     assert provenance["judge"] == fingerprint(EvaluateParams().metrics)
     assert provenance["params"]["evaluate"]["holdout"] == 0.3
     costs = {"latency_ms_p95", "model_mb", "index_mb", "index_recall@10"}
