@@ -15,7 +15,7 @@ from catalog import store
 from components.params import RegisterParams
 from fusion.encoders.families import list_packages
 from fusion.search.hybrid import HYBRID_FILE
-from fusion.search.marker import IndexMarker
+from fusion.search.marker import IndexMarker, ModelMarker
 from fusion.search.search_index import PRODUCTS_FILE
 from registry import mlflow_runs
 from registry.comparison import WEIGHTS, Candidate
@@ -84,8 +84,8 @@ def register(
             decision.html: verdict and reasons, a comparison of candidate, champion and baselines, what to do next.
 
     Raises:
-        DataError: where MLflow cannot be reached, the champion cannot be scored again, or another version became
-            champion in the meantime.
+        DataError: where the index is of another model, MLflow cannot be reached, the champion cannot be scored again, or
+            another version became champion in the meantime.
     """
     outputs = StageOutputs(data, report, model, index, evaluation)
     with_retries(lambda: _register(outputs, params, registration))
@@ -95,6 +95,7 @@ def _register(outputs: StageOutputs, params: RegisterParams, registration: Path)
     provenance, validation = outputs.read_provenance(), outputs.read_validation()
     lineage = collect_lineage(provenance["data"], outputs.data)
     marker = IndexMarker.load(outputs.index)
+    marker.require_model(ModelMarker.read(outputs.model))
     with store.new_atomic_dir(registration) as folder:
         client = connect()
         registry = ModelRegistry(client, params.model_name)
