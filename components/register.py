@@ -84,8 +84,8 @@ def register(
             decision.html: verdict and reasons, a comparison of candidate, champion and baselines, what to do next.
 
     Raises:
-        DataError: where the index is of another model, MLflow cannot be reached, the champion cannot be scored again, or
-            another version became champion in the meantime.
+        DataError: where the index is of another model, MLflow cannot be reached, the champion cannot be scored again,
+            or another version became champion in the meantime.
     """
     outputs = StageOutputs(data, report, model, index, evaluation)
     with_retries(lambda: _register(outputs, params, registration))
