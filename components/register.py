@@ -19,6 +19,7 @@ from fusion.search.marker import IndexMarker, ModelMarker
 from fusion.search.search_index import PRODUCTS_FILE
 from registry import mlflow_runs
 from registry.comparison import WEIGHTS, Candidate
+from registry.index_publishing import JUDGED_INDEX
 from registry.lineage import collect_lineage
 from registry.mlflow_store import connect, with_retries
 from registry.model_logging import create_signature, ensure_registered
@@ -37,7 +38,6 @@ EVALUATION_FILES = (  # of `evaluate`, logged to the run
     "made_from.json", "metrics.json", "segments.csv", "comparisons.json", "facts.json", "queries.parquet", "scores",
     "report.html",
 )  # fmt: skip
-JUDGED_INDEX = "vitrine.judged_index"  # tag: marker of the index that the version was judged with
 SYSTEMS = "systems.json"  # artifact: a table of every system's metrics
 
 
