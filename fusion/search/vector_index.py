@@ -1,7 +1,8 @@
 """Exact and approximate top-k by inner product."""
 
+import itertools
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -16,7 +17,8 @@ RESCORE_COST = 16  # scoring one candidate in full costs about as much as 16 pro
 SCANS_PER_SCORE = 50  # scanning 50 products in the lists costs about as much as one in an exact search
 RESCORE_CHUNK = 64  # queries whose candidate vectors are in memory at a time
 SCORE_TOLERANCE = 1e-6  # exact and approximate search sum up in different orders
-ADD_CHUNK = 50_000  # products added to the index at a time
+ASSIGN_CHUNK = 1024  # vectors assigned to lists at a time; the number is part of what the result depends on
+SCAN_BLOCK = 32  # of faiss: codes that are scanned at once
 
 
 def top_k(
@@ -58,6 +60,92 @@ def top_positions(scores: np.ndarray, k: int) -> np.ndarray:
     return candidates[np.argsort(-scores[candidates], kind="stable")][:k]
 
 
+class Quantiser(NamedTuple):
+    """What an `IVFIndex` learns from vectors. It assigns each vector on its own, whatever others there are.
+
+    Attributes:
+        directions: float32 (d, dim), the projection.
+        centroids: float32 (L, d), of the lists.
+        codebook: float32 (d, 16), the values that four bits stand for in each direction.
+    """
+
+    directions: np.ndarray
+    centroids: np.ndarray
+    codebook: np.ndarray
+
+    @classmethod
+    def learn(cls, vectors: np.ndarray) -> Self:
+        """Learn from float32 (P, dim). Deterministic: the same vectors give the same arrays."""
+        import faiss
+
+        directions = _principal_directions(vectors)
+        d, list_count = len(directions), max(1, int(2 * len(vectors) ** 0.5))
+        index = faiss.IndexIVFPQFastScan(
+            faiss.IndexFlatIP(d), d, list_count, d, 4, faiss.METRIC_INNER_PRODUCT
+        )
+        index.by_residual = True
+        index.train(_sample_evenly(vectors, SAMPLES_PER_LIST * list_count) @ directions.T)
+        centroids = index.quantizer.reconstruct_n(0, list_count)
+        return cls(directions, centroids, faiss.vector_to_array(index.pq.centroids).reshape(d, -1))
+
+    def assign(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Find the list and the code of each vector.
+
+        In batches of equal shape, and in PyTorch: with NumPy, a vector's product depends on its place in the batch.
+
+        Args:
+            vectors: float32 (N, dim).
+
+        Returns:
+            Number of the list, int32 (N,), and code, uint8 (N, d / 2).
+        """
+        import faiss
+        import torch
+
+        plain = self._create_index()
+        projection, centroids = torch.tensor(self.directions.T), torch.tensor(self.centroids.T)
+        lists = np.empty(len(vectors), np.int32)
+        codes = np.empty((len(vectors), plain.code_size), np.uint8)
+        for start in range(0, len(vectors), ASSIGN_CHUNK):
+            rows = np.resize(np.arange(start, min(start + ASSIGN_CHUNK, len(vectors))), ASSIGN_CHUNK)
+            projected = torch.from_numpy(vectors[rows]) @ projection
+            nearest = (projected @ centroids).argmax(1).numpy()
+            chunk_codes, points = np.empty((ASSIGN_CHUNK, plain.code_size), np.uint8), projected.numpy()
+            plain.encode_vectors(ASSIGN_CHUNK, *map(faiss.swig_ptr, (points, nearest, chunk_codes)))
+            lists[rows], codes[rows] = nearest, chunk_codes
+        return lists, codes
+
+    def build_index(self, lists: np.ndarray, codes: np.ndarray) -> Any:
+        """Build faiss's index of the N vectors that `assign` got."""
+        import faiss
+
+        plain = self._create_index()
+        order = np.argsort(lists, kind="stable")
+        sorted_codes = codes[order]
+        edges = np.searchsorted(lists[order], np.arange(len(self.centroids) + 1)).tolist()
+        for number, (start, end) in enumerate(itertools.pairwise(edges)):
+            rows = slice(start, end)
+            plain.invlists.add_entries(
+                number, end - start, faiss.swig_ptr(order[rows]), faiss.swig_ptr(sorted_codes[rows])
+            )
+        plain.ntotal = len(lists)
+        index = faiss.IndexIVFPQFastScan(plain, SCAN_BLOCK)
+        index.referenced_objects = [plain]  # it shares the quantizer
+        return index
+
+    def _create_index(self) -> Any:
+        """An empty index of faiss, whose lists can be filled with codes."""
+        import faiss
+
+        list_count, d = self.centroids.shape
+        quantizer = faiss.IndexFlatIP(d)
+        quantizer.add(self.centroids)
+        index = faiss.IndexIVFPQ(quantizer, d, list_count, d, 4, faiss.METRIC_INNER_PRODUCT)
+        index.by_residual, index.is_trained = True, True
+        faiss.copy_array_to_vector(self.codebook.ravel(), index.pq.centroids)
+        return index
+
+
 class IVFIndex:
     """Approximate top-k with an inverted file index (IVF) of faiss: a search reads only a few lists of near products.
 
@@ -65,16 +153,24 @@ class IVFIndex:
     directions in which the vectors mostly lie. The best candidates are scored again with the full vectors.
 
     Args:
-        index: faiss's IndexIVFPQFastScan over projected vectors.
-        directions: float32 (d, dim), the projection.
+        quantiser: What was learnt.
+        lists: Number of each product's list, int32 (P,), see `Quantiser.assign`.
+        codes: Code of each product, uint8 (P, d / 2).
         probes: Lists that a search for `TUNING_K` products reads.
         depth: Candidates that such a search scores in full.
     """
 
     def __init__(
-        self, index: Any, directions: np.ndarray, probes: int = 1, depth: int = 8 * TUNING_K
+        self,
+        quantiser: Quantiser,
+        lists: np.ndarray,
+        codes: np.ndarray,
+        probes: int = 1,
+        depth: int = 8 * TUNING_K,
     ) -> None:
-        self.index, self.directions, self.probes, self.depth = index, directions, probes, depth
+        self.quantiser, self.lists, self.codes = quantiser, lists, codes
+        self.probes, self.depth = probes, depth
+        self.index, self.directions = quantiser.build_index(lists, codes), quantiser.directions
 
     @classmethod
     def build(cls, products: np.ndarray, queries: np.ndarray) -> Self:
@@ -86,17 +182,8 @@ class IVFIndex:
             products: float32 of shape (P, dim).
             queries: float32 of shape (Q, dim), representative queries, one or more.
         """
-        import faiss
-
-        directions = _principal_directions(products)
-        d, list_count = len(directions), max(1, int(2 * len(products) ** 0.5))
-        quantizer = faiss.IndexFlatIP(d)
-        index = faiss.IndexIVFPQFastScan(quantizer, d, list_count, d, 4, faiss.METRIC_INNER_PRODUCT)
-        index.by_residual = True
-        index.train(_sample_evenly(products, SAMPLES_PER_LIST * list_count) @ directions.T)
-        for start in show_progress(range(0, len(products), ADD_CHUNK), "index", unit="batch"):
-            index.add(products[start : start + ADD_CHUNK] @ directions.T)
-        ivf = cls(index, directions)
+        quantiser = Quantiser.learn(products)
+        ivf = cls(quantiser, *quantiser.assign(products))
         ivf._tune(products, queries)
         return ivf
 
@@ -159,28 +246,21 @@ class IVFIndex:
         """Memory of the index without the product vectors."""
         import faiss
 
-        return faiss.serialize_index(self.index).nbytes + self.directions.nbytes
+        arrays = (*self.quantiser, self.lists, self.codes)
+        return faiss.serialize_index(self.index).nbytes + sum(array.nbytes for array in arrays)
 
     def save(self, path: Path) -> None:
         """Write one file of arrays."""
-        import faiss
-
+        arrays: dict[str, Any] = {**self.quantiser._asdict(), "lists": self.lists, "codes": self.codes}
         with path.open("wb") as file:
-            np.savez(
-                file,
-                index=faiss.serialize_index(self.index),
-                directions=self.directions,
-                searches=[self.probes, self.depth],
-            )
+            np.savez(file, **arrays, searches=[self.probes, self.depth])
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read what `save` wrote."""
-        import faiss
-
         with np.load(path, allow_pickle=False) as file:
-            index = faiss.deserialize_index(file["index"])
-            return cls(index, file["directions"], *file["searches"].tolist())
+            quantiser = Quantiser(*(file[name] for name in Quantiser._fields))
+            return cls(quantiser, file["lists"], file["codes"], *file["searches"].tolist())
 
 
 def _rescore(
