@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from catalog import store
+from catalog.content import hash_products
 from components.params import IndexParams
 from fusion.featurizer import load_items
 from fusion.model import ProductSearchModel, embed
@@ -38,6 +39,6 @@ def index(data: Path, features: Path, model: Path, params: IndexParams, index: P
     fingerprint = read_data_fingerprint(features)
     built = SearchIndex.build(network, products, data, fingerprint, tuning_embeddings, lexical)
     with store.new_atomic_dir(index) as folder:
-        built.save(folder)
+        built.save(folder, hash_products(data))
         write_json(folder / "made_from.json", {"data": fingerprint, "params": params.model_dump(mode="json")})
     print(f"index: {built.fields.num_rows:,} products, {built.nbytes / 1e6:,.1f} MB in memory")

@@ -6,16 +6,15 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Self
 
-from catalog.languages import ENGLISH, NON_LATIN, choose_languages
+from catalog.languages import ENGLISH, NON_LATIN
 from catalog.scripts import CLUSTER, HANGUL, IDEOGRAPHIC, MARKS, UNSEGMENTED
 from catalog.text import clean
 from fusion.search.language_rules import (
-    COMPOUNDING,
     ELISIONS,
     NOUNS,
     SHORT_LISTS,
@@ -249,31 +248,10 @@ class CatalogueAnalyser:
         self.stems = dict(stems)
         self._analysers = {code: Analyser(code, stems.get(code)) for code in shares}
 
-    @classmethod
-    def fit(
-        cls, texts: Sequence[str], languages: Sequence[str | None], language: str
-    ) -> tuple[Self, list[str]]:
-        """Find the language of each product, and the words that its compounds are made of.
-
-        Args:
-            texts: Of products.
-            languages: Of the same products, where the data set says it; as in its column, such as "de" or "de-AT".
-            language: "auto", or the code of all products.
-
-        Returns:
-            The analysers, and the language of each product.
-        """
-        codes = choose_languages(texts, languages) if language == AUTO else [language] * len(texts)
-        counts = Counter(codes)
-        shares = {code: count / len(codes) for code, count in counts.most_common()} or {ENGLISH: 1.0}
-        stems = {
-            code: Analyser(code).count_stems(
-                text for text, other in zip(texts, codes, strict=True) if other == code
-            )
-            for code in shares
-            if code in COMPOUNDING
-        }
-        return cls(language, shares, stems), codes
+    @staticmethod
+    def count_stems(language: str, texts: Iterable[str]) -> dict[str, int]:
+        """Count the words that the compounds of a language's products are made of, for `stems`."""
+        return Analyser(language).count_stems(texts)
 
     def index_tokens(self, text: str, language: str) -> list[str]:
         """The tokens of a product's text in a language of the catalogue."""

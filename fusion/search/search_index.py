@@ -24,7 +24,50 @@ from fusion.search.vector_index import ANN_MIN_PRODUCTS, IVFIndex, top_k
 
 FIELDS = (*FILTERS, "price", "max_price", "currency", "group_id", "available")
 PRODUCTS_FILE, IVF_FILE, LEXICAL_FOLDER = "products.parquet", "lists.npz", "lexical"
+CONTENT, VECTOR = "content", "vector"  # columns of products.parquet; also "vector text" and so on
+GROUP_ROWS = 16_384  # products in a row group of products.parquet
 MIN_TOTAL_LOSS = 1e-3  # of a score; smaller losses are rounding errors of half precision
+
+
+class ProductsWriter:
+    """Writes products.parquet of an index, `GROUP_ROWS` products at a time; a context manager.
+
+    Vectors are neither compressed nor looked up in dictionaries: that saves no space, and most of the time.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer:
+            self._writer.close()
+
+    def write(
+        self, fields: pa.Table, vectors: Mapping[str, np.ndarray], content: pa.Array | None = None
+    ) -> None:
+        """Add products.
+
+        Args:
+            fields: See `SearchIndex`.
+            vectors: `SearchIndex.vectors` under the name "", and `SearchIndex.vectors_without`.
+            content: See `SearchIndex.save`.
+        """
+        table, columns = fields, dict.fromkeys(fields.column_names, "zstd")
+        if content is not None:
+            table = table.append_column(CONTENT, content)
+        for name, array in vectors.items():
+            column = pa.FixedSizeListArray.from_arrays(pa.array(array.ravel()), array.shape[1])
+            table = table.append_column(f"{VECTOR} {name}".strip(), column)
+        if self._writer is None:
+            dictionaries = [name for name in (*FILTERS, "currency") if name in fields.column_names]
+            self._writer = pq.ParquetWriter(
+                self.path, table.schema, use_dictionary=dictionaries, compression=columns
+            )
+        self._writer.write_table(table, GROUP_ROWS)
 
 
 class SearchIndex:
@@ -229,18 +272,26 @@ class SearchIndex:
             for name, loss in losses.items()
         }
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, content: pa.ChunkedArray | None = None) -> None:
         """Write marker.json, products.parquet, lexical/ with BM25, and lists.npz if there is an `IVFIndex`.
 
         How BM25 is merged is no part of an index: `evaluate` chooses it, see `Hybrid.save`.
+
+        Args:
+            folder: Created if missing.
+            content: Hash of each product, of `catalog.content.hash_products`, by which a refresh recognises what did
+                not change; without it, a refresh encodes all products.
         """
-        table = self.fields
-        for name, vectors in {"": self.vectors, **self.vectors_without}.items():
-            column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
-            table = table.append_column(f"vector {name}".strip(), column)
         folder.mkdir(exist_ok=True)
         self.marker.save(folder)
-        pq.write_table(table, folder / PRODUCTS_FILE)
+        vectors = {"": self.vectors, **self.vectors_without}
+        with ProductsWriter(folder / PRODUCTS_FILE) as writer:
+            for start in range(0, max(1, len(self.vectors)), GROUP_ROWS):
+                rows = slice(start, start + GROUP_ROWS)
+                hashes = None if content is None else content[rows].combine_chunks()
+                writer.write(
+                    self.fields[rows], {name: array[rows] for name, array in vectors.items()}, hashes
+                )
         if self.ivf:
             self.ivf.save(folder / IVF_FILE)
         if self.lexical:
@@ -265,7 +316,8 @@ class SearchIndex:
             vectors[name.removeprefix("vector").strip()] = (
                 column.flatten().to_numpy().reshape(-1, column.type.list_size)
             )
-        fields = table.select([name for name in table.column_names if not name.startswith("vector")])
+        hidden = (CONTENT, VECTOR)
+        fields = table.select([name for name in table.column_names if not name.startswith(hidden)])
         ivf = IVFIndex.load(folder / IVF_FILE) if (folder / IVF_FILE).exists() else None
         served = Hybrid.load(hybrid) if hybrid else MODEL_ALONE
         has_lexical = (folder / LEXICAL_FOLDER).exists() and (hybrid is None or served.uses_bm25)

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion.search.analysis import Analyser, CatalogueAnalyser, fold_accents, split_bigrams
+from fusion.search.analysis import Analyser, fold_accents, split_bigrams
+from fusion.search.catalogue_tokens import analyse_catalogue
 from fusion.search.lexical_index import LexicalIndex
 
 Write = Callable[[dict[str, list[dict[str, Any]]]], Path]
@@ -127,14 +128,20 @@ def test_a_long_word_is_split_in_reasonable_time() -> None:
     assert Analyser("de", {"aaa": 1, "aaaa": 1}).query_tokens("a" * 400)
 
 
-def test_products_are_read_in_their_language() -> None:
+def test_products_are_read_in_their_language(write_data: Write) -> None:
     texts = ["chaussures rouges pour femme", "red shoes for women", "rote Schuhe", "robe d'été"]
-    analyser, codes = CatalogueAnalyser.fit(texts, ["fr", "en-GB", "de", "fr"], "auto")
-    assert codes == ["fr", "en", "de", "fr"] and list(analyser.shares) == ["fr", "en", "de"]
+    products = [
+        {"product_id": str(number), "title": title, "language": language}
+        for number, (title, language) in enumerate(zip(texts, ["fr", "en-GB", "de", "fr"], strict=True))
+    ]
+    data = write_data({"products": products, "queries": [], "judgements": []})
+    tokens = analyse_catalogue(data, "auto", None)
+    analyser = tokens.analyser
+    assert tokens.languages.to_pylist() == ["fr", "en", "de", "fr"]
+    assert list(analyser.shares) == ["fr", "de", "en"]
     assert {"chaussur", "chaussures"} <= {*analyser.query_tokens("chaussures"), "chaussures"}
     assert set(analyser.query_tokens("shoes")) >= {"shoe"}
-    assert CatalogueAnalyser.fit(texts, [None] * 4, "fr")[1] == ["fr"] * 4
-    assert CatalogueAnalyser.fit([], [], "auto")[1] == []
+    assert analyse_catalogue(data, "fr", None).languages.to_pylist() == ["fr"] * 4
 
 
 def read_titles(language: str) -> list[tuple[str, str]]:

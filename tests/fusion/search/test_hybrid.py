@@ -125,7 +125,11 @@ def test_an_index_is_saved_without_pickle_and_its_hybrid_beside_it(
 ) -> None:
     index.save(tmp_path / "index")
     index.hybrid.save(tmp_path / HYBRID_FILE)
-    assert {path.suffix for path in (tmp_path / "index" / "lexical").iterdir()} == {".npy", ".json"}
+    assert {path.suffix for path in (tmp_path / "index" / "lexical").iterdir()} == {
+        ".npy",
+        ".json",
+        ".parquet",
+    }
     loaded = SearchIndex.load(tmp_path / "index", tmp_path / HYBRID_FILE)
     assert loaded.hybrid == Hybrid(0.3, 5)
     assert loaded.nbytes == index.nbytes > index.vectors.nbytes
