@@ -19,6 +19,19 @@ class RefreshParams(Params):
 class ServiceParams(Params):
     """`python -m serving`: the search service."""
 
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all, as in a container")
+    port: int = Field(8080, ge=0, le=65535)
+    body_mb: float = Field(
+        8.0, gt=0, le=100, description="largest body of a request; base64 adds a third to a picture"
+    )
+    max_k: int = Field(100, ge=1, le=1000, description="most results of a search")
+    waiting: int = Field(64, ge=1, description="searches without an answer; any more get status 503 at once")
+    timeout_seconds: float = Field(5.0, gt=0, description="until a request is given up with status 504")
+    drain_seconds: float = Field(
+        20.0, gt=0, description="after SIGTERM, for the requests that are being answered"
+    )
+    poll_seconds: float = Field(10.0, gt=0, description="between two looks for a promotion or a new index")
+
 
 class LogParams(Params):
     """The log of requests and events."""

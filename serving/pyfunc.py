@@ -5,8 +5,10 @@ MLflow loads this file as the model's code.
 
 import ast
 import base64
+import json
 import logging
-import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,10 +21,11 @@ from mlflow.pyfunc import PythonModel
 from catalog.images import Limits
 from catalog.schema import DataError
 from catalog.threads import limit_threads
+from fusion.encoders.vocabulary import PAD
 from fusion.featurizer import Featurizer
 from fusion.model import ProductSearchModel
 from fusion.search.filters import FILTERS, Filters
-from fusion.search.marker import ModelMarker, embed_queries
+from fusion.search.marker import ModelMarker, QueryEmbeddings, embed_queries
 from fusion.search.search_index import SearchIndex
 
 COLUMNS = ("text", "image")
@@ -110,50 +113,146 @@ class ProductSearch(PythonModel):
                 with status 400.
         """
         try:
-            return self._search(_read_queries(model_input), params or {})
+            results = self.search(_read_queries(model_input), params or {})
         except ValueError as error:
             _raise_bad_request(str(error))
+        return self._build_table(results)
 
-    def _search(self, rows: list[dict[str, Any]], params: dict[str, Any]) -> pd.DataFrame:
-        k, filters = _read_k(params), _read_filters(params)
-        query_rows = [_query_row(number, row) for number, row in enumerate(rows)]
-        queries, errors = self.featurizer.featurize_rows("queries", query_rows)
-        if errors:
-            raise ValueError(
-                "; ".join(f"query {number}: picture {error}" for number, error in errors.items())
-            )
-        query_embeddings = embed_queries(self.model, queries)
-        texts = [row["text"] for row in query_rows]
-        mask = self.index.filter_mask(filters)
-        products, scores = self.index.search(query_embeddings, k, mask, texts, _read_flag(params, "collapse"))
-        query_count, result_count = products.shape
-        shares = [
-            self.index.modality_shares(query, results)
-            for query, results in zip(query_embeddings.vectors, products, strict=True)
+    def search(self, rows: Sequence[dict[str, Any]], params: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
+        """Search as `predict`, without pandas.
+
+        Args:
+            rows: One query each: `text`, `image` (base64) or both.
+            params: As for `predict`.
+
+        Returns:
+            For each query its results, as of `SearchIndex.find`.
+
+        Raises:
+            ValueError: as `predict`; the message names all rows.
+        """
+        _read_conditions(params)  # an error here is of no row
+        answers = self._answer(
+            [_query_row(number, row) for number, row in enumerate(rows)], [params] * len(rows)
+        )
+        problems = [
+            f"query {number}: {answer}"
+            for number, answer in enumerate(answers)
+            if isinstance(answer, ValueError)
         ]
-        fields = self.index.fields.take(products.ravel()).to_pydict()
+        if problems:
+            raise ValueError("; ".join(problems))
+        return [answer["results"] for answer in answers if not isinstance(answer, ValueError)]
+
+    def answer(
+        self, requests: Sequence[tuple[str | None, bytes | None, Mapping[str, Any]]]
+    ) -> list[dict[str, Any] | ValueError]:
+        """Answer searches of several users: their queries are encoded together.
+
+        Args:
+            requests: Text, picture (the content of its file) and parameters, as for `predict`.
+
+        Returns:
+            For each request, `results` as of `SearchIndex.find`, and `unknown_tokens`, the share of the text's tokens
+            that the vocabulary cannot read (None without text); or what is wrong with it.
+        """
+        rows = [_make_row("", text, picture) for text, picture, _ in requests]
+        return self._answer(rows, [params for _, _, params in requests])
+
+    def similar(self, product_id: str, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Products similar to one of the catalogue, see `SearchIndex.find_similar`.
+
+        Raises:
+            ValueError: a parameter is wrong.
+            LookupError: the index does not have the product.
+        """
+        k, filters, collapse = _read_conditions(params)
+        try:
+            return self.index.find_similar(product_id, k, filters, collapse)
+        except ValueError as error:
+            raise LookupError(str(error)) from error
+
+    def describe(self) -> dict[str, Any]:
+        """The marker of the index, as in marker.json."""
+        return self.index.marker.describe()
+
+    def _answer(
+        self, rows: Sequence[Mapping[str, Any]], params: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any] | ValueError]:
+        """Encode rows of the queries table together; search together where the parameters are equal."""
+        queries, errors = self.featurizer.featurize_rows("queries", rows)
+        vectors, model = embed_queries(self.model, queries)
+        shares = self._unknown_shares(queries.tokens)
+        answers: list[dict[str, Any] | ValueError] = [
+            ValueError(f"picture {errors[number]}") if number in errors else {} for number in range(len(rows))
+        ]
+        groups: dict[str, list[int]] = defaultdict(list)
+        for number, conditions in enumerate(params):
+            if number not in errors:
+                groups[json.dumps(conditions, sort_keys=True)].append(number)
+        for numbers in groups.values():
+            try:
+                k, filters, collapse = _read_conditions(params[numbers[0]])
+            except ValueError as error:
+                for number in numbers:
+                    answers[number] = error
+                continue
+            embeddings = QueryEmbeddings(vectors[numbers], model)
+            texts = [rows[number]["text"] for number in numbers]
+            rankings = self.index.find(embeddings, k, filters, texts, collapse)
+            for number, results in zip(numbers, rankings, strict=True):
+                answers[number] = {"results": results, "unknown_tokens": shares[number]}
+        return answers
+
+    def _unknown_shares(self, tokens: np.ndarray) -> list[float | None]:
+        """The share of each query's tokens, int32 (Q, T), that the vocabulary cannot read; None without tokens."""
+        unknown = np.isin(tokens, self.featurizer.vocabulary.unreadable).sum(1)
+        counts = (tokens != PAD).sum(1)
+        return [
+            float(number / count) if count else None for number, count in zip(unknown, counts, strict=True)
+        ]
+
+    def _build_table(self, rankings: Sequence[Sequence[Mapping[str, Any]]]) -> pd.DataFrame:
+        """The result of `predict`."""
+        rows = [
+            (query, rank, result)
+            for query, results in enumerate(rankings)
+            for rank, result in enumerate(results, start=1)
+        ]
+        shares = [f"share_{name}" for name in self.index.vectors_without]
+        numbers = {"score", *shares}
+        names = ["score", *self.index.fields.column_names, *shares]
         return pd.DataFrame(
             {
-                "query": np.repeat(np.arange(query_count), result_count),
-                "rank": np.tile(np.arange(1, result_count + 1), query_count),
-                "score": scores.ravel().astype(float),
-                **{name: _nullable_column(values) for name, values in fields.items()},
+                "query": np.array([query for query, _, _ in rows], np.int64),
+                "rank": np.array([rank for _, rank, _ in rows], np.int64),
                 **{
-                    f"share_{name}": np.concatenate([np.empty(0), *(share[name] for share in shares)])
-                    for name in self.index.vectors_without
+                    name: pd.Series(
+                        [result[name] for _, _, result in rows], dtype=float if name in numbers else object
+                    )
+                    for name in names
                 },
             }
         )
 
 
-def _read_k(params: dict[str, Any]) -> int:
+def _read_conditions(params: Mapping[str, Any]) -> tuple[int, Filters, bool]:
+    """The parameters `k`, those of filters, and `collapse`.
+
+    Raises:
+        ValueError: a type or value is wrong.
+    """
+    return _read_k(params), _read_filters(params), _read_flag(params, "collapse")
+
+
+def _read_k(params: Mapping[str, Any]) -> int:
     k = DEFAULT_K if params.get("k") is None else params["k"]
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_K:
         raise ValueError(f"`k`, products per query, must be a whole number from 1 to {MAX_K:,}, got {k!r}")
     return k
 
 
-def _read_filters(params: dict[str, Any]) -> Filters:
+def _read_filters(params: Mapping[str, Any]) -> Filters:
     """Check the filter parameters."""
     filters = {} if params.get("filters") is None else params["filters"]
     if not isinstance(filters, dict):
@@ -170,7 +269,7 @@ def _read_filters(params: dict[str, Any]) -> Filters:
     return Filters(filters, low, high, _read_flag(params, "available"))
 
 
-def _read_flag(params: dict[str, Any], name: str) -> bool:
+def _read_flag(params: Mapping[str, Any], name: str) -> bool:
     flag = params.get(name)
     if flag is not None and not isinstance(flag, bool):
         raise ValueError(f"`{name}` must be true or false, got {flag!r}")
@@ -205,8 +304,14 @@ def _query_row(number: int, row: dict[str, Any]) -> dict[str, Any]:
         picture = base64.b64decode(encoded, validate=True) if encoded else None
     except ValueError as error:  # binascii.Error is a ValueError; non-ASCII text raises a plain one
         raise ValueError(f"query {number}: `image` is not base64 ({error})") from error
+    return _make_row(str(number), text, picture)
+
+
+def _make_row(query_id: str, text: str | None, picture: bytes | None) -> dict[str, Any]:
+    """A row of the queries table; a blank text is none."""
     image = {"bytes": picture, "path": None} if picture else None
-    return {"query_id": str(number), "text": text, "split": "", "segment": "", "image": image}
+    shown = text if text and text.strip() else None
+    return {"query_id": query_id, "text": shown, "split": "", "segment": "", "image": image}
 
 
 def _read_text(number: int, name: str, value: Any) -> str | None:
@@ -216,12 +321,6 @@ def _read_text(number: int, name: str, value: Any) -> str | None:
     if pd.api.types.is_scalar(value) and pd.isna(value):
         return None
     raise ValueError(f"query {number}: `{name}` must be a text, got {repr(value)[:100]}")
-
-
-def _nullable_column(values: list[Any]) -> pd.Series:
-    """Build a column of objects, with None for nulls: other dtypes hold NaN, which JSON does not have."""
-    finite = [None if isinstance(value, float) and not math.isfinite(value) else value for value in values]
-    return pd.Series(finite, dtype=object)
 
 
 def _parse_names(text: str) -> set[str]:
