@@ -2,19 +2,15 @@
 
 import base64
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
+from service_process import Process
 from stub_service import wait_until
 
 from fusion.search.hybrid import HYBRID_FILE
@@ -22,7 +18,6 @@ from fusion.search.marker import IndexMarker
 from registry import mlflow_runs, mlflow_store
 from registry.champion_process import CHAMPION
 from registry.live_index import INDEX
-from registry.local_stack import find_free_port
 from registry.model_logging import create_signature, ensure_registered
 from serving.request_log import read_searches
 from validation.champion_comparison import PROFILE
@@ -32,53 +27,6 @@ pytestmark = pytest.mark.slow
 
 NAME = "product-search"
 REQUESTS, TOGETHER = 1000, 8
-SETTINGS = """
-service: {poll_seconds: 0.2, timeout_seconds: 30, drain_seconds: 10}
-log: {folder: log, flush_seconds: 600}
-"""
-
-
-class Process:
-    """A service.
-
-    Attributes:
-        address: Of its endpoints.
-    """
-
-    def __init__(self, folder: Path, *words: str) -> None:
-        port = find_free_port()
-        self.address, self.output = f"http://127.0.0.1:{port}", folder / "output"
-        (folder / "serving.yaml").write_text(SETTINGS)
-        command = [sys.executable, "-m", "serving", f"--port={port}", *words]
-        root = Path(__file__).parents[2]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (root, root / "eval")))}
-        with self.output.open("w") as stream:
-            self.process = subprocess.Popen(
-                command, cwd=folder, env=environment, stdout=stream, stderr=stream
-            )
-
-    def wait_until_ready(self) -> None:
-        """Wait until it answers searches."""
-        deadline = time.monotonic() + 120
-        while not self.is_ready():
-            assert self.process.poll() is None and time.monotonic() < deadline, self.output.read_text()
-            time.sleep(0.1)
-
-    def is_ready(self) -> bool:
-        """Whether it answers searches."""
-        try:
-            return requests.get(f"{self.address}/readyz", timeout=5).ok
-        except requests.ConnectionError:
-            return False
-
-    def search(self, **fields: Any) -> requests.Response:
-        """Search."""
-        return requests.post(f"{self.address}/search", json=fields, timeout=60)
-
-    def stop(self) -> int:
-        """Send SIGTERM; the exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
 
 
 @pytest.fixture(scope="module")
