@@ -40,6 +40,7 @@ REAL = ROOT.parent / "shared" / "data"
 # The files that take longest, in this order: no worker of pytest should start one last.
 LONGEST = (
     "test_chain.py",
+    "test_day.py",
     "registry/test_local_stack.py",
     "serving/demo/test_demo.py",
     "test_kill.py",
