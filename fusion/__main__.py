@@ -1,4 +1,4 @@
-"""`python -m fusion`: rank, embed and explain products with a trained model; write the vectors of a teacher."""
+"""`python -m fusion`: rank, embed, index and explain products with a trained model; write the vectors of a teacher."""
 
 import argparse
 import sys
@@ -30,7 +30,9 @@ def _build_parser() -> argparse.ArgumentParser:
     embed.set_defaults(function=_embed)
     explain = commands.add_parser("explain", help="explain the score of a product for a query")
     explain.set_defaults(function=_explain)
-    for command in (rank, embed, explain):
+    index = commands.add_parser("index", help="build the index of a data set; encodes only what changed")
+    index.set_defaults(function=_index)
+    for command in (rank, embed, explain, index):
         command.add_argument("--model", type=Path, required=True, help="folder that the train stage wrote")
         command.add_argument("--data", type=Path, required=True, help="data set")
     rank.add_argument("--split", choices=SPLITS, default="test")
@@ -53,6 +55,17 @@ def _build_parser() -> argparse.ArgumentParser:
     explain.add_argument(
         "--overlay", type=Path, help="picture to write: red regions increase the product's score"
     )
+    index.add_argument("--index", type=Path, required=True, help="folder to write")
+    index.add_argument("--hybrid", type=Path, help="hybrid.json of the evaluation, for the language of BM25")
+    index.add_argument(
+        "--previous", type=Path, help="an earlier index of the same model; unchanged products are not encoded"
+    )
+    index.add_argument(
+        "--learnt",
+        type=Path,
+        help="lists.npz of the version's own index, whose lists and codes are used again",
+    )
+    index.add_argument("--report", type=Path, help="JSON file to write: counts, times and checks")
     teach = commands.add_parser("teach", help="write a model's vectors of a data set, for train.teacher")
     teach.set_defaults(function=_teach)
     teach.add_argument("--model", type=Path, help="folder that the train stage wrote; with --data")
@@ -102,6 +115,13 @@ def _explain(arguments: argparse.Namespace) -> None:
         print("the product has no picture, so there is no overlay", file=sys.stderr)
     elif arguments.overlay and overlay:
         overlay.save(arguments.overlay)
+
+
+def _index(arguments: argparse.Namespace) -> None:
+    from fusion.search.building import build_index
+
+    names = ("model", "data", "index", "hybrid", "previous", "learnt", "report")
+    build_index(*(getattr(arguments, name) for name in names))
 
 
 def _teach(arguments: argparse.Namespace) -> None:

@@ -1,0 +1,142 @@
+"""What an earlier index of the same model gives to a new one: vectors, lists and tokens of unchanged products."""
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from catalog.content import HASHES
+from fusion.search.catalogue_tokens import NO_ROW, CatalogueTokens
+from fusion.search.lexical_index import TOKENS_FILE, load_tokens
+from fusion.search.marker import IndexMarker
+from fusion.search.search_index import CONTENT, GROUP_ROWS, IVF_FILE, LEXICAL_FOLDER, PRODUCTS_FILE, VECTOR
+from fusion.search.vector_index import SCORE_TOLERANCE, IVFIndex, top_k
+
+CHECKS_FILE = "checks.json"
+SAMPLE = 1000  # products that are searched by their vectors
+Vectors = dict[str, np.ndarray]  # "" and modalities → (N, dim), see `SearchIndex`
+
+
+class EarlierIndex:
+    """An index in a folder, of which one part at a time is in memory.
+
+    Args:
+        folder: Of `SearchIndex.save`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.marker = folder, IndexMarker.load(folder)
+        self.products = pq.ParquetFile(folder / PRODUCTS_FILE)
+        self._groups: dict[int, Vectors] = {}
+
+    def __len__(self) -> int:
+        return int(self.products.metadata.num_rows)
+
+    @cached_property
+    def product_ids(self) -> pa.ChunkedArray:
+        """The ids of its products, string (N,)."""
+        return self.products.read(["product_id"])["product_id"]
+
+    @cached_property
+    def content(self) -> pa.ChunkedArray:
+        """The hash of each product's content; of no product where the index has none."""
+        if CONTENT not in self.products.schema_arrow.names:
+            return pa.chunked_array([], HASHES)
+        return self.products.read([CONTENT])[CONTENT]
+
+    def find(self, content: pa.Array) -> np.ndarray:
+        """The row of a product with that content, int64 (N,); `NO_ROW` where there is none."""
+        rows = pc.index_in(content, value_set=self.content)
+        return pc.fill_null(rows, NO_ROW).to_numpy(zero_copy_only=False).astype(np.int64)
+
+    @cached_property
+    def ivf(self) -> IVFIndex | None:
+        """Its approximate index."""
+        path = self.folder / IVF_FILE
+        return IVFIndex.load(path) if path.exists() else None
+
+    def load_tokens(self) -> CatalogueTokens | None:
+        """The tokens of its products."""
+        folder = self.folder / LEXICAL_FOLDER
+        return load_tokens(folder) if (folder / TOKENS_FILE).exists() else None
+
+    @cached_property
+    def self_recall(self) -> float:
+        """Its self-search recall: of checks.json, or measured where the stage `index` wrote it."""
+        path = self.folder / CHECKS_FILE
+        if path.exists():
+            return float(json.loads(path.read_text())["self_recall"])
+        return measure_self_recall(read_vectors(self.products.read([VECTOR]))[""], self.ivf)
+
+    def read_vectors(self, rows: np.ndarray) -> Vectors:
+        """The vectors of products.
+
+        Args:
+            rows: int64 (N,).
+        """
+        groups, places = np.divmod(rows, GROUP_ROWS)
+        vectors = {
+            name: np.empty((len(rows), self.marker.dim), array.dtype)
+            for name, array in self._read_group(0).items()
+        }
+        for group in np.unique(groups).tolist():
+            selected = groups == group
+            for name, array in self._read_group(group).items():
+                vectors[name][selected] = array[places[selected]]
+        return vectors
+
+    def forget(self, rows: np.ndarray) -> None:
+        """Free what `read_vectors` does not need any more; `rows` are those that it still has to read."""
+        needed = {0, *np.unique(rows // GROUP_ROWS).tolist()}
+        self._groups = {group: vectors for group, vectors in self._groups.items() if group in needed}
+
+    def _read_group(self, group: int) -> Vectors:
+        if group not in self._groups:
+            names = [name for name in self.products.schema_arrow.names if name.startswith(VECTOR)]
+            self._groups[group] = read_vectors(self.products.read_row_group(group, names))
+        return self._groups[group]
+
+
+def read_vectors(table: pa.Table) -> Vectors:
+    """The vectors in the columns of a table."""
+    vectors = {}
+    for name in [name for name in table.column_names if name.startswith(VECTOR)]:
+        column = table[name].combine_chunks()
+        vectors[name.removeprefix(VECTOR).strip()] = (
+            column.flatten().to_numpy().reshape(-1, column.type.list_size)
+        )
+    return vectors
+
+
+def vector_columns(vectors: Mapping[str, np.ndarray]) -> dict[str, pa.FixedSizeListArray]:
+    """The inverse of `read_vectors`."""
+    return {
+        f"{VECTOR} {name}".strip(): pa.FixedSizeListArray.from_arrays(pa.array(array.ravel()), array.shape[1])
+        for name, array in vectors.items()
+    }
+
+
+def measure_self_recall(vectors: np.ndarray, ivf: IVFIndex | None) -> float:
+    """Search a sample of products by their own vectors: the share that comes first, or equals the first in score.
+
+    Args:
+        vectors: float32 (P, dim).
+        ivf: The approximate index that is served; None where search is exact.
+
+    Returns:
+        0 where a vector is not finite: no search works then.
+    """
+    if not np.isfinite(vectors.sum()):
+        return 0.0
+    norms = np.linalg.norm(vectors[:: max(1, len(vectors) // SAMPLE)], axis=1)
+    sample = vectors[:: max(1, len(vectors) // SAMPLE)][norms != 0]  # zero: no modality, never a result
+    if not len(sample):
+        return 1.0
+    _, scores = (ivf.top_k if ivf else top_k)(sample, vectors, 1)
+    own_scores = np.einsum("nd,nd->n", sample, sample)
+    return float((scores[:, 0] >= own_scores - SCORE_TOLERANCE).mean())
