@@ -87,7 +87,7 @@ class Search(Conditions):
 
     text: Text | None = None
     image: Picture | None = None
-    filters: Filters = Filters()
+    filters: Filters = Field(default_factory=Filters)
 
     @model_validator(mode="after")
     def check_query(self) -> "Search":

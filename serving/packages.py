@@ -37,8 +37,12 @@ class PackageCache:
         artifacts = champion_process.list_artifacts(package)
         if live.index_uri:
             artifacts[INDEX] = self._download(live.index_uri)
-        # the service itself needs little: the worker gets all CPUs
-        environment = share_threads(1) | {"PYTHONPATH": str(package / CODE), "PYTHONSAFEPATH": "1"}
+        # a second thread in each would wait for the other process
+        environment = share_threads(2) | {
+            "PYTHONPATH": str(package / CODE),
+            "PYTHONSAFEPATH": "1",
+            "TOKENIZERS_PARALLELISM": "false",  # for a few short texts, its threads cost more than they save
+        }
         interpreter = champion_process.prepare_interpreter(package)
         return Launch(
             interpreter, package, {name: str(path) for name, path in artifacts.items()}, environment

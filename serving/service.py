@@ -146,6 +146,7 @@ async def serve(
         app,
         log_level="warning",
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=int(service.drain_seconds) or 1,
     )
