@@ -80,7 +80,17 @@ def start_service(alias: str, folder: Path, stack: ExitStack) -> str:
     address = f"http://127.0.0.1:{(port := local_stack.find_free_port())}"
     settings = folder / "serving.yaml"
     settings.write_text("log: {folder: null}\n")
-    command = [sys.executable, "-m", "serving", "--alias", alias, "--port", str(port), "--settings", str(settings)]
+    command = [
+        sys.executable,
+        "-m",
+        "serving",
+        "--alias",
+        alias,
+        "--port",
+        str(port),
+        "--settings",
+        str(settings),
+    ]
     is_ready = local_stack.make_page_check(f"{address}/readyz")
     env = {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
     stack.enter_context(local_stack.run_service(command, folder / "service.log", is_ready, env))

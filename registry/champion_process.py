@@ -72,6 +72,18 @@ def list_missing_files(version: "ModelVersion") -> list[str]:
     return [path for path in paths if path not in present]
 
 
+def has_artifact(version: "ModelVersion", name: str) -> bool:
+    """Whether the package of a registered model has an artifact, such as "index"; downloads only MLmodel.
+
+    Raises:
+        MlflowException: where the store cannot be reached.
+    """
+    import mlflow
+
+    text = mlflow.artifacts.load_text(f"models:/{version.name}/{version.version}/{MODEL_FILE}")
+    return name in _read_flavour(text).get("artifacts", {})
+
+
 def _read_flavour(text: str) -> dict[str, Any]:
     return yaml.safe_load(text)["flavors"].get("python_function", {})
 

@@ -6,7 +6,8 @@ from vitrine_judge.tables import format_table
 
 from catalog.schema import DataError
 from registry.champion_history import previous_champion
-from registry.champion_process import list_missing_files
+from registry.champion_process import has_artifact, list_missing_files
+from registry.live_index import INDEX
 from registry.milvus_alias import COLLECTION
 from registry.model_registry import COMPARED_WITH, GATE, REASONS, ModelRegistry
 
@@ -41,6 +42,7 @@ def promote(registry: ModelRegistry, number: str, force: bool = False, reason: s
         _require_files(version, f"version {number} is the champion, but cannot be served")
         return f"version {number} is the champion already"
     _require_files(version, f"version {number} is not promoted")
+    _require_index(version)
     objection = find_objection(number, version.tags, champion) or _find_lost_collection(
         registry, version, champion
     )
@@ -67,6 +69,19 @@ def _require_files(version: "ModelVersion", consequence: str) -> None:
         raise DataError(
             f"{consequence}: its files are gone from MLflow's artifacts (missing: {', '.join(missing)}; source: "
             f"{version.source}); restore them, or promote another version"
+        )
+
+
+def _require_index(version: "ModelVersion") -> None:
+    """Refuse a version that has no index: it was registered without one, and no refresh has built one.
+
+    Raises:
+        DataError: nothing could be searched.
+    """
+    if INDEX not in version.tags and not has_artifact(version, "index"):
+        raise DataError(
+            f"version {version.version} is not promoted: it holds no index (register.package_index: false), and none "
+            f"was built for it; build one: python -m serving refresh --version {version.version}"
         )
 
 

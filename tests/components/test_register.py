@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,12 @@ from catalog.schema import DataError
 from components.params import RegisterParams
 from components.register import register
 from fusion.featurizer import SETTINGS
+from fusion.search.marker import IndexMarker
+from registry.champion_process import has_artifact
+from registry.live_index import INDEX
 from registry.model_logging import list_featurizer_packages, list_requirements
+from registry.model_registry import ModelRegistry
+from registry.promotion import promote
 from scoring.systems import read_served
 
 if TYPE_CHECKING:
@@ -172,6 +178,44 @@ def test_warnings_of_the_validation_have_a_budget(
         params = OPEN.model_copy(update={"budgets": {"validation_warnings": budget}})
         register(data, report, model, index, evaluation, params, tmp_path / "out")
         assert read(tmp_path / "out")["verdict"] == verdict
+
+
+def test_a_version_without_an_index_is_not_promoted_before_one_is_built(
+    data: Path,
+    report: Path,
+    model: Path,
+    index: Path,
+    evaluation: Path,
+    tmp_path: Path,
+    client: "MlflowClient",
+) -> None:
+    params = OPEN.model_copy(update={"package_index": False})
+    register(data, report, model, index, evaluation, params, tmp_path / "out")
+    version = client.get_model_version(OPEN.model_name, "1")
+    assert json.loads(version.tags["vitrine.judged_index"]) == IndexMarker.load(index).describe()
+    assert has_artifact(version, "hybrid") and not has_artifact(version, "index")
+    registry = ModelRegistry(client, OPEN.model_name)
+    with pytest.raises(DataError, match=r"it holds no index .* python -m serving refresh --version 1"):
+        promote(registry, "1")
+    client.set_model_version_tag(OPEN.model_name, "1", INDEX, "runs:/1/index")
+    assert promote(registry, "1").startswith("version 1 is the champion")
+
+
+def test_an_index_of_another_model_is_not_registered(
+    data: Path,
+    report: Path,
+    model: Path,
+    index: Path,
+    evaluation: Path,
+    tmp_path: Path,
+    client: "MlflowClient",
+) -> None:
+    foreign = shutil.copytree(index, tmp_path / "index")
+    marker = IndexMarker.load(index)
+    marker._replace(model=marker.model._replace(weights="0" * 32)).save(foreign)
+    with pytest.raises(DataError, match="another model made this index"):
+        register(data, report, model, foreign, evaluation, OPEN, tmp_path / "out")
+    assert not client.search_registered_models() and not (tmp_path / "out").exists()
 
 
 def test_a_version_says_where_it_comes_from_and_how_good_it_is(
