@@ -139,4 +139,4 @@ def measure_self_recall(vectors: np.ndarray, ivf: IVFIndex | None) -> float:
         return 1.0
     _, scores = (ivf.top_k if ivf else top_k)(sample, vectors, 1)
     own_scores = np.einsum("nd,nd->n", sample, sample)
-    return float((scores[:, 0] >= own_scores - SCORE_TOLERANCE).mean())
+    return float((np.abs(scores[:, 0] - own_scores) <= SCORE_TOLERANCE).mean())

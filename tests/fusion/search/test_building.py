@@ -56,6 +56,18 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ids
 
 
+@pytest.fixture
+def cheap_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures get features at once."""
+
+    def encode(self: Featurizer, pictures: Any, padded: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        means = np.array([picture.mean((0, 1)) for picture in pictures], np.float16)
+        pooled = np.tile(means, -(-self.encoder.width // 3))[:, : self.encoder.width]
+        return pooled, np.zeros((len(pictures), self.encoder.grid**2, self.encoder.region_width), np.float16)
+
+    monkeypatch.setattr(Featurizer, "encode_pictures", encode)
+
+
 def change(rows: list[Row]) -> list[Row]:
     """Another day: products that came, changed, went, and moved."""
     first, second, third, *others = rows
@@ -135,6 +147,7 @@ def test_prices_and_stock_change_without_any_encoding(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("cheap_pictures")
 def test_large_catalogues_keep_what_the_version_learnt(
     data: Path, today: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,7 +178,7 @@ def test_large_catalogues_keep_what_the_version_learnt(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("small_parts")
+@pytest.mark.usefixtures("small_parts", "cheap_pictures")
 def test_a_killed_build_goes_on(
     today: Path, model: Path, encoded: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,7 +213,7 @@ def test_an_index_of_another_model_is_refused(data: Path, model: Path, index: Pa
         build_index(model, data, tmp_path / "new", previous=other)
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("cheap_pictures")
 def test_rows_of_an_earlier_index_are_read_in_any_order(
     data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
