@@ -27,6 +27,7 @@ MODEL, VERSION, MARKER = (
     "vitrine.index.version",
     "vitrine.index.marker",
 )  # tags of a run
+NO_TAGS: Mapping[str, str] = {}
 FOLDER = "index"  # artifact of a run
 ABANDONED = timedelta(days=1)  # an older attempt that did not finish was killed
 DELETED_RUNS = 10  # looked at for files that a killed command left
@@ -38,6 +39,7 @@ def publish(
     folder: Path,
     metrics: Mapping[str, float],
     keep: int,
+    tags: Mapping[str, str] = NO_TAGS,
 ) -> str:
     """Make an index the one that a version serves; a repeated call changes nothing.
 
@@ -47,6 +49,7 @@ def publish(
         folder: The index.
         metrics: Logged with it.
         keep: Number of the version's indexes to keep; older ones are deleted.
+        tags: Of a new run.
 
     Returns:
         The address of the index.
@@ -58,7 +61,8 @@ def publish(
     require_model(version, marker)
     with translate_errors():
         experiment = ensure_experiment(client, EXPERIMENT)
-        address = _log_index(client, experiment, version, folder, marker, metrics)
+        described = {MARKER: json.dumps(marker.describe(), sort_keys=True), **_identify(version), **tags}
+        address = _log_index(client, experiment, version, folder, described, metrics)
         client.set_model_version_tag(version.name, str(version.version), INDEX, address)
         _delete_old_indexes(client, experiment, version, address, keep)
     return address
@@ -82,22 +86,20 @@ def _log_index(
     experiment: str,
     version: "ModelVersion",
     folder: Path,
-    marker: IndexMarker,
+    tags: Mapping[str, str],
     metrics: Mapping[str, float],
 ) -> str:
     """Log an index, unless an earlier attempt did; its address."""
-    text = json.dumps(marker.describe(), sort_keys=True)
-    attempts = [run for run in _list_runs(client, experiment, version) if run.data.tags[MARKER] == text]
+    runs = _list_runs(client, experiment, version)
+    attempts = [run for run in runs if run.data.tags[MARKER] == tags[MARKER]]
     complete = [run for run in attempts if _is_complete(run)]
     if complete:
         return _address(complete[0])
     if attempts:
         run = attempts[0]
     else:
-        tags = {MODEL: version.name, VERSION: str(version.version), MARKER: text}
-        run = client.create_run(
-            experiment, tags=tags, run_name=f"version {version.version} · {marker.data[:8]}"
-        )
+        name = f"version {version.version} · {datetime.now(UTC):%Y-%m-%d}"
+        run = client.create_run(experiment, tags=dict(tags), run_name=name)
     client.log_artifacts(run.info.run_id, str(folder), FOLDER)
     for name, value in metrics.items():
         client.log_metric(run.info.run_id, name, value)
@@ -139,9 +141,13 @@ def _list_runs(
     """The runs of a version's indexes, the newest first; of deleted ones `DELETED_RUNS`."""
     from mlflow.entities import ViewType
 
-    text = f"tags.`{MODEL}` = '{version.name}' and tags.`{VERSION}` = '{version.version}'"
+    text = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in _identify(version).items())
     view, count = (ViewType.DELETED_ONLY, DELETED_RUNS) if deleted else (ViewType.ACTIVE_ONLY, 1000)
     return list(client.search_runs([experiment], text, view, count))
+
+
+def _identify(version: "ModelVersion") -> dict[str, str]:
+    return {MODEL: version.name, VERSION: str(version.version)}
 
 
 def _is_complete(run: "Run") -> bool:

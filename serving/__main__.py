@@ -7,7 +7,9 @@ from catalog.command import run_command
 from catalog.schema import DataError
 
 # verb → module that has `main`, what it does; without a verb, the service runs
-VERBS: dict[str, tuple[str, str]] = {}
+VERBS: dict[str, tuple[str, str]] = {
+    "refresh": ("serving.refresh", "publish today's catalogue, encoded by the champion"),
+}
 SERVICE = "serving.service"
 NEEDED = ("fastapi", "prometheus_client", "uvicorn")  # of the extra `serving`
 

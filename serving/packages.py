@@ -33,10 +33,10 @@ class PackageCache:
         Raises:
             DataError: where MLflow cannot be reached, or the environment of the version cannot be created.
         """
-        package = self._download(live.model_uri)
+        package = self.download(live.model_uri)
         artifacts = champion_process.list_artifacts(package)
         if live.index_uri:
-            artifacts[INDEX] = self._download(live.index_uri)
+            artifacts[INDEX] = self.download(live.index_uri)
         # a second thread in each would wait for the other process
         environment = share_threads(2) | {
             "PYTHONPATH": str(package / CODE),
@@ -57,7 +57,7 @@ class PackageCache:
     def _path(self, uri: str) -> Path:
         return self.folder / blake2b(uri.encode(), digest_size=8).hexdigest()
 
-    def _download(self, uri: str) -> Path:
+    def download(self, uri: str) -> Path:
         """The local copy of a folder of artifacts; it appears whole."""
         import mlflow
 

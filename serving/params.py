@@ -14,6 +14,12 @@ class RefreshParams(Params):
     max_removed: Share = Field(
         0.2, description="largest share of the live catalogue that a refresh may drop; more is not published"
     )
+    max_recall_loss: Share = Field(
+        0.01,
+        description="largest loss of self-search recall against the live index: the share of products that a search "
+        "by their own vectors finds first",
+    )
+    keep: int = Field(2, ge=1, description="indexes to keep of a version; older ones are deleted")
 
 
 class ServiceParams(Params):

@@ -93,8 +93,8 @@ def build_index(
     builder = Builder(model, data, language, IVFIndex.load(learnt) if learnt else None, previous)
     with store.atomic_dir(index) as folder:
         builder.build(folder)
-    if report:
-        report.write_text(json.dumps(vars(builder.report), indent=2) + "\n")
+        if report:
+            report.write_text(json.dumps(vars(builder.report), indent=2) + "\n")
 
 
 class Builder:

@@ -1,0 +1,231 @@
+"""`python -m serving refresh`: today's catalogue, encoded by the champion without training.
+
+Only products whose content changed are encoded. Killed anywhere and run again, it goes on.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitrine_judge.tables import format_table
+
+from catalog import store
+from catalog.schema import DataError
+from catalog.threads import limit_threads
+from fusion.search.marker import IndexMarker
+from fusion.search.search_index import IVF_FILE
+from registry import mlflow_store
+from registry.__main__ import load_params
+from registry.champion_process import find_artifact, list_artifacts, run_in_own_environment
+from registry.index_publishing import publish
+from registry.lineage import collect_lineage
+from registry.live_index import LiveIndex, find_live_index
+from registry.params import RegisterParams
+from serving.packages import PackageCache
+from serving.params import RefreshParams, load_serving_params
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+OUTCOME_FILE = "refresh.json"
+UNCHANGED, PUBLISHED = "nothing changed", "published"
+SHOWN = ("products", "added", "changed", "removed", "reused", "encoded")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a refresh starts from.
+
+    Attributes:
+        live: The champion and its index.
+        package: The champion's, downloaded.
+        previous: The index that is live, downloaded; None if there is none.
+    """
+
+    live: LiveIndex
+    package: Path
+    previous: Path | None
+
+
+def main() -> None:
+    """Refresh, and print what was done."""
+    limit_threads()
+    parser = argparse.ArgumentParser(prog="python -m serving refresh", description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("data"), metavar="PATH", help="today's data set")
+    parser.add_argument("--settings", type=Path, default=Path("serving.yaml"), metavar="FILE")
+    parser.add_argument(
+        "--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="has the model's name"
+    )
+    parser.add_argument(
+        "--outcome",
+        type=Path,
+        default=Path("artifacts/refresh"),
+        metavar="PATH",
+        help=f"folder to write {OUTCOME_FILE} into; a folder beside it keeps what a killed refresh did",
+    )
+    arguments = parser.parse_args()
+    params = load_serving_params(arguments.settings).refresh
+    refresh(arguments.data, params, arguments.outcome, load_params(arguments.params).model_name)
+
+
+def refresh(
+    data: Path, params: RefreshParams, outcome: Path, model_name: str = RegisterParams().model_name
+) -> None:
+    """Build the index of a data set with the champion's own code, and publish it.
+
+    Args:
+        data: Today's data set, validated.
+        params: What is not published, and how many indexes are kept.
+        outcome: Folder to write: refresh.json, with status, version, address, counts, seconds and recalls.
+        model_name: Of the registered model.
+
+    Raises:
+        DataError: where there is no champion, the index is not published, or the champion changed meanwhile.
+    """
+    with lock_work(outcome) as work:
+        source, version = read_source(model_name, work / "downloads")
+        index, report = build(data, source, work)
+        result: dict[str, Any] = {"status": UNCHANGED, "version": source.live.version}
+        if index:
+            require_safe(report, params)
+            address = publish_index(version, index, report, params.keep, data)
+            result |= {"status": PUBLISHED, "index": address, **report}
+            shutil.rmtree(index)
+        with store.new_atomic_dir(outcome) as folder:
+            (folder / OUTCOME_FILE).write_text(json.dumps(result, indent=2) + "\n")
+        print(describe(result))
+    require_same_champion(model_name, source.live)
+
+
+@contextmanager
+def lock_work(outcome: Path) -> Iterator[Path]:
+    """The folder for downloads and unfinished work, beside the outcome.
+
+    Raises:
+        DataError: where another refresh uses it.
+    """
+    work = outcome.resolve().with_name(f".{outcome.name}.work")
+    work.mkdir(parents=True, exist_ok=True)
+    lock = os.open(work, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield work
+    except BlockingIOError as error:
+        raise DataError(f"{outcome}: another refresh is running; wait for its end") from error
+    finally:
+        os.close(lock)
+
+
+def read_source(model_name: str, downloads: Path) -> "tuple[Source, ModelVersion]":
+    """Download the champion and its index, unless they are here, and remove other downloads; also its version.
+
+    Raises:
+        DataError: where there is no champion.
+    """
+    live = find_live_index(model_name)
+    if live is None:
+        raise DataError(f"{model_name} has no champion; promote a version: python -m registry promote N")
+    downloads.mkdir(exist_ok=True)
+    cache = PackageCache(downloads)
+    cache.remove_others(live)
+    package = cache.download(live.model_uri)
+    previous = cache.download(live.index_uri) if live.index_uri else list_artifacts(package).get("index")
+    client = mlflow_store.connect()
+    with mlflow_store.translate_errors():
+        return Source(live, package, previous), client.get_model_version(model_name, live.version)
+
+
+def build(data: Path, source: Source, work: Path) -> tuple[Path | None, dict[str, Any]]:
+    """Build the index in the champion's own environment: its folder and the report of `fusion.search.building`.
+
+    Returns:
+        No folder where the live index is of the same data.
+    """
+    fingerprint = store.fingerprint(data)
+    if source.previous and IndexMarker.load(source.previous).data == fingerprint:
+        return None, {}
+    index, report = work / f"index-{source.live.version}", work / "report.json"
+    if not (index.exists() and report.exists() and IndexMarker.load(index).data == fingerprint):
+        flags: dict[str, Path | None] = {
+            "data": data.resolve(),
+            "index": index,
+            "hybrid": find_artifact(source.package, "hybrid"),
+            "previous": source.previous,
+            "learnt": find_learnt(source.package),
+            "report": report,
+        }
+        report.unlink(missing_ok=True)
+        given = {name: path for name, path in flags.items() if path}
+        run_in_own_environment(source.package, "index", **given)
+    return index, json.loads(report.read_text())
+
+
+def find_learnt(package: Path) -> Path | None:
+    """What the version's own index learnt for approximate search; None for a small catalogue."""
+    index = list_artifacts(package).get("index")
+    path = index / IVF_FILE if index else None
+    return path if path and path.exists() else None
+
+
+def require_safe(report: dict[str, Any], params: RefreshParams) -> None:
+    """Refuse an index that lost too much.
+
+    Raises:
+        DataError: too many products would disappear, or searches by the products' own vectors find fewer of them.
+    """
+    counts = report["counts"]
+    removed, previous = counts["removed"], counts["previous"]
+    if previous and removed / previous > params.max_removed:
+        raise DataError(
+            f"refresh: not published: {removed:,} of {previous:,} products would disappear "
+            f"({removed / previous:.1%}), refresh.max_removed allows {params.max_removed:.1%}; check the export of "
+            "the shop, or raise the limit in serving.yaml for this day"
+        )
+    before, now = report["previous_self_recall"], report["self_recall"]
+    least = (1.0 if before is None else before) - params.max_recall_loss
+    if now < least:
+        raise DataError(
+            f"refresh: not published: a search by a product's own vector finds it first in {now:.2%} of cases, "
+            f"refresh.max_recall_loss asks for {least:.2%}; train a new version if the catalogue has changed"
+        )
+
+
+def publish_index(version: "ModelVersion", index: Path, report: dict[str, Any], keep: int, data: Path) -> str:
+    """Publish an index and its report; its address."""
+    recalls = {name: value for name, value in report.items() if name.endswith("recall") and value is not None}
+    seconds = {f"seconds_{part}": value for part, value in report["seconds"].items()}
+    metrics = {**report["counts"], **seconds, **recalls}
+    tags = collect_lineage(IndexMarker.load(index).data, data)
+    return publish(mlflow_store.connect(), version, index, metrics, keep, tags)
+
+
+def describe(result: dict[str, Any]) -> str:
+    """What was done, as text."""
+    if result["status"] == UNCHANGED:
+        return f"refresh: {UNCHANGED}: version {result['version']} serves this catalogue already"
+    counts, seconds = result["counts"], result["seconds"]
+    table = format_table(
+        [[*SHOWN, "seconds"], [*(f"{counts[name]:,}" for name in SHOWN), f"{sum(seconds.values()):.1f}"]]
+    )
+    return f"{table}\nrefresh: version {result['version']} serves this catalogue now: {result['index']}"
+
+
+def require_same_champion(model_name: str, live: LiveIndex) -> None:
+    """Say so where another version became champion during the refresh.
+
+    Raises:
+        DataError: the champion changed; the index stays with its version.
+    """
+    now = find_live_index(model_name)
+    if now is None or now.version != live.version:
+        raise DataError(
+            f"refresh: the champion changed meanwhile: version {live.version} has the new index, for a rollback, "
+            f"but {f'version {now.version}' if now else 'no version'} is the champion; refresh again"
+        )
