@@ -276,8 +276,9 @@ class LiveStates(RuleBasedStateMachine):
             for _ in range(changes):
                 operation.advance()
 
-    @rule(which=st.integers(0, 3))
-    def kill(self, which: int) -> None:
+    @rule(which=st.integers(0, 3), changes=st.integers(0, 6))
+    def kill(self, which: int, changes: int) -> None:
+        self.advance(which, changes)
         for operation in self.operations[which : which + 1]:
             operation.kill()
 
