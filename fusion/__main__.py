@@ -28,6 +28,9 @@ def _build_parser() -> argparse.ArgumentParser:
     rank.set_defaults(function=_rank)
     embed = commands.add_parser("embed", help="embed products, and score how well picture and text match")
     embed.set_defaults(function=_embed)
+    _add_embed_texts(
+        commands.add_parser("embed-texts", help="embed texts of queries, such as those of a log")
+    )
     explain = commands.add_parser("explain", help="explain the score of a product for a query")
     explain.set_defaults(function=_explain)
     index = commands.add_parser("index", help="build the index of a data set; encodes only what changed")
@@ -80,6 +83,15 @@ def _build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_embed_texts(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", type=Path, required=True, help="folder that the train stage wrote")
+    parser.add_argument(
+        "--queries", type=Path, required=True, help="parquet file with columns query_id and text"
+    )
+    parser.add_argument("--vectors", type=Path, required=True, help="parquet file to write")
+    parser.set_defaults(function=_embed_texts)
+
+
 def _rank(arguments: argparse.Namespace) -> None:
     from fusion.search.catalogue_search import rank_data
     from fusion.search.rerank import RERANKERS
@@ -103,6 +115,13 @@ def _embed(arguments: argparse.Namespace) -> None:
     products = pq.read_table(arguments.products, columns=["product_id"])
     product_ids = products["product_id"].combine_chunks()
     pq.write_table(embed_data(arguments.model, arguments.data, product_ids), arguments.vectors)
+
+
+def _embed_texts(arguments: argparse.Namespace) -> None:
+    from fusion.search.query_texts import embed_texts
+
+    queries = pq.read_table(arguments.queries, columns=["query_id", "text"])
+    pq.write_table(embed_texts(arguments.model, queries), arguments.vectors)
 
 
 def _explain(arguments: argparse.Namespace) -> None:

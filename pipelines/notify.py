@@ -3,13 +3,11 @@
 import os
 import sys
 
-import requests
-
 from catalog.schema import DataError
 from pipelines.failures import ReasonsUnavailable, explain_failures, read_failures
 from registry.model_registry import GATE, REASONS, find_pipeline_version
+from registry.webhook import has_webhook, post_message
 
-TIMEOUT = 30  # seconds
 # KFP passes on the states of ML Metadata (backend/src/v2/driver/resolve.go at tag 2.17.0); SUCCEEDED is its own
 SUCCESS, FAILURE = {"COMPLETE", "CACHED", "SUCCEEDED"}, "FAILED"
 
@@ -24,17 +22,10 @@ def send_notification(state: str, run_id: str, ui: str) -> None:
         run_id: KFP's id of the run.
         ui: URL of KFP's pages; "" if unknown.
     """
-    webhook = os.environ.get("VITRINE_WEBHOOK")
-    if not webhook:
+    if not has_webhook():
         return
     link = f"\n{run_link(ui, run_id)}" if ui else ""
-    message = compose_message(state, run_id) + link
-    try:
-        answer = requests.post(webhook, json={"text": message}, timeout=TIMEOUT)
-        if not answer.ok:
-            print(f"notify: the webhook answered {answer.status_code}; no message was sent", file=sys.stderr)
-    except requests.RequestException as failure:  # its message would hold the URL
-        print(f"notify: the webhook cannot be reached ({type(failure).__name__})", file=sys.stderr)
+    post_message(compose_message(state, run_id) + link, "notify")
 
 
 def run_link(ui: str, run_id: str) -> str:

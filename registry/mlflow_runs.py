@@ -5,11 +5,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from catalog.schema import TABLES, DataError
-from registry.mlflow_store import EXPERIMENT, connect
+from registry.mlflow_store import EXPERIMENT, connect, ensure_experiment, translate_errors
 from registry.task_runs import leave_task_run, link_task_run
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 CHAIN = "vitrine.chain"  # tag
 TRAINING = "vitrine.training"  # tag
+PERIOD = "vitrine.period"  # tag
 TABLES_TAG = "mlflow.loggedArtifacts"  # tells MLflow's UI which JSON files are tables
 
 
@@ -233,3 +235,44 @@ def log_dataset(
     )
     context = InputTag("mlflow.data.context", "training and evaluation")
     client.log_inputs(run.info.run_id, [DatasetInput(dataset, [context])])
+
+
+def log_period(
+    experiment: str,
+    period: tuple[datetime, datetime],
+    metrics: Mapping[str, float],
+    tags: Mapping[str, str],
+    pages: Mapping[str, str],
+) -> tuple[str, str]:
+    """Log a period to the one run that it has in an experiment; a repeated call changes only what differs.
+
+    Args:
+        experiment: Name, created if missing.
+        period: Start and end, with a time zone.
+        metrics: Name → value.
+        tags: Name → value.
+        pages: Name of a file → its text.
+
+    Returns:
+        The ids of the experiment and of the run.
+
+    Raises:
+        DataError: where MLflow cannot be reached.
+    """
+    from mlflow.entities import Metric, RunTag
+
+    client = connect()
+    key = "/".join(time.astimezone(UTC).isoformat(timespec="minutes") for time in period)
+    start, end = (int(1000 * time.timestamp()) for time in period)
+    with translate_errors():
+        experiment_id = ensure_experiment(client, experiment)
+        runs = client.search_runs([experiment_id], f"tags.`{PERIOD}` = '{key}'")
+        run = runs[0] if runs else client.create_run(experiment_id, start, {PERIOD: key}, key.split("+")[0])
+        now = int(1000 * datetime.now(UTC).timestamp())  # the latest value of a metric counts
+        changed = {name: value for name, value in metrics.items() if run.data.metrics.get(name) != value}
+        points = [Metric(name, value, now, 0) for name, value in changed.items()]
+        client.log_batch(run.info.run_id, points, tags=[RunTag(name, value) for name, value in tags.items()])
+        for name, text in pages.items():
+            client.log_text(run.info.run_id, text, name)
+        client.set_terminated(run.info.run_id, end_time=end)
+    return experiment_id, str(run.info.run_id)

@@ -47,3 +47,8 @@ def run_link(experiment_id: str, run_id: str) -> str:
 def artifact_link(experiment_id: str, run_id: str, path: str) -> str:
     """A link to the page of a run's artifact, for use in another page of MLflow's UI."""
     return f"#/experiments/{experiment_id}/runs/{run_id}/artifacts/{quote(path)}{ML_VIEW}"
+
+
+def artifact_url(experiment_id: str, run_id: str, path: str) -> str:
+    """The address of the page of a run's artifact."""
+    return ui_url(artifact_link(experiment_id, run_id, path).removeprefix("#/"))

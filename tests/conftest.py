@@ -22,7 +22,13 @@ from catalog.store import TableWriter
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
-pytest_plugins = ["chain_fixtures", "embedder_fixtures", "milvus_fixtures", "model_fixtures"]
+pytest_plugins = [
+    "chain_fixtures",
+    "embedder_fixtures",
+    "milvus_fixtures",
+    "model_fixtures",
+    "webhook_fixtures",
+]
 
 # How long an example takes depends on the machine, and is measured in bench/.
 settings.register_profile("vitrine", deadline=None)

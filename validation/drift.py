@@ -106,10 +106,11 @@ def measure_drift(reference: pa.Table, current: pa.Table) -> list[Drift]:
     Args:
         reference, current: Results of `add_vectors`, by the same model; neither is empty.
     """
-    return [_compare_counts(name, count(reference, current)) for name, count in PROPERTIES.items()]
+    return [compare_counts(name, count(reference, current)) for name, count in PROPERTIES.items()]
 
 
-def _compare_counts(name: str, histogram: Histogram) -> Drift:
+def compare_counts(name: str, histogram: Histogram) -> Drift:
+    """Measure the drift between two data sets whose rows are counted by bin."""
     from scipy.stats import chi2_contingency
 
     nonempty = histogram.reference + histogram.current > 0
@@ -121,8 +122,8 @@ def _compare_counts(name: str, histogram: Histogram) -> Drift:
     return Drift(name, bins, reference / reference.sum(), current / current.sum(), index, float(p))
 
 
-def _count_categories(reference: Sequence[str | None], current: Sequence[str | None]) -> Histogram:
-    """Count categories, the most frequent of either data set first."""
+def count_categories(reference: Sequence[str | None], current: Sequence[str | None]) -> Histogram:
+    """Count categories, the most frequent of either data set first; at most `MAX_CATEGORIES`."""
     counters = [Counter(value or NONE for value in values) for values in (reference, current)]
     before, after = counters
     share = {key: before[key] / len(reference) + after[key] / len(current) for key in before | after}
@@ -133,8 +134,8 @@ def _count_categories(reference: Sequence[str | None], current: Sequence[str | N
     return Histogram([*bins, OTHERS], *counts)
 
 
-def _count_by_decile(reference: np.ndarray, current: np.ndarray) -> Histogram:
-    """Count numbers between the deciles of `reference`; NaN has a bin of its own."""
+def count_by_decile(reference: np.ndarray, current: np.ndarray) -> Histogram:
+    """Count numbers, float64, between the deciles of `reference`; NaN has a bin of its own."""
     known = reference[~np.isnan(reference)]
     inner = np.linspace(0, 1, BINS + 1)[1:-1]
     edges = np.unique(np.quantile(known, inner)) if known.size else np.empty(0)
@@ -150,12 +151,16 @@ def _count_by_decile(reference: np.ndarray, current: np.ndarray) -> Histogram:
     return Histogram([*names, NONE], *counts)
 
 
-def _count_classifier_scores(reference: pa.Table, current: pa.Table) -> Histogram:
+def count_classifier_scores(reference: pa.Table, current: pa.Table, key: str = "product_id") -> Histogram:
     """Count the scores of a linear classifier that predicts from its embedding which data set a product is from.
 
     After Lopez-Paz and Oquab, "Revisiting Classifier Two-Sample Tests" (2017): if no classifier can separate the two,
-    there is no drift. Scores are of held-out products. A product of both data sets is never in the training set of one
-    and in the test set of the other.
+    there is no drift. Scores are of held-out rows. A product of both data sets is never in the training set of one and
+    in the test set of the other.
+
+    Args:
+        reference, current: Columns vector and `key`.
+        key: Identifies products; rows with the same value are held out together.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupKFold, cross_val_predict
@@ -164,7 +169,7 @@ def _count_classifier_scores(reference: pa.Table, current: pa.Table) -> Histogra
 
     vectors = np.concatenate([_vectors(table["vector"]) for table in (reference, current)])
     is_current = np.arange(len(vectors)) >= len(reference)
-    ids = pa.chunked_array([*reference["product_id"].chunks, *current["product_id"].chunks], pa.string())
+    ids = pa.chunked_array([*reference[key].chunks, *current[key].chunks], pa.string())
     groups = ids.combine_chunks().dictionary_encode().indices.to_numpy()
     if min(len(reference), len(current)) < 2 * CLASSIFIER_FOLDS:  # too few to train on
         return Histogram(["all"], np.array([len(reference)]), np.array([len(current)]))
@@ -177,7 +182,7 @@ def _count_classifier_scores(reference: pa.Table, current: pa.Table) -> Histogra
         cv=GroupKFold(CLASSIFIER_FOLDS),
         method="decision_function",
     )
-    return _count_by_decile(scores[~is_current], scores[is_current])
+    return count_by_decile(scores[~is_current], scores[is_current])
 
 
 def _vectors(column: pa.ChunkedArray) -> np.ndarray:
@@ -195,14 +200,14 @@ def _numbers(table: pa.Table, name: str) -> np.ndarray:
 
 
 PROPERTIES: dict[str, Callable[[pa.Table, pa.Table], Histogram]] = {
-    "categories": lambda reference, current: _count_categories(
+    "categories": lambda reference, current: count_categories(
         reference["category"].to_pylist(), current["category"].to_pylist()
     ),
-    "prices": lambda reference, current: _count_by_decile(
+    "prices": lambda reference, current: count_by_decile(
         _numbers(reference, "price"), _numbers(current, "price")
     ),
-    "lengths": lambda reference, current: _count_by_decile(
+    "lengths": lambda reference, current: count_by_decile(
         _numbers(reference, "length"), _numbers(current, "length")
     ),
-    EMBEDDINGS: _count_classifier_scores,
+    EMBEDDINGS: count_classifier_scores,
 }

@@ -1,43 +1,16 @@
 """Notifications: their text, and that a failed one fails nothing."""
 
-import json
 import shutil
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from webhook_fixtures import PATH
 
 from pipelines.cluster import Cluster
 from pipelines.notify import send_notification
 from pipelines.training import build_pipeline
 from registry import mlflow_store
-
-PATH = "/services/T0/hunter2"
-
-
-@pytest.fixture
-def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """The messages that a webhook has received."""
-    sent: list[Any] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None: ...
-
-        def do_POST(self) -> None:
-            sent.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200 if self.path == PATH else 403)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("VITRINE_WEBHOOK", f"http://127.0.0.1:{server.server_port}{PATH}")
-    yield sent
-    server.shutdown()
-    server.server_close()
 
 
 def connect_mlflow(database: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
