@@ -236,11 +236,22 @@ def read_batches(
         DataError: if a file cannot be read.
     """
     for file in log.list_files(table, since, until):
-        parquet = log.open_parquet(file.path)
-        is_inside = (since is None or since <= file.hour) and (until is None or file.hour + HOUR <= until)
-        with log.access(file.path):
-            for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
-                yield batch if is_inside else batch.filter(_is_between(batch["time"], since, until))
+        yield from read_file(log, file, since, until, columns)
+
+
+def read_file(
+    log: LogFolder,
+    file: LogFile,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    columns: Sequence[str] | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """Stream one file of a log; arguments and errors as for `read_batches`."""
+    parquet = log.open_parquet(file.path)
+    is_inside = (since is None or since <= file.hour) and (until is None or file.hour + HOUR <= until)
+    with log.access(file.path):
+        for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
+            yield batch if is_inside else batch.filter(_is_between(batch["time"], since, until))
 
 
 def _is_between(times: pa.Array, since: datetime | None, until: datetime | None) -> pa.Array:

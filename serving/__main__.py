@@ -9,6 +9,7 @@ from catalog.schema import DataError
 # verb → module that has `main`, what it does; without a verb, the service runs
 VERBS: dict[str, tuple[str, str]] = {
     "refresh": ("serving.refresh", "publish today's catalogue, encoded by the champion"),
+    "monitor": ("serving.monitor.command", "compare a period of the request log with an earlier one"),
 }
 SERVICE = "serving.service"
 NEEDED = ("fastapi", "prometheus_client", "uvicorn")  # of the extra `serving`

@@ -68,7 +68,25 @@ class ExperimentParams(Params):
 
 
 class MonitorParams(Params):
-    """`python -m serving monitor`: a period of the log against a reference period."""
+    """`python -m serving monitor`: a period of the log against a reference period. A rule without a limit is off."""
+
+    min_searches: int = Field(500, ge=1, description="a rule with fewer searches decides nothing")
+    compared: int = Field(5_000, ge=100, description="searches in each sample, for drift and languages")
+    max_drift: float | None = Field(
+        0.25, gt=0, description="largest population stability index of queries, from the reference period"
+    )
+    max_empty: Share | None = Field(0.1, description="share of searches that may have no result")
+    max_low_scores: Share | None = Field(
+        0.1, description="share of searches whose best score may be below that of 5 % in the reference period"
+    )
+    max_errors: Share | None = Field(0.01, description="share of searches that may fail (status 500 or more)")
+    max_latency_ms_p95: float | None = Field(500, gt=0, description="milliseconds")
+    min_ctr_ratio: float | None = Field(
+        0.8, gt=0, description="least share of searches with a click, relative to the reference period"
+    )
+    min_volume_ratio: float | None = Field(
+        0.5, gt=0, description="least searches per day, relative to the reference period"
+    )
 
 
 class ServingParams(Params):

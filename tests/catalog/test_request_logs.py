@@ -1,49 +1,20 @@
 """The log of the service as a log of clicks: what customers saw and clicked, whatever the files."""
 
 from collections import Counter
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from request_logs import event, search, write_log
 
 from catalog.__main__ import main
 from catalog.logs import Impression, read_log
-from catalog.request_log import COLUMNS, EVENTS, SEARCHES, LogFolder
+from catalog.request_log import EVENTS, SEARCHES
 from catalog.schema import DataError
 from catalog.store import TableWriter, read_table
-from serving.log_files import file_path, write_table
-
-START = datetime(2026, 11, 27, tzinfo=UTC)
-Row = dict[str, Any]
-
-
-def search(request: str, text: str | None, products: list[str], hours: float = 0, **others: Any) -> Row:
-    """A search; each second product is of another model, as in an interleaved list."""
-    placed = [{"product_id": name, "score": 0.5, "version": str(n % 2)} for n, name in enumerate(products)]
-    row = {"request_id": request, "time": START + timedelta(hours=hours), "text": text, "results": placed}
-    return row | others
-
-
-def event(request: str, product: str, kind: str = "click", hours: float = 0) -> Row:
-    time = START + timedelta(hours=hours)
-    return {"request_id": request, "time": time, "product_id": product, "kind": kind}
-
-
-def write_log(address: str, table: str, rows: list[Row], files: list[int] | None = None) -> None:
-    """Write rows into files by hour, and by the number of the row in `files`."""
-    log = LogFolder.open(address)
-    groups: dict[tuple[datetime, int], list[Row]] = {}
-    for row, file in zip(rows, files or [0] * len(rows), strict=True):
-        groups.setdefault((row["time"].replace(minute=0, second=0, microsecond=0), file), []).append(row)
-    for (hour, file), group in groups.items():
-        path = file_path(log, table, hour, "ab", file, file)
-        write_table(log, path, pa.Table.from_pylist(group, schema=COLUMNS[table]))
 
 
 @settings(max_examples=15)

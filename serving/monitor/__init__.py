@@ -1,0 +1,1 @@
+"""`python -m serving monitor`: a period of the request log against a reference period."""
