@@ -32,13 +32,16 @@ WORDS = np.array(
     ["red", "blue", "green", "shoe", "shirt", "mug", "lamp", "chair", "women", "kids", "leather", "cotton"]
 )
 FILE_ROWS = 50_000
+# the results of each text, some products in many; their order changes from search to search
+RANKINGS = (PRODUCTS * np.random.default_rng(0).random((len(WORDS) ** 3, K)) ** 3).astype(int)
 
 
 def draw_searches(count: int, hour: datetime, rng: np.random.Generator) -> pa.Table:
     """Searches of an hour, with the columns that the service writes."""
     ids = [f"{value:016x}" for value in rng.integers(2**63, size=count)]
-    texts = [" ".join(words) for words in WORDS[rng.integers(len(WORDS), size=(count, 3))]]
-    shown = (PRODUCTS * rng.random((count, K)) ** 3).astype(int).ravel()
+    words = rng.integers(len(WORDS), size=(count, 3))
+    texts = [" ".join(row) for row in WORDS[words]]
+    shown = rng.permuted(RANKINGS[words @ [len(WORDS) ** 2, len(WORDS), 1]], axis=1).ravel()
     results = pa.StructArray.from_arrays(
         [
             pa.array([f"p{number}" for number in shown]),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from catalog.logs import Impression, read_log
+from catalog.logs import Impression, Impressions, count_equal, read_log
 from catalog.schema import EXACT, IRRELEVANT, SUBSTITUTE
 
 EM_STEPS = 100  # of expectation maximisation
@@ -17,7 +17,7 @@ MIN_EXAMINATIONS = 10  # expected examinations without a click that make a produ
 
 def read_impressions(
     log: Path | str, product_ids: Collection[str], personal: Sequence[str] = (), mappings: Sequence[str] = ()
-) -> list[Impression]:
+) -> Counter[Impression]:
     """Read the usable rows of a log of searches and clicks; see `catalog.logs`.
 
     Args:
@@ -30,16 +30,17 @@ def read_impressions(
         DataError: if the log cannot be read, lacks a column, or has a column that looks personal.
     """
     impressions = read_log(log, personal, mappings)
-    usable = [impression for impression in impressions if impression.product in product_ids]
-    if unknown := len(impressions) - len(usable):
+    counted = count_equal(impressions)
+    others = [key for key in counted if key.product not in product_ids]
+    if unknown := sum(counted.pop(key) for key in others):
         print(
             f"{Path(log).name}: skipped {unknown:,} rows of products that are not in the data",
             file=sys.stderr,
         )
-    return usable
+    return counted
 
 
-def count_searches(impressions: Sequence[Impression]) -> dict[str, int]:
+def count_searches(impressions: Impressions) -> dict[str, int]:
     """Count the result pages of each query; a lower bound.
 
     The log does not say which impressions belong to the same page. But a page has each position at most once, so the
@@ -49,14 +50,16 @@ def count_searches(impressions: Sequence[Impression]) -> dict[str, int]:
         Query → number of searches.
     """
     searches: dict[str, int] = defaultdict(int)
-    positions = Counter((impression.query, impression.position) for impression in impressions)
+    positions: Counter[tuple[str, int]] = Counter()
+    for impression, count in count_equal(impressions).items():
+        positions[impression.query, impression.position] += count
     for (query, _), count in positions.items():
         searches[query] = max(searches[query], count)
     return dict(searches)
 
 
 def fit_position_model(
-    pairs: np.ndarray, positions: np.ndarray, clicked: np.ndarray
+    pairs: np.ndarray, positions: np.ndarray, clicked: np.ndarray, counts: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fit the position-based click model: P(click) = attractiveness of the pair × examination of the position.
 
@@ -68,28 +71,33 @@ def fit_position_model(
         pairs: int64 (N,): index of the impression's pair of query and product, 0 … P-1.
         positions: int64 (N,): 0 … K-1.
         clicked: bool (N,).
+        counts: int64 (N,): how often each impression occurred; once by default.
 
     Returns:
         Attractiveness of each pair, float64 (P,); examination of each position relative to the first, float64 (K,).
     """
-    pair_counts, position_counts = np.bincount(pairs), np.maximum(np.bincount(positions), 1)
-    prior = clicked.mean()  # smoothing: one more impression per pair, with the mean click rate
-    attractiveness = (prior + np.bincount(pairs, clicked)) / (1 + pair_counts)
+    counts = np.ones(len(pairs)) if counts is None else counts
+    pair_counts = np.bincount(pairs, counts)
+    position_counts = np.maximum(np.bincount(positions, counts), 1)
+    prior = np.average(
+        clicked, weights=counts
+    )  # smoothing: one more impression per pair, with the mean click rate
+    attractiveness = (prior + np.bincount(pairs, clicked * counts)) / (1 + pair_counts)
     examination = 1.0 / (1 + np.arange(len(position_counts)))  # with 1 everywhere, EM would not move
     for _ in range(EM_STEPS):
         alpha, gamma = attractiveness[pairs], examination[positions]
         no_click = np.maximum(1 - alpha * gamma, 1e-12)
         attracted = np.where(clicked, 1.0, alpha * (1 - gamma) / no_click)
         examined = np.where(clicked, 1.0, gamma * (1 - alpha) / no_click)
-        attractiveness = (prior + np.bincount(pairs, attracted)) / (1 + pair_counts)
-        examination = np.bincount(positions, examined) / position_counts
+        attractiveness = (prior + np.bincount(pairs, attracted * counts)) / (1 + pair_counts)
+        examination = np.bincount(positions, examined * counts) / position_counts
         first = max(examination[0], 1e-12)
         attractiveness = np.minimum(attractiveness * first, 1 - 1e-9)
         examination = np.minimum(examination / first, 1.0)
     return attractiveness, examination
 
 
-def grade_clicks(impressions: Sequence[Impression]) -> dict[str, dict[str, int]]:
+def grade_clicks(impressions: Impressions) -> dict[str, dict[str, int]]:
     """Grade the products of each query that has a click; see `GRADE_THRESHOLDS` and `MIN_EXAMINATIONS`.
 
     Returns:
@@ -97,13 +105,16 @@ def grade_clicks(impressions: Sequence[Impression]) -> dict[str, dict[str, int]]
     """
     if not impressions:
         return {}
-    keys = dict.fromkeys((impression.query, impression.product) for impression in impressions)
+    counted = count_equal(impressions)
+    times = np.array(list(counted.values()))
+    keys = dict.fromkeys((impression.query, impression.product) for impression in counted)
     indices = {key: index for index, key in enumerate(keys)}
-    pairs = np.array([indices[impression.query, impression.product] for impression in impressions])
-    positions = np.array([impression.position for impression in impressions])
-    clicked = np.array([impression.clicked for impression in impressions])
-    attractiveness, examination = fit_position_model(pairs, positions, clicked)
-    clicks, examinations = np.bincount(pairs, clicked), np.bincount(pairs, examination[positions])
+    pairs = np.array([indices[impression.query, impression.product] for impression in counted])
+    positions = np.array([impression.position for impression in counted])
+    clicked = np.array([impression.clicked for impression in counted])
+    attractiveness, examination = fit_position_model(pairs, positions, clicked, times)
+    clicks = np.bincount(pairs, clicked * times)
+    examinations = np.bincount(pairs, examination[positions] * times)
     pairs_by_query: dict[str, dict[str, int]] = defaultdict(dict)
     for (query, product), index in indices.items():
         pairs_by_query[query][product] = index

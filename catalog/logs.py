@@ -7,15 +7,21 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from catalog.columns import format_header
 from catalog.files import Files
 from catalog.reading import Record
-from catalog.request_log import EVENTS, SEARCHES, LogFolder, read_batches
+from catalog.request_log import COLUMNS, EVENTS, SEARCHES, LogFolder, read_batches
 from catalog.schema import DataError
+from catalog.shown_results import ShownResults
 from catalog.tables import TableFormat, match_table, parse_mappings, read_matched
 from catalog.text import normalise
 
 CLICKED_VALUES = {"0": False, "1": True, "false": False, "true": True, "no": False, "yes": True}
+MAX_UNMERGED = 2_000_000  # rows of equal impressions that are not added up yet
 CLICK_EVENT = re.compile(r"click|select|open", re.IGNORECASE)
 SEARCH_EVENT = re.compile(r"search|query|impression|results", re.IGNORECASE)
 
@@ -29,7 +35,11 @@ class Impression(NamedTuple):
     clicked: bool
 
 
-def read_log(log: Path | str, personal: Sequence[str] = (), mappings: Sequence[str] = ()) -> list[Impression]:
+# One by one; or equal ones with their number, as a large log has many
+Impressions = Sequence[Impression] | Counter[Impression]
+
+
+def read_log(log: Path | str, personal: Sequence[str] = (), mappings: Sequence[str] = ()) -> Impressions:
     """Read the usable rows of a log.
 
     Args:
@@ -64,6 +74,11 @@ def _read_table(log: Path, personal: Sequence[str], mappings: Sequence[str]) -> 
                 file=sys.stderr,
             )
     return impressions
+
+
+def count_equal(impressions: Impressions) -> Counter[Impression]:
+    """Count equal impressions; those that are counted already are returned as they are."""
+    return impressions if isinstance(impressions, Counter) else Counter(impressions)
 
 
 def _describe_missing(name: str, header: Sequence[str], columns: Collection[str]) -> str:
@@ -181,7 +196,7 @@ LAYOUTS = {
 }
 
 
-def read_request_log(log: LogFolder) -> list[Impression]:
+def read_request_log(log: LogFolder) -> Counter[Impression]:
     """Read what customers saw and clicked from the log of our service; see `catalog.request_log`.
 
     The results count as they were shown, also interleaved ones; those of a challenger in shadow mode do not. A product
@@ -191,35 +206,56 @@ def read_request_log(log: LogFolder) -> list[Impression]:
     Raises:
         DataError: if the log cannot be read, has no searches, or only withheld texts.
     """
-    clicked = _read_clicks(log)
+    events = [*read_batches(log, EVENTS, columns=["request_id", "product_id", "time"])]
+    clicks = pa.Table.from_batches(events, schema=None if events else COLUMNS[EVENTS])
     columns = ["time", "request_id", "text", "withheld", "has_picture", "results.list.element.product_id"]
-    impressions: list[Impression] = []
-    names: dict[str, str] = {}  # equal ids are kept once
-    searches, reasons = 0, Counter[str]()
+    searches, reasons, parts = 0, Counter[str](), []
     for batch in read_batches(log, SEARCHES, columns=columns):
         searches += batch.num_rows
         reasons.update(filter(None, batch["withheld"].to_pylist()))
-        for row in batch.to_pylist():
-            text = None if row["has_picture"] else normalise(row["text"])
-            if text is None:
-                continue
-            text, clicks = names.setdefault(text, text), clicked.get(row["request_id"], ())
-            for position, result in enumerate(row["results"] or ()):
-                product = names.setdefault(result["product_id"], result["product_id"])
-                impressions.append(Impression(text, product, position, product in clicks))
+        parts.append(_count_impressions(batch, clicks))
+        if sum(map(len, parts)) > MAX_UNMERGED:
+            parts = [_sum_counts(parts)]
     if not searches:
         raise DataError(f"{log.address}: no searches in it; give a log file, or the folder of a request log")
     _report_withheld(log.address, searches, reasons)
+    counted = _sum_counts(parts)
+    rows = zip(*(_list_shared(counted[name]) for name in (*Impression._fields, "count")), strict=True)
+    impressions: Counter[Impression] = Counter()
+    for *key, count in rows:
+        impressions[Impression(*key)] = count
     return impressions
 
 
-def _read_clicks(log: LogFolder) -> dict[str, set[str]]:
-    """The products that the events of each search name."""
-    clicked: dict[str, set[str]] = defaultdict(set)
-    for batch in read_batches(log, EVENTS, columns=["time", "request_id", "product_id"]):
-        for row in batch.to_pylist():
-            clicked[row["request_id"]].add(row["product_id"])
-    return clicked
+def _list_shared(column: pa.ChunkedArray) -> list[Any]:
+    """The values of a column; equal ones are one object."""
+    encoded = column.combine_chunks().dictionary_encode()
+    values = encoded.dictionary.to_pylist()
+    return [values[index] for index in encoded.indices.to_pylist()]
+
+
+def _count_impressions(batch: pa.RecordBatch, clicks: pa.Table) -> pa.Table:
+    """Count equal impressions: the columns of `Impression`, and count."""
+    is_text = pc.and_(pc.is_valid(batch["text"]), pc.invert(batch["has_picture"].fill_null(False)))
+    batch = batch.filter(is_text)
+    results = ShownResults(batch)
+    texts = batch["text"].dictionary_encode()
+    normal = pa.array(list(map(normalise, texts.dictionary.to_pylist())), pa.string())
+    rows = pa.table(
+        {
+            "query": normal.take(texts.indices).take(pa.array(results.rows)),
+            "product": results.products.cast(pa.string()),
+            "position": results.positions,
+            "clicked": results.find_clicks(clicks),
+            "count": np.ones(len(results.rows), np.int64),
+        }
+    )
+    return _sum_counts([rows.filter(pc.is_valid(rows["query"]))])
+
+
+def _sum_counts(parts: Sequence[pa.Table]) -> pa.Table:
+    groups = pa.concat_tables(parts).group_by(list(Impression._fields)).aggregate([("count", "sum")])
+    return groups.rename_columns([*Impression._fields, "count"])
 
 
 def _report_withheld(address: str, searches: int, reasons: Counter[str]) -> None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from catalog.request_log import CLICK, COLUMNS, EVENTS, HOUR, SEARCHES, LogFile, LogFolder, read_file
+from catalog.shown_results import ShownResults
 from serving.monitor.histograms import SCORE_BINS, Totals, latency_bins, score_bins
 
 CLICK_DELAY = HOUR  # a later click does not count, so that all periods are treated alike
@@ -88,8 +89,8 @@ class Aggregate:
             batch: `SEARCH_COLUMNS`.
             clicks: Columns request_id, product_id and time: those that may belong to these searches.
         """
-        results = _Results(batch)
-        is_clicked_result = results.find_clicks(batch, clicks)
+        results = ShownResults(batch)
+        is_clicked_result = results.find_clicks(clicks, CLICK_DELAY)
         is_clicked = np.zeros(batch.num_rows, bool)
         is_clicked[results.rows[is_clicked_result]] = True
         status = _integers(batch["status"])
@@ -107,14 +108,14 @@ class Aggregate:
         self._add_top_scores(results)
         self._draw(batch, status, results.counts, is_clicked)
 
-    def _add_impressions(self, results: "_Results") -> None:
+    def _add_impressions(self, results: ShownResults) -> None:
         places = pc.index_in(results.products.dictionary, value_set=self.product_ids)
         counts = np.bincount(results.codes, minlength=len(results.products.dictionary))
         is_known = places.is_valid().to_numpy(zero_copy_only=False)
         self.impressions[places.drop_null().to_numpy()] += counts[is_known]
         self.other_impressions += int(counts[~is_known].sum())
 
-    def _add_top_scores(self, results: "_Results") -> None:
+    def _add_top_scores(self, results: ShownResults) -> None:
         first = results.positions == 0
         versions, bins = results.versions[first], score_bins(results.scores[first])
         for version in np.unique(versions):
@@ -141,44 +142,6 @@ class Aggregate:
         both = pa.concat_tables([self.sample, pa.table(columns, schema=SAMPLE)])
         ordered = both.sort_by([("priority", "ascending"), ("request_id", "ascending")])
         self.sample = ordered.slice(0, self.sample_size).combine_chunks()
-
-
-class _Results:
-    """The results of a batch of searches, R in all.
-
-    Attributes:
-        counts: int64 (N,), of each search.
-        rows, positions: int64 (R,): the search, and the position from 0.
-        products: Dictionary array (R,) of product ids; codes: int64 (R,), its indices.
-        scores: float64 (R,).
-        versions: str (R,), of the models that placed them.
-    """
-
-    def __init__(self, batch: pa.RecordBatch) -> None:
-        lists = batch["results"]
-        self.counts = _integers(pc.list_value_length(lists))
-        self.rows = np.repeat(np.arange(batch.num_rows), self.counts)
-        starts = np.cumsum(self.counts) - self.counts
-        self.positions = np.arange(len(self.rows)) - np.repeat(starts, self.counts)
-        flat = lists.flatten()
-        self.products = pc.struct_field(flat, "product_id").fill_null("").dictionary_encode()
-        self.codes = self.products.indices.to_numpy().astype(np.int64)
-        scores = pc.struct_field(flat, "score").cast(pa.float64())
-        self.scores = np.nan_to_num(scores.to_numpy(zero_copy_only=False), nan=-np.inf)
-        versions = pc.struct_field(flat, "version").fill_null("").dictionary_encode()
-        self.versions = np.array(versions.dictionary.to_pylist() or [""], str)[versions.indices.to_numpy()]
-
-    def find_clicks(self, batch: pa.RecordBatch, clicks: pa.Table) -> np.ndarray:
-        """Whether each result was clicked in time: bool (R,)."""
-        places = pc.index_in(clicks["request_id"], value_set=batch["request_id"])
-        codes = pc.index_in(clicks["product_id"], value_set=self.products.dictionary)
-        matched = clicks.append_column("row", places).append_column("code", codes)
-        matched = matched.filter(pc.and_(pc.is_valid(matched["row"]), pc.is_valid(matched["code"])))
-        delays = pc.subtract(matched["time"], batch["time"].take(matched["row"].combine_chunks()))
-        matched = matched.filter(pc.less_equal(delays, pa.scalar(CLICK_DELAY, delays.type)))
-        width = len(self.products.dictionary)
-        keys = matched["row"].to_numpy().astype(np.int64) * width + matched["code"].to_numpy()
-        return np.isin(self.rows * width + self.codes, keys)
 
 
 def aggregate(log: LogFolder, period: Period, product_ids: pa.Array, sample_size: int) -> Aggregate:

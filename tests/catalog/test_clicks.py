@@ -1,6 +1,6 @@
 """Clicks drawn from a known model, which must be recovered."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +89,7 @@ def test_searches_are_counted_by_the_most_frequent_position() -> None:
 def test_a_log_is_read_with_what_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = ["Red  Shoe;p1;1;1", "red shoe;p2;2;false", "red shoe;p9;3;0", ";p1;1;1", "a;p1;0;1", "a;p1;1;2"]
     (tmp_path / "log.csv").write_text("\n".join(["query;product_id;position;clicked", *rows]))
-    assert read_impressions(tmp_path / "log.csv", {"p1", "p2"}) == [
+    assert list(read_impressions(tmp_path / "log.csv", {"p1", "p2"}).elements()) == [
         Impression("red shoe", "p1", 0, True),
         Impression("red shoe", "p2", 1, False),
     ]
@@ -105,10 +105,12 @@ def test_a_log_is_read_with_what_is_left_out(tmp_path: Path, capsys: pytest.Capt
 
 def test_columns_of_a_log_have_synonyms_or_are_mapped(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("Search Term,sku,rank,is click\nRed Shoe,p1,2,1\n")
-    assert read_impressions(tmp_path / "log.csv", {"p1"}) == [Impression("red shoe", "p1", 1, True)]
+    assert list(read_impressions(tmp_path / "log.csv", {"p1"}).elements()) == [
+        Impression("red shoe", "p1", 1, True)
+    ]
     (tmp_path / "log.csv").write_text("gesucht,artikel,platz,geklickt\nRed Shoe,p1,2,0\n")
     names = ["query=gesucht", "product_id=artikel", "position=platz", "clicked=geklickt"]
-    assert read_impressions(tmp_path / "log.csv", {"p1"}, (), names) == [
+    assert list(read_impressions(tmp_path / "log.csv", {"p1"}, (), names).elements()) == [
         Impression("red shoe", "p1", 1, False)
     ]
     with pytest.raises(
@@ -122,7 +124,7 @@ def test_a_row_per_search_lists_what_was_shown_and_clicked(products: str, tmp_pa
     (tmp_path / "log.csv").write_text(
         f'query,product_skus_hash,clicked_skus_hash\nred,"{products}",p2\nred,p1,\n,p1,p1\n'
     )
-    impressions = read_impressions(tmp_path / "log.csv", {"p1", "p2"})
+    impressions = list(read_impressions(tmp_path / "log.csv", {"p1", "p2"}).elements())
     assert Impression("red", "p1", 0, False) in impressions and len(impressions) == 3
     assert [impression.product for impression in impressions if impression.clicked] == ["p2"]
     assert count_searches(impressions) == {"red": 2}
@@ -133,10 +135,23 @@ def test_events_of_searches_and_clicks(tmp_path: Path, capsys: pytest.CaptureFix
     rows = ["search,s1,Red,,", "click,s1,,p1,2", "search,s2,red,,", "search,s3,red,,", "click,s3,red,p1,2"]
     rows += ["view,s3,,p2,", "click,s9,,p1,1", "click,s3,red,p1,first"]
     (tmp_path / "log.csv").write_text("\n".join(["event_type,search_uid,query,docid,rank", *rows]))
-    impressions = read_impressions(tmp_path / "log.csv", {"p1"})
+    impressions = list(read_impressions(tmp_path / "log.csv", {"p1"}).elements())
     clicked = Impression("red", "p1", 1, True)
     assert impressions == [clicked, clicked, Impression("red", "p1", 1, False)]
     assert (
         "log.csv: skipped 2 rows; the first is log.csv line 8: a click without a query"
         in capsys.readouterr().err
     )
+
+
+@settings(max_examples=20)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.booleans()), min_size=1, max_size=60))
+def test_equal_impressions_may_be_counted(rows: list[tuple[int, int, bool]]) -> None:
+    impressions = [Impression("q", f"p{product}", position, clicked) for product, position, clicked in rows]
+    assert grade_clicks(Counter(impressions)) == grade_clicks(impressions)
+    assert count_searches(Counter(impressions)) == count_searches(impressions)
+    pairs, positions, clicked = (np.array(column) for column in zip(*rows, strict=True))
+    unique, counts = np.unique(np.array(rows, int), axis=0, return_counts=True)
+    once = fit_position_model(pairs, positions, clicked)
+    counted = fit_position_model(unique[:, 0], unique[:, 1], unique[:, 2] > 0, counts)
+    assert all(np.allclose(*both) for both in zip(once, counted, strict=True))

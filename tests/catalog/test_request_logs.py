@@ -38,7 +38,7 @@ def test_events_join_whatever_the_order_and_the_files(data: st.DataObject) -> No
         for n, (text, results) in enumerate(shown)
         for position, product in enumerate(results)
     )
-    assert Counter(read_log(address)) == expected
+    assert read_log(address) == expected
 
 
 def test_only_what_was_seen_and_asked_by_text_counts(
@@ -54,7 +54,8 @@ def test_only_what_was_seen_and_asked_by_text_counts(
     ]
     write_log(str(tmp_path), SEARCHES, rows)
     write_log(str(tmp_path), EVENTS, [event("r1", "b", "cart"), event("r1", "c"), event("r2", "a")])
-    assert read_log(tmp_path) == [Impression("red shoe", "a", 0, False), Impression("red shoe", "b", 1, True)]
+    expected = [Impression("red shoe", "a", 0, False), Impression("red shoe", "b", 1, True)]
+    assert read_log(tmp_path) == Counter(expected)
     assert "skipped 1 of 5 searches, whose texts are withheld (e-mail addresses)" in capsys.readouterr().err
     with pytest.raises(DataError, match="a request log has known columns; remove --map and --personal"):
         read_log(tmp_path, mappings=["query=text"])
