@@ -202,10 +202,12 @@ def _segment_values(batch: pa.RecordBatch) -> dict[str, np.ndarray]:
     classes = np.select(
         [words == 0, words == 1, words <= 3], ["no text", "1 word", "2 or 3 words"], "4 words or more"
     )
+    # searches that failed have no version
+    versions = batch["version"].fill_null("").to_numpy(zero_copy_only=False).astype(str)
     return {
         PICTURE: np.where(has_picture, "with a picture", "without"),
         WORDS: classes,
-        VERSION: batch["version"].fill_null("none").to_numpy(zero_copy_only=False).astype(str),
+        VERSION: np.where(versions == "", "none", versions),
     }
 
 
