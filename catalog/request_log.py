@@ -53,11 +53,14 @@ COLUMNS: dict[str, pa.Schema] = {
             pa.field("index", pa.string()),  # data fingerprint of the index
             pa.field("experiment", pa.string()),
             pa.field("arm", pa.string()),
+            pa.field("champion", pa.string()),  # version, of the experiment
+            pa.field("challenger", pa.string()),
             pa.field("results", _RESULTS),  # as shown, best first; version: of the model that placed it
             pa.field("latency_ms", pa.float32()),
             pa.field("unknown_tokens", pa.float32()),  # share of the text's tokens
             pa.field("status", pa.int16()),  # of HTTP
             pa.field("shadow_results", _RESULTS),  # of a challenger, never shown
+            pa.field("shadow_ms", pa.float32()),  # until the challenger's answer
         ]
     ),
     EVENTS: pa.schema(

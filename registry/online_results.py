@@ -6,6 +6,7 @@ version say the same to people. They are set last, so a result without them is n
 
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 ONLINE_TAG = "vitrine.online."
 RESULT_FILE, PAGE_FILE = "online.json", "online.html"  # artifacts of the run
+SHADOW_PAGE_FILE = "shadow.html"  # likewise
 AGAINST = f"{ONLINE_TAG}champion"  # set last
 
 
@@ -39,11 +41,7 @@ def record_online_result(
     Raises:
         DataError: where the version was not registered by this chain.
     """
-    version, client = registry.get_version(number), registry.client
-    if not version.run_id:
-        raise DataError(
-            f"version {number} of {registry.name} was not registered by this chain, as it has no run"
-        )
+    run, client = _require_run(registry, number), registry.client
     measured = result.measure(confidence)[-1]
     tags = {
         "kind": result.kind,
@@ -56,14 +54,48 @@ def record_online_result(
         "until": result.days[-1].date,
         "decided_at": result.find_verdict_date(confidence),
     }
-    if version.tags.get(AGAINST) not in (None, champion):  # until all is written, there is no result
+    if registry.get_version(number).tags.get(AGAINST) not in (
+        None,
+        champion,
+    ):  # until all is written, there is no result
         client.delete_model_version_tag(registry.name, number, AGAINST)
     content = {"champion": champion, "challenger": number, **result.to_dict()}
-    client.log_text(version.run_id, json.dumps(content, indent=2) + "\n", RESULT_FILE)
-    client.log_text(version.run_id, page, PAGE_FILE)
+    client.log_text(run, json.dumps(content, indent=2) + "\n", RESULT_FILE)
+    client.log_text(run, page, PAGE_FILE)
     for name, value in tags.items():
         client.set_model_version_tag(registry.name, number, ONLINE_TAG + name, value)
     client.set_model_version_tag(registry.name, number, AGAINST, champion)
+
+
+def record_shadow_result(
+    registry: ModelRegistry, number: str, champion: str, figures: Mapping[str, float], page: str
+) -> None:
+    """Store what a shadow showed on a version and its run; a repeated call changes nothing, and no rule reads it.
+
+    Args:
+        registry: Of the model.
+        number: Of the challenger.
+        champion: The number of the champion that it was compared with.
+        figures: Name → value.
+        page: HTML.
+
+    Raises:
+        DataError: where the version was not registered by this chain.
+    """
+    run = _require_run(registry, number)
+    registry.client.log_text(run, page, SHADOW_PAGE_FILE)
+    tags = {name: f"{value:.6g}" for name, value in figures.items()} | {"champion": champion}
+    for name, value in tags.items():
+        registry.client.set_model_version_tag(registry.name, number, f"{ONLINE_TAG}shadow_{name}", value)
+
+
+def _require_run(registry: ModelRegistry, number: str) -> str:
+    version = registry.get_version(number)
+    if not version.run_id:
+        raise DataError(
+            f"version {number} of {registry.name} was not registered by this chain, as it has no run"
+        )
+    return str(version.run_id)
 
 
 def read_online_result(version: "ModelVersion", champion: str) -> OnlineResult | None:

@@ -17,7 +17,7 @@ from serving.params import ExperimentParams
 Arm = Literal["champion", "challenger", "interleaved", "shadow"]
 Product = Mapping[str, Any]
 
-INTERLEAVING, AB, SHADOW = "interleaving", "ab", "shadow"  # kinds
+INTERLEAVING, AB, SHADOW = KINDS = ("interleaving", "ab", "shadow")
 CHAMPION_ARM: Arm = "champion"
 CHALLENGER_ARM: Arm = "challenger"
 INTERLEAVED_ARM: Arm = "interleaved"

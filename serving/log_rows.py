@@ -51,7 +51,9 @@ class Search:
         status: Of HTTP.
         unknown_tokens: Share of the text's tokens; None without text.
         experiment, arm: Of the session; None for no experiment.
-        shadow_results: Of a challenger in shadow mode, which nobody saw.
+        champion, challenger: The versions that the experiment compares.
+        shadow_results: Of a challenger in shadow mode, which nobody saw; None if it failed.
+        shadow_ms: Until the challenger's answer.
     """
 
     request_id: str
@@ -69,7 +71,10 @@ class Search:
     unknown_tokens: float | None = None
     experiment: str | None = None
     arm: str | None = None
+    champion: str | None = None
+    challenger: str | None = None
     shadow_results: Sequence[Result] | None = None
+    shadow_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,8 @@ class RowEncoder:
 
 
 _UNCHANGED = (
-    "time", "has_picture", "k", "version", "index", "experiment", "arm", "latency_ms", "unknown_tokens", "status",
+    "time", "has_picture", "k", "version", "index", "experiment", "arm", "champion", "challenger", "latency_ms",
+    "unknown_tokens", "status", "shadow_ms",
 )  # fmt: skip
 
 

@@ -85,7 +85,12 @@ searches = st.builds(
     latency_ms=st.integers(0, 5000).map(float),
     status=st.sampled_from([200, 400, 500]),
     unknown_tokens=st.none() | shares,
+    experiment=st.none() | st.just("shadow"),
+    arm=st.none() | st.just("shadow"),
+    champion=st.none() | st.just("1"),
+    challenger=st.none() | st.just("2"),
     shadow_results=st.none() | result_lists,
+    shadow_ms=st.none() | shares,
 )
 
 
@@ -110,6 +115,11 @@ def test_what_is_logged_is_read_sorted_by_time(entries: list[Search]) -> None:
             "latency_ms",
             "status",
             "unknown_tokens",
+            "experiment",
+            "arm",
+            "champion",
+            "challenger",
+            "shadow_ms",
         ):
             assert row[name] == getattr(entry, name)
         for name in ("results", "shadow_results"):
