@@ -18,6 +18,7 @@ from serving.params import ServiceParams
 from serving.searching import Searcher
 
 if TYPE_CHECKING:
+    from serving.live_experiment import LiveExperiment
     from serving.request_log import RequestLog
 
 DESCRIPTION = (
@@ -42,6 +43,7 @@ def build_app(
     champion: LiveModel,
     metrics: Metrics,
     log: "RequestLog | None" = None,
+    experiment: "LiveExperiment | None" = None,
 ) -> FastAPI:
     """Build the service.
 
@@ -50,12 +52,19 @@ def build_app(
         champion: What answers; it is started and stopped with the service.
         metrics: What `/metrics` shows.
         log: Keeps searches and events; None for no log.
+        experiment: Of this champion and a challenger; None for none.
     """
+    searcher = Searcher(champion, metrics, log, experiment)
 
     @asynccontextmanager
     async def run(_: FastAPI) -> AsyncIterator[None]:
         champion.start()
+        if experiment:
+            experiment.start()
         yield
+        await searcher.stop()
+        if experiment:
+            await experiment.stop()
         await champion.stop()
 
     app = FastAPI(
@@ -65,7 +74,6 @@ def build_app(
         docs_url=None,  # these pages load scripts from other servers
         redoc_url=None,
     )
-    searcher = Searcher(champion, metrics, log)
     _add_searches(app, params, searcher)
     _add_events(app, searcher)
     _add_states(app, champion, metrics)

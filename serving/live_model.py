@@ -27,27 +27,29 @@ class LiveModel:
 
     Args:
         alias: For messages and metrics, such as "champion".
-        live: What is live now.
+        live: What is live now; None if nothing is, for a model that is not required.
         find: Reads what is live; None if nothing is.
         prepare: Downloads it, and says how to start its worker.
         forget_others: Removes the downloads of everything else.
         params: Of the service.
         metrics: Counts what happens to workers.
+        required: Whether the model stays when nothing is live any more; else it stops.
     """
 
     def __init__(
         self,
         alias: str,
-        live: LiveIndex,
+        live: LiveIndex | None,
         find: Callable[[], LiveIndex | None],
         prepare: Callable[[LiveIndex], Launch],
         forget_others: Callable[[LiveIndex], None],
         params: ServiceParams,
         metrics: Metrics,
+        required: bool = True,
     ) -> None:
         self.alias, self.params, self.metrics = alias, params, metrics
         self._find, self._prepare, self._forget_others = find, prepare, forget_others
-        self._target = live
+        self._target, self._required = live, required
         self._serving: LiveIndex | None = None  # of `_worker`; stays after its end
         self._worker: Worker | None = None
         self._ready_since = 0.0
@@ -96,10 +98,11 @@ class LiveModel:
                 if was_reachable:
                     logger.error("%s: what is live cannot be read; the model stays: %s", self.alias, error)
                 live, is_reachable = None, False
-            if live is None and is_reachable and was_reachable:
+            is_gone = live is None and is_reachable
+            if is_gone and was_reachable and self._required:
                 logger.warning("%s: no version has the alias any more; the model stays", self.alias)
-            was_reachable = is_reachable and live is not None
-            if live and live != self._target:
+            was_reachable = is_reachable and not (is_gone and self._required)
+            if live != self._target and (live or (is_gone and not self._required)):
                 self._target, self._failures, self._next_attempt = live, 0, 0.0
                 self._wake.set()
 
@@ -108,13 +111,17 @@ class LiveModel:
         loop = asyncio.get_running_loop()
         while True:
             self._wake.clear()
-            if self._serving == self._target and self.is_ready:
+            if self._target is None:
+                self._retire()
+                pause = None
+            elif self._serving == self._target and self.is_ready:
                 pause = None
             elif (remaining := self._next_attempt - loop.time()) > 0:
                 pause = remaining
             else:
-                await self._try_to_start(self._target)
-                if not self.is_ready and self._serving not in (None, self._target):
+                target = self._target
+                await self._try_to_start(target)
+                if not self.is_ready and self._serving and self._serving != target:
                     await self._try_to_start(self._serving)  # the one before has crashed meanwhile
                 continue
             try:
@@ -151,6 +158,15 @@ class LiveModel:
         self._add_task(self._wait_for_end(worker))
         if before and not before.closed.is_set():
             self._add_task(before.drain(self.params.timeout_seconds))
+
+    def _retire(self) -> None:
+        """Stop the worker, as nothing is live any more; it answers what it has."""
+        before, self._worker, self._serving = self._worker, None, None
+        if before:
+            self.metrics.forget_model(self.alias)
+            logger.info("%s: no version has the alias any more; version %s stops", self.alias, before.version)
+            if not before.closed.is_set():
+                self._add_task(before.drain(self.params.timeout_seconds))
 
     async def _wait_for_end(self, worker: Worker) -> None:
         """Notice that the worker ended by itself."""

@@ -58,15 +58,31 @@ class Metrics:
             ["alias", "event"],
             registry=self.registry,
         )
+        self.experiment_searches = Counter(
+            "vitrine_experiment_searches",
+            "Searches of sessions that take part in the experiment, by what was shown.",
+            ["arm"],
+            registry=self.registry,
+        )
+        self.challenger_failures = Counter(
+            "vitrine_challenger_failures",
+            "Searches that the challenger did not answer; the customer saw the champion's results.",
+            ["reason"],
+            registry=self.registry,
+        )
         self.registry_errors = Counter(
             "vitrine_registry_errors", "Reads of MLflow that failed.", registry=self.registry
         )
 
     def set_model(self, alias: str, version: str, description: Mapping[str, Any]) -> None:
         """Name the model and the index that answer for an alias, in place of those before."""
+        self.forget_model(alias)
+        self.model.labels(alias, version, description["data"], description["weights"]).set(1)
+
+    def forget_model(self, alias: str) -> None:
+        """Nothing answers for an alias any more."""
         for labels in [labels for labels in self._model_labels() if labels[0] == alias]:
             self.model.remove(*labels)
-        self.model.labels(alias, version, description["data"], description["weights"]).set(1)
 
     def watch_log(self, count_drops: Callable[[], int]) -> None:
         """Show how many entries the log has dropped."""

@@ -19,10 +19,12 @@ class PackageCache:
     """The packages and indexes that the service has downloaded.
 
     Attributes:
-        folder: Of this process alone.
+        folder: Of this process and one alias alone.
+        workers: Workers that share the CPUs with this process.
     """
 
     folder: Path
+    workers: int = 1
 
     def prepare(self, live: LiveIndex) -> Launch:
         """Download a version and its index unless they are here, and find its Python.
@@ -39,6 +41,9 @@ class PackageCache:
             artifacts[INDEX] = self.download(live.index_uri)
         # a second thread in each would wait for the other process
         environment = share_threads(2) | {
+            artifacts[INDEX] = self._download(live.index_uri)
+        # with more threads in each, they would wait for the other processes
+        environment = share_threads(1 + self.workers) | {
             "PYTHONPATH": str(package / CODE),
             "PYTHONSAFEPATH": "1",
             "TOKENIZERS_PARALLELISM": "false",  # for a few short texts, its threads cost more than they save
@@ -64,6 +69,7 @@ class PackageCache:
         path = self._path(uri)
         if path.exists():
             return path
+        self.folder.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=self.folder))
         with mlflow_store.translate_errors(OSError):
             # of a model it is the folder itself, of an artifact one in it

@@ -1,27 +1,22 @@
 """Answers searches: asks a worker, counts, logs."""
 
+import asyncio
 import json
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from fastapi import Response
 from starlette.datastructures import State
 
 from serving import messages, request_log
+from serving.experiment import SHADOW_ARM
 from serving.gate import RequestError
+from serving.live_experiment import FAILURES, LiveExperiment, Ranking, Request, Shadow
 from serving.live_model import LiveModel
 from serving.metrics import Metrics
-from serving.worker_client import Answer, NoWorkerError, RefusalError, Worker
-
-FAILURES = (NoWorkerError, RefusalError, TimeoutError)
-
-
-class Ranking(NamedTuple):
-    """What a worker answers to a search."""
-
-    worker: Worker
-    answer: Answer
+from serving.worker_client import Answer, NoWorkerError, RefusalError
 
 
 class Searcher:
@@ -31,10 +26,18 @@ class Searcher:
         champion: What answers.
         metrics: Counts.
         log: Keeps searches and events; None for no log.
+        experiment: Of champion and challenger; None for none.
     """
 
-    def __init__(self, champion: LiveModel, metrics: Metrics, log: "request_log.RequestLog | None") -> None:
-        self.champion, self.metrics, self.log = champion, metrics, log
+    def __init__(
+        self,
+        champion: LiveModel,
+        metrics: Metrics,
+        log: "request_log.RequestLog | None",
+        experiment: LiveExperiment | None = None,
+    ) -> None:
+        self.champion, self.metrics, self.log, self.experiment = champion, metrics, log, experiment
+        self._shadows: set[asyncio.Task[None]] = set()
 
     async def search(self, query: messages.Search, k: int, state: State) -> Response:
         """Answer a search.
@@ -48,9 +51,10 @@ class Searcher:
             RequestError: where it cannot be answered.
         """
         came, start = datetime.now(UTC), time.perf_counter()
-        ranking, status, params = None, 500, query.params(k)
+        ranking, status = None, 500
+        request = Request(query, query.params(k), state.deadline)
         try:
-            ranking = await self._rank(query, params, state.deadline)
+            ranking = await self._rank(request)
             status = 200
         except FAILURES as failure:
             problem = explain(failure)
@@ -59,7 +63,7 @@ class Searcher:
         finally:
             milliseconds = 1000 * (time.perf_counter() - start)
             if self.log:
-                self.log.add(make_entry(state.request_id, came, query, params, ranking, milliseconds, status))
+                self._log(make_entry(state.request_id, came, request, ranking, milliseconds, status), request)
         self._count(ranking.answer)
         return write_results(state.request_id, ranking)
 
@@ -83,10 +87,42 @@ class Searcher:
             )
         return self.log is not None
 
-    async def _rank(self, query: messages.Search, params: dict[str, Any], deadline: float) -> Ranking:
-        """Ask the worker that the search needs."""
+    async def stop(self) -> None:
+        """Log the searches whose shadow is not complete, without it."""
+        for task in self._shadows:
+            task.cancel()
+        await asyncio.gather(*self._shadows, return_exceptions=True)
+
+    async def _rank(self, request: Request) -> Ranking:
+        """Ask the workers that the search needs."""
+        if self.experiment:
+            return await self.experiment.rank(request)
         worker = self.champion.worker
-        return Ranking(worker, await worker.search(query.text, query.image, params, deadline))
+        return Ranking(worker, await request.ask(worker))
+
+    def _log(self, entry: request_log.Search, request: Request) -> None:
+        """Log a search; in a shadow, after the challenger's answer, for which the customer does not wait."""
+        if entry.arm == SHADOW_ARM:
+            task = asyncio.create_task(self._log_shadow(entry, request))
+            self._shadows.add(task)
+            task.add_done_callback(self._shadows.discard)
+        elif self.log:
+            self.log.add(entry)
+
+    async def _log_shadow(self, entry: request_log.Search, request: Request) -> None:
+        shadow = Shadow(None, None)
+        try:
+            if self.experiment:
+                shadow = await self.experiment.ask_shadow(request)
+        finally:
+            results = None
+            if shadow.answer:
+                results = [
+                    request_log.Result(product["product_id"], product["score"], entry.challenger or "")
+                    for product in shadow.answer.parse()
+                ]
+            if self.log:
+                self.log.add(replace(entry, shadow_results=results, shadow_ms=shadow.milliseconds))
 
     def _count(self, answer: Answer) -> None:
         if not answer.count:
@@ -107,41 +143,57 @@ def explain(failure: Exception) -> RequestError:
 def make_entry(
     request_id: str,
     came: datetime,
-    query: messages.Search,
-    params: dict[str, Any],
+    request: Request,
     ranking: Ranking | None,
     milliseconds: float,
     status: int,
 ) -> request_log.Search:
     """The entry of a search in the log; `ranking` is None for one that failed."""
-    version, index, results, unknown_tokens = "", "", [], None
-    if ranking:
-        worker, answer = ranking
-        version, index, unknown_tokens = worker.version, worker.index, answer.unknown_tokens
-        results = [
-            request_log.Result(product["product_id"], product["score"], version) for product in answer.parse()
-        ]
-    conditions = {name: value for name, value in params.items() if name != "k" and value}
+    query, params = request.query, request.params
     return request_log.Search(
         request_id=request_id,
         time=came,
         session=query.session,
         text=query.text,
         has_picture=query.image is not None,
-        filters=json.dumps(conditions),
+        filters=json.dumps({name: value for name, value in params.items() if name != "k" and value}),
         k=params["k"],
-        version=version,
-        index=index,
-        results=results,
+        version=ranking.worker.version if ranking else "",
+        index=ranking.worker.index if ranking else "",
+        results=_list_results(ranking) if ranking else [],
         latency_ms=milliseconds,
         status=status,
-        unknown_tokens=unknown_tokens,
+        unknown_tokens=ranking.answer.unknown_tokens if ranking else None,
+        **_describe_trial(ranking),
     )
+
+
+def _list_results(ranking: Ranking) -> list[request_log.Result]:
+    products = ranking.answer.parse()
+    placed_by = ranking.trial.placed_by if ranking.trial else None
+    versions = placed_by or [ranking.worker.version] * len(products)
+    return [
+        request_log.Result(product["product_id"], product["score"], version)
+        for product, version in zip(products, versions, strict=True)
+    ]
+
+
+def _describe_trial(ranking: Ranking | None) -> dict[str, Any]:
+    """The fields of a log's entry about the experiment."""
+    if ranking is None or ranking.trial is None:
+        return {}
+    experiment = ranking.trial.experiment
+    return {
+        "experiment": experiment.kind,
+        "arm": ranking.trial.arm,
+        "champion": experiment.champion,
+        "challenger": experiment.challenger,
+    }
 
 
 def write_results(request_id: str, ranking: Ranking) -> Response:
     """The answer to a search; the worker has written its results as JSON."""
-    worker, answer = ranking
+    worker, answer = ranking.worker, ranking.answer
     head = json.dumps({"request_id": request_id, "version": worker.version, "index": worker.index})
     content = b"".join((head[:-1].encode(), b', "results": ', answer.results, b"}"))
     return Response(content, media_type="application/json")

@@ -23,7 +23,9 @@ from registry.live_index import LiveIndex, find_live_index, read_live_index
 from registry.model_registry import CHALLENGER
 from registry.params import RegisterParams
 from serving.api import build_app
+from serving.live_experiment import LiveExperiment, check_experiment
 from serving.live_model import LiveModel
+from serving.log_rows import KEY_VARIABLE
 from serving.metrics import Metrics
 from serving.packages import PackageCache
 from serving.params import ServiceParams, ServingParams, load_serving_params
@@ -46,11 +48,14 @@ def main() -> None:
     service = params.service.model_copy(update=flags)
     name = read_model_name(arguments.params)
     find, alias = choose_version(name, arguments)
+    check_experiment(params.experiment, params.log, os.environ.get(KEY_VARIABLE), alias)
     live = find()
     if live is None:
         raise DataError(describe_missing(name, alias))
     with listen(service) as listener, tempfile.TemporaryDirectory(prefix="vitrine-") as folder:
-        asyncio.run(serve(params, service, alias, live, find, Path(folder), listener))
+        has_experiment = params.experiment.kind != "none"
+        find_challenger = partial(find_live_index, name, CHALLENGER) if has_experiment else None
+        asyncio.run(serve(params, service, alias, live, find, find_challenger, Path(folder), listener))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -116,12 +121,23 @@ def listen(params: ServiceParams) -> socket.socket:
         ) from error
 
 
+def create_challenger(
+    find: Callable[[], LiveIndex | None], folder: Path, params: ServiceParams, metrics: Metrics
+) -> LiveModel:
+    """The model that an experiment compares with the champion, while there is one; arguments as of `LiveModel`."""
+    cache = PackageCache(folder / CHALLENGER, workers=2)
+    return LiveModel(
+        CHALLENGER, None, find, cache.prepare, cache.remove_others, params, metrics, required=False
+    )
+
+
 async def serve(
     params: ServingParams,
     service: ServiceParams,
     alias: str,
     live: LiveIndex,
     find: Callable[[], LiveIndex | None],
+    find_challenger: Callable[[], LiveIndex | None] | None,
     folder: Path,
     listener: socket.socket,
 ) -> None:
@@ -133,15 +149,21 @@ async def serve(
         alias: What is served, for messages.
         live: The same now.
         find: Reads it.
+        find_challenger: Reads what an experiment compares it with; None for no experiment.
         folder: For downloads.
         listener: The socket.
     """
-    metrics, cache = Metrics(), PackageCache(folder)
+    metrics = Metrics()
     log = RequestLog(params.log) if params.log.folder else None
     if log:
         metrics.watch_log(lambda: log.dropped)
+    cache = PackageCache(folder / alias, workers=2 if find_challenger else 1)
     champion = LiveModel(alias, live, find, cache.prepare, cache.remove_others, service, metrics)
-    app = build_app(service, champion, metrics, log)
+    experiment = None
+    if find_challenger:
+        challenger = create_challenger(find_challenger, folder, service, metrics)
+        experiment = LiveExperiment(params.experiment, champion, challenger, metrics)
+    app = build_app(service, champion, metrics, log, experiment)
     config = uvicorn.Config(
         app,
         log_level="warning",
