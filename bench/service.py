@@ -1,12 +1,13 @@
 """The search service beside `mlflow models serve` and the bare model: `python bench/service.py`, after `make demo`.
 
-Both servers serve the version that has the alias (`--alias`, by default challenger), and get 1,000 text queries of the
-data set, eight at a time. They take turns of 100 requests, so that other work on the machine disturbs all alike. In
-this process the model, without HTTP, answers the same queries one at a time, and eight at once. Times are milliseconds;
-the rate of a server is the median of its turns.
+Both servers serve the version that has the alias (`--alias`, by default challenger), and get 1,000 queries of the data
+set, by text or by picture (`--pictures`), eight at a time. They take turns of 100 requests, so that other work on the
+machine disturbs all alike. In this process the model, without HTTP, answers the same queries one at a time, and eight
+at once. Times are milliseconds; the rate of a server is the median of its turns.
 """
 
 import argparse
+import base64
 import json
 import os
 import sys
@@ -34,7 +35,8 @@ from serving.pyfunc import ProductSearch
 from serving.service import read_model_name
 
 REQUESTS, TURN, TOGETHER, K = 1000, 100, 8, 10
-Answer = Callable[[Sequence[str]], list[float]]  # answers queries; the seconds of each
+Query = tuple[str | None, bytes | None]  # text, picture
+Answer = Callable[[Sequence[Query]], list[float]]  # answers queries; the seconds of each
 
 
 def main() -> None:
@@ -42,14 +44,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--alias", default="challenger")
+    parser.add_argument("--pictures", action="store_true", help="queries by picture")
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     arguments = parser.parse_args()
     limit_threads()
     mlflow_store.connect()
     model = f"models:/{read_model_name(arguments.params)}@{arguments.alias}"
-    texts = [text for text in store.read_table(arguments.data, "queries")["text"].to_pylist() if text]
-    queries = list(islice(cycle(texts), REQUESTS))
+    queries = read_queries(arguments.data, arguments.pictures)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         bare = load_bare_model(model, folder / "model")
@@ -63,6 +65,17 @@ def main() -> None:
             "`python -m serving`": Client(f"{service_address}/search", write_service_body, "results", pool),
         }
         measure(systems, queries)
+
+
+def read_queries(data: Path, pictures: bool) -> list[Query]:
+    """As many queries as there are requests, each by text or by picture."""
+    rows = store.read_table(data, "queries", ["text", "image"]).to_pylist()
+    queries: list[Query] = [
+        (None, row["image"]["bytes"]) if pictures else (row["text"], None)
+        for row in rows
+        if row["image" if pictures else "text"]
+    ]
+    return list(islice(cycle(queries), REQUESTS))
 
 
 def load_bare_model(model: str, folder: Path) -> ProductSearch:
@@ -97,15 +110,15 @@ def start_service(alias: str, folder: Path, stack: ExitStack) -> str:
     return address
 
 
-def answer_bare(model: ProductSearch, texts: Sequence[str], together: int) -> list[float]:
+def answer_bare(model: ProductSearch, queries: Sequence[Query], together: int) -> list[float]:
     """Answer without a server."""
     seconds = []
-    for start in range(0, len(texts), together):
-        batch = texts[start : start + together]
+    for start in range(0, len(queries), together):
+        batch = queries[start : start + together]
         began = time.perf_counter()
-        answers = model.answer([(text, None, {"k": K}) for text in batch])
+        answers = model.answer([(*query, {"k": K}) for query in batch])
         seconds += [time.perf_counter() - began] * len(batch)
-        assert all(len(answer["results"]) == K for answer in answers)  # type: ignore[index]
+        check(all(len(answer["results"]) == K for answer in answers if isinstance(answer, dict)), answers)
     return seconds
 
 
@@ -120,38 +133,50 @@ class Client:
     """
 
     def __init__(
-        self, address: str, write_body: Callable[[str], Any], field: str, pool: ThreadPoolExecutor
+        self, address: str, write_body: Callable[[dict[str, str]], Any], field: str, pool: ThreadPoolExecutor
     ) -> None:
         parts = urlsplit(address)
         self.host, self.path = parts.netloc, parts.path
         self.write_body, self.field, self.pool, self.thread = write_body, field, pool, local()
 
-    def __call__(self, texts: Sequence[str]) -> list[float]:
-        return list(self.pool.map(self.send, texts))
+    def __call__(self, queries: Sequence[Query]) -> list[float]:
+        self.thread = local()  # a server closes a connection that nobody uses for some seconds
+        return list(self.pool.map(self.send, queries))
 
-    def send(self, text: str) -> float:
+    def send(self, query: Query) -> float:
         """Send a query; the seconds until its answer was read."""
         if not hasattr(self.thread, "connection"):
             self.thread.connection = HTTPConnection(self.host, timeout=60)
-        body = json.dumps(self.write_body(text))
+        body = json.dumps(self.write_body(encode(query)))
         began = time.perf_counter()
         self.thread.connection.request("POST", self.path, body, {"Content-Type": "application/json"})
         response = self.thread.connection.getresponse()
         content = response.read()
         seconds = time.perf_counter() - began
-        assert response.status == 200 and len(json.loads(content)[self.field]) == K, content
+        check(response.status == 200 and len(json.loads(content)[self.field]) == K, content)
         return seconds
 
 
-def write_mlflow_body(text: str) -> dict[str, Any]:
-    return {"dataframe_records": [{"text": text}], "params": {"k": K}}
+def encode(query: Query) -> dict[str, str]:
+    """A query as JSON."""
+    text, picture = query
+    return {"image": base64.b64encode(picture).decode()} if picture else {"text": text or ""}
 
 
-def write_service_body(text: str) -> dict[str, Any]:
-    return {"text": text, "k": K}
+def write_mlflow_body(query: dict[str, str]) -> dict[str, Any]:
+    return {"dataframe_records": [query], "params": {"k": K}}
 
 
-def measure(systems: dict[str, Answer], queries: Sequence[str]) -> None:
+def write_service_body(query: dict[str, str]) -> dict[str, Any]:
+    return {**query, "k": K}
+
+
+def check(is_right: bool, answer: object) -> None:
+    if not is_right:
+        sys.exit(f"a wrong answer: {answer!r}"[:1000])
+
+
+def measure(systems: dict[str, Answer], queries: Sequence[Query]) -> None:
     """Let the systems take turns; print their latencies and rates."""
     latencies: dict[str, list[float]] = {name: [] for name in systems}
     rates: dict[str, list[float]] = {name: [] for name in systems}
@@ -163,7 +188,7 @@ def measure(systems: dict[str, Answer], queries: Sequence[str]) -> None:
             began = time.perf_counter()
             latencies[name] += answer(turn)
             rates[name].append(len(turn) / (time.perf_counter() - began))
-    print("| text queries | p50 | p95 | per second |\n|---|---|---|---|")
+    print("| queries | p50 | p95 | per second |\n|---|---|---|---|")
     for name in systems:
         p50, p95 = 1000 * np.percentile(latencies[name], [50, 95])
         print(f"| {name} | {p50:.1f} | {p95:.1f} | {np.median(rates[name]):.0f} |")

@@ -33,6 +33,9 @@ from serving.request_log import RequestLog
 
 # MLflow's client would repeat a request for minutes; the service itself tries again
 RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+KEEP_ALIVE = (
+    75  # seconds; longer than load balancers keep idle connections, which else use one that has just closed
+)
 
 
 def main() -> None:
@@ -169,6 +172,7 @@ async def serve(
         log_level="warning",
         access_log=False,
         proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE,
         server_header=False,
         timeout_graceful_shutdown=int(service.drain_seconds) or 1,
     )
