@@ -39,9 +39,6 @@ class PackageCache:
         artifacts = champion_process.list_artifacts(package)
         if live.index_uri:
             artifacts[INDEX] = self.download(live.index_uri)
-        # a second thread in each would wait for the other process
-        environment = share_threads(2) | {
-            artifacts[INDEX] = self._download(live.index_uri)
         # with more threads in each, they would wait for the other processes
         environment = share_threads(1 + self.workers) | {
             "PYTHONPATH": str(package / CODE),
