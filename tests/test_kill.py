@@ -18,6 +18,7 @@ import warm_python
 import yaml
 from warm_python import WarmProcess
 
+from catalog import store
 from catalog.sample import write_sample
 from components.__main__ import load_stage
 from components.params import SECTIONS
@@ -37,7 +38,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 SHARD = 16  # rows, in place of components.featurize.FILE_ROWS
 LIMIT = 120  # seconds
-KILLS = 5
+KILLS, REFRESH_KILLS = 5, 20
 
 # Files that appear while a stage runs, as patterns below its folder: when they appear, the stage is killed.
 MOMENTS = {
@@ -222,3 +223,55 @@ def test_the_last_result_stays_until_the_next_is_whole(undisturbed: dict[str, Pa
     checkpoint = tmp_path / ".train.partial" / "checkpoint.pt"
     kill_when(checkpoint.exists, start("train", paths))
     assert content(output) == content(undisturbed["model"])
+
+
+def start_refresh(paths: dict[str, Path], index: Path, previous: Path | None) -> WarmProcess:
+    """Start `python -m fusion index` in a separate process, which keeps what it encoded after every few products."""
+    words = ["index", f"--model={paths['model']}", f"--data={paths['data']}", f"--index={index}"]
+    words += [f"--previous={previous}"] if previous else []
+    script = f"""
+import sys
+from fusion import featurizer
+from fusion.__main__ import main
+from fusion.search import encoded_parts
+featurizer.BATCH = encoded_parts.ROWS = 4
+sys.exit(main({words!r}))
+"""
+    return warm_python.start(["-c", script])
+
+
+def run_refresh(paths: dict[str, Path], index: Path, previous: Path | None) -> float:
+    """Refresh to the end; the duration in seconds."""
+    began = time.monotonic()
+    process = start_refresh(paths, index, previous)
+    process.join(LIMIT)
+    assert process.exitcode == 0
+    return time.monotonic() - began
+
+
+def test_a_refresh_may_be_killed_at_any_time(undisturbed: dict[str, Path], tmp_path: Path) -> None:
+    """Killed at 20 random times over its duration; each time, the next one gives the bytes of one from nothing."""
+    rows = store.read_table(undisturbed["data"], "products").to_pylist()
+    for row in rows[:12]:
+        row["title"] += " again"
+    paths, previous = undisturbed | {"data": tmp_path / "data"}, tmp_path / "previous"
+    shutil.copytree(undisturbed["data"], paths["data"], ignore=shutil.ignore_patterns("products"))
+    with store.TableWriter(paths["data"], "products") as table:
+        for row in rows[:-5]:
+            table.write(row)
+    run_refresh(undisturbed, previous, None)
+    run_refresh(paths, tmp_path / "whole", None)
+    length = run_refresh(paths, tmp_path / "incremental", previous)
+    assert content(tmp_path / "incremental") == content(tmp_path / "whole")
+    rng = np.random.default_rng(0)
+    killed = 0
+    for number, share in enumerate((np.arange(REFRESH_KILLS) + rng.random(REFRESH_KILLS)) / REFRESH_KILLS):
+        index = tmp_path / str(number)
+        process = start_refresh(paths, index, previous)
+        process.join(share * length)
+        process.kill()
+        process.join()
+        killed += process.exitcode == -signal.SIGKILL
+        run_refresh(paths, index, previous)
+        assert content(index) == content(tmp_path / "whole")
+    assert killed >= REFRESH_KILLS / 2
