@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -16,7 +17,7 @@ from components.params import RegisterParams
 from fusion.encoders.families import list_packages
 from fusion.search.hybrid import HYBRID_FILE
 from fusion.search.marker import IndexMarker, ModelMarker
-from fusion.search.search_index import PRODUCTS_FILE
+from fusion.search.search_index import PRODUCTS_FILE, unpack_vectors
 from registry import mlflow_runs
 from registry.comparison import WEIGHTS, Candidate
 from registry.index_publishing import JUDGED_INDEX
@@ -166,9 +167,12 @@ def _register_version(
     products = pq.read_table(outputs.report / PROFILE)
     # a catalogue may have millions of vectors; the profile is a sample
     in_profile = pc.field("product_id").isin(products["product_id"].combine_chunks())
-    vectors = pq.read_table(
+    indexed = pq.read_table(
         outputs.index / PRODUCTS_FILE, columns=["product_id", "vector"], filters=in_profile
     )
+    (array,) = unpack_vectors(indexed).values()
+    column = pa.FixedSizeListArray.from_arrays(pa.array(array.ravel()), array.shape[1])
+    vectors = pa.table({"product_id": indexed["product_id"], "vector": column})
     with tempfile.TemporaryDirectory() as folder:
         profile = Path(folder) / PROFILE
         pq.write_table(add_vectors(products, vectors), profile)

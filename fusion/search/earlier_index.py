@@ -1,7 +1,6 @@
 """What an earlier index of the same model gives to a new one: vectors, lists and tokens of unchanged products."""
 
 import json
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -14,7 +13,15 @@ from catalog.content import HASHES
 from fusion.search.catalogue_tokens import NO_ROW, CatalogueTokens
 from fusion.search.lexical_index import TOKENS_FILE, load_tokens
 from fusion.search.marker import IndexMarker
-from fusion.search.search_index import CONTENT, GROUP_ROWS, IVF_FILE, LEXICAL_FOLDER, PRODUCTS_FILE, VECTOR
+from fusion.search.search_index import (
+    CONTENT,
+    GROUP_ROWS,
+    IVF_FILE,
+    LEXICAL_FOLDER,
+    PRODUCTS_FILE,
+    VECTOR,
+    unpack_vectors,
+)
 from fusion.search.vector_index import SCORE_TOLERANCE, IVFIndex, top_k
 
 CHECKS_FILE = "checks.json"
@@ -71,7 +78,7 @@ class EarlierIndex:
         path = self.folder / CHECKS_FILE
         if path.exists():
             return float(json.loads(path.read_text())["self_recall"])
-        return measure_self_recall(read_vectors(self.products.read([VECTOR]))[""], self.ivf)
+        return measure_self_recall(unpack_vectors(self.products.read([VECTOR]))[""], self.ivf)
 
     def read_vectors(self, rows: np.ndarray) -> Vectors:
         """The vectors of products.
@@ -98,27 +105,8 @@ class EarlierIndex:
     def _read_group(self, group: int) -> Vectors:
         if group not in self._groups:
             names = [name for name in self.products.schema_arrow.names if name.startswith(VECTOR)]
-            self._groups[group] = read_vectors(self.products.read_row_group(group, names))
+            self._groups[group] = unpack_vectors(self.products.read_row_group(group, names))
         return self._groups[group]
-
-
-def read_vectors(table: pa.Table) -> Vectors:
-    """The vectors in the columns of a table."""
-    vectors = {}
-    for name in [name for name in table.column_names if name.startswith(VECTOR)]:
-        column = table[name].combine_chunks()
-        vectors[name.removeprefix(VECTOR).strip()] = (
-            column.flatten().to_numpy().reshape(-1, column.type.list_size)
-        )
-    return vectors
-
-
-def vector_columns(vectors: Mapping[str, np.ndarray]) -> dict[str, pa.FixedSizeListArray]:
-    """The inverse of `read_vectors`."""
-    return {
-        f"{VECTOR} {name}".strip(): pa.FixedSizeListArray.from_arrays(pa.array(array.ravel()), array.shape[1])
-        for name, array in vectors.items()
-    }
 
 
 def measure_self_recall(vectors: np.ndarray, ivf: IVFIndex | None) -> float:

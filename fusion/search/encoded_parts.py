@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 
 from fusion.featurizer import Featurizer
 from fusion.model import ProductSearchModel, embed
-from fusion.search.earlier_index import Vectors, read_vectors, vector_columns
+from fusion.search.earlier_index import Vectors
+from fusion.search.search_index import pack_vectors, unpack_vectors
 
 ROWS = 512  # products in a file: what a killed build loses at most
 OCR = "ocr"  # column
@@ -69,7 +70,7 @@ class EncodedParts:
         for name in self.network.config.modalities:
             vectors[name] = embed(self.network, items.without(name), "product").astype(np.float16)
         unfinished = path.with_suffix(".partial")
-        columns = {**vector_columns(vectors), OCR: pa.array(items.ocr, pa.string())}
+        columns = {**pack_vectors(vectors), OCR: pa.array(items.ocr, pa.string())}
         pq.write_table(pa.table(columns), unfinished, use_dictionary=False, compression="none")
         unfinished.replace(path)
 
@@ -80,5 +81,5 @@ class EncodedParts:
             without = {name: np.empty((0, dim), np.float16) for name in self.network.config.modalities}
             return {"": np.empty((0, dim), np.float32), **without}
         if self._part[0] != number:
-            self._part = number, read_vectors(pq.read_table(self._path(number)))
+            self._part = number, unpack_vectors(pq.read_table(self._path(number)))
         return self._part[1]
