@@ -15,8 +15,10 @@ from vitrine_judge.tables import format_table
 from catalog import store
 from fusion.featurizer import Featurizer
 from fusion.search.hybrid import HYBRID_FILE, MODEL_ALONE
+from fusion.search.search_index import SearchIndex
 from scoring.auxiliary_evaluation import evaluate_auxiliary_tasks
 from scoring.judgements import MISSING_MODALITY, find_missing_modalities, read_judgements_by_judge
+from scoring.milvus_system import rank_milvus
 from scoring.params import EvaluateParams
 from scoring.report_content import (
     build_report,
@@ -27,8 +29,10 @@ from scoring.report_content import (
 from scoring.results import Results, score_systems, write_json, write_results
 from scoring.runtime_stats import measure_runtime
 from scoring.systems import (
+    MILVUS,
     SERVED,
     Candidate,
+    RankedSystems,
     choose_rivals,
     load_candidate,
     load_index,
@@ -59,13 +63,13 @@ def evaluate(
             (data, parameters, fingerprint of the judge, which system is served), report.html.
 
     Raises:
-        DataError: where no test query is judged, the index is of another model or of other data, or no pictures were
-            kept for a model that tuned its image encoder.
+        DataError: where no test query is judged, the packages of Milvus are missing, the index is of another model or
+            of other data, or no pictures were kept for a model that tuned its image encoder.
     """
     candidate = load_candidate(data, features, model)
     judgements = read_judgements_by_judge(data, "test", params.holdout, collapse=params.collapse)
     search_index = load_index(index, candidate, features)
-    systems = rank_systems(candidate, search_index, data, features, params)
+    systems = _rank_systems(candidate, search_index, data, features, params)
     hybrid = systems.hybrid or MODEL_ALONE
     results = score_systems(systems.runs, systems.served, judgements, params.configuration)
     tasks = evaluate_auxiliary_tasks(
@@ -74,10 +78,9 @@ def evaluate(
     report = build_evaluation_report(data, model, candidate, results, tasks)
     weight = {"hybrid_weight": hybrid.weight} if systems.hybrid else {}
     survey = summarise_survey(report.ratings, report.agreements)
+    provenance = _read_provenance(features, model, index, params, systems.served)
     with store.new_atomic_dir(evaluation) as folder:
-        write_json(
-            folder / "made_from.json", _read_provenance(features, model, index, params, systems.served)
-        )
+        write_json(folder / "made_from.json", provenance)
         write_results(folder, results)
         write_json(folder / "tasks.json", [asdict(task) for task in tasks])
         write_json(
@@ -87,6 +90,17 @@ def evaluate(
         hybrid.save(folder / HYBRID_FILE)
         (folder / "report.html").write_text(render(report))
     print(_format_means(results.scores))
+
+
+def _rank_systems(
+    candidate: Candidate, index: SearchIndex, data: Path, features: Path, params: EvaluateParams
+) -> RankedSystems:
+    """`rank_systems`, and the served system through Milvus where `params` says so."""
+    systems = rank_systems(candidate, index, data, features, params)
+    if params.milvus:
+        hybrid = systems.hybrid or MODEL_ALONE
+        systems.runs[MILVUS] = rank_milvus(candidate, index, hybrid, data, params)
+    return systems
 
 
 def build_evaluation_report(

@@ -37,6 +37,9 @@ class EvaluateParams(Params):
         le=0.9,
         description="share of the test queries that only the gate scores, and only for a candidate that passes",
     )
+    milvus: bool = Field(
+        False, description="evaluate the served system through Milvus, too: the system `milvus`"
+    )
 
     @property
     def configuration(self) -> MetricConfiguration:

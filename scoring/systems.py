@@ -36,6 +36,7 @@ BM25 = "bm25"
 ZERO_SHOT = "zero-shot"
 ZERO_SHOT_JOINT = "zero-shot joint"
 HYBRID = "hybrid"  # weighted sum of the candidate's and BM25's scores
+MILVUS = "milvus"  # the served system, searched through Milvus
 SERVED = "served"  # key in made_from.json: the system that is registered and served
 
 
@@ -255,12 +256,13 @@ def tune_hybrid(
 def choose_rivals(scores: Mapping[str, Scores], metric: str) -> list[str]:
     """Choose what the report compares the served system with: the best other system, then BM25.
 
-    The model, the hybrid and the ablations "no …" have most of the model in common, so they are no rivals.
+    The model, the hybrid, its copy in Milvus and the ablations "no …" have most of the model in common, so they are no
+    rivals.
     """
     others = {
         system: system_scores
         for system, system_scores in scores.items()
-        if system != HYBRID and not system.startswith("no ")
+        if system not in (HYBRID, MILVUS) and not system.startswith("no ")
     }
     best = best_other(others, CANDIDATE, metric)
     return [best, BM25] if best != BM25 and BM25 in others else [best]

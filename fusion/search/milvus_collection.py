@@ -87,8 +87,7 @@ def name_collection(alias: str, index: SearchIndex) -> str:
 
 def fingerprint_terms(index: SearchIndex) -> str:
     """The fingerprint of BM25's terms, whose numbers a query must use."""
-    lexical = index.require_lexical()
-    return QueryTerms(lexical.analyser, lexical.index.vocab_dict).fingerprint
+    return QueryTerms.take(index.require_lexical()).fingerprint
 
 
 def parse_marker(text: str) -> IndexMarker:
@@ -201,16 +200,13 @@ class TermScores:
     """
 
     def __init__(self, lexical: LexicalIndex) -> None:
-        scores, vocabulary = lexical.index.scores, lexical.index.vocab_dict
-        numbers = QueryTerms(lexical.analyser, vocabulary).numbers
-        renumbered = np.zeros(len(vocabulary), np.int64)
-        renumbered[list(vocabulary.values())] = [numbers[term] for term in vocabulary]
+        scores = lexical.index.scores
         sizes = np.diff(scores["indptr"])
         order = np.argsort(scores["indices"], kind="stable")
-        self._terms = np.repeat(renumbered[: len(sizes)], sizes)[order]
+        self._terms = np.repeat(np.arange(len(sizes)), sizes)[order]
         self._scores = scores["data"][order]
         self._starts = np.searchsorted(scores["indices"][order], np.arange(scores["num_docs"] + 1))
-        self._unused_term = len(vocabulary)
+        self._unused_term = len(lexical.index.vocab_dict)
 
     def read(self, product: int) -> dict[int, float]:
         """The scores of a product: term → score > 0.

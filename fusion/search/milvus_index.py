@@ -177,14 +177,29 @@ class MilvusIndex:
     def _rank_hybrid(
         self, vectors: np.ndarray, k: int, expression: str, terms: Sequence[dict[int, float]]
     ) -> list[Ranking]:
-        """Merge the rankings of vectors and of BM25 as `Hybrid.merge`."""
+        """Merge the rankings of vectors and of BM25 as `Hybrid.merge`.
+
+        Which of several products of equal scores are the last of a ranking is left to Milvus at first: the lowest score
+        of a ranking is scaled to 0, so they add nothing. Where that decides about the first k, the order of the
+        catalogue decides in a second search.
+        """
         depth = min(max(k, self.hybrid.depth), MAX_DEPTH)
-        rankings = self._rank(VECTOR, list(vectors), depth, expression)
-        answerable = [query for query, counts in enumerate(terms) if counts]
-        lexical = self._rank(BM25, [terms[query] for query in answerable], depth, expression)
-        for query, ranking in zip(answerable, lexical, strict=True):
-            if len(ranking.ids):
-                rankings[query] = _merge(rankings[query], ranking, self.hybrid.weight)
+        rankings: list[Ranking] = [EMPTY] * len(terms)
+        pending = list(range(len(terms)))
+        for settle_ties in (False, True):
+            lists = self._rank(VECTOR, [vectors[query] for query in pending], depth, expression, settle_ties)
+            answerable = [query for query in pending if terms[query]]
+            lexical_lists = self._rank(
+                BM25, [terms[query] for query in answerable], depth, expression, settle_ties
+            )
+            lexical = dict(zip(answerable, lexical_lists, strict=True))
+            unsettled = []
+            for query, ranking in zip(pending, lists, strict=True):
+                other = lexical.get(query, EMPTY)
+                rankings[query] = _merge(ranking, other, self.hybrid.weight) if len(other.ids) else ranking
+                if not _is_settled(rankings[query], ranking, other, depth, k):
+                    unsettled.append(query)
+            pending = unsettled
         return rankings
 
     def _rank_groups(self, vectors: np.ndarray, k: int, deepest: int, expression: str) -> list[Ranking]:
@@ -200,13 +215,17 @@ class MilvusIndex:
             rankings[query] = ranking
         return rankings
 
-    def _rank(self, field: str, queries: Sequence[Any], depth: int, expression: str) -> list[Ranking]:
+    def _rank(
+        self, field: str, queries: Sequence[Any], depth: int, expression: str, settle_ties: bool = True
+    ) -> list[Ranking]:
         """The best `depth` products of each query.
 
         Where the last of them has the score of the first that is left out, Milvus chose between them. Then the search
         reaches deeper, until it has all products of that score, and the order of the catalogue decides.
         """
         rankings: list[Ranking] = [EMPTY] * len(queries)
+        if not settle_ties:
+            return self._search(field, queries, depth, expression)
         pending, limit = list(range(len(queries))), depth + 1
         while pending:
             limit = min(limit, MAX_DEPTH)
@@ -290,6 +309,15 @@ def _merge(ranking: Ranking, lexical: Ranking, weight: float) -> Ranking:
         pa.chunked_array([pa.array(ids, pa.string())]),
     )
     return Ranking(ids[rows], scores, np.array([groups[product_id] for product_id in ids[rows]], object))
+
+
+def _is_settled(merged: Ranking, ranking: Ranking, lexical: Ranking, depth: int, k: int) -> bool:
+    """Whether no product that was left out of a ranking, with the score of its last, can be among the first k."""
+    cut = [part for part in (ranking, lexical) if len(part.ids) == depth]
+    if any(part.scores[0] == part.scores[-1] for part in cut):  # all are scaled to 1
+        return False
+    lowest = 0 if len(lexical.ids) else ranking.scores[-1:].max(initial=-np.inf)
+    return not cut or bool(merged.scores[:k].min(initial=np.inf) > lowest)
 
 
 def _first_of_groups(groups: np.ndarray) -> np.ndarray:

@@ -2,33 +2,33 @@
 
 import json
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Self
 
 from fusion.search.analysis import CatalogueAnalyser
-from fusion.search.lexical_index import ANALYSIS_FILE
+from fusion.search.lexical_index import ANALYSIS_FILE, LexicalIndex
 
 VOCABULARY_FILE = "vocab.index.json"  # of bm25s
 
 
 class QueryTerms:
-    """Numbers the terms of a catalogue in alphabetical order: bm25s numbers them in another order each time.
+    """The terms of a catalogue's BM25, with the numbers that its scores have.
 
     Args:
         analyser: Of the catalogue.
-        vocabulary: The terms of the catalogue.
+        numbers: Term → number.
     """
 
-    def __init__(self, analyser: CatalogueAnalyser, vocabulary: Collection[str]) -> None:
-        self.analyser = analyser
-        self.numbers = {term: number for number, term in enumerate(sorted(vocabulary))}
+    def __init__(self, analyser: CatalogueAnalyser, numbers: Mapping[str, int]) -> None:
+        self.analyser, self.numbers = analyser, numbers
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the terms: the same terms have the same numbers."""
-        return blake2b("\n".join(self.numbers).encode(), digest_size=8).hexdigest()
+        """A hash of the terms and their numbers."""
+        content = json.dumps(sorted(self.numbers.items()))
+        return blake2b(content.encode(), digest_size=8).hexdigest()
 
     def count(self, text: str) -> dict[int, float]:
         """How often a query has each term of the catalogue: term → count; empty where it has none.
@@ -42,5 +42,10 @@ class QueryTerms:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `LexicalIndex.save` wrote, without the scores."""
-        vocabulary = json.loads((folder / VOCABULARY_FILE).read_text(encoding="utf-8"))
-        return cls(CatalogueAnalyser.load(folder / ANALYSIS_FILE), vocabulary)
+        numbers = json.loads((folder / VOCABULARY_FILE).read_text(encoding="utf-8"))
+        return cls(CatalogueAnalyser.load(folder / ANALYSIS_FILE), numbers)
+
+    @classmethod
+    def take(cls, lexical: LexicalIndex) -> Self:
+        """Those of an index in memory."""
+        return cls(lexical.analyser, lexical.index.vocab_dict)
