@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import faiss
 import numpy as np
-from usearch.index import Index
 
 from catalog.progress import show_progress
 from fusion.search.vector_index import TARGET_RECALL, TUNING_K, IVFIndex, recall, top_k
@@ -223,6 +222,8 @@ def usearch_builder(dtype: str) -> Callable[[np.ndarray], BuiltIndex]:
     """Builds a graph of usearch with numbers of a dtype."""
 
     def build(products: np.ndarray) -> BuiltIndex:
+        from usearch.index import Index  # the other benches that draw vectors do not need it
+
         index = Index(ndim=DIM, metric="ip", dtype=dtype, connectivity=16, expansion_add=128)
         index.add(np.arange(len(products)), products, threads=THREADS)
 

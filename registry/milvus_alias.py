@@ -7,35 +7,36 @@ import sys
 from typing import TYPE_CHECKING
 
 from catalog.schema import DataError
+from registry.live_index import COLLECTION
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-COLLECTION = "vitrine.collection"  # tag of a version: its collection in Milvus
 
-
-def require_collection(version: "ModelVersion") -> None:
-    """Refuse a version whose collection Milvus does not have, before anything is moved.
+def require_collection(champion: "ModelVersion", previous: "ModelVersion | None" = None) -> None:
+    """Refuse a move that Milvus could not follow, before anything is moved.
 
     Args:
-        version: One without a collection passes.
+        champion: The version to become champion.
+        previous: The champion before. Its collection shows that this is the right Milvus, where `champion` has none.
 
     Raises:
         DataError: Milvus cannot be reached, or does not have the collection.
     """
-    collection = version.tags.get(COLLECTION)
-    if not collection:
+    tagged = [version for version in (champion, previous) if version and version.tags.get(COLLECTION)]
+    if not tagged:
         return
     from fusion.search.milvus_client import connect, describe_uri, read_uri, translate_errors
 
-    client = connect()
+    version, client = tagged[0], connect()
+    collection = version.tags[COLLECTION]
     with translate_errors():
         exists = client.has_collection(collection)
     if not exists:
         raise DataError(
             f"{version.name} version {version.version} is searched in the collection {collection}, which Milvus at "
-            f"{describe_uri(read_uri())} does not have; write it: python -m serving publish --version "
-            f"{version.version}; or delete the version's tag {COLLECTION} in MLflow"
+            f"{describe_uri(read_uri())} does not have; set MILVUS_URI, or write it: python -m serving publish "
+            f"--version {version.version}; or delete the version's tag {COLLECTION} in MLflow"
         )
 
 
@@ -60,16 +61,15 @@ def follow_champion(
         return
     from fusion.search.milvus_client import connect, find_alias, move_alias, name_alias, translate_errors
 
-    if champion:
-        require_collection(champion)
+    if version := champion if collection else previous:
+        require_collection(version)
     client, alias = connect(), name_alias(model)
     with translate_errors():
         removed = not collection and find_alias(client, alias)
         move_alias(client, alias, collection)
     if removed:
-        reason = (
-            f"version {champion.version} is not there: python -m serving publish"
-            if champion
-            else "no champion"
+        reason = f"version {champion.version} is not there" if champion else "there is no champion"
+        print(
+            f"{model}: warning: the alias {alias} of Milvus is removed: {reason}; python -m serving publish",
+            file=sys.stderr,
         )
-        print(f"{model}: warning: the alias {alias} of Milvus is removed; {reason}", file=sys.stderr)

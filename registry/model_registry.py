@@ -95,7 +95,7 @@ class ModelRegistry:
             DataError: where the champion is no longer the expected one, or Milvus does not have the version's index.
         """
         champion, moves = self._reconcile_moves()
-        require_collection(self.get_version(number))
+        require_collection(self.get_version(number), self.get_version(champion) if champion else None)
         move = self._create_move(how, champion, number, reason=reason)
         if champion != expected or not self.history.add_move(move, moves + 1):
             newest = self.history.list_moves()[-1]

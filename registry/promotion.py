@@ -7,8 +7,7 @@ from vitrine_judge.tables import format_table
 from catalog.schema import DataError
 from registry.champion_history import previous_champion
 from registry.champion_process import has_artifact, list_missing_files
-from registry.live_index import INDEX
-from registry.milvus_alias import COLLECTION
+from registry.live_index import COLLECTION, INDEX
 from registry.model_registry import COMPARED_WITH, GATE, REASONS, ModelRegistry
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "refresh": ("serving.refresh", "publish today's catalogue, encoded by the champion"),
     "monitor": ("serving.monitor.command", "compare a period of the request log with an earlier one"),
     "experiment": ("serving.experiment_report", "what customers prefer, by the request log"),
+    "publish": ("serving.publish", "write the live index to Milvus, and switch to it at once"),
 }
 SERVICE = "serving.service"
 NEEDED = ("fastapi", "prometheus_client", "uvicorn")  # of the extra `serving`

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,9 +11,8 @@ import pytest
 from catalog.schema import DataError
 from fusion.search import milvus_client
 from fusion.search.milvus_client import find_alias
-from registry import milvus_alias
 from registry.champion_history import ChampionHistory
-from registry.milvus_alias import COLLECTION
+from registry.live_index import COLLECTION
 from registry.model_registry import COMPARED_WITH, GATE, ModelRegistry
 from registry.promotion import promote
 
@@ -82,6 +82,7 @@ STEPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_the_next_command_moves_both_aliases_after_a_kill(
@@ -114,7 +115,7 @@ def test_a_move_stays_incomplete_while_milvus_cannot_be_reached(
         with pytest.raises(DataError, match=r"Milvus at http://127.0.0.1:1 cannot be reached"):
             registry.set_champion("2", "promoted", "1")
         assert len(registry.history.list_moves()) == 1  # refused before anything was moved
-        patch.setattr("registry.model_registry.require_collection", lambda _: None)
+        patch.setattr("registry.model_registry.require_collection", lambda *_: None)
         for command in (lambda: registry.set_champion("2", "promoted", "1"), registry.reconcile):
             with pytest.raises(DataError, match=r"cannot be reached"):
                 command()
@@ -143,9 +144,23 @@ def test_no_alias_stays_on_the_vectors_of_another_model(
         check_promotion(registry, "3")
     registry.set_champion("3", "promoted", "1")
     assert aliases(registry, milvus) == ("3", None)
-    assert "the alias product_search of Milvus is removed; version 3 is not there" in capsys.readouterr().err
+    assert "the alias product_search of Milvus is removed: version 3 is not there;" in capsys.readouterr().err
     registry.set_champion("2", "promoted", "3")
     assert aliases(registry, milvus) == ("2", "c2")
+
+
+def test_the_alias_is_not_left_behind_in_another_milvus(
+    registry: ModelRegistry, milvus: "MilvusClient", monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A champion that is not in Milvus, where MILVUS_URI names the wrong one or is missing."""
+    registry.set_champion("1", "promoted", None)
+    other = str(tmp_path / "other.db")
+    with monkeypatch.context() as patch:
+        patch.setenv(milvus_client.URI, other)
+        with pytest.raises(DataError, match=f"version 1 is searched .* Milvus at {other} does not have; set"):
+            registry.set_champion("3", "promoted", "1")
+    milvus_client.close(other)
+    assert aliases(registry, milvus) == ("1", "c1")
 
 
 def check_promotion(registry: ModelRegistry, number: str) -> None:
@@ -153,10 +168,11 @@ def check_promotion(registry: ModelRegistry, number: str) -> None:
     registry.client.set_model_version_tag(NAME, number, COMPARED_WITH, "1")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("registry.promotion.list_missing_files", lambda _: [])
+        patch.setattr("registry.promotion.has_artifact", lambda *_: True)
         promote(registry, number)
 
 
+@pytest.mark.slow
 def test_without_a_collection_pymilvus_is_not_imported() -> None:
-    assert milvus_alias.COLLECTION
     code = "import sys, registry.promotion; sys.exit('pymilvus' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
