@@ -2,23 +2,28 @@
 
 import base64
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import requests
-from service_process import Process
+from service_process import SETTINGS, Process
 from stub_service import wait_until
 
+from catalog.command import run_command
 from fusion.search.hybrid import HYBRID_FILE
 from fusion.search.marker import IndexMarker
 from registry import mlflow_runs, mlflow_store
 from registry.champion_process import CHAMPION
 from registry.live_index import INDEX
 from registry.model_logging import create_signature, ensure_registered
+from registry.model_registry import CHALLENGER
+from serving.__main__ import main as serving
 from serving.request_log import read_searches
 from validation.champion_comparison import PROFILE
 from validation.query_splits import QUERY_SPLITS
@@ -168,3 +173,46 @@ def test_sigterm_finishes_what_runs_and_writes_the_log(service: Process, folder:
     request_ids = set(rows["request_id"].to_pylist())
     assert {answer.json()["request_id"] for answer in answers} <= request_ids
     assert len(rows) > REQUESTS and "Traceback" not in service.output.read_text()
+
+
+def test_an_ab_test_is_shown_logged_and_recorded_on_the_version(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_champion("1")
+    client = mlflow_store.connect()
+    client.set_registered_model_alias(NAME, CHALLENGER, "2")
+    settings = f"{SETTINGS.replace('folder: log', 'folder: trial')}experiment: {{kind: ab, share: 1.0}}\n"
+    refused = Process(folder, settings=settings)
+    assert refused.process.wait(60) == 1
+    assert "set the environment variable VITRINE_LOG_KEY to a secret" in refused.output.read_text()
+
+    monkeypatch.setenv("VITRINE_LOG_KEY", "a secret of this test")
+    service = Process(folder, settings=settings)
+    try:
+        service.wait_until_ready()
+        metrics = f"{service.address}/metrics"
+        wait_until(
+            lambda: 'vitrine_model_info{alias="challenger"' in requests.get(metrics, timeout=5).text, 120
+        )
+        versions: Counter[str] = Counter()
+        for number in range(40):
+            answer = service.search(text="red", session=f"person {number}", k=3).json()
+            versions[answer["version"]] += 1
+            event = {"request_id": answer["request_id"], "product_id": answer["results"][0]["product_id"]}
+            if answer["version"] == "2":
+                sent = requests.post(f"{service.address}/events", json=event | {"kind": "click"}, timeout=60)
+                assert sent.status_code == 202
+    finally:
+        assert service.stop() == 0
+    until = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    assert run_verb("experiment", "--log", str(folder / "trial"), "--until", until) == 0
+    assert capsys.readouterr().out.startswith("ab: version 2 against the champion, version 1, ")
+    tags = client.get_model_version(NAME, "2").tags
+    assert int(tags["vitrine.online.sessions"]) == min(versions.values()) > 10
+    assert float(tags["vitrine.online.preference"]) == 1.0 and float(tags["vitrine.online.low"]) > 0
+
+
+def run_verb(*words: str) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["serving", *words])
+        return run_command(serving)
