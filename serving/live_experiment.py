@@ -6,6 +6,7 @@ champion's results are shown, and the search is no part of the experiment.
 
 import asyncio
 import json
+import logging
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from serving.metrics import Metrics
 from serving.params import ExperimentParams, LogParams
 from serving.worker_client import Answer, NoWorkerError, RefusalError, Worker
 
+logger = logging.getLogger("vitrine")
 FAILURES = (NoWorkerError, RefusalError, TimeoutError)
 PENDING = 16  # searches that the challenger may be answering; beyond, it is not asked
 
@@ -93,7 +95,8 @@ class LiveExperiment:
 
     Args:
         params: Section `experiment`; its kind is not "none".
-        champion, challenger: The models. While there is no challenger, there is no experiment.
+        champion, challenger: The models. While there is no challenger, or it has the index of another catalogue, there
+            is no experiment.
         metrics: Counts searches by arm, and failures of the challenger.
     """
 
@@ -102,6 +105,7 @@ class LiveExperiment:
     ) -> None:
         self.params, self.champion, self.challenger, self.metrics = params, champion, challenger, metrics
         self._tasks: set[asyncio.Task[Any]] = set()  # that the challenger answers
+        self._catalogues = ("", "")  # different ones, of which a warning was logged
 
     def start(self) -> None:
         """Begin to keep a worker of the challenger."""
@@ -148,10 +152,25 @@ class LiveExperiment:
         challenger = self.challenger.worker
         if challenger.version == champion.version:  # it has just been promoted
             return None
+        if challenger.index != champion.index:
+            self._warn_of_catalogues(champion, challenger)
+            return None
         if len(self._tasks) >= PENDING:
             self.metrics.challenger_failures.labels("busy").inc()
             return None
         return Experiment(self.params, champion.version, challenger.version), challenger
+
+    def _warn_of_catalogues(self, champion: Worker, challenger: Worker) -> None:
+        """Customers would compare catalogues, not models, and would see products that are gone."""
+        self.metrics.challenger_failures.labels("catalogue").inc()
+        if self._catalogues != (champion.index, challenger.index):
+            self._catalogues = (champion.index, challenger.index)
+            logger.warning(
+                "experiment: it waits: version %s and version %s have indexes of different data; refresh both: python "
+                "-m serving refresh --alias challenger",
+                champion.version,
+                challenger.version,
+            )
 
     async def _ask_both(
         self, request: Request, champion: Worker, challenger: Worker, experiment: Experiment

@@ -1,5 +1,6 @@
 """`python -m serving refresh`: today's catalogue, encoded by the champion without training.
 
+A challenger that customers compare with it needs the same catalogue: `--alias challenger`.
 Only products whose content changed are encoded. Killed anywhere and run again, it goes on.
 """
 
@@ -23,10 +24,11 @@ from fusion.search.marker import IndexMarker
 from fusion.search.search_index import IVF_FILE
 from registry import mlflow_store
 from registry.__main__ import load_params
-from registry.champion_process import find_artifact, list_artifacts, run_in_own_environment
+from registry.champion_process import CHAMPION, find_artifact, list_artifacts, run_in_own_environment
 from registry.index_publishing import publish
 from registry.lineage import collect_lineage
 from registry.live_index import LiveIndex, find_live_index
+from registry.model_registry import CHALLENGER
 from registry.params import RegisterParams
 from serving.packages import PackageCache
 from serving.params import RefreshParams, load_serving_params
@@ -44,8 +46,8 @@ class Source:
     """What a refresh starts from.
 
     Attributes:
-        live: The champion and its index.
-        package: The champion's, downloaded.
+        live: The version and its index.
+        package: The version's, downloaded.
         previous: The index that is live, downloaded; None if there is none.
     """
 
@@ -70,27 +72,38 @@ def main() -> None:
         metavar="PATH",
         help=f"folder to write {OUTCOME_FILE} into; a folder beside it keeps what a killed refresh did",
     )
+    parser.add_argument(
+        "--alias",
+        choices=(CHAMPION, CHALLENGER),
+        default=CHAMPION,
+        help="of the version; default %(default)s",
+    )
     arguments = parser.parse_args()
-    params = load_serving_params(arguments.settings).refresh
-    refresh(arguments.data, params, arguments.outcome, load_params(arguments.params).model_name)
+    params, name = load_serving_params(arguments.settings).refresh, load_params(arguments.params).model_name
+    refresh(arguments.data, params, arguments.outcome, name, arguments.alias)
 
 
 def refresh(
-    data: Path, params: RefreshParams, outcome: Path, model_name: str = RegisterParams().model_name
+    data: Path,
+    params: RefreshParams,
+    outcome: Path,
+    model_name: str = RegisterParams().model_name,
+    alias: str = CHAMPION,
 ) -> None:
-    """Build the index of a data set with the champion's own code, and publish it.
+    """Build the index of a data set with the code of a version, and publish it.
 
     Args:
         data: Today's data set, validated.
         params: What is not published, and how many indexes are kept.
         outcome: Folder to write: refresh.json, with status, version, address, counts, seconds and recalls.
         model_name: Of the registered model.
+        alias: Of the version.
 
     Raises:
-        DataError: where there is no champion, the index is not published, or the champion changed meanwhile.
+        DataError: where no version has the alias, the index is not published, or another one has it meanwhile.
     """
     with lock_work(outcome) as work:
-        source, version = read_source(model_name, work / "downloads")
+        source, version = read_source(model_name, work / "downloads", alias)
         index, report = build(data, source, work)
         result: dict[str, Any] = {"status": UNCHANGED, "version": source.live.version}
         if index:
@@ -101,7 +114,7 @@ def refresh(
         with store.new_atomic_dir(outcome) as folder:
             (folder / OUTCOME_FILE).write_text(json.dumps(result, indent=2) + "\n")
         print(describe(result))
-    require_same_champion(model_name, source.live)
+    require_same_version(model_name, source.live, alias)
 
 
 @contextmanager
@@ -123,15 +136,16 @@ def lock_work(outcome: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def read_source(model_name: str, downloads: Path) -> "tuple[Source, ModelVersion]":
-    """Download the champion and its index, unless they are here, and remove other downloads; also its version.
+def read_source(model_name: str, downloads: Path, alias: str) -> "tuple[Source, ModelVersion]":
+    """Download a version and its index, unless they are here, and remove other downloads; also the version.
 
     Raises:
-        DataError: where there is no champion.
+        DataError: where no version has the alias.
     """
-    live = find_live_index(model_name)
+    live = find_live_index(model_name, alias)
     if live is None:
-        raise DataError(f"{model_name} has no champion; promote a version: python -m registry promote N")
+        hint = "; promote a version: python -m registry promote N" if alias == CHAMPION else ""
+        raise DataError(f"{model_name} has no {alias}{hint}")
     downloads.mkdir(exist_ok=True)
     cache = PackageCache(downloads)
     cache.remove_others(live)
@@ -143,7 +157,7 @@ def read_source(model_name: str, downloads: Path) -> "tuple[Source, ModelVersion
 
 
 def build(data: Path, source: Source, work: Path) -> tuple[Path | None, dict[str, Any]]:
-    """Build the index in the champion's own environment: its folder and the report of `fusion.search.building`.
+    """Build the index in the version's own environment: its folder and the report of `fusion.search.building`.
 
     Returns:
         No folder where the live index is of the same data.
@@ -217,15 +231,15 @@ def describe(result: dict[str, Any]) -> str:
     return f"{table}\nrefresh: version {result['version']} serves this catalogue now: {result['index']}"
 
 
-def require_same_champion(model_name: str, live: LiveIndex) -> None:
-    """Say so where another version became champion during the refresh.
+def require_same_version(model_name: str, live: LiveIndex, alias: str) -> None:
+    """Say so where another version got the alias during the refresh.
 
     Raises:
-        DataError: the champion changed; the index stays with its version.
+        DataError: the alias moved; the index stays with its version.
     """
-    now = find_live_index(model_name)
+    now = find_live_index(model_name, alias)
     if now is None or now.version != live.version:
         raise DataError(
-            f"refresh: the champion changed meanwhile: version {live.version} has the new index, for a rollback, "
-            f"but {f'version {now.version}' if now else 'no version'} is the champion; refresh again"
+            f"refresh: the {alias} changed meanwhile: version {live.version} has the new index, for a rollback, "
+            f"but {f'version {now.version}' if now else 'no version'} is the {alias}; refresh again"
         )

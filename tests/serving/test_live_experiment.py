@@ -49,7 +49,8 @@ def choose(running: dict[str, StubService]) -> Callable[[str], StubService]:
     def choose_kind(kind: str) -> StubService:
         service = running[kind]
         service.live, service.challenger = "1", "2"
-        wait_until(lambda: has_challenger(service) and service.is_ready())
+        ready = 'alias="challenger",index="data1",version="2"'
+        wait_until(lambda: ready in service.get("/metrics").text and service.is_ready())
         return service
 
     return choose_kind
@@ -134,7 +135,7 @@ def test_an_ab_test_shows_the_list_of_one(choose: Callable[[str], StubService], 
     assert (answer.json()["version"], ids(answer)) == (version, LISTS[version])
     entry = find_entry(service, answer)
     assert trial(entry) == ("ab", {"1": "champion", "2": "challenger"}[version], "1", "2")
-    assert (entry.version, entry.index) == (version, f"data{version}")
+    assert (entry.version, entry.index) == (version, "data1")
     assert {result.version for result in entry.results} == {version}
 
 
@@ -216,6 +217,23 @@ def test_another_pair_is_another_experiment(choose: Callable[[str], StubService]
     service.live = "1"
     wait_until(lambda: not has_challenger(service))
     assert pair() == (None, None)
+
+
+def test_versions_with_different_catalogues_are_not_compared(
+    choose: Callable[[str], StubService], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The customer would see products that are gone, and compare catalogues."""
+    service = choose("interleaving")
+    service.challenger = "4"
+    wait_until(lambda: 'index="data2"' in service.get("/metrics").text)
+    for _ in range(2):
+        answer = search(service, "reverse@4")
+        assert ids(answer) == LISTS["1"] and trial(find_entry(service, answer)) == NO_TRIAL
+    warnings = [
+        text for text in caplog.messages if "version 1 and version 4 have indexes of different data" in text
+    ]
+    assert len(warnings) == 1 and "refresh --alias challenger" in warnings[0]
+    assert service.read_metric("vitrine_challenger_failures_total", reason="catalogue") == 2
 
 
 def test_many_searches_do_not_wait_for_a_challenger_that_hangs(choose: Callable[[str], StubService]) -> None:

@@ -190,3 +190,16 @@ def test_without_a_champion(client: "MlflowClient", data: Path, tmp_path: Path) 
     client.delete_registered_model_alias(NAME, "champion")
     with pytest.raises(DataError, match="product-search has no champion; promote a version"):
         refresh(data, RefreshParams(), tmp_path / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("client", "warm_start")
+def test_a_challenger_gets_the_catalogue_too(data: Path, tmp_path: Path) -> None:
+    refresh(data, RefreshParams(), tmp_path / "out", alias="challenger")
+    assert read_outcome(tmp_path / "out") == {"status": "nothing changed", "version": "2"}
+    today = write_day(data, tmp_path / "data", sell)
+    refresh(today, RefreshParams(), tmp_path / "out", alias="challenger")
+    live = find_live_index(NAME, "challenger")
+    assert live and (live.version, live.index_uri) == ("2", read_outcome(tmp_path / "out")["index"])
+    champion = find_live_index(NAME)
+    assert champion and champion.index_uri is None
