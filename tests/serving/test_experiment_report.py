@@ -2,7 +2,7 @@
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
+from vitrine_judge.online import Day, OnlineResult, OnlineRule
 
 from catalog.request_log import COLUMNS, EVENTS, SEARCHES, LogFolder
 from catalog.schema import DataError
@@ -20,16 +21,19 @@ from registry import mlflow_store
 from registry.model_registry import ModelRegistry
 from registry.online_results import PAGE_FILE, read_online_result
 from serving.experiment import Experiment
-from serving.experiment_log import Pair, read_experiment
+from serving.experiment_log import ExperimentLog, Pair, read_experiment
 from serving.experiment_outcomes import Outcomes, measure_outcomes
+from serving.experiment_page import describe_preference, describe_shadow, render_page
 from serving.experiment_report import main
 from serving.log_files import file_path, write_table
 from serving.log_rows import Event, Result, Search
 from serving.params import ExperimentParams, LogParams
 from serving.request_log import RequestLog
+from serving.shadow_comparison import Comparison
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from selenium.webdriver import Chrome
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -199,6 +203,45 @@ def test_a_shadow_is_reported_and_is_no_evidence(
     assert version.tags["vitrine.online.shadow_overlap"] == "0.5"
     assert version.tags["vitrine.online.shadow_failed"] == "0.5"
     assert read_online_result(version, "1") is None
+
+
+OUTCOMES = Outcomes(
+    OnlineResult("ab", (Day("2026-11-01", 10, 80, 10), Day("2026-11-02", 50, 500, 250))),
+    {"sessions": 2000, "sessions that are not over": 7},
+    {"challenger": (1000, 0.4), "champion": (1000, 0.2)},
+)
+SHADOW = Comparison(10, 0.1, 0.5, 0.2, 0.7, 0.0, 0.1, 5.0, 7.0, 9.0, 12.0)
+
+
+@pytest.mark.parametrize("kind", ["ab", "shadow"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everybody_can_read_the_page(
+    browser: "Chrome",
+    axe: Callable[[], list[str]],
+    width: int,
+    requested: Callable[[], list[str]],
+    tmp_path: Path,
+    kind: str,
+    scheme: str,
+) -> None:
+    searches = pa.table({"time": pa.array([START, END])})
+    log = ExperimentLog(kind, Pair("1", "2"), searches, searches)
+    assert OUTCOMES.result
+    content = (
+        describe_preference(log.pair, OUTCOMES, OUTCOMES.result, OnlineRule())
+        if kind == "ab"
+        else describe_shadow(log, SHADOW)
+    )
+    page = tmp_path / "experiment.html"
+    page.write_text(render_page("<i>search</i>", log, content), encoding="utf-8")
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    browser.get(page.as_uri())
+    browser.execute_script("document.querySelectorAll('details').forEach(details => details.open = true)")
+    assert axe() == []
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert requested() == []
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
 def test_the_rule_of_the_gate_decides_what_the_report_says(
