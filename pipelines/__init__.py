@@ -1,1 +1,1 @@
-"""The same six stages as a Kubeflow pipeline."""
+"""The stages as a Kubeflow pipeline, and the pipelines that run beside it."""

@@ -2,14 +2,13 @@
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from google.protobuf import json_format
 
 from catalog.schema import DataError
-from components.params import load_pipeline_params
 from pipelines import ir
 from pipelines.cluster import (
     PASSWORD,
@@ -20,22 +19,30 @@ from pipelines.cluster import (
     current_commit,
     load_cluster,
 )
+from pipelines.definitions import PIPELINES, load_parameters
 from pipelines.inspection import inspect_cluster, inspect_images
 
 _DNS_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
-def check_pipeline(cluster_file: Path, params_file: Path) -> None:
+def check_pipeline(cluster_file: Path, params_file: Path, settings_file: Path, pipeline: str) -> None:
     """Check everything that this machine can check; print what it could not check, and limits of the cluster.
+
+    Args:
+        cluster_file: The cluster file.
+        params_file: The params.yaml.
+        settings_file: The serving.yaml.
+        pipeline: A key of `PIPELINES`.
 
     Raises:
         DataError: with all faults.
     """
     cluster = load_cluster(cluster_file)
-    text = ir.compile_pipeline(cluster, current_commit(), load_pipeline_params(params_file))
-    faults = [*find_faults(text), *find_placement_faults(cluster)]
-    for inspect in (inspect_images, inspect_cluster):
-        findings = inspect(cluster)
+    definition = PIPELINES[pipeline]
+    params = load_parameters(definition, params_file, settings_file)
+    text = ir.compile_pipeline(cluster, current_commit(), params, pipeline)
+    faults = [*find_faults(text), *find_placement_faults(cluster, definition.steps)]
+    for findings in (inspect_images(cluster), inspect_cluster(cluster, definition.steps)):
         faults += findings.faults
         for note in findings.notes:
             print(f"check: {note}", file=sys.stderr)
@@ -230,11 +237,11 @@ def _container_faults(name: str, container: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name}: the value of {variable['name']} looks like a secret; everybody could read it in KFP"
 
 
-def find_placement_faults(cluster: Cluster) -> Iterator[str]:
-    """Contradictions between keys of a cluster file that are valid by themselves."""
-    for step, target in TARGETS.items():
+def find_placement_faults(cluster: Cluster, steps: Sequence[str]) -> Iterator[str]:
+    """Contradictions between keys of a cluster file, for the steps of a pipeline, that are valid by themselves."""
+    for step in steps:
         placement = cluster.placement(step)
-        if placement.accelerator and (placement.image or target) == "cpu":
+        if placement.accelerator and (placement.image or TARGETS[step]) == "cpu":
             yield (
                 f"steps.{step}: requests {placement.accelerator.type}, but runs in the cpu image, "
                 "which cannot use it"

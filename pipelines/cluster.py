@@ -1,6 +1,7 @@
 """The cluster file: images, and what each step needs from Kubernetes. The pipeline's code holds no such setting."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import available_timezones
@@ -23,6 +24,8 @@ TARGETS: dict[str, Target] = {
     "index": "cpu",
     "evaluate": "cpu",
     "register": "cpu",
+    "refresh": "cpu",
+    "monitor": "cpu",
     "notify": "cpu",
 }
 USER_ID = 10001  # of the images
@@ -209,12 +212,13 @@ class Cluster(Params):
         """The image that a step runs in."""
         return self.images[self.placement(step).image or TARGETS[step]].replace("{commit}", commit)
 
-    def required_secrets(self) -> dict[str, tuple[set[str], str]]:
-        """Name → its keys, and the first place in the file that names it, of all secrets that must exist."""
+    def required_secrets(self, steps: Sequence[str]) -> dict[str, tuple[set[str], str]]:
+        """Name → its keys, and the first place in the file that names it, of the secrets that steps must have."""
         secrets: dict[str, tuple[set[str], str]] = {
             name: (set(), "pull_secrets") for name in self.pull_secrets
         }
-        for step in [*self.steps, *TARGETS]:  # those of the file first: others may take their settings
+        # those of the file first: others may take their settings
+        for step in [step for step in [*self.steps, *TARGETS] if step in steps]:
             for secret in self.placement(step).secrets:
                 if not secret.optional:
                     keys, place = secrets.get(secret.name, (set(), f"steps.{step}.secrets"))

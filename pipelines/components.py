@@ -10,7 +10,17 @@ from pipelines import steps
 from pipelines.cluster import Cluster, current_commit, load_cluster
 
 # `validate` succeeds although the data are invalid, so that its report is stored; `require_valid` then fails.
-COMPONENTS = ("validate", "require_valid", "featurize", "train", "index", "evaluate", "register")
+COMPONENTS = (
+    "validate",
+    "require_valid",
+    "featurize",
+    "train",
+    "index",
+    "evaluate",
+    "register",
+    "refresh",
+    "monitor",
+)
 
 
 def export_components(folder: Path, cluster_file: Path | None = None) -> None:

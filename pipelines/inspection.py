@@ -1,6 +1,6 @@
 """What registries and a cluster have, compared with what a cluster file needs."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import requests
 import yaml
 
-from pipelines.cluster import TARGETS, Cluster, current_commit
+from pipelines.cluster import Cluster, current_commit
 from pipelines.nodes import API, RUNTIME
 
 TIMEOUT = 10  # seconds
@@ -66,8 +66,8 @@ def _request_manifest(host: str, name: str) -> int:
     return requests.head(url, headers={"Accept": MANIFESTS}, timeout=TIMEOUT).status_code
 
 
-def inspect_cluster(cluster: Cluster) -> Findings:
-    """Compare the cluster of the current context with a cluster file.
+def inspect_cluster(cluster: Cluster, steps: Sequence[str]) -> Findings:
+    """Compare the cluster of the current context with a cluster file, as far as the steps of a pipeline need it.
 
     Faults: missing secrets, keys of secrets and service account, and what training on several nodes needs. Notes: which
     failures are not retried, and what this user may not read.
@@ -77,11 +77,11 @@ def inspect_cluster(cluster: Cluster) -> Findings:
 
     findings = Findings([], [])
     parts: dict[str, tuple[Callable[[Any, Cluster], Iterator[str]], list[str]]] = {
-        "secrets": (_secret_faults, findings.faults),
+        "secrets": (partial(_secret_faults, steps=steps), findings.faults),
         "service account": (_account_faults, findings.faults),
-        "retries": (_retry_notes, findings.notes),
+        "retries": (partial(_retry_notes, steps=steps), findings.notes),
     }
-    if cluster.nodes > 1:
+    if cluster.nodes > 1 and "launch" in steps:
         parts["nodes"] = _training_faults, findings.faults
     try:
         config.load_kube_config()
@@ -102,8 +102,8 @@ def inspect_cluster(cluster: Cluster) -> Findings:
     return findings
 
 
-def _secret_faults(api: Any, cluster: Cluster) -> Iterator[str]:
-    for name, (keys, place) in cluster.required_secrets().items():
+def _secret_faults(api: Any, cluster: Cluster, steps: Sequence[str]) -> Iterator[str]:
+    for name, (keys, place) in cluster.required_secrets(steps).items():
         if (secret := _read_object(api.read_namespaced_secret, name, cluster.namespace)) is None:
             yield f"{place}: there is no secret {name} in {cluster.namespace}"
         elif missing := keys - set(secret.data or {}):
@@ -116,9 +116,9 @@ def _account_faults(api: Any, cluster: Cluster) -> Iterator[str]:
         yield f"service_account: there is no {account} in {cluster.namespace}"
 
 
-def _retry_notes(api: Any, cluster: Cluster) -> Iterator[str]:
-    """Which failures the cluster does not retry, if a step of the cluster file has retries."""
-    if not any(cluster.placement(step).retries.count for step in TARGETS):
+def _retry_notes(api: Any, cluster: Cluster, steps: Sequence[str]) -> Iterator[str]:
+    """Which failures the cluster does not retry, if a step has retries."""
+    if not any(cluster.placement(step).retries.count for step in steps):
         return
     config_map = _read_object(api.read_namespaced_config_map, CONTROLLER, cluster.namespace)
     if config_map is None:

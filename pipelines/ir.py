@@ -14,16 +14,19 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 from catalog.schema import DataError
 from pipelines.cluster import Cluster
-from pipelines.training import build_pipeline
+from pipelines.definitions import DEFAULT, PIPELINES
 
 
-def compile_pipeline(cluster: Cluster, commit: str, params: Mapping[str, Any]) -> str:
-    """The pipeline for a cluster as YAML; the same arguments give the same bytes.
+def compile_pipeline(
+    cluster: Cluster, commit: str, params: Mapping[str, Any], pipeline: str = DEFAULT
+) -> str:
+    """A pipeline for a cluster as YAML; the same arguments give the same bytes.
 
     Args:
         cluster: Settings of the cluster.
         commit: Commit of the code, for the names of the images.
         params: Defaults of the pipeline's parameters.
+        pipeline: A key of `PIPELINES`.
 
     Raises:
         DataError: if KFP cannot compile it.
@@ -31,7 +34,8 @@ def compile_pipeline(cluster: Cluster, commit: str, params: Mapping[str, Any]) -
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
         try:
-            Compiler().compile(build_pipeline(cluster, commit), str(path), pipeline_parameters=dict(params))
+            component = PIPELINES[pipeline].build(cluster, commit)
+            Compiler().compile(component, str(path), pipeline_parameters=dict(params))
         except (ValueError, TypeError, RuntimeError) as error:
             raise DataError(f"the pipeline cannot be compiled: {error}") from error
         # kfp's header repeats the defaults in an order that changes from run to run; they also stand below it

@@ -11,8 +11,8 @@ from catalog import store
 from catalog.schema import DataError
 from pipelines.cluster import USER_ID, Cluster, current_commit
 from pipelines.code_deps import PACKAGES, PLUGINS, ROOT
+from pipelines.definitions import DEFAULT, PIPELINES
 from pipelines.fetch import resolve_commit
-from pipelines.training import build_pipeline
 
 CONTAINER_VARIABLES = (
     "MLFLOW_",
@@ -32,18 +32,20 @@ def run_pipeline(
     image: str | None = None,
     shards: int = 1,
     cache: bool = False,
+    pipeline: str = DEFAULT,
 ) -> None:
-    """Run the pipeline on this machine.
+    """Run a pipeline on this machine.
 
     Args:
         repo: Git repository that versions the data set.
         rev: Commit id, branch or tag.
-        params: All sections of params.yaml.
+        params: Values of the parameters; see `pipelines.definitions.load_parameters`.
         root: Folder for the steps' outputs.
         image: Image for the steps; containers get only this machine's network, a read-only root and no privileges. None
             runs the steps as processes of this environment.
         shards: Number of featurize shards.
         cache: Whether to reuse steps of earlier runs that had the same code, parameters and data.
+        pipeline: A key of `PIPELINES`.
 
     Raises:
         DataError: if the commit is unknown or a step fails.
@@ -62,7 +64,7 @@ def run_pipeline(
     name = image or f"vitrine:python-{hash_code()}"  # not a real image: identifies the code in KFP's cache
     cluster = Cluster(images={"cpu": name, "cuda": name}, shards=shards)
     try:
-        build_pipeline(cluster, current_commit())(repo=repo, rev=commit, **params)
+        PIPELINES[pipeline].build(cluster, current_commit())(repo=repo, rev=commit, **params)
     except RuntimeError as error:
         message = re.sub(r"\x1b\[\d+m", "", str(error))
         raise DataError(f"{message}; see the message of the failed step above") from error

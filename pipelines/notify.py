@@ -12,7 +12,7 @@ from registry.webhook import has_webhook, post_message
 SUCCESS, FAILURE = {"COMPLETE", "CACHED", "SUCCEEDED"}, "FAILED"
 
 
-def send_notification(state: str, run_id: str, ui: str) -> None:
+def send_notification(state: str, run_id: str, ui: str, pipeline: str) -> None:
     """Post the outcome of a run to the URL in VITRINE_WEBHOOK; does nothing if that is not set.
 
     A failed post is logged, without the URL, and does not fail the step.
@@ -21,11 +21,12 @@ def send_notification(state: str, run_id: str, ui: str) -> None:
         state: Of the steps of the run, from `PipelineTaskFinalStatus`. Its error is always empty.
         run_id: KFP's id of the run.
         ui: URL of KFP's pages; "" if unknown.
+        pipeline: A key of `pipelines.definitions.PIPELINES`.
     """
     if not has_webhook():
         return
     link = f"\n{run_link(ui, run_id)}" if ui else ""
-    post_message(compose_message(state, run_id) + link, "notify")
+    post_message(compose_message(state, run_id, pipeline) + link, "notify")
 
 
 def run_link(ui: str, run_id: str) -> str:
@@ -33,14 +34,15 @@ def run_link(ui: str, run_id: str) -> str:
     return f"{ui}/#/runs/details/{run_id}"
 
 
-def compose_message(state: str, run_id: str) -> str:
-    """The outcome of a run, and its reasons."""
+def compose_message(state: str, run_id: str, pipeline: str) -> str:
+    """The outcome of a run, and its reasons; after a training, the verdict on the version that it registered."""
     from kubeflow.common.utils import get_default_target_namespace
 
     namespace = get_default_target_namespace()
     if state in SUCCESS or (state != FAILURE and _has_succeeded(run_id, namespace)):
-        return f"Vitrine: run {run_id} succeeded: {describe_version(run_id)}"
-    return "\n".join([f"Vitrine: run {run_id} failed", *explain_failures(run_id, namespace)])
+        result = f": {describe_version(run_id)}" if pipeline == "training" else ""
+        return f"Vitrine: {pipeline} run {run_id} succeeded{result}"
+    return "\n".join([f"Vitrine: {pipeline} run {run_id} failed", *explain_failures(run_id, namespace)])
 
 
 def _has_succeeded(run_id: str, namespace: str) -> bool:

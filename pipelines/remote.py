@@ -1,4 +1,4 @@
-"""Runs and schedules on a cluster, through Kubeflow Pipelines' own client, which also handles logins."""
+"""Runs on a cluster, through Kubeflow Pipelines' own client, which also handles logins."""
 
 import hashlib
 import io
@@ -15,11 +15,10 @@ from urllib.parse import urlsplit
 import yaml
 
 from catalog.schema import DataError
-from components.params import load_pipeline_params
 from pipelines import ir
 from pipelines.check import find_faults, find_placement_faults
 from pipelines.cluster import Cluster, current_commit, load_cluster
-from pipelines.cron import normalize_cron
+from pipelines.definitions import PIPELINES, load_parameters
 from pipelines.fetch import resolve_commit
 from pipelines.notify import run_link
 from pipelines.status import END_STATES, SUCCEEDED, describe_end, describe_progress, wait_for_run
@@ -27,71 +26,72 @@ from registry.mlflow_store import EXPERIMENT as MLFLOW_EXPERIMENT
 
 if TYPE_CHECKING:
     from kfp import Client
-    from kfp_server_api import V2beta1RecurringRun, V2beta1Run
+    from kfp_server_api import V2beta1Run
 
-PIPELINE, EXPERIMENT = "vitrine-training", "vitrine"
+EXPERIMENT = "vitrine"
 # KFP's MLflow plugin then puts its runs where Vitrine's are; without the plugin, KFP ignores it
 PLUGINS_INPUT = {"mlflow": {"experiment_name": MLFLOW_EXPERIMENT}}
 PAGE_SIZE = 100
-ACTIONS = {
-    "pause": "disable_recurring_run",
-    "resume": "enable_recurring_run",
-    "delete": "delete_recurring_run",
-}
 
 
 class Submission(NamedTuple):
     """What is sent to KFP for a run or a schedule."""
 
+    pipeline: str  # its name in KFP
     ir_yaml: str  # the compiled pipeline
     version: str  # name of the pipeline version: commit and a hash of `ir_yaml`
     parameters: dict[str, Any]
 
     def show(self, **settings: Any) -> None:
         """Print everything, for `--dry-run`."""
-        header = {"pipeline": PIPELINE, "version": self.version, "experiment": EXPERIMENT, **settings}
+        header = {"pipeline": self.pipeline, "version": self.version, "experiment": EXPERIMENT, **settings}
         print(yaml.safe_dump({**header, "parameters": self.parameters}, sort_keys=False))
         print(f"---\n{self.ir_yaml}", end="")
 
 
-class Schedule(NamedTuple):
-    """When the pipeline runs."""
+def prepare_submission(
+    cluster: Cluster, params_file: Path, settings_file: Path, pipeline: str, repo: str, rev: str
+) -> Submission:
+    """Compile and check a pipeline.
 
-    name: str
-    cron: str  # see `pipelines.cron.normalize_cron`
-    timezone: str = "UTC"  # of the cron; must be that of the scheduler
-    catch_up: bool = False  # run every time that was missed during a pause, not only the latest
-    concurrency: int = 1  # maximum number of parallel runs
-
-
-def prepare_submission(cluster: Cluster, params_file: Path, repo: str, rev: str) -> Submission:
-    """Compile and check the pipeline.
+    Args:
+        cluster: Settings of the cluster.
+        params_file: The params.yaml.
+        settings_file: The serving.yaml.
+        pipeline: A key of `PIPELINES`.
+        repo: URL of the git repository that versions the data.
+        rev: Commit, branch or tag.
 
     Raises:
         DataError: with all faults that can be detected without a cluster.
     """
-    params = load_pipeline_params(params_file)
-    ir_yaml = ir.compile_pipeline(cluster, commit := current_commit(), params)
-    if faults := [*find_faults(ir_yaml), *find_placement_faults(cluster)]:
+    definition = PIPELINES[pipeline]
+    params = load_parameters(definition, params_file, settings_file)
+    ir_yaml = ir.compile_pipeline(cluster, commit := current_commit(), params, pipeline)
+    if faults := [*find_faults(ir_yaml), *find_placement_faults(cluster, definition.steps)]:
         raise DataError("\n  ".join(["nothing was sent:", *faults]))
     version = f"{commit[:12]}-{hashlib.sha256(ir_yaml.encode()).hexdigest()[:8]}"
-    return Submission(ir_yaml, version, {"repo": repo, "rev": rev, **params})
+    return Submission(definition.name, ir_yaml, version, {"repo": repo, "rev": rev, **params})
 
 
 def submit_run(
     cluster_file: Path,
     params_file: Path,
+    settings_file: Path,
+    pipeline: str,
     repo: str | None,
     rev: str,
     wait: bool = False,
     dry_run: bool = False,
     host: str | None = None,
 ) -> None:
-    """Run the pipeline once.
+    """Run a pipeline once.
 
     Args:
         cluster_file: The cluster file.
         params_file: The params.yaml.
+        settings_file: The serving.yaml.
+        pipeline: A key of `PIPELINES`.
         repo: URL of the git repository that versions the data, for the cluster; by default `origin` of this checkout.
         rev: Commit, branch or tag; the run gets its current commit.
         wait: Wait until the run ends.
@@ -101,12 +101,13 @@ def submit_run(
     Raises:
         DataError: if the input is invalid or KFP refuses; with `wait` also if the run does not succeed.
     """
-    cluster, repo = load_cluster(cluster_file), _reachable_repo(repo)
-    submission = prepare_submission(cluster, params_file, repo, resolve_commit(repo, rev))
+    cluster, repo = load_cluster(cluster_file), find_repo(repo)
+    commit = resolve_commit(repo, rev)
+    submission = prepare_submission(cluster, params_file, settings_file, pipeline, repo, commit)
     if dry_run:
         submission.show(service_account=cluster.service_account, plugins_input=PLUGINS_INPUT)
         return
-    with _connect(cluster, host) as client:
+    with connect(cluster, host) as client:
         run = _create_run(client, cluster, submission)
         if cluster.ui:
             print(f"Run details: {run_link(cluster.ui, run.run_id)}")
@@ -123,10 +124,10 @@ def _create_run(client: "Client", cluster: Cluster, submission: Submission) -> "
     """
     from kfp_server_api import V2beta1PipelineVersionReference, V2beta1Run, V2beta1RuntimeConfig
 
-    pipeline_id, version_id = _upload(client, submission)
+    pipeline_id, version_id = upload(client, submission)
     body = V2beta1Run(
-        experiment_id=_experiment_id(client, cluster),
-        display_name=f"{EXPERIMENT} {submission.parameters['rev'][:12]}",
+        experiment_id=ensure_experiment(client, cluster),
+        display_name=f"{submission.pipeline} {submission.parameters['rev'][:12]}",
         pipeline_version_reference=V2beta1PipelineVersionReference(
             pipeline_id=pipeline_id, pipeline_version_id=version_id
         ),
@@ -150,111 +151,6 @@ def _print_end(run: "V2beta1Run", cluster: Cluster) -> None:
     print(describe_end(run, cluster))
 
 
-def save_schedule(
-    schedule: Schedule,
-    cluster_file: Path,
-    params_file: Path,
-    repo: str | None,
-    rev: str,
-    dry_run: bool = False,
-    host: str | None = None,
-) -> None:
-    """Run the pipeline at the times of a schedule. Replaces a schedule of the same name; if paused, it stays paused.
-
-    Args:
-        schedule: Name and times.
-        cluster_file: The cluster file.
-        params_file: The params.yaml.
-        repo: As for `submit_run`.
-        rev: Branch, tag or commit; each run resolves it when it starts.
-        dry_run: Show what would be sent; send nothing.
-        host: Address of KFP's API.
-
-    Raises:
-        DataError: if the input is invalid or KFP refuses.
-    """
-    cluster, repo = load_cluster(cluster_file), _reachable_repo(repo)
-    schedule = schedule._replace(cron=normalize_cron(schedule.cron))
-    _check_schedule(schedule, cluster, cluster_file)
-    resolve_commit(repo, rev)
-    submission = prepare_submission(cluster, params_file, repo, rev)
-    if dry_run:
-        settings = schedule._asdict()
-        submission.show(schedule=settings.pop("name"), **settings, service_account=cluster.service_account)
-        return
-    with _connect(cluster, host) as client:
-        _replace_schedule(client, cluster, schedule, submission)
-
-
-def _check_schedule(schedule: Schedule, cluster: Cluster, cluster_file: Path) -> None:
-    if schedule.timezone != cluster.timezone:
-        raise DataError(
-            f"--timezone {schedule.timezone}: this cluster's scheduler uses {cluster.timezone} ({cluster_file}), and "
-            f"KFP has one timezone for all schedules; give the cron in {cluster.timezone}, or set "
-            "CRON_SCHEDULE_TIMEZONE of ml-pipeline-scheduledworkflow and `timezone` of the cluster file"
-        )
-    if not 1 <= schedule.concurrency <= 10:
-        raise DataError(f"--concurrency {schedule.concurrency}: KFP accepts 1 to 10")
-
-
-def _replace_schedule(client: "Client", cluster: Cluster, schedule: Schedule, submission: Submission) -> None:
-    """Create a schedule, then delete older ones of its name, and print the result."""
-    pipeline_id, version_id = _upload(client, submission)
-    replaced = [old for old in _list_schedules(client, cluster) if old.display_name == schedule.name]
-    paused = bool(replaced) and all(_is_paused(old) for old in replaced)
-    recurring_run = client.create_recurring_run(
-        _experiment_id(client, cluster),
-        schedule.name,
-        cron_expression=schedule.cron,
-        max_concurrency=schedule.concurrency,
-        no_catchup=not schedule.catch_up,
-        params=submission.parameters,
-        pipeline_id=pipeline_id,
-        version_id=version_id,
-        enabled=not paused,
-        pipeline_root=cluster.pipeline_root,
-        service_account=cluster.service_account,
-    )
-    # last: if this is interrupted, there are two schedules rather than none, and the next call deletes the old one
-    for old in replaced:
-        client.delete_recurring_run(old.recurring_run_id)
-    action, state = "replaced" if replaced else "created", ", paused" if paused else ""
-    print(f"schedule {schedule.name} {action}: {schedule.cron} ({schedule.timezone}){state}")
-    missed_runs = "all" if schedule.catch_up else "only the latest"
-    print(f"  missed runs: {missed_runs}; at most {schedule.concurrency} at a time")
-    print(f"  {recurring_run.recurring_run_id}")
-
-
-def manage_schedules(action: str, name: str | None, cluster_file: Path, host: str | None = None) -> None:
-    """List schedules, or apply one of `ACTIONS` to the schedule of a name.
-
-    Raises:
-        DataError: if there is no schedule of that name, or KFP refuses.
-    """
-    cluster = load_cluster(cluster_file)
-    if (action == "list") != (name is None):
-        raise DataError(f"schedules {action}: {'takes no' if name else 'give the'} name of a schedule")
-    with _connect(cluster, host) as client:
-        schedules = _list_schedules(client, cluster)
-        if action == "list":
-            _print_schedules(schedules)
-            return
-        selected = [schedule for schedule in schedules if schedule.display_name == name]
-        if not selected:
-            names = ", ".join(schedule.display_name for schedule in schedules)
-            raise DataError(f"no schedule '{name}'; existing schedules: {names or 'none'}")
-        for schedule in selected:
-            getattr(client, ACTIONS[action])(schedule.recurring_run_id)
-        print(f"schedule {name}: {action}d")
-
-
-def _print_schedules(schedules: "list[V2beta1RecurringRun]") -> None:
-    for schedule in schedules:
-        trigger = schedule.trigger and schedule.trigger.cron_schedule
-        state = "paused" if _is_paused(schedule) else "active"
-        print(f"{schedule.display_name}\t{trigger.cron if trigger else ''}\t{state}")
-
-
 def print_status(run_id: str | None, cluster_file: Path, host: str | None = None) -> None:
     """Print the state of a run and, if it has ended, why; or the states of the latest ten.
 
@@ -262,12 +158,12 @@ def print_status(run_id: str | None, cluster_file: Path, host: str | None = None
         DataError: if there is no such run, or KFP refuses.
     """
     cluster = load_cluster(cluster_file)
-    with _connect(cluster, host) as client:
+    with connect(cluster, host) as client:
         if run_id:
             _print_run(run := client.get_run(run_id))
             print(describe_end(run, cluster) if run.state in END_STATES else describe_progress(run))
             return
-        experiment_id = _experiment_id(client, cluster)
+        experiment_id = ensure_experiment(client, cluster)
         page = client.list_runs(page_size=10, sort_by="created_at desc", experiment_id=experiment_id)
         for run in page.runs or []:
             _print_run(run)
@@ -278,7 +174,7 @@ def _print_run(run: "V2beta1Run") -> None:
 
 
 @contextmanager
-def _connect(cluster: Cluster, host: str | None) -> "Iterator[Client]":
+def connect(cluster: Cluster, host: str | None) -> "Iterator[Client]":
     """KFP's client.
 
     Raises:
@@ -315,16 +211,16 @@ def _create_client(host: str | None, cluster: Cluster) -> "Client":
         logging.disable(logging.NOTSET)
 
 
-def _upload(client: "Client", submission: Submission) -> tuple[str, str]:
+def upload(client: "Client", submission: Submission) -> tuple[str, str]:
     """Upload the pipeline and its version unless they exist; returns their ids."""
     # without kfp's links, which it prints only if something is new
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
         path = Path(folder) / "pipeline.yaml"
         path.write_text(submission.ir_yaml)
-        pipeline_id = client.get_pipeline_id(PIPELINE)
+        pipeline_id = client.get_pipeline_id(submission.pipeline)
         if pipeline_id is None:
-            pipeline_id = client.upload_pipeline(str(path), PIPELINE).pipeline_id
-        versions = _read_pages(
+            pipeline_id = client.upload_pipeline(str(path), submission.pipeline).pipeline_id
+        versions = read_pages(
             lambda token: client.list_pipeline_versions(pipeline_id, token, PAGE_SIZE), "pipeline_versions"
         )
         version_ids = {version.display_name: version.pipeline_version_id for version in versions}
@@ -334,24 +230,14 @@ def _upload(client: "Client", submission: Submission) -> tuple[str, str]:
         return pipeline_id, version_ids[submission.version]
 
 
-def _experiment_id(client: "Client", cluster: Cluster) -> str:
+def ensure_experiment(client: "Client", cluster: Cluster) -> str:
     """The id of the experiment, which is created if needed. A single-user KFP refuses namespaces."""
     namespace = cluster.namespace if client.get_kfp_healthz().multi_user else None
     with redirect_stdout(io.StringIO()):  # a link
         return str(client.create_experiment(EXPERIMENT, namespace=namespace).experiment_id)
 
 
-def _list_schedules(client: "Client", cluster: Cluster) -> "list[V2beta1RecurringRun]":
-    experiment_id = _experiment_id(client, cluster)
-    return [
-        *_read_pages(
-            lambda token: client.list_recurring_runs(token, PAGE_SIZE, experiment_id=experiment_id),
-            "recurring_runs",
-        )
-    ]
-
-
-def _read_pages(read: Callable[[str], Any], field: str) -> Iterator[Any]:
+def read_pages(read: Callable[[str], Any], field: str) -> Iterator[Any]:
     """The rows of all pages.
 
     Args:
@@ -366,11 +252,7 @@ def _read_pages(read: Callable[[str], Any], field: str) -> Iterator[Any]:
             return
 
 
-def _is_paused(schedule: "V2beta1RecurringRun") -> bool:
-    return schedule.status == "DISABLED" or schedule.mode == "DISABLE"
-
-
-def _reachable_repo(repo: str | None) -> str:
+def find_repo(repo: str | None) -> str:
     """The URL of a repository, by default `origin` of this checkout.
 
     Raises:

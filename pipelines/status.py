@@ -43,10 +43,11 @@ def describe_progress(run: "V2beta1Run") -> str:
 
 
 def describe_end(run: "V2beta1Run", cluster: Cluster) -> str:
-    """How a run ended: the verdict of its gate; or each step that failed, and why."""
+    """How a run ended: the verdict of its gate, if it has one; or each step that failed, and why."""
     run_id, failed_steps = run.run_id, list_steps(run, FAILED)
     if run.state == SUCCEEDED:
-        lines = [f"run {run_id} succeeded", _describe_verdict(run_id)]
+        judged = "register" in list_steps(run, SUCCEEDED)
+        lines = [f"run {run_id} succeeded", *([_describe_verdict(run_id)] if judged else [])]
     elif _is_terminated(run):
         place = f" in {', '.join(failed_steps)}" if failed_steps else ""
         lines = [f"run {run_id} was terminated on request{place}; no step failed by itself"]

@@ -276,7 +276,64 @@ def register(
 
 
 @step
-def notify(status: PipelineTaskFinalStatus, run_id: str, ui: str):
+def refresh(
+    data: Input[Dataset],
+    report: Input[Artifact],
+    params: dict,
+    model_name: str,
+    revision: str,
+    data_hash: str,
+    run_id: str,
+    outcome: Output[Artifact],
+):
+    """Publish a catalogue's index for the champion, by the champion's own code. Disable caching: the registry changes.
+
+    Args:
+        data: Data set of tables; see catalog/schema.py.
+        report: Output of require_valid; the step runs after it, and does not read it.
+        params: Section `refresh` of serving.yaml; {} takes the defaults.
+        model_name: Of the registered model.
+        revision: Commit of the data, for the tags.
+        data_hash: DVC's hash of the data, for the tags.
+        run_id: KFP's id of the run (dsl.PIPELINE_JOB_ID_PLACEHOLDER), for the tags.
+        outcome: What was published, and how much of it is new.
+    """
+    import os
+    from pathlib import Path
+
+    from pipelines.step_runner import run_step
+    from serving.params import RefreshParams
+    from serving.refresh import refresh
+
+    os.environ |= {"KFP_RUN_ID": run_id, "VITRINE_DATA_REVISION": revision, "VITRINE_DATA_DVC": data_hash}
+    paths = Path(data.path), Path(outcome.path)
+    run_step("refresh", lambda: refresh(paths[0], RefreshParams(**params), paths[1], model_name))
+
+
+@step
+def monitor(data: Input[Dataset], log: dict, params: dict, model_name: str):
+    """Compare yesterday's requests with those of the week before; fail if a rule does. Disable caching: the log grows.
+
+    The page is in MLflow: KFP stores no outputs of a step that fails.
+
+    Args:
+        data: Data set of tables; see catalog/schema.py.
+        log: Section `log` of serving.yaml.
+        params: Section `monitor` of serving.yaml; {} takes the defaults.
+        model_name: Of the registered model.
+    """
+    from pathlib import Path
+
+    from pipelines.monitoring import require_rules
+    from pipelines.step_runner import run_step
+    from serving.params import LogParams, MonitorParams, ServingParams
+
+    settings = ServingParams(log=LogParams(**log), monitor=MonitorParams(**params))
+    run_step("monitor", lambda: require_rules(Path(data.path), settings, model_name))
+
+
+@step
+def notify(status: PipelineTaskFinalStatus, run_id: str, ui: str, pipeline: str):
     from pipelines.notify import send_notification
 
-    send_notification(status.state, run_id, ui)
+    send_notification(status.state, run_id, ui, pipeline)

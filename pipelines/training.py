@@ -1,7 +1,6 @@
 """The training pipeline: reads a catalogue with judged queries, trains a model, evaluates and registers it."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -11,17 +10,11 @@ from kfp.dsl import Artifact, Dataset, Input
 from pipelines import steps
 from pipelines.cluster import Cluster
 from pipelines.nodes import build_trainjob
+from pipelines.parts import Outputs, Place, add_data, add_notification, add_registry_step, add_validate
 from pipelines.placement import apply_placement, mount_shared_storage
 
-WEBHOOK = "VITRINE_WEBHOOK"
 
-Place = Callable[
-    [dsl.PipelineTask, str], dsl.PipelineTask
-]  # applies the cluster's settings to a task of a step
-Outputs = Mapping[str, Any]  # outputs of a step, by name
-
-
-def build_pipeline(cluster: Cluster, commit: str) -> dsl.base_component.BaseComponent:
+def build_training(cluster: Cluster, commit: str) -> dsl.base_component.BaseComponent:
     """The pipeline for a cluster.
 
     Args:
@@ -56,47 +49,18 @@ def build_pipeline(cluster: Cluster, commit: str) -> dsl.base_component.BaseComp
             evaluate: See `components.params.EvaluateParams`.
             register: See `components.params.RegisterParams`.
         """
-        with _notification(cluster, place):
-            version = place(steps.resolve(repo=repo, rev=rev), "resolve").set_caching_options(False).outputs
-            fetch_task = steps.fetch(repo=repo, commit=version["data_commit"], data_hash=version["data_hash"])
-            data = place(fetch_task, "fetch").outputs
-            report = _add_validate(place, {**data, "params": validate})
+        with add_notification("training", cluster, place):
+            version, data = add_data(place, repo, rev)
+            report = add_validate(place, {**data, "params": validate})
             features = add_featurize(**data, **report, params=featurize)
             model = _add_train(cluster, commit, place, {**features, "params": train})
-            index_task = steps.index(**data, **features, **model, params=index)
-            indexed = place(index_task, "index").outputs
+            indexed = place(steps.index(**data, **features, **model, params=index), "index").outputs
             evaluate_task = steps.evaluate(**data, **features, **model, **indexed, params=evaluate)
             evaluation = place(evaluate_task, "evaluate").outputs
-            register_task = steps.register(
-                **data,
-                **report,
-                **model,
-                **indexed,
-                **evaluation,
-                params=register,
-                revision=version["commit"],
-                data_hash=version["data_hash"],
-                run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
-            )
-            place(register_task, "register").set_caching_options(False)
+            judged = {**data, **report, **model, **indexed, **evaluation}
+            add_registry_step(place, "register", version, {**judged, "params": register})
 
     return training
-
-
-def _notification(cluster: Cluster, place: Place) -> AbstractContextManager[object]:
-    """Adds a step that reports the end of the run, if the cluster has a webhook; wraps all other steps."""
-    secrets = cluster.placement("notify").secrets
-    if not any(WEBHOOK in secret.keys.values() for secret in secrets):
-        return nullcontext()
-    task = steps.notify(run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, ui=cluster.ui or "")
-    return dsl.ExitHandler(place(task, "notify").set_caching_options(False), name="all-steps")
-
-
-def _add_validate(place: Place, inputs: Mapping[str, Any]) -> Outputs:
-    """Check the data in two steps: KFP does not store the report of a step that fails."""
-    checked = place(steps.validate(**inputs), "validate").outputs
-    task = steps.require_valid(checked=checked["report"], faults=checked["faults"])
-    return place(task, "require_valid").outputs
 
 
 def _featurize_builder(shards: int, place: Place) -> Callable[..., Outputs]:

@@ -27,6 +27,7 @@ from pod_server import NAMESPACE, PodServer
 
 from pipelines import ir
 from pipelines.cluster import Cluster
+from pipelines.definitions import DEFAULT
 from pipelines.local import hash_code
 
 IMAGE = os.environ.get("VITRINE_TEST_IMAGE", "vitrine:test")
@@ -55,10 +56,10 @@ def compile_once() -> Any:
     """Compile as the project does, but each pipeline only once."""
     compile_pipeline, texts = ir.compile_pipeline, {}
 
-    def compile_cached(cluster: Cluster, commit: str, params: dict[str, Any]) -> str:
-        key = (cluster.model_dump_json(), commit, json.dumps(params))
+    def compile_cached(cluster: Cluster, commit: str, params: dict[str, Any], pipeline: str = DEFAULT) -> str:
+        key = (cluster.model_dump_json(), commit, json.dumps(params), pipeline)
         if key not in texts:
-            texts[key] = compile_pipeline(cluster, commit, params)
+            texts[key] = compile_pipeline(cluster, commit, params, pipeline)
         return texts[key]
 
     return compile_cached

@@ -67,15 +67,23 @@ def submit(
     """`python -m pipelines submit` with other values of parameters; returns what the back end made of it."""
     monkeypatch.setenv("VITRINE_COMMIT", "abc")
     monkeypatch.setattr(ir, "compile_pipeline", compile_once)
-    monkeypatch.setattr(remote, "_reachable_repo", lambda repo: repo)  # takes a path of this machine
+    monkeypatch.setattr(remote, "find_repo", lambda repo: repo)  # takes a path of this machine
     kubeflow.backend.steps["resolve"] = lambda inputs: resolve_version(**inputs)._asdict()
 
-    def run(**sections: dict[str, Any]) -> Run:
+    def run(pipeline: str = "training", **sections: dict[str, Any]) -> Run:
         params = yaml.safe_load((ROOT / "params.yaml").read_text())
         path = tmp_path / "params.yaml"
         path.write_text(yaml.safe_dump(params | {key: params[key] | sections[key] for key in sections}))
-        files = ["--params", str(path), "--cluster", str(cluster_file)]
-        assert main(["submit", "--repo", shop.url, "--rev", "main", *files, "--host", kubeflow.address]) == 0
+        files = [
+            "--params",
+            str(path),
+            "--settings",
+            str(ROOT / "serving.yaml"),
+            "--cluster",
+            str(cluster_file),
+        ]
+        words = ["submit", "--pipeline", pipeline, "--repo", shop.url, "--rev", "main"]
+        assert main([*words, *files, "--host", kubeflow.address]) == 0
         return list(kubeflow.runs.values())[-1]
 
     return run
@@ -118,6 +126,21 @@ def test_a_night_without_changes_runs_no_step_again(
     (schedule,) = kubeflow.objects["recurringruns"]
     run = kubeflow.runs[kubeflow.trigger(schedule)["run_id"]]
     assert run.executed == NEVER_CACHED
+
+
+def test_a_refresh_without_new_data_checks_nothing_again(submit: Submit, shop: Shop) -> None:
+    """The champion and its index may have changed."""
+    steps = ["resolve", "fetch", "validate", "require-valid", "refresh", "notify"]
+    assert submit("refresh").executed == steps
+    assert submit("refresh").executed == ["resolve", "refresh", "notify"]
+    shop.commit("data.dvc", "b")
+    assert submit("refresh").executed == steps
+
+
+def test_what_a_training_has_done_is_not_reused_by_a_refresh(submit: Submit) -> None:
+    """KFP keeps results by pipeline (backend/src/v2/driver/cache.go at tag 2.17.0)."""
+    submit()
+    assert not submit("refresh").cached
 
 
 def test_a_failed_step_is_not_reused(submit: Submit, kubeflow: Any) -> None:

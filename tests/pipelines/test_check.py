@@ -12,7 +12,8 @@ from components.params import load_pipeline_params
 from pipelines import ir
 from pipelines.__main__ import main
 from pipelines.check import find_faults, find_placement_faults
-from pipelines.cluster import Cluster, load_cluster
+from pipelines.cluster import TARGETS, Cluster, load_cluster
+from pipelines.definitions import PIPELINES
 
 ROOT = Path(__file__).parents[2]
 Documents = list[dict[str, Any]]
@@ -169,7 +170,7 @@ def test_all_faults_are_reported_at_once(tmp_path: Path, capsys: pytest.CaptureF
         path = tmp_path / "c.yaml"
         path.write_text(yaml.safe_dump({"steps": steps}))
         assert main(["check", "--cluster", str(path), "--params", str(ROOT / "params.yaml")]) == 1
-        faults = list(find_placement_faults(load_cluster(path)))
+        faults = list(find_placement_faults(load_cluster(path), TARGETS))
         output = capsys.readouterr().err
         assert len(faults) == len(steps) and output.endswith("\n  ".join(["", *faults]) + "\n")
         return output
@@ -193,6 +194,6 @@ def test_a_pipeline_that_cannot_be_compiled_is_one_message(monkeypatch: pytest.M
     def fail(*_: object) -> None:
         raise ValueError("no such thing")
 
-    monkeypatch.setattr(ir, "build_pipeline", fail)
+    monkeypatch.setitem(PIPELINES, "training", PIPELINES["training"]._replace(build=fail))
     with pytest.raises(DataError, match="the pipeline cannot be compiled: no such thing"):
         ir.compile_pipeline(Cluster(), "abc", {})

@@ -126,7 +126,7 @@ def test_a_step_inherits_the_defaults(content: dict[str, Any]) -> None:
         cluster.image("train", "abc") == "vitrine:abc-cuda"
         and cluster.image("gather", "abc") == "vitrine:abc-cpu"
     )
-    assert cluster.required_secrets().keys() == {"vitrine-data"}
+    assert cluster.required_secrets(list(TARGETS)).keys() == {"vitrine-data"}
 
 
 def test_any_step_may_run_without_a_gpu() -> None:

@@ -30,7 +30,7 @@ class Task(NamedTuple):
     fixture: str | None  # makes the same output; None: the output holds times or numbers of versions
 
 
-TASKS = {
+TASKS = {  # the stages of the chain
     "validate": Task({"data": "data"}, {"params": {}}, "report/report.json", None),
     "require_valid": Task({"checked": "report"}, {"faults": ""}, "report/report.json", "report"),
     "featurize": Task({"data": "data", "report": "report"}, {"params": {}}, "features/products", "features"),
@@ -129,9 +129,7 @@ def test_a_folder_that_cannot_be_written_is_one_message(
 
 def test_another_pipeline_can_use_them_together(tmp_path: Path) -> None:
     export_components(tmp_path / "components")
-    load = {
-        name: load_component_from_file(str(tmp_path / "components" / f"{name}.yaml")) for name in COMPONENTS
-    }
+    load = {name: load_component_from_file(str(tmp_path / "components" / f"{name}.yaml")) for name in TASKS}
 
     @dsl.pipeline(name="theirs")
     def theirs(data: Input[Dataset]):
@@ -194,8 +192,8 @@ def test_a_component_runs_alone_as_a_process(
 
 
 @pytest.mark.docker
-@pytest.mark.parametrize("name", COMPONENTS)
-def test_each_component_runs_alone_in_a_container(
+@pytest.mark.parametrize("name", TASKS)
+def test_each_stage_runs_alone_in_a_container(
     name: str,
     image: str,
     data: Path,

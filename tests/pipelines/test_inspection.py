@@ -11,9 +11,11 @@ import yaml
 
 from pipelines.__main__ import main
 from pipelines.cluster import Cluster, load_cluster
+from pipelines.definitions import PIPELINES
 from pipelines.inspection import CONTROLLER, Findings, inspect_cluster, inspect_images, read_retry_policy
 
 ROOT = Path(__file__).parents[2]
+TRAINING = PIPELINES["training"].steps
 CORE = "/api/v1/namespaces/kubeflow"
 CONFIG_MAP = f"{CORE}/configmaps/{CONTROLLER}"
 Server = tuple[str, dict[str, Any]]  # address, and answers by path
@@ -102,16 +104,28 @@ def test_missing_images(server: Server) -> None:
 
 def test_missing_secrets_and_service_account(kubernetes: dict[str, Any], cluster: Cluster) -> None:
     place = "steps.fetch.secrets: "
-    assert inspect_cluster(cluster).faults == [
+    assert inspect_cluster(cluster, TRAINING).faults == [
         f"{place}there is no secret vitrine-data in kubeflow",
         "service_account: there is no vitrine in kubeflow",
     ]
     kubernetes[f"{CORE}/secrets/vitrine-data"] = (200, {"data": {"access-key": "eA=="}})
     kubernetes[f"{CORE}/serviceaccounts/vitrine"] = (200, {})
-    assert inspect_cluster(cluster).faults == [f"{place}the secret vitrine-data has no key secret-key"]
+    assert inspect_cluster(cluster, TRAINING).faults == [
+        f"{place}the secret vitrine-data has no key secret-key"
+    ]
     keys = {"access-key": "eA==", "secret-key": "eA=="}
     kubernetes[f"{CORE}/secrets/vitrine-data"] = (200, {"data": keys})
-    assert inspect_cluster(cluster) == Findings([], [])
+    assert inspect_cluster(cluster, TRAINING) == Findings([], [])
+
+
+def test_only_what_the_steps_of_the_pipeline_need_is_missing(kubernetes: dict[str, Any]) -> None:
+    """Whoever trains need not be able to read the log of requests, or to train on several nodes to refresh."""
+    secret = {"name": "vitrine-log", "keys": {"key": "AWS_ACCESS_KEY_ID"}}
+    cluster = Cluster.model_validate({"nodes": 2, "steps": {"monitor": {"secrets": [secret]}}})
+    assert inspect_cluster(cluster, PIPELINES["refresh"].steps) == Findings([], [])
+    assert inspect_cluster(cluster, PIPELINES["monitor"].steps).faults == [
+        "steps.monitor.secrets: there is no secret vitrine-log in kubeflow"
+    ]
 
 
 @pytest.mark.parametrize(("version", "minor"), [("v1.30.3", "30"), ("v1.30.3-gke.1", "30+")])
@@ -125,7 +139,7 @@ def test_training_on_several_nodes_needs_a_claim_a_runtime_and_a_recent_kubernet
     )
     fields = ("gitCommit", "gitTreeState", "buildDate", "goVersion", "compiler", "platform")
     kubernetes["/version/"] = (200, old | dict.fromkeys(fields, ""))
-    assert inspect_cluster(cluster).faults == [
+    assert inspect_cluster(cluster, TRAINING).faults == [
         f"nodes: Kubernetes {version} is too old for Kubeflow Trainer; it needs 1.31 or later",
         "storage: there is no claim vitrine-training in kubeflow",
         "nodes: there is no ClusterTrainingRuntime torch-distributed; install Kubeflow Trainer",
@@ -133,7 +147,7 @@ def test_training_on_several_nodes_needs_a_claim_a_runtime_and_a_recent_kubernet
     kubernetes["/version/"] = (200, recent | dict.fromkeys(fields, ""))
     kubernetes[f"{CORE}/persistentvolumeclaims/vitrine-training"] = (200, {})
     kubernetes["/apis/trainer.kubeflow.org/v1alpha1/clustertrainingruntimes/torch-distributed"] = (200, {})
-    assert inspect_cluster(cluster) == Findings([], [])
+    assert inspect_cluster(cluster, TRAINING) == Findings([], [])
 
 
 def test_a_cluster_that_retries_only_lost_pods_is_no_fault_but_is_reported(
@@ -170,7 +184,7 @@ def test_what_this_user_may_not_read_is_reported_and_the_rest_is_checked(
 ) -> None:
     kubernetes[f"{CORE}/serviceaccounts/vitrine"] = (403, {})
     del kubernetes[CONFIG_MAP]
-    findings = inspect_cluster(cluster)
+    findings = inspect_cluster(cluster, TRAINING)
     assert findings.faults == ["steps.fetch.secrets: there is no secret vitrine-data in kubeflow"]
     account, retries = findings.notes
     assert account.startswith("not checked: service account: 127.0.0.1:")
@@ -182,6 +196,6 @@ def test_a_cluster_that_does_not_answer_is_a_single_note(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_context("127.0.0.1:1", tmp_path / "config", monkeypatch)
-    findings = inspect_cluster(cluster.model_copy(update={"nodes": 2}))
+    findings = inspect_cluster(cluster.model_copy(update={"nodes": 2}), TRAINING)
     reason = "127.0.0.1:1 does not answer (MaxRetryError)"
     assert findings == Findings([], [f"not checked: secrets, service account, retries, nodes: {reason}"])

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from mlflow.server.security_utils import is_allowed_host_header
 
-from pipelines.cluster import Cluster, load_cluster
+from pipelines.check import find_placement_faults
+from pipelines.cluster import TARGETS, Cluster, load_cluster
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text()
@@ -24,9 +25,11 @@ def test_the_trial_server_answers_through_a_port_forward_of_any_port() -> None:
 
 
 def test_the_steps_of_the_page_are_those_of_a_cluster_file() -> None:
-    (block,) = re.findall(r"^    steps:\n(?:      .*\n)+", PAGE, re.MULTILINE)
-    cluster = Cluster.model_validate(yaml.safe_load(block))
-    assert cluster.placement("train").accelerator and cluster.placement("train").retries.count
+    blocks = re.findall(r"^    steps:\n(?:      .*\n)+", PAGE, re.MULTILINE)
+    train, refresh = (Cluster.model_validate(yaml.safe_load(block)) for block in blocks)
+    assert train.placement("train").accelerator and train.placement("train").retries.count
+    assert refresh.placement("refresh").accelerator
+    assert not [*find_placement_faults(train, TARGETS), *find_placement_faults(refresh, TARGETS)]
 
 
 @pytest.mark.parametrize(

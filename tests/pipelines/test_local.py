@@ -10,6 +10,8 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import warm_python
 from containers import run_in_container
@@ -22,7 +24,10 @@ from components.params import SECTIONS, load_pipeline_params
 from pipelines import local
 from pipelines.__main__ import main
 from pipelines.cluster import Cluster
+from pipelines.definitions import PIPELINES, load_parameters
 from pipelines.local import run_pipeline
+from registry import mlflow_store
+from registry.__main__ import main as registry_main
 
 pytestmark = pytest.mark.slow
 
@@ -110,14 +115,14 @@ def tracking(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
 
 
-def latest_run(root: Path) -> Path:
-    """The folder of the latest run."""
-    return max(root.glob("vitrine-training-*"), key=lambda path: path.name)
+def latest_run(root: Path, pipeline: str = "training") -> Path:
+    """The folder of the latest run of a pipeline."""
+    return max(root.glob(f"vitrine-{pipeline}-*"), key=lambda path: path.name)
 
 
-def executed_steps(root: Path) -> set[str]:
-    """Steps of the latest run that were not reused."""
-    return {path.parent.name for path in latest_run(root).rglob("executor_output.json")}
+def executed_steps(root: Path, pipeline: str = "training") -> set[str]:
+    """Steps of the latest run of a pipeline that were not reused."""
+    return {path.parent.name for path in latest_run(root, pipeline).rglob("executor_output.json")}
 
 
 def metrics(root: Path) -> Any:
@@ -191,7 +196,8 @@ def test_steps_are_known_by_their_code(shop: Shop, root: Path, monkeypatch: pyte
         names.append(cluster.image("train", ""))
         raise RuntimeError
 
-    monkeypatch.setattr(local, "build_pipeline", record_image)
+    training = PIPELINES["training"]._replace(build=record_image)
+    monkeypatch.setitem(PIPELINES, "training", training)
     for change in ("one", "one", "two"):
         monkeypatch.setattr(local, "hash_code", lambda change=change: change)
         with pytest.raises(DataError):
@@ -252,3 +258,37 @@ def test_compiled_elsewhere_it_is_the_same_file(
         environment={"VITRINE_COMMIT": "abc"},
     )
     assert output == (tmp_path / "here.yaml").read_bytes()
+
+
+def rename_product(data: Path, title: str) -> None:
+    """Give the first product of a data set another title."""
+    file = next((data / "products").glob("*.parquet"))
+    table = pq.read_table(file)
+    place = table.schema.get_field_index("title")
+    titles = pa.array([title, *table["title"].to_pylist()[1:]], table.schema.field(place).type)
+    pq.write_table(table.set_column(place, table.schema.field(place), titles), file)
+
+
+def test_a_refresh_encodes_and_publishes_what_changed(
+    first: Any, shop: Shop, data: Path, root: Path, tmp_path: Path
+) -> None:
+    """With the champion's own code. Without a further change, there is nothing to do."""
+    assert registry_main(["--params", str(ROOT / "params.yaml"), "promote", "1"]) == 0
+    shutil.copytree(data, tmp_path / "changed")
+    rename_product(tmp_path / "changed", "emerald teapot")
+    shop.commit(tmp_path / "changed")
+    params = load_parameters(PIPELINES["refresh"], ROOT / "params.yaml", ROOT / "serving.yaml")
+    outcomes, executed = [], []
+    for _ in range(2):
+        run_pipeline(str(shop.root), "HEAD", params, root, cache=True, pipeline="refresh")
+        path = latest_run(root, "refresh") / "refresh" / "outcome" / "refresh.json"
+        outcomes.append(json.loads(path.read_text()))
+        executed.append(executed_steps(root, "refresh"))
+    assert [outcome["status"] for outcome in outcomes] == ["published", "nothing changed"]
+    assert outcomes[0]["counts"]["changed"] == outcomes[0]["counts"]["encoded"] == 1
+    version = mlflow_store.connect().get_model_version("product-search", "1")
+    assert version.tags["vitrine.index"] == outcomes[0]["index"]
+    assert executed == [
+        {"resolve", "fetch", "validate", "require-valid", "refresh"},
+        {"resolve", "refresh"},
+    ]

@@ -12,7 +12,7 @@ from kubernetes import client
 from components.params import load_pipeline_params
 from pipelines import ir
 from pipelines.check import find_faults, find_placement_faults
-from pipelines.cluster import load_cluster
+from pipelines.cluster import TARGETS, load_cluster
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -77,7 +77,7 @@ def test_the_cluster_file_names_what_the_manifests_make() -> None:
 def test_the_projects_cluster_files_have_no_faults(name: str, nodes: int) -> None:
     cluster = load_cluster(DEPLOY / f"{name}.yaml").model_copy(update={"nodes": nodes})
     assert [
-        *find_placement_faults(cluster),
+        *find_placement_faults(cluster, TARGETS),
         *find_faults(ir.compile_pipeline(cluster, "abc", load_pipeline_params(ROOT / "params.yaml"))),
     ] == []
 

@@ -40,7 +40,7 @@ def call(
     monkeypatch.setattr(ir, "compile_pipeline", compile_once)
     monkeypatch.setattr(status, "POLL_INTERVAL", 0)
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(remote, "_reachable_repo", lambda url: url or repo)
+    monkeypatch.setattr(remote, "find_repo", lambda url: url or repo)
 
     def run(*words: str) -> tuple[int, str, str]:
         code = main([*words, "--host", kubeflow.address])
@@ -118,11 +118,44 @@ def test_a_schedule_of_the_same_name_is_replaced_and_stays_paused(kubeflow: Any,
     code, out, _ = call("schedule", "nightly", "--cron", "30 15 4 * * *")
     assert code == 0 and "schedule nightly replaced: 30 15 4 * * * (UTC), paused" in out
     code, out, _ = call("schedules")
-    assert sorted(out.splitlines()) == ["nightly\t30 15 4 * * *\tpaused", "weekly\t0 0 3 * * MON\tactive"]
+    assert sorted(out.splitlines()) == [
+        "nightly\t30 15 4 * * *\tpaused\tvitrine-training",
+        "weekly\t0 0 3 * * MON\tactive\tvitrine-training",
+    ]
     assert call("schedules", "resume", "nightly")[0] == 0
     assert "nightly\t30 15 4 * * *\tactive" in call("schedules")[1]
     assert call("schedules", "delete", "nightly")[0] == call("schedules", "delete", "weekly")[0] == 0
     assert not kubeflow.objects["recurringruns"]
+
+
+def test_submit_and_schedule_take_another_pipeline(kubeflow: Any, call: Any, repo: str) -> None:
+    """With its own name and its parameters of both files."""
+    code, out, err = call("submit", "--pipeline", "refresh", "--wait")
+    assert code == 0 and "verdict" not in out, err
+    (run,) = kubeflow.objects["runs"].values()
+    assert run["display_name"].startswith("vitrine-refresh ")
+    validate, max_removed = (
+        yaml.safe_load((ROOT / name).read_text())[section]
+        for name, section in (("params.yaml", "validate"), ("serving.yaml", "refresh"))
+    )
+    sent = run["runtime_config"]["parameters"]
+    assert set(sent) == {"repo", "rev", "validate", "refresh", "model_name"} and sent["repo"] == repo
+    assert sent["refresh"]["max_removed"] == max_removed["max_removed"]
+    assert sent["validate"]["max_drift"] == validate["max_drift"]
+
+    words = ["schedule", "watch", "--pipeline", "monitor", "--rev", "main", "--cron", "0 6 * * *"]
+    assert call(*words)[0] == 0
+    assert call("schedules")[1] == "watch\t0 0 6 * * *\tactive\tvitrine-monitor\n"
+    names = [pipeline["display_name"] for pipeline in kubeflow.objects["pipelines"].values()]
+    assert names == ["vitrine-refresh", "vitrine-monitor"]
+
+
+def test_a_schedule_does_not_replace_that_of_another_pipeline(kubeflow: Any, call: Any) -> None:
+    words = ["schedule", "nightly", "--rev", "main", "--cron", "0 2 * * *", "--pipeline"]
+    assert call(*words, "monitor")[0] == 0
+    code, _, err = call(*words, "refresh")
+    assert code == 1 and "schedule nightly: it runs the pipeline vitrine-monitor" in err
+    assert len(kubeflow.objects["recurringruns"]) == len(kubeflow.objects["pipelines"]) == 1
 
 
 @pytest.mark.slow

@@ -76,7 +76,11 @@ def report_run(
         assert main(["status", run_id, *options]) == 0
         looked = capsys.readouterr().out.partition("\n")[2]
         # KFP gives the exit handler of a terminated run no time
-        sent = notify.compose_message(run.final_status["state"], run_id) if run.final_status else None
+        sent = (
+            notify.compose_message(run.final_status["state"], run_id, "training")
+            if run.final_status
+            else None
+        )
         return Messages(*(text and clean(text.strip(), kubeflow, run_id) for text in (end, looked, sent)))
 
     return report
@@ -149,7 +153,7 @@ def test_the_table_names_a_failed_step_and_its_reason(
     lines = [*reason.splitlines(), "  kubectl -n kubeflow logs POD -c main", f"{UI}/#/runs/details/RUN"]
     assert messages.status == "\n  ".join(["run RUN failed", *lines])
     assert messages.wait == f"vitrine: {messages.status}"
-    assert messages.webhook == "\n".join(["Vitrine: run RUN failed", *lines[:-1]])
+    assert messages.webhook == "\n".join(["Vitrine: training run RUN failed", *lines[:-1]])
     print(f"| {step} fails {messages}")
 
 
@@ -189,7 +193,7 @@ def test_the_table_names_the_verdict_of_the_gate(
     messages = report_run()
     sentence = f"product-search version 7. Gate {verdict}: ndcg@10 is 3 % better."
     page = "http://mlflow.test/#/models/product-search/versions/7"
-    assert messages.webhook == f"Vitrine: run RUN succeeded: {sentence}\n{page}"
+    assert messages.webhook == f"Vitrine: training run RUN succeeded: {sentence}\n{page}"
     assert (
         messages.wait
         == messages.status
