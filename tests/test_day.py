@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -24,6 +25,7 @@ from components.register import register
 from components.train import train
 from components.validate import validate
 from registry.__main__ import main as registry
+from serving.__main__ import main as serving
 from serving.request_log import read_events, read_searches
 
 pytestmark = pytest.mark.slow
@@ -80,6 +82,7 @@ def test_a_day(
     products: list[Product],
     local_store: Callable[[Path], AbstractContextManager[None]],
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with local_store(tmp_path):
         register(data, report, model, index, evaluation, OPEN, tmp_path / "first")
@@ -95,6 +98,13 @@ def test_a_day(
             assert service.stop() == 0
         log = tmp_path / "log"
         assert len(read_searches(str(log))) == USERS and len(read_events(str(log))) == clicks > USERS / 2
+
+        words = ["--data", str(data), "--since", "2026-01-01", "--until", "2126-01-01"]
+        monkeypatch.setattr(
+            sys, "argv", ["serving", "monitor", *words, "--page", str(tmp_path / "monitor.html")]
+        )
+        serving()
+        assert f"{USERS:,}" in (tmp_path / "monitor.html").read_text()
 
         judged = tmp_path / "data"
         assert catalog(["queries", str(data), "--clicks", str(log), "--out", str(judged)]) == 0

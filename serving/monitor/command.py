@@ -59,7 +59,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--reference-since", metavar="TIME", help="default: seven days before the period")
     parser.add_argument("--reference-until", metavar="TIME", help="default: the start of the period")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE")
-    parser.add_argument("--serving", type=Path, default=Path("serving.yaml"), metavar="FILE")
+    parser.add_argument("--settings", type=Path, default=Path("serving.yaml"), metavar="FILE")
     parser.add_argument(
         "--page", type=Path, default=Path("artifacts") / PAGE, metavar="FILE", help="default %(default)s"
     )
@@ -67,7 +67,7 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def _monitor(arguments: argparse.Namespace) -> Report:
-    params = load_serving_params(arguments.serving)
+    params = load_serving_params(arguments.settings)
     model = cast(RegisterParams, load_section(arguments.params, "register")).model_name
     periods = choose_periods(arguments, datetime.now(UTC))
     report = measure(arguments.data, periods, params, model)

@@ -175,7 +175,7 @@ def test_a_log_without_texts_is_watched_too(watch: Watch, tmp_path: Path) -> Non
         (["--since", "yesterday"], "--since yesterday: not a time; write it like 2026-11-28"),
         (["--since", "2026-12-06"], "the period ends before it starts; give --since and --until"),
         (["--since", "2020-01-01", "--until", "2020-01-02"], "no searches in 2019-12-25 00:00 to"),
-        (["--serving", "none.yaml"], "none.yaml: No such file or directory"),
+        (["--settings", "none.yaml"], "none.yaml: No such file or directory"),
     ],
 )
 def test_errors_are_one_line(
