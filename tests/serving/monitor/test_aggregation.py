@@ -44,7 +44,7 @@ def add_up(
 
 def test_a_day_by_hand() -> None:
     searches = [
-        request("r0", ["a", "b"], 1),
+        request("r0", ["a", "b"], 1.9),
         request("r1", ["b", "a", "z"], 2, words=None, has_picture=True, latency_ms=100.0),
         request("r2", [], 3, version="4", words=1),
         request("r3", [], 4, status=503, latency_ms=1000.0),
@@ -52,9 +52,9 @@ def test_a_day_by_hand() -> None:
         request("r5", ["a"], 24),  # the day after
     ]
     events = [
-        event("r0", "b", hours=1.1),
-        event("r0", "b", hours=1.2),
-        event("r0", "a", "cart", 1.3),
+        event("r0", "b", hours=2.1),  # in the next hour
+        event("r0", "b", hours=2.2),
+        event("r0", "a", "cart", 2.3),
         event("r1", "a", hours=2.9),
         event("r1", "z", hours=3.1),  # too late
         event("r1", "c", hours=2.1),  # not shown

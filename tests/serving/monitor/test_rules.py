@@ -79,6 +79,8 @@ def test_near_a_limit_and_with_few_searches_nothing_is_decided() -> None:
     without_reference = judge_period(make_aggregate(7, 0), make_aggregate(1), [], PARAMS)
     too_few = {verdict.rule for verdict in without_reference if verdict.outcome == "too few"}
     assert too_few == {"min_volume_ratio", "min_ctr_ratio", "max_low_scores"}
+    without_clicks = judge_period(make_aggregate(7), make_aggregate(1), [], PARAMS)
+    assert [verdict.outcome for verdict in without_clicks if verdict.rule == "min_ctr_ratio"] == ["too few"]
 
 
 def test_scores_of_a_new_version_are_not_compared() -> None:
