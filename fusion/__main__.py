@@ -58,28 +58,8 @@ def _build_parser() -> argparse.ArgumentParser:
     explain.add_argument(
         "--overlay", type=Path, help="picture to write: red regions increase the product's score"
     )
-    index.add_argument("--index", type=Path, required=True, help="folder to write")
-    index.add_argument("--hybrid", type=Path, help="hybrid.json of the evaluation, for the language of BM25")
-    index.add_argument(
-        "--previous", type=Path, help="an earlier index of the same model; unchanged products are not encoded"
-    )
-    index.add_argument(
-        "--learnt",
-        type=Path,
-        help="lists.npz of the version's own index, whose lists and codes are used again",
-    )
-    index.add_argument("--report", type=Path, help="JSON file to write: counts, times and checks")
-    teach = commands.add_parser("teach", help="write a model's vectors of a data set, for train.teacher")
-    teach.set_defaults(function=_teach)
-    teach.add_argument("--model", type=Path, help="folder that the train stage wrote; with --data")
-    teach.add_argument("--data", type=Path, help="data set to encode with the model")
-    teach.add_argument(
-        "--features",
-        type=Path,
-        help="in place of a model: folder that the featurize stage wrote with a joint encoder or with both towers of "
-        "a dual encoder",
-    )
-    teach.add_argument("--teacher", type=Path, required=True, help="folder to write")
+    _add_index(index)
+    _add_teach(commands.add_parser("teach", help="write a model's vectors of a data set, for train.teacher"))
     return parser
 
 
@@ -90,6 +70,33 @@ def _add_embed_texts(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--vectors", type=Path, required=True, help="parquet file to write")
     parser.set_defaults(function=_embed_texts)
+
+
+def _add_index(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--index", type=Path, required=True, help="folder to write")
+    parser.add_argument("--hybrid", type=Path, help="hybrid.json of the evaluation, for the language of BM25")
+    parser.add_argument(
+        "--previous", type=Path, help="an earlier index of the same model; unchanged products are not encoded"
+    )
+    parser.add_argument(
+        "--learnt",
+        type=Path,
+        help="lists.npz of the version's own index, whose lists and codes are used again",
+    )
+    parser.add_argument("--report", type=Path, help="JSON file to write: counts, times and checks")
+
+
+def _add_teach(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(function=_teach)
+    parser.add_argument("--model", type=Path, help="folder that the train stage wrote; with --data")
+    parser.add_argument("--data", type=Path, help="data set to encode with the model")
+    parser.add_argument(
+        "--features",
+        type=Path,
+        help="in place of a model: folder that the featurize stage wrote with a joint encoder or with both towers of "
+        "a dual encoder",
+    )
+    parser.add_argument("--teacher", type=Path, required=True, help="folder to write")
 
 
 def _rank(arguments: argparse.Namespace) -> None:
