@@ -9,6 +9,7 @@ import numpy as np
 from catalog.progress import show_progress
 
 QUERY_CHUNK = 256  # queries scored at a time in an exact search
+SCORES_CHUNK = 2**26  # scores in memory at a time in an exact search
 ANN_MIN_PRODUCTS = 20_000  # exact search over fewer products takes a millisecond or two
 TUNING_K, TARGET_RECALL = 10, 0.99  # approximate search is tuned for this recall@10
 ENERGY_SHARE = 0.98  # of the vectors' squared lengths, kept by the projection
@@ -41,8 +42,9 @@ def top_k(
     k = min(k, len(products) if mask is None else allowed_rows.size)
     rows = np.empty((len(queries), k), np.int64)
     highest = np.empty((len(queries), k), np.float32)
-    for start in range(0, len(queries), QUERY_CHUNK):
-        scores = queries[start : start + QUERY_CHUNK] @ products.T
+    chunk = max(1, min(QUERY_CHUNK, SCORES_CHUNK // max(1, len(products))))
+    for start in range(0, len(queries), chunk):
+        scores = queries[start : start + chunk] @ products.T
         if mask is not None:
             scores[:, ~mask] = -np.inf
         for query, query_scores in enumerate(scores, start=start):

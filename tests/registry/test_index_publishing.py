@@ -260,10 +260,10 @@ class LiveStates(RuleBasedStateMachine):
     def roll_back(self) -> None:
         self.start(lambda client: rollback(ModelRegistry(client, NAME)))
 
-    @rule(number=st.none() | st.sampled_from(VERSIONS), again=st.booleans())
-    def refresh(self, number: str | None, again: bool) -> None:
+    @rule(number=st.none() | st.sampled_from(VERSIONS), repeated=st.booleans())
+    def refresh(self, number: str | None, repeated: bool) -> None:
         """A refresh of what is live, or one that began before the champion changed; of new data or the same."""
-        self.day += not again
+        self.day += not repeated
         data = f"day {self.day}"
         live = find_live_index(NAME)
         assert live
