@@ -3,7 +3,8 @@
 Both servers serve the version that has the alias (`--alias`, by default challenger), and get 1,000 queries of the data
 set, by text or by picture (`--pictures`), eight at a time. They take turns of 100 requests, so that other work on the
 machine disturbs all alike. In this process the model, without HTTP, answers the same queries one at a time, and eight
-at once. Times are milliseconds; the rate of a server is the median of its turns.
+at once. Times are milliseconds; the rate of a server is the median of its turns. CPU is the time of all processes of a
+server for a request: other work on the machine changes it least.
 """
 
 import argparse
@@ -55,8 +56,11 @@ def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         bare = load_bare_model(model, folder / "model")
+        before = list_children(os.getpid())
         mlflow_address = stack.enter_context(local_stack.serve_model(model, folder / "mlflow.log"))
+        between = list_children(os.getpid())
         service_address = start_service(arguments.alias, folder, stack)
+        after = list_children(os.getpid())
         pool = stack.enter_context(ThreadPoolExecutor(TOGETHER))
         systems: dict[str, Answer] = {
             "bare model, one at a time": lambda turn: answer_bare(bare, turn, 1),
@@ -64,7 +68,8 @@ def main() -> None:
             "`mlflow models serve`": Client(mlflow_address, write_mlflow_body, "predictions", pool),
             "`python -m serving`": Client(f"{service_address}/search", write_service_body, "results", pool),
         }
-        measure(systems, queries)
+        processes = dict(zip(list(systems)[2:], (between - before, after - between), strict=True))
+        measure(systems, processes, queries)
 
 
 def read_queries(data: Path, pictures: bool) -> list[Query]:
@@ -176,22 +181,47 @@ def check(is_right: bool, answer: object) -> None:
         sys.exit(f"a wrong answer: {answer!r}"[:1000])
 
 
-def measure(systems: dict[str, Answer], queries: Sequence[Query]) -> None:
-    """Let the systems take turns; print their latencies and rates."""
+def list_children(process: int) -> set[int]:
+    """The processes that a process has started."""
+    files = Path(f"/proc/{process}/task").glob("*/children")
+    return {int(child) for file in files for child in file.read_text().split()}
+
+
+def read_cpu_seconds(process: int) -> float:
+    """CPU time of a process and of those that it has started."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    ticks = int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK") + sum(map(read_cpu_seconds, list_children(process)))
+
+
+def measure(systems: dict[str, Answer], processes: dict[str, set[int]], queries: Sequence[Query]) -> None:
+    """Let the systems take turns; print their latencies, rates and CPU time.
+
+    Args:
+        systems: By name.
+        processes: Those that answer for a system; this process for others.
+        queries: One for each request.
+    """
     latencies: dict[str, list[float]] = {name: [] for name in systems}
     rates: dict[str, list[float]] = {name: [] for name in systems}
+    cpu = dict.fromkeys(systems, 0.0)
     for answer in systems.values():
         answer(queries[:TURN])  # warm up
     for start in range(0, len(queries), TURN):
         turn = queries[start : start + TURN]
         for name, answer in systems.items():
+            ids = processes.get(name, set())
+            cpu_before = sum(map(read_cpu_seconds, ids)) if ids else time.process_time()
             began = time.perf_counter()
             latencies[name] += answer(turn)
             rates[name].append(len(turn) / (time.perf_counter() - began))
-    print("| queries | p50 | p95 | per second |\n|---|---|---|---|")
+            cpu_after = sum(map(read_cpu_seconds, ids)) if ids else time.process_time()
+            cpu[name] += cpu_after - cpu_before
+    print("| queries | p50 | p95 | per second | CPU |\n|---|---|---|---|---|")
     for name in systems:
         p50, p95 = 1000 * np.percentile(latencies[name], [50, 95])
-        print(f"| {name} | {p50:.1f} | {p95:.1f} | {np.median(rates[name]):.0f} |")
+        milliseconds = 1000 * cpu[name] / len(queries)
+        print(f"| {name} | {p50:.1f} | {p95:.1f} | {np.median(rates[name]):.0f} | {milliseconds:.1f} |")
     peer, ours = (np.array(rates[name]) for name in list(systems)[2:])
     print(f"service / mlflow, median of the turns' ratios: {np.median(ours / peer):.2f}")
 

@@ -1,5 +1,6 @@
 """Downloads what is live, and says how to start its worker."""
 
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from registry.live_index import LiveIndex
 from serving.worker_client import Launch
 
 CODE, INDEX = "code", "index"
+MILVUS_URI = "MILVUS_URI"  # variable of the environment
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,8 @@ class PackageCache:
             "TOKENIZERS_PARALLELISM": "false",  # for a few short texts, its threads cost more than they save
         }
         interpreter = champion_process.prepare_interpreter(package)
-        return Launch(
-            interpreter, package, {name: str(path) for name, path in artifacts.items()}, environment
-        )
+        paths = {name: str(path) for name, path in artifacts.items()}
+        return Launch(interpreter, package, paths, environment, live.collection if has_milvus() else None)
 
     def remove_others(self, live: LiveIndex) -> None:
         """Remove all downloads but those of one version and its index."""
@@ -74,3 +75,8 @@ class PackageCache:
         copy.rename(path)
         shutil.rmtree(partial, ignore_errors=True)
         return path
+
+
+def has_milvus() -> bool:
+    """Whether a Milvus server is configured. A file of Milvus Lite does not count: only one process can open it."""
+    return os.environ.get(MILVUS_URI, "").startswith(("http://", "https://"))

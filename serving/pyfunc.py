@@ -72,7 +72,8 @@ class ProductSearch(PythonModel):
 
         Args:
             context: Has the artifacts `model` (output folder of the train stage), `index` (from `SearchIndex.save`) and
-                `hybrid` (from `Hybrid.save`).
+                `hybrid` (from `Hybrid.save`). The service also gives `collection`, of Milvus, to search in place of the
+                index.
 
         Raises:
             DataError: there is no index, or it is of another model.
@@ -82,9 +83,8 @@ class ProductSearch(PythonModel):
         self.model, self.featurizer = ProductSearchModel.load(folder), Featurizer.load(folder)
         if "index" not in context.artifacts:
             raise DataError("this version holds no index; build one: python -m serving refresh")
-        self.index = SearchIndex.load(
-            Path(context.artifacts["index"]), hybrid=Path(context.artifacts["hybrid"])
-        )
+        index, hybrid = (Path(context.artifacts[name]) for name in ("index", "hybrid"))
+        self.index = _open_index(index, hybrid, getattr(context, "collection", None))
         self.index.marker.require_model(ModelMarker.read(folder))
         UnknownParameterFilter.install()
 
@@ -234,6 +234,16 @@ class ProductSearch(PythonModel):
                 },
             }
         )
+
+
+def _open_index(folder: Path, hybrid: Path, collection: str | None) -> Any:
+    """The index, or what was written of it to Milvus: both have `marker`, `find` and `find_similar`."""
+    if not collection:
+        return SearchIndex.load(folder, hybrid=hybrid)
+    from fusion.search.milvus_client import connect
+    from fusion.search.milvus_index import MilvusIndex
+
+    return MilvusIndex.open(connect(), collection, folder, hybrid)
 
 
 def _read_conditions(params: Mapping[str, Any]) -> tuple[int, Filters, bool]:

@@ -13,16 +13,17 @@ import struct
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+Outcome = Mapping[str, Any] | Exception
 Query = tuple[str | None, bytes | None, Mapping[str, Any]]  # text, picture, parameters
 LENGTHS = struct.Struct(">II")
 CHUNK = 1 << 20  # bytes, of one read
 BATCH = 16  # searches that are encoded together
-BAD_REQUEST, NOT_FOUND, FAILED = 400, 404, 500  # HTTP status of an error
+FAILED, UNAVAILABLE = 500, 503  # HTTP status
+STATUSES = {ValueError: 400, LookupError: 404}  # of what the model says about a request
 
 
 def pack_frame(content: Mapping[str, Any], payload: bytes = b"") -> bytes:
@@ -87,7 +88,7 @@ class Worker:
                     self._answer_searches([search])
             for content, _ in current:
                 if content["method"] == "similar":
-                    self._answer(content["id"], partial(self._find_similar, content))
+                    self.connection.sendall(pack_answer(content["id"], self._find_similar(content)))
 
     def _receive(self) -> list[tuple[dict[str, Any], bytes]]:
         """Wait for a request; all that have arrived, at most `BATCH`. None at the end of the connection."""
@@ -115,48 +116,74 @@ class Worker:
         try:
             answers = self.model.answer(queries) if queries else []
         except Exception:
-            for (content, _), query in zip(requests, queries, strict=True):
-                self._answer(content["id"], partial(self._answer_alone, query))
-            return
-        for (content, _), answer in zip(requests, answers, strict=True):
-            self._answer(content["id"], partial(_raise_or_return, answer))
-
-    def _find_similar(self, content: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"results": self.model.similar(content["product_id"], content["params"])}
-
-    def _answer_alone(self, query: Query) -> Mapping[str, Any]:
-        return _raise_or_return(self.model.answer([query])[0])
-
-    def _answer(self, number: int, compute: Callable[[], Mapping[str, Any]]) -> None:
-        try:
-            answer = compute()
-            results = json.dumps(answer["results"], allow_nan=False, separators=(",", ":")).encode()
-            content = {name: value for name, value in answer.items() if name != "results"}
-            frame = pack_frame({"id": number, "count": len(answer["results"]), **content}, results)
-        except (LookupError, ValueError) as error:
-            is_unknown = isinstance(error, LookupError)
-            message = str(error.args[0]) if error.args else str(error)
-            status = NOT_FOUND if is_unknown else BAD_REQUEST
-            frame = pack_frame({"id": number, "status": status, "error": message})
-        except Exception:
-            traceback.print_exc()
-            frame = pack_frame(
-                {"id": number, "status": FAILED, "error": "the model failed; see the service's log"}
+            answers = [self._answer_alone(query) for query in queries]
+        # sent at once, so that the service wakes up once, and sends the next searches together
+        self.connection.sendall(
+            b"".join(
+                pack_answer(content["id"], answer)
+                for (content, _), answer in zip(requests, answers, strict=True)
             )
-        self.connection.sendall(frame)
+        )
+
+    def _answer_alone(self, query: Query) -> Outcome:
+        try:
+            return self.model.answer([query])[0]
+        except Exception as error:
+            return ModelError(error)
+
+    def _find_similar(self, content: Mapping[str, Any]) -> Outcome:
+        try:
+            return {"results": self.model.similar(content["product_id"], content["params"])}
+        except Exception as error:
+            return error if type(error) in STATUSES else ModelError(error)
 
 
-def _raise_or_return(answer: Mapping[str, Any] | Exception) -> Mapping[str, Any]:
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+class ModelError(Exception):
+    """A model fails for another reason than a wrong request. The service's log has the reason.
+
+    Attributes:
+        status: HTTP status.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__("the model failed; see the service's log")
+        self.status = UNAVAILABLE if print_error(error) else FAILED
+
+
+def pack_answer(number: int, outcome: Outcome) -> bytes:
+    """The frame that answers a request.
+
+    Args:
+        number: Of the request.
+        outcome: `results` and other values, or why there are none.
+    """
+    if not isinstance(outcome, Exception):
+        try:
+            results = json.dumps(outcome["results"], allow_nan=False, separators=(",", ":")).encode()
+            content = {name: value for name, value in outcome.items() if name != "results"}
+            return pack_frame({"id": number, "count": len(outcome["results"]), **content}, results)
+        except Exception as error:  # a value that JSON does not have
+            outcome = ModelError(error)
+    status = outcome.status if isinstance(outcome, ModelError) else STATUSES.get(type(outcome), FAILED)
+    return pack_frame({"id": number, "status": status, "error": str(outcome)})
+
+
+def print_error(error: Exception) -> bool:
+    """Print an error for the service's log; whether it comes from outside, such as a Milvus that does not answer."""
+    if is_outside := any(
+        base.__name__ == "DataError" for base in type(error).__mro__
+    ):  # of the package's code
+        print(error, file=sys.stderr, flush=True)
+    else:
+        traceback.print_exception(error)
+    return is_outside
 
 
 def load_model(settings: Mapping[str, Any]) -> Any:
     """Load the `ProductSearch` of a package.
 
     Args:
-        settings: `code`, the path of its pyfunc.py, and `artifacts`, name → path.
+        settings: `code`, the path of its pyfunc.py; `artifacts`, name → path; `collection`, of Milvus or None.
     """
     spec = importlib.util.spec_from_file_location("served_model", settings["code"])
     if spec is None or spec.loader is None:
@@ -164,7 +191,8 @@ def load_model(settings: Mapping[str, Any]) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     model = module.ProductSearch()
-    model.load_context(SimpleNamespace(artifacts=settings["artifacts"]))
+    context = SimpleNamespace(artifacts=settings["artifacts"], collection=settings["collection"])
+    model.load_context(context)
     return model
 
 
@@ -183,8 +211,7 @@ def main() -> None:
         warm_up(model)
         description = model.describe()
     except Exception as error:
-        if not any(base.__name__ == "DataError" for base in type(error).__mro__):  # of the package's own code
-            traceback.print_exc()
+        print_error(error)
         connection.sendall(pack_frame({"error": f"{type(error).__name__}: {error}"}))
         sys.exit(1)
     connection.sendall(pack_frame({"description": description}))

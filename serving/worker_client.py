@@ -51,12 +51,14 @@ class Launch:
         package: Folder of the registered model.
         artifacts: Name → path, as the model's `load_context` takes them.
         environment: Variables besides those of this process.
+        collection: In Milvus, to search in place of the index; None for the index.
     """
 
     interpreter: str
     package: Path
     artifacts: Mapping[str, str]
     environment: Mapping[str, str]
+    collection: str | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class Worker(asyncio.Protocol):
         settings = {
             "code": str(launch.package / "pyfunc.py"),
             "artifacts": dict(launch.artifacts),
+            "collection": launch.collection,
             "descriptor": theirs.fileno(),
         }
         with theirs:

@@ -38,7 +38,7 @@ def served(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> ProductSear
             "brand": ["Acme", None, "Zeta"] * 4,
             "color": ["red"] * 6 + ["blue"] * 6,
             "material": pa.nulls(12, pa.string()),
-            "price": [*range(11), None],
+            "price": pa.array([*range(11), None], pa.float64()),
             "max_price": pa.nulls(12, pa.float64()),
             "currency": ["EUR"] * 12,
             "group_id": ["a"] * 5 + [None] * 4 + ["b"] * 3,
@@ -333,6 +333,69 @@ def test_an_index_of_another_model_is_not_served(served: ProductSearch, saved: P
         ProductSearch().load_context(SimpleNamespace(artifacts=artifacts))
     with pytest.raises(DataError, match="this version holds no index"):
         ProductSearch().load_context(SimpleNamespace(artifacts={"model": saved}))
+
+
+def test_searches_of_several_users_are_answered_one_by_one(
+    served: ProductSearch, png: Callable[..., bytes]
+) -> None:
+    """As the service asks: each with its own parameters, and its own error."""
+    red = {"k": 3, "filters": {"color": ["red"]}}
+    good, bad_picture, bad_k, none, unknown = served.answer(
+        [
+            ("red shirt", png(3), red),
+            ("red", b"no picture", {}),
+            ("red", None, {"k": 0}),
+            ("red", None, {"filters": {"brand": []}}),
+            ("東京", None, {"k": 1}),
+        ]
+    )
+    query = {"text": "red shirt", "image": b64(png(3))}
+    (expected,) = served.search([query], red)
+    assert isinstance(good, dict)
+    assert [row["product_id"] for row in good["results"]] == [row["product_id"] for row in expected]
+    assert good["results"][0]["score"] == pytest.approx(expected[0]["score"], abs=1e-5)
+    assert good["unknown_tokens"] == 0
+    assert isinstance(bad_picture, ValueError) and "not a JPEG" in str(bad_picture)
+    assert isinstance(bad_k, ValueError) and "`k`" in str(bad_k)
+    assert none == {"results": [], "unknown_tokens": 0}
+    assert isinstance(unknown, dict) and unknown["unknown_tokens"] == 1
+
+
+def test_similar_products(served: ProductSearch) -> None:
+    similar = served.similar("p3", {"k": 12, "filters": {"color": ["red"]}})
+    assert {product["product_id"] for product in similar} == {"p0", "p1", "p2", "p4", "p5"}
+    with pytest.raises(LookupError, match="the index has no product 'none'"):
+        served.similar("none", {})
+    with pytest.raises(ValueError, match="`k`"):
+        served.similar("p3", {"k": 0})
+
+
+def test_a_collection_of_milvus_gives_the_same_results(
+    served: ProductSearch,
+    saved: Path,
+    write_data: Callable[..., Path],
+    open_lite: Callable[[], Any],
+    tmp_path: Path,
+) -> None:
+    from fusion.search.milvus_collection import write_collection
+
+    rows = [{"product_id": f"p{n}", "title": f"thing {n}"} for n in range(12)]
+    lexical = LexicalIndex.build(write_data({"products": rows, "queries": [], "judgements": []}))
+    index = served.index
+    index = SearchIndex(index.marker, index.fields, index.vectors, index.vectors_without, lexical)
+    write_collection(open_lite(), index, "c")
+    index.save(tmp_path / "index")
+    MODEL_ALONE.save(tmp_path / "hybrid.json")
+    paths = {"model": saved, "index": tmp_path / "index", "hybrid": tmp_path / "hybrid.json"}
+    artifacts = {name: str(path) for name, path in paths.items()}
+    milvus = ProductSearch()
+    milvus.load_context(SimpleNamespace(artifacts=artifacts, collection="c"))
+    assert milvus.describe() == served.describe()
+    for params in ({"k": 12}, {"k": 4, "filters": {"category": ["shoes"]}, "max_price": 9.0}):
+        expected, results = (model.search([{"text": "red"}], params)[0] for model in (served, milvus))
+        assert [row["product_id"] for row in results] == [row["product_id"] for row in expected]
+    with pytest.raises(LookupError):
+        milvus.similar("none", {})
 
 
 def test_missing_values_are_null_in_strict_json(served: ProductSearch) -> None:
