@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from google.protobuf import json_format
 
@@ -41,7 +42,7 @@ def check_pipeline(cluster_file: Path, params_file: Path, settings_file: Path, p
     definition = PIPELINES[pipeline]
     params = load_parameters(definition, params_file, settings_file)
     text = ir.compile_pipeline(cluster, current_commit(), params, pipeline)
-    faults = [*find_faults(text), *find_placement_faults(cluster, definition.steps)]
+    faults = [*find_faults(text), *find_placement_faults(cluster, definition.steps), *find_log_faults(params)]
     for findings in (inspect_images(cluster), inspect_cluster(cluster, definition.steps)):
         faults += findings.faults
         for note in findings.notes:
@@ -235,6 +236,15 @@ def _container_faults(name: str, container: Mapping[str, Any]) -> Iterator[str]:
     for variable in container.get("env", []):
         if SECRET_NAME.search(variable["name"]) or PASSWORD.search(variable.get("value", "")):
             yield f"{name}: the value of {variable['name']} looks like a secret; everybody could read it in KFP"
+
+
+def find_log_faults(params: Mapping[str, Any]) -> Iterator[str]:
+    """Whether pods can read the log of requests, if it is among the parameters of a pipeline."""
+    if "log" not in params:
+        return
+    folder = params["log"].get("folder")
+    if not folder or urlsplit(folder).scheme in {"", "file"}:
+        yield f"log.folder: {folder or 'null'}: pods cannot read it; give an address such as s3://BUCKET/PREFIX"
 
 
 def find_placement_faults(cluster: Cluster, steps: Sequence[str]) -> Iterator[str]:

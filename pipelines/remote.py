@@ -16,7 +16,7 @@ import yaml
 
 from catalog.schema import DataError
 from pipelines import ir
-from pipelines.check import find_faults, find_placement_faults
+from pipelines.check import find_faults, find_log_faults, find_placement_faults
 from pipelines.cluster import Cluster, current_commit, load_cluster
 from pipelines.definitions import PIPELINES, load_parameters
 from pipelines.fetch import resolve_commit
@@ -68,7 +68,12 @@ def prepare_submission(
     definition = PIPELINES[pipeline]
     params = load_parameters(definition, params_file, settings_file)
     ir_yaml = ir.compile_pipeline(cluster, commit := current_commit(), params, pipeline)
-    if faults := [*find_faults(ir_yaml), *find_placement_faults(cluster, definition.steps)]:
+    faults = [
+        *find_faults(ir_yaml),
+        *find_placement_faults(cluster, definition.steps),
+        *find_log_faults(params),
+    ]
+    if faults:
         raise DataError("\n  ".join(["nothing was sent:", *faults]))
     version = f"{commit[:12]}-{hashlib.sha256(ir_yaml.encode()).hexdigest()[:8]}"
     return Submission(definition.name, ir_yaml, version, {"repo": repo, "rev": rev, **params})

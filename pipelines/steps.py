@@ -314,14 +314,13 @@ def refresh(
 def monitor(data: Input[Dataset], log: dict, params: dict, model_name: str):
     """Compare yesterday's requests with those of the week before; fail if a rule does. Disable caching: the log grows.
 
-    The page is in MLflow: KFP stores no outputs of a step that fails.
-
     Args:
         data: Data set of tables; see catalog/schema.py.
         log: Section `log` of serving.yaml.
         params: Section `monitor` of serving.yaml; {} takes the defaults.
         model_name: Of the registered model.
     """
+    # without outputs, because KFP stores none of a step that fails: the page is in MLflow
     from pathlib import Path
 
     from pipelines.monitoring import require_rules

@@ -97,7 +97,7 @@ def test_each_file_is_a_component_in_the_image_of_its_step(
         component, step = load_component_from_file(str(folder / f"{name}.yaml")), getattr(steps, name)
         assert component.description.startswith(step.description)  # kfp adds the rest of the docstring
         for side in ("inputs", "outputs"):
-            specs, step_specs = (getattr(owner.component_spec, side) for owner in (component, step))
+            specs, step_specs = (getattr(owner.component_spec, side) or {} for owner in (component, step))
             assert {key: spec.type for key, spec in specs.items()} == {
                 key: spec.type for key, spec in step_specs.items()
             }

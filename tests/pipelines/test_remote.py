@@ -128,7 +128,17 @@ def test_a_schedule_of_the_same_name_is_replaced_and_stays_paused(kubeflow: Any,
     assert not kubeflow.objects["recurringruns"]
 
 
-def test_submit_and_schedule_take_another_pipeline(kubeflow: Any, call: Any, repo: str) -> None:
+@pytest.fixture
+def settings(tmp_path: Path) -> str:
+    """A serving.yaml with a log in a store."""
+    path = tmp_path / "serving.yaml"
+    path.write_text("log: {folder: s3://shop/log}")
+    return str(path)
+
+
+def test_submit_and_schedule_take_another_pipeline(
+    kubeflow: Any, call: Any, repo: str, settings: str
+) -> None:
     """With its own name and its parameters of both files."""
     code, out, err = call("submit", "--pipeline", "refresh", "--wait")
     assert code == 0 and "verdict" not in out, err
@@ -144,15 +154,19 @@ def test_submit_and_schedule_take_another_pipeline(kubeflow: Any, call: Any, rep
     assert sent["validate"]["max_drift"] == validate["max_drift"]
 
     words = ["schedule", "watch", "--pipeline", "monitor", "--rev", "main", "--cron", "0 6 * * *"]
-    assert call(*words)[0] == 0
+    assert call(*words, "--settings", settings)[0] == 0
+    (watch,) = kubeflow.objects["recurringruns"].values()
+    assert watch["runtime_config"]["parameters"]["log"]["folder"] == "s3://shop/log"
     assert call("schedules")[1] == "watch\t0 0 6 * * *\tactive\tvitrine-monitor\n"
     names = [pipeline["display_name"] for pipeline in kubeflow.objects["pipelines"].values()]
     assert names == ["vitrine-refresh", "vitrine-monitor"]
 
 
-def test_a_schedule_does_not_replace_that_of_another_pipeline(kubeflow: Any, call: Any) -> None:
+def test_a_schedule_does_not_replace_that_of_another_pipeline(
+    kubeflow: Any, call: Any, settings: str
+) -> None:
     words = ["schedule", "nightly", "--rev", "main", "--cron", "0 2 * * *", "--pipeline"]
-    assert call(*words, "monitor")[0] == 0
+    assert call(*words, "monitor", "--settings", settings)[0] == 0
     code, _, err = call(*words, "refresh")
     assert code == 1 and "schedule nightly: it runs the pipeline vitrine-monitor" in err
     assert len(kubeflow.objects["recurringruns"]) == len(kubeflow.objects["pipelines"]) == 1
@@ -192,6 +206,7 @@ def test_status(kubeflow: Any, call: Any) -> None:
         (["schedule", "n", "--cron", "0 2 * * *", "--rev", "no-such"], "no commit 'no-such'"),
         (["submit", "--rev", "no-such"], "no commit 'no-such'"),
         (["submit", "--cluster", "nowhere.yaml"], "nowhere.yaml: No such file"),
+        (["submit", "--pipeline", "monitor"], "log.folder: null: pods cannot read it"),
         (["schedules", "pause"], "schedules pause: give the name of a schedule"),
         (["schedules", "delete", "other"], "no schedule 'other'; existing schedules: none"),
     ],
