@@ -1,6 +1,6 @@
 """Time and memory of `python -m serving monitor` for a log of many searches, drawn here.
 
-    python -m bench.monitor [SEARCHES]
+    python bench/monitor.py [SEARCHES]
 
 Draws a log of a reference week and a day, SEARCHES together (default 1,000,000), ten results each of a catalogue of
 100,000 products, clicks on a third; then reads both periods in a process of its own, without MLflow and embeddings, and
@@ -136,7 +136,7 @@ def main(words: list[str]) -> None:
         write_log(Path(name), searches)
         size = sum(path.stat().st_size for path in Path(name).rglob("*.parquet")) / 2**20
         print(f"log: {size:,.0f} MiB", flush=True)
-        subprocess.run([sys.executable, "-m", "bench.monitor", "read", name], check=True)
+        subprocess.run([sys.executable, __file__, "read", name], check=True)
 
 
 if __name__ == "__main__":

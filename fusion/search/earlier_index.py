@@ -126,9 +126,5 @@ def measure_self_recall(vectors: np.ndarray, ivf: IVFIndex | None) -> float:
     if not len(sample):
         return 1.0
     _, scores = (ivf.top_k if ivf else top_k)(sample, vectors, 1)
-<<<<<<< HEAD
-    own_scores = np.einsum("ij,ij->i", sample, sample)
-=======
     own_scores = (sample * sample).sum(1)
->>>>>>> 7bfcf33 (Docs: refresh; bench/refresh.py)
     return float((np.abs(scores[:, 0] - own_scores) <= SCORE_TOLERANCE).mean())
