@@ -32,12 +32,13 @@ from fusion.search.milvus_collection import write_collection
 from fusion.search.milvus_index import MilvusIndex
 from fusion.search.query_terms import QueryTerms
 from fusion.search.search_index import SearchIndex
-from fusion.search.vector_index import TUNING_K, IVFIndex, recall
+from fusion.search.vector_index import TUNING_K, IVFIndex
 from scoring.judgements import read_judgements_by_judge
 from scoring.milvus_system import rank_milvus
 from scoring.params import EvaluateParams
 from scoring.results import score_systems
 from scoring.systems import HYBRID, MILVUS, build_run_table, load_candidate, load_index
+from serving.publish import measure_recall
 
 VOCABULARY, TITLE_WORDS, QUERY_WORDS = 20_000, 12, 3
 HYBRID_SETTINGS = Hybrid(0.5, 100, "en")
@@ -101,11 +102,12 @@ def compare_search(
     filters: Filters,
     texts: Sequence[str] | None,
 ) -> list[str]:
-    rows, true_scores = exact.search(queries, TUNING_K, exact.filter_mask(filters), texts)
-    expected = np.array(exact.fields["product_id"].to_pylist(), object)[rows]
+    expected = exact.find(queries, TUNING_K, filters, texts)
     results = milvus.find(queries, TUNING_K, filters, texts)
-    scores = np.array([[result["score"] for result in row] for row in results])
-    same = np.array([[result["product_id"] for result in row] for row in results]) == expected
+    same = [
+        [mine["product_id"] == other["product_id"] for mine, other in zip(*rows, strict=True)]
+        for rows in zip(results, expected, strict=True)
+    ]
 
     def single(engine: MilvusIndex | SearchIndex) -> Callable[[int], object]:
         def search(query: int) -> object:
@@ -121,7 +123,7 @@ def compare_search(
             search(query)
             timings.append(time.perf_counter() - start)
     medians = [f"{np.median(timings) * 1e3:.1f}" for timings in times]
-    return [f"{recall(scores, true_scores).mean():.4f}", f"{same.mean():.4f}", *medians]
+    return [f"{measure_recall(results, expected):.4f}", f"{np.mean(same):.4f}", *medians]
 
 
 def draw_index(product_count: int, query_count: int) -> tuple[SearchIndex, QueryEmbeddings, list[str]]:

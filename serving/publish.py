@@ -22,10 +22,10 @@ from fusion.search.milvus_client import (
     translate_errors,
 )
 from fusion.search.milvus_collection import PARTIAL, name_collection, write_collection
-from fusion.search.milvus_index import MilvusIndex
+from fusion.search.milvus_index import MilvusIndex, Rows
 from fusion.search.query_terms import QueryTerms
 from fusion.search.search_index import SearchIndex
-from fusion.search.vector_index import TARGET_RECALL, TUNING_K, recall
+from fusion.search.vector_index import SCORE_TOLERANCE, TARGET_RECALL, TUNING_K
 from registry import mlflow_store
 from registry.__main__ import load_params
 from registry.champion_history import previous_champion
@@ -149,12 +149,25 @@ def _measure_recall(client: "MilvusClient", index: SearchIndex, collection: str,
     views = [vectors[rows].astype(np.float32) for vectors in (index.vectors, *index.vectors_without.values())]
     queries = QueryEmbeddings(np.concatenate(views), index.marker.model)
     texts = index.fields["title"].take(rows).to_pylist() * len(views)
-    k = min(TUNING_K, len(index.vectors))
-    _, true_scores = exact.search(queries, k, texts=texts)
-    scores = np.full(true_scores.shape, -np.inf)
-    for query, results in enumerate(milvus.find(queries, k, texts=texts)):
-        scores[query, : len(results)] = [result["score"] for result in results]
-    return float(recall(scores, true_scores).mean())
+    return measure_recall(
+        milvus.find(queries, TUNING_K, texts=texts), exact.find(queries, TUNING_K, texts=texts)
+    )
+
+
+def measure_recall(results: Sequence[Rows], expected: Sequence[Rows]) -> float:
+    """Mean share of what exact search returns.
+
+    Args:
+        results, expected: Per query, as `MilvusIndex.find` returns them. A result counts if exact search returns it, or
+            if it scores as high as the last of exact search.
+    """
+    shares = []
+    for rows, exact in zip(results, expected, strict=True):
+        ids = {row["product_id"] for row in exact}
+        lowest = min((row["score"] for row in exact), default=0) - SCORE_TOLERANCE
+        hits = sum(row["product_id"] in ids or row["score"] >= lowest for row in rows)
+        shares.append(hits / len(exact) if exact else 1.0)
+    return float(np.mean(shares))
 
 
 def _name_collection_of(registry: ModelRegistry, number: str, collection: str) -> None:

@@ -28,10 +28,11 @@ from registry.champion_process import CHAMPION, find_artifact, list_artifacts, r
 from registry.index_publishing import publish
 from registry.lineage import collect_lineage
 from registry.live_index import LiveIndex, find_live_index
-from registry.model_registry import CHALLENGER
+from registry.model_registry import CHALLENGER, ModelRegistry
 from registry.params import RegisterParams
 from serving.packages import PackageCache
 from serving.params import RefreshParams, load_serving_params
+from serving.publish import publish_if_in_milvus
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -100,7 +101,8 @@ def refresh(
         alias: Of the version.
 
     Raises:
-        DataError: where no version has the alias, the index is not published, or another one has it meanwhile.
+        DataError: where no version has the alias, the index is not published, Milvus cannot be reached that has the
+            version's, or another one has the alias meanwhile.
     """
     with lock_work(outcome) as work:
         source, version = read_source(model_name, work / "downloads", alias)
@@ -110,11 +112,35 @@ def refresh(
             require_safe(report, params)
             address = publish_index(version, index, report, params.keep, data)
             result |= {"status": PUBLISHED, "index": address, **report}
+        result |= write_to_milvus(model_name, source, index)
+        if index:
             shutil.rmtree(index)
         with store.new_atomic_dir(outcome) as folder:
             (folder / OUTCOME_FILE).write_text(json.dumps(result, indent=2) + "\n")
         print(describe(result))
     require_same_version(model_name, source.live, alias)
+
+
+def write_to_milvus(model_name: str, source: Source, index: Path | None) -> dict[str, str]:
+    """Write the index to Milvus, where the champion or the one before is; also what a killed refresh did not write.
+
+    Args:
+        model_name: Of the registered model.
+        source: What the refresh started from.
+        index: Today's; None where nothing changed.
+
+    Returns:
+        The name of the collection, if there is one.
+
+    Raises:
+        DataError: Milvus cannot be reached, or the collection searches badly.
+    """
+    folder = index or source.previous
+    if not folder:
+        return {}
+    registry = ModelRegistry(mlflow_store.connect(), model_name)
+    publication = publish_if_in_milvus(registry, source.live.version, folder)
+    return {"collection": publication.collection} if publication else {}
 
 
 @contextmanager

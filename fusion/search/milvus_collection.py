@@ -31,6 +31,7 @@ MARKER, LARGEST_GROUP, INDEX_KIND = "vitrine.marker", "vitrine.largest_group", "
 TERMS = "vitrine.terms"  # property: fingerprint of BM25's terms
 PARTIAL = "_partial"  # suffix of the name of a collection that is not complete
 MAX_TEXT = 65_535  # bytes, Milvus' limit of a VARCHAR
+LISTS = 128  # inverted lists
 BATCH = 1000  # products written at a time: a few MB, Milvus' limit is 64 MB
 
 
@@ -45,23 +46,21 @@ class IndexKind(NamedTuple):
     name: str
     build: dict[str, int]
 
-    def choose_breadth(self, depth: int, filtered: bool) -> dict[str, int]:
+    def choose_breadth(self, depth: int) -> dict[str, int]:
         """The parameters of a search: how much of the index it reads.
 
         Args:
             depth: Number of results.
-            filtered: Whether there are filters; all inverted lists are read then, and the search is exact.
         """
-        lists = self.build.get("nlist", 0)
-        breadths = {
-            "IVF_FLAT": {"nprobe": lists if filtered else lists // 4},
-            "HNSW": {"ef": max(256, 2 * depth)},
-        }
+        breadths = {"IVF_FLAT": {"nprobe": LISTS}, "HNSW": {"ef": max(256, 2 * depth)}}
         return breadths.get(self.name, {})
 
 
 def choose_index(lite: bool, count: int) -> IndexKind:
-    """Choose the kind of index: a graph in a cluster; in Milvus Lite, exact search where that is fast enough.
+    """Choose the kind of index: a graph in a cluster, exact search in Milvus Lite.
+
+    Milvus Lite copies all vectors for each search with `FLAT`. Inverted lists of which all are read are exact as well,
+    and faster with many products; a graph is not exact, the less so with filters.
 
     Args:
         lite: Whether Milvus is Milvus Lite.
@@ -69,9 +68,7 @@ def choose_index(lite: bool, count: int) -> IndexKind:
     """
     if not lite:
         return IndexKind("HNSW", {"M": 32, "efConstruction": 256})
-    if count <= ANN_MIN_PRODUCTS:
-        return IndexKind("FLAT", {})
-    return IndexKind("IVF_FLAT", {"nlist": int(4 * count**0.5)})
+    return IndexKind("IVF_FLAT", {"nlist": LISTS}) if count > ANN_MIN_PRODUCTS else IndexKind("FLAT", {})
 
 
 def name_collection(alias: str, index: SearchIndex) -> str:

@@ -242,7 +242,7 @@ class MilvusIndex:
     def _search(
         self, field: str, queries: Sequence[Any], limit: int, expression: str, **options: str
     ) -> list[Ranking]:
-        breadth = self._kind.choose_breadth(limit, bool(expression)) if field == VECTOR else {}
+        breadth = self._kind.choose_breadth(limit) if field == VECTOR else {}
         rankings: list[Ranking] = []
         size = max(1, MAX_RESULTS // limit)
         for start in range(0, len(queries), size):

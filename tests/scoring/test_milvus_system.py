@@ -14,11 +14,10 @@ from scoring.systems import BM25, CANDIDATE, HYBRID, MILVUS, choose_rivals
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("collapse", [None, "group_id"])
 def test_milvus_ranks_as_the_served_system(
-    data: Path, features: Path, model: Path, index: Path, tmp_path: Path, collapse: str | None
+    data: Path, features: Path, model: Path, index: Path, tmp_path: Path
 ) -> None:
-    params = EvaluateParams(milvus=True, collapse=collapse)
+    params = EvaluateParams(milvus=True)
     evaluate(data, features, model, index, params, tmp_path / "evaluation")
     served, through_milvus = (
         Run.from_parquet(tmp_path / "evaluation" / "runs" / f"{system}.parquet").to_dict()
