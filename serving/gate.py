@@ -18,6 +18,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 SIMILAR = "/similar/"  # and a product's id
+EVENTS, EVENT_MB = "/events", 0.05  # an event is small, and its number is not limited
+CLOSED = 499  # in metrics: the client has gone; the name is nginx's
 LIMITED = ("/search", SIMILAR)  # the requests that a worker answers
 ROUTES = {"/search", "/events", "/healthz", "/readyz", "/metrics", "/openapi.json"}
 logger = logging.getLogger("vitrine")
@@ -75,7 +77,7 @@ class Gate:
         finally:
             seconds = asyncio.get_running_loop().time() - start
             route = name_route(scope["path"])
-            self.metrics.requests.labels(route, answer.status).inc()
+            self.metrics.requests.labels(route, answer.status or CLOSED).inc()
             self.metrics.seconds.labels(route).observe(seconds)
 
     async def _answer(self, scope: Scope, receive: Receive, answer: "Answer") -> None:
@@ -113,8 +115,9 @@ class Gate:
         kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if kind != b"application/json":
             raise RequestError(415, "send JSON, with the header Content-Type: application/json")
-        limit = int(self.params.body_mb * 1_000_000)
-        too_large = RequestError(413, f"the body is larger than {self.params.body_mb:g} MB")
+        megabytes = min(EVENT_MB, self.params.body_mb) if scope["path"] == EVENTS else self.params.body_mb
+        limit = int(megabytes * 1_000_000)
+        too_large = RequestError(413, f"the body is larger than {megabytes:g} MB")
         declared = headers.get(b"content-length", b"")
         if declared.isdigit() and int(declared) > limit:
             raise too_large

@@ -143,12 +143,14 @@ class LiveModel:
             if not isinstance(error, DataError | OSError):
                 logger.exception("unexpected")
             return
+        before = self._worker
         self._switch(live, worker)
+        if before:
+            await before.drain(self.params.timeout_seconds)  # until its end, it may read its files
         if live == self._target:
             await run_in_thread(self._forget_others, live)
 
     def _switch(self, live: LiveIndex, worker: Worker) -> None:
-        before = self._worker
         self._workers.add(worker)
         self._worker, self._serving = worker, live
         self._ready_since = asyncio.get_running_loop().time()
@@ -156,8 +158,6 @@ class LiveModel:
         self.metrics.set_model(self.alias, worker.version, worker.description)
         logger.info("%s: version %s answers, index %s", self.alias, live.version, worker.index)
         self._add_task(self._wait_for_end(worker))
-        if before and not before.closed.is_set():
-            self._add_task(before.drain(self.params.timeout_seconds))
 
     def _retire(self) -> None:
         """Stop the worker, as nothing is live any more; it answers what it has."""

@@ -55,7 +55,7 @@ class PackageCache:
         """Remove all downloads but those of one version and its index."""
         kept = {self._path(uri) for uri in (live.model_uri, live.index_uri) if uri}
         for folder in set(self.folder.iterdir()) - kept:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # what stays needs only room
 
     def _path(self, uri: str) -> Path:
         return self.folder / blake2b(uri.encode(), digest_size=8).hexdigest()

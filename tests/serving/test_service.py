@@ -143,7 +143,9 @@ def test_a_body_that_does_not_arrive_is_408(start: Callable[..., StubService]) -
             "POST /search HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
         )
         connection.sendall(head.encode())
-        answer = connection.recv(10_000).decode()
+        answer = ""
+        while "}" not in answer:
+            answer += connection.recv(10_000).decode()
     assert answer.startswith("HTTP/1.1 408 ") and "the body did not arrive within 0.5 s" in answer
 
 
@@ -229,6 +231,11 @@ def test_searches_and_events_are_logged(service: StubService) -> None:
     assert (kept.request_id, kept.product_id, kept.kind) == (good.request_id, "p1", "cart")
 
 
+def test_an_event_is_small(service: StubService) -> None:
+    event = {"request_id": REQUEST_ID, "product_id": "x" * 60_000, "kind": "click"}
+    assert service.post("/events", event).status_code == 413
+
+
 @pytest.mark.parametrize(
     "event", [{"kind": "view"}, {"request_id": "x"}, {"product_id": ""}, {"position": 1}]
 )
@@ -279,6 +286,18 @@ def test_another_version_answers_without_a_failed_request(start: Callable[..., S
         thread.join()
     assert not failures and versions.keys() == {"1", "2", "3"}
     assert 'version="3"' in service.get("/metrics").text and 'version="2"' not in service.get("/metrics").text
+
+
+def test_the_files_of_a_version_stay_until_it_has_answered(start: Callable[..., StubService]) -> None:
+    service = start()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(service.search, "sleep 1.5")
+        wait_until(lambda: service.read_metric("vitrine_waiting_requests") == 1)
+        service.live = "2"
+        wait_until(lambda: service.search("red").json()["version"] == "2")
+        assert "2" not in service.kept or running.done()
+        assert running.result().json()["version"] == "1"
+    wait_until(lambda: service.kept == ["1", "2"])
 
 
 def test_a_version_that_does_not_start_leaves_the_one_before(start: Callable[..., StubService]) -> None:
