@@ -166,8 +166,8 @@ class LiveExperiment:
         if self._catalogues != (champion.index, challenger.index):
             self._catalogues = (champion.index, challenger.index)
             logger.warning(
-                "experiment: it waits: version %s and version %s have indexes of different data; refresh both: python "
-                "-m serving refresh --alias challenger",
+                "experiment: it waits: version %s and version %s have indexes of different data; set "
+                "refresh.challenger to true, and run python -m serving refresh",
                 champion.version,
                 challenger.version,
             )

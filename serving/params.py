@@ -20,6 +20,9 @@ class RefreshParams(Params):
         "by their own vectors finds first",
     )
     keep: int = Field(2, ge=1, description="indexes to keep of a version; older ones are deleted")
+    challenger: bool = Field(
+        False, description="whether the challenger gets the catalogue too, which an experiment needs"
+    )
 
 
 class ServiceParams(Params):

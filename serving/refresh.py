@@ -1,6 +1,6 @@
 """`python -m serving refresh`: today's catalogue, encoded by the champion without training.
 
-A challenger that customers compare with it needs the same catalogue: `--alias challenger`.
+With `refresh.challenger`, the challenger gets the same catalogue, so that customers can compare the two.
 Only products whose content changed are encoded. Killed anywhere and run again, it goes on.
 """
 
@@ -73,37 +73,35 @@ def main() -> None:
         metavar="PATH",
         help=f"folder to write {OUTCOME_FILE} into; a folder beside it keeps what a killed refresh did",
     )
-    parser.add_argument(
-        "--alias",
-        choices=(CHAMPION, CHALLENGER),
-        default=CHAMPION,
-        help="of the version; default %(default)s",
-    )
     arguments = parser.parse_args()
-    params, name = load_serving_params(arguments.settings).refresh, load_params(arguments.params).model_name
-    refresh(arguments.data, params, arguments.outcome, name, arguments.alias)
+    params = load_serving_params(arguments.settings).refresh
+    refresh(arguments.data, params, arguments.outcome, load_params(arguments.params).model_name)
 
 
 def refresh(
-    data: Path,
-    params: RefreshParams,
-    outcome: Path,
-    model_name: str = RegisterParams().model_name,
-    alias: str = CHAMPION,
+    data: Path, params: RefreshParams, outcome: Path, model_name: str = RegisterParams().model_name
 ) -> None:
-    """Build the index of a data set with the code of a version, and publish it.
+    """Build the index of a data set with the champion's own code, and publish it; if asked, likewise the challenger's.
 
     Args:
         data: Today's data set, validated.
         params: What is not published, and how many indexes are kept.
-        outcome: Folder to write: refresh.json, with status, version, address, counts, seconds and recalls.
+        outcome: Folder to write: refresh.json, with status, version, address, counts, seconds and recalls. That of the
+            challenger is beside it, in a folder whose name ends in "-challenger".
         model_name: Of the registered model.
-        alias: Of the version.
 
     Raises:
-        DataError: where no version has the alias, the index is not published, Milvus cannot be reached that has the
-            version's, or another one has the alias meanwhile.
+        DataError: where there is no champion, an index is not published, Milvus cannot be reached that has the version's,
+            or another version got the alias meanwhile.
     """
+    refresh_version(data, params, outcome, model_name, CHAMPION)
+    if params.challenger and find_live_index(model_name, CHALLENGER):
+        place = outcome.with_name(f"{outcome.name}-{CHALLENGER}")
+        refresh_version(data, params, place, model_name, CHALLENGER)
+
+
+def refresh_version(data: Path, params: RefreshParams, outcome: Path, model_name: str, alias: str) -> None:
+    """Build and publish the index of the version that has an alias; otherwise as `refresh`."""
     with lock_work(outcome) as work:
         source, version = read_source(model_name, work / "downloads", alias)
         index, report = build(data, source, work)

@@ -232,7 +232,7 @@ def test_versions_with_different_catalogues_are_not_compared(
     warnings = [
         text for text in caplog.messages if "version 1 and version 4 have indexes of different data" in text
     ]
-    assert len(warnings) == 1 and "refresh --alias challenger" in warnings[0]
+    assert len(warnings) == 1 and "run python -m serving refresh" in warnings[0]
     assert service.read_metric("vitrine_challenger_failures_total", reason="catalogue") == 2
 
 

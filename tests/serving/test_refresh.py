@@ -193,13 +193,17 @@ def test_without_a_champion(client: "MlflowClient", data: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("client", "warm_start")
-def test_a_challenger_gets_the_catalogue_too(data: Path, tmp_path: Path) -> None:
-    refresh(data, RefreshParams(), tmp_path / "out", alias="challenger")
-    assert read_outcome(tmp_path / "out") == {"status": "nothing changed", "version": "2"}
-    today = write_day(data, tmp_path / "data", sell)
-    refresh(today, RefreshParams(), tmp_path / "out", alias="challenger")
-    live = find_live_index(NAME, "challenger")
-    assert live and (live.version, live.index_uri) == ("2", read_outcome(tmp_path / "out")["index"])
-    champion = find_live_index(NAME)
-    assert champion and champion.index_uri is None
+@pytest.mark.usefixtures("warm_start")
+def test_a_challenger_gets_the_catalogue_too(client: "MlflowClient", data: Path, tmp_path: Path) -> None:
+    today, params = write_day(data, tmp_path / "data", sell), RefreshParams(challenger=True)
+    refresh(today, params, tmp_path / "out")
+    for alias, version, folder in (("champion", "1", "out"), ("challenger", "2", "out-challenger")):
+        outcome, live = read_outcome(tmp_path / folder), find_live_index(NAME, alias)
+        assert live and (outcome["version"], live.version, live.index_uri) == (
+            version,
+            version,
+            outcome["index"],
+        )
+    client.delete_registered_model_alias(NAME, "challenger")
+    refresh(today, params, tmp_path / "out")
+    assert read_outcome(tmp_path / "out")["status"] == "nothing changed"
