@@ -100,7 +100,7 @@ def test_the_same_run_again_only_resolves_registers_and_notifies(submit: Submit)
 def test_a_changed_parameter_of_train_runs_train_and_what_follows(submit: Submit) -> None:
     submit()
     run = submit(train={"epochs": 1})
-    assert run.executed == ["resolve", "train", "evaluate", "register", "notify"]
+    assert run.executed == ["resolve", "train", "index", "evaluate", "register", "notify"]
 
 
 def test_changed_data_run_every_step(submit: Submit, shop: Shop) -> None:
@@ -147,7 +147,7 @@ def test_a_failed_step_is_not_reused(submit: Submit, kubeflow: Any) -> None:
     kubeflow.backend.endings["train"] = OUT_OF_MEMORY
     assert submit().states[-1] == "FAILED"
     kubeflow.backend.endings.clear()
-    assert submit().executed == ["resolve", "train", "evaluate", "register", "notify"]
+    assert submit().executed == ["resolve", "train", "index", "evaluate", "register", "notify"]
 
 
 def test_all_runs_again_if_fetch_is_not_cached(submit: Submit, monkeypatch: pytest.MonkeyPatch) -> None:
