@@ -27,12 +27,15 @@ class LiveIndex(NamedTuple):
     collection: str | None
 
 
-def find_live_index(name: str, alias: str = CHAMPION) -> LiveIndex | None:
-    """The version that has an alias, and its index; reads only.
+def find_live_index(name: str, role: str = CHAMPION) -> LiveIndex | None:
+    """A version and its index; reads only.
 
     Args:
         name: Of the registered model.
-        alias: Such as "champion".
+        role: An alias, such as "champion", or the number of a version.
+
+    Returns:
+        None if no version has the alias or the number.
 
     Raises:
         DataError: where MLflow cannot be reached.
@@ -42,8 +45,11 @@ def find_live_index(name: str, alias: str = CHAMPION) -> LiveIndex | None:
     client = mlflow_store.connect()
     with mlflow_store.translate_errors():
         models = client.search_registered_models(f"name = '{name}'")
-        number = models[0].aliases.get(alias) if models else None
-        return read_live_index(client.get_model_version(name, str(number))) if number else None
+        number = models[0].aliases.get(role, role) if models else None
+        versions = client.search_model_versions(f"name = '{name}'", max_results=10_000) if models else []
+    return next(
+        (read_live_index(version) for version in versions if str(version.version) == str(number)), None
+    )
 
 
 def read_live_index(version: "ModelVersion") -> LiveIndex:

@@ -73,9 +73,16 @@ def main() -> None:
         metavar="PATH",
         help=f"folder to write {OUTCOME_FILE} into; a folder beside it keeps what a killed refresh did",
     )
+    parser.add_argument(
+        "--version", metavar="N", help="refresh this version alone, such as one that has no index yet"
+    )
     arguments = parser.parse_args()
     params = load_serving_params(arguments.settings).refresh
-    refresh(arguments.data, params, arguments.outcome, load_params(arguments.params).model_name)
+    places = arguments.data, params, arguments.outcome, load_params(arguments.params).model_name
+    if arguments.version:
+        refresh_version(*places, arguments.version)
+    else:
+        refresh(*places)
 
 
 def refresh(
@@ -91,8 +98,8 @@ def refresh(
         model_name: Of the registered model.
 
     Raises:
-        DataError: where there is no champion, an index is not published, Milvus cannot be reached that has the version's,
-            or another version got the alias meanwhile.
+        DataError: where there is no champion, an index is not published, Milvus cannot be reached that has the
+            version's, or another version got the alias meanwhile.
     """
     refresh_version(data, params, outcome, model_name, CHAMPION)
     if params.challenger and find_live_index(model_name, CHALLENGER):
@@ -100,10 +107,10 @@ def refresh(
         refresh_version(data, params, place, model_name, CHALLENGER)
 
 
-def refresh_version(data: Path, params: RefreshParams, outcome: Path, model_name: str, alias: str) -> None:
-    """Build and publish the index of the version that has an alias; otherwise as `refresh`."""
+def refresh_version(data: Path, params: RefreshParams, outcome: Path, model_name: str, role: str) -> None:
+    """Build and publish the index of one version, see `find_live_index`; otherwise as `refresh`."""
     with lock_work(outcome) as work:
-        source, version = read_source(model_name, work / "downloads", alias)
+        source, version = read_source(model_name, work / "downloads", role)
         index, report = build(data, source, work)
         result: dict[str, Any] = {"status": UNCHANGED, "version": source.live.version}
         if index:
@@ -116,7 +123,7 @@ def refresh_version(data: Path, params: RefreshParams, outcome: Path, model_name
         with store.new_atomic_dir(outcome) as folder:
             (folder / OUTCOME_FILE).write_text(json.dumps(result, indent=2) + "\n")
         print(describe(result))
-    require_same_version(model_name, source.live, alias)
+    require_same_version(model_name, source.live, role)
 
 
 def write_to_milvus(model_name: str, source: Source, index: Path | None) -> dict[str, str]:
@@ -160,16 +167,16 @@ def lock_work(outcome: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def read_source(model_name: str, downloads: Path, alias: str) -> "tuple[Source, ModelVersion]":
+def read_source(model_name: str, downloads: Path, role: str) -> "tuple[Source, ModelVersion]":
     """Download a version and its index, unless they are here, and remove other downloads; also the version.
 
     Raises:
-        DataError: where no version has the alias.
+        DataError: where there is no such version.
     """
-    live = find_live_index(model_name, alias)
+    live = find_live_index(model_name, role)
     if live is None:
-        hint = "; promote a version: python -m registry promote N" if alias == CHAMPION else ""
-        raise DataError(f"{model_name} has no {alias}{hint}")
+        hint = "; promote a version: python -m registry promote N" if role == CHAMPION else ""
+        raise DataError(f"{model_name} has no {f'version {role}' if role.isdigit() else role}{hint}")
     downloads.mkdir(exist_ok=True)
     cache = PackageCache(downloads)
     cache.remove_others(live)
@@ -255,15 +262,15 @@ def describe(result: dict[str, Any]) -> str:
     return f"{table}\nrefresh: version {result['version']} serves this catalogue now: {result['index']}"
 
 
-def require_same_version(model_name: str, live: LiveIndex, alias: str) -> None:
+def require_same_version(model_name: str, live: LiveIndex, role: str) -> None:
     """Say so where another version got the alias during the refresh.
 
     Raises:
         DataError: the alias moved; the index stays with its version.
     """
-    now = find_live_index(model_name, alias)
+    now = find_live_index(model_name, role)
     if now is None or now.version != live.version:
         raise DataError(
-            f"refresh: the {alias} changed meanwhile: version {live.version} has the new index, for a rollback, "
-            f"but {f'version {now.version}' if now else 'no version'} is the {alias}; refresh again"
+            f"refresh: the {role} changed meanwhile: version {live.version} has the new index, for a rollback, "
+            f"but {f'version {now.version}' if now else 'no version'} is the {role}; refresh again"
         )

@@ -17,9 +17,8 @@ import uvicorn
 from catalog.config import read_yaml, validate_values
 from catalog.schema import DataError
 from catalog.threads import limit_threads
-from registry import mlflow_store
 from registry.champion_process import CHAMPION
-from registry.live_index import LiveIndex, find_live_index, read_live_index
+from registry.live_index import LiveIndex, find_live_index
 from registry.model_registry import CHALLENGER
 from registry.params import RegisterParams
 from serving.api import build_app
@@ -85,18 +84,8 @@ def read_model_name(path: Path) -> str:
 def choose_version(name: str, arguments: argparse.Namespace) -> tuple[Callable[[], LiveIndex | None], str]:
     """The function that reads what is to be served, and its name in messages."""
     if arguments.version:
-        return partial(find_version, name, arguments.version), f"version {arguments.version}"
+        return partial(find_live_index, name, arguments.version), f"version {arguments.version}"
     return partial(find_live_index, name, arguments.alias), arguments.alias
-
-
-def find_version(name: str, number: str) -> LiveIndex | None:
-    """A version and its index; None if there is no such version."""
-    if not mlflow_store.store_exists():
-        return None
-    client = mlflow_store.connect()
-    with mlflow_store.translate_errors():
-        versions = client.search_model_versions(f"name = '{name}'", max_results=10_000)
-    return next((read_live_index(version) for version in versions if str(version.version) == number), None)
 
 
 def describe_missing(name: str, alias: str) -> str:

@@ -21,12 +21,13 @@ from registry.live_index import INDEX, find_live_index
 from registry.model_registry import ModelRegistry
 from serving import __main__ as serving
 from serving.params import RefreshParams
-from serving.refresh import OUTCOME_FILE, lock_work, refresh, require_safe
+from serving.refresh import OUTCOME_FILE, lock_work, main, refresh, require_safe
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 NAME = "product-search"
+ROOT = Path(__file__).parents[2]
 REPORT = {
     "counts": {"products": 90, "previous": 100, "removed": 20},
     "self_recall": 0.99,
@@ -207,3 +208,24 @@ def test_a_challenger_gets_the_catalogue_too(client: "MlflowClient", data: Path,
     client.delete_registered_model_alias(NAME, "challenger")
     refresh(today, params, tmp_path / "out")
     assert read_outcome(tmp_path / "out")["status"] == "nothing changed"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("warm_start")
+def test_a_version_without_a_role_gets_an_index_before_it_is_promoted(
+    client: "MlflowClient", data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for alias in ("champion", "challenger"):
+        client.delete_registered_model_alias(NAME, alias)
+    today = write_day(data, tmp_path / "data", sell)
+    (tmp_path / "serving.yaml").write_text("")
+    words = ["--data", today, "--outcome", tmp_path / "out", "--settings", tmp_path / "serving.yaml"]
+    words += ["--params", ROOT / "params.yaml"]
+    monkeypatch.setattr(sys, "argv", ["serving refresh", *map(str, words), "--version", "2"])
+    main()
+    live = find_live_index(NAME, "2")
+    assert live and live.index_uri == read_outcome(tmp_path / "out")["index"]
+    assert find_live_index(NAME) is None is find_live_index(NAME, "9")
+    monkeypatch.setattr(sys, "argv", [*sys.argv[:-1], "9"])
+    with pytest.raises(DataError, match="product-search has no version 9"):
+        main()
