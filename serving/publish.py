@@ -69,9 +69,24 @@ def publish_collection(registry: ModelRegistry, number: str, folder: Path) -> Pu
     Raises:
         DataError: Milvus cannot be reached or refuses, or the check fails; then nothing has moved.
     """
+    publication = write_checked_collection(registry, folder)
+    switch_to(registry, number, publication)
+    return publication
+
+
+def write_checked_collection(registry: ModelRegistry, folder: Path) -> Publication:
+    """Write an index to Milvus and check it, without letting anything point to it.
+
+    Args:
+        registry: The model's.
+        folder: The index.
+
+    Raises:
+        DataError: as for `publish_collection`.
+    """
     index = SearchIndex.load(folder)
-    client, alias = connect(), name_alias(registry.name)
-    collection = name_collection(alias, index)
+    client = connect()
+    collection = name_collection(name_alias(registry.name), index)
     write_collection(client, index, collection)
     try:
         with translate_errors():
@@ -80,30 +95,38 @@ def publish_collection(registry: ModelRegistry, number: str, folder: Path) -> Pu
         if all(version.tags.get(COLLECTION) != collection for version in registry.list_versions()):
             client.drop_collection(collection)  # so that the next attempt writes it again
         raise
-    _name_collection_of(registry, number, collection)
-    _follow(registry)
-    with translate_errors():
-        _drop_old_collections(registry, client, alias)
     return Publication(collection, len(index.vectors), recalls)
 
 
-def publish_if_in_milvus(registry: ModelRegistry, number: str, folder: Path) -> Publication | None:
-    """`publish_collection` for a version that is in Milvus, or whose predecessor as champion is; None for others.
+def switch_to(registry: ModelRegistry, number: str, publication: Publication) -> None:
+    """Let a version name its collection, and the alias follow the champion; drop older collections.
+
+    Args:
+        registry: The model's.
+        number: Of the version that the index is of.
+        publication: Of `write_checked_collection`.
+
+    Raises:
+        DataError: Milvus cannot be reached.
+    """
+    _name_collection_of(registry, number, publication.collection)
+    _follow(registry)
+    with translate_errors():
+        _drop_old_collections(registry, connect(), name_alias(registry.name))
+
+
+def is_in_milvus(registry: ModelRegistry, number: str) -> bool:
+    """Whether a version is in Milvus, or the champion, or the version's predecessor as champion.
 
     Args:
         registry: The model's.
         number: Of the version.
-        folder: Its index.
-
-    Raises:
-        DataError: as for `publish_collection`.
     """
     moves = registry.history.list_moves()
-    predecessors = {number, registry.find_by_alias(CHAMPION), previous_champion(moves, number)}
-    versions = [version for version in registry.list_versions() if str(version.version) in predecessors]
-    if not any(COLLECTION in version.tags for version in versions):
-        return None
-    return publish_collection(registry, number, folder)
+    numbers = {number, registry.find_by_alias(CHAMPION), previous_champion(moves, number)}
+    return any(
+        COLLECTION in version.tags for version in registry.list_versions() if str(version.version) in numbers
+    )
 
 
 def check_collection(client: "MilvusClient", index: SearchIndex, collection: str) -> dict[str, float]:

@@ -32,7 +32,7 @@ from registry.model_registry import CHALLENGER, ModelRegistry
 from registry.params import RegisterParams
 from serving.packages import PackageCache
 from serving.params import RefreshParams, load_serving_params
-from serving.publish import publish_if_in_milvus
+from serving.publish import Publication, is_in_milvus, switch_to, write_checked_collection
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -115,37 +115,42 @@ def refresh_version(data: Path, params: RefreshParams, outcome: Path, model_name
         result: dict[str, Any] = {"status": UNCHANGED, "version": source.live.version}
         if index:
             require_safe(report, params)
+        registry = ModelRegistry(mlflow_store.connect(), model_name)
+        publication = write_to_milvus(registry, source, index)
+        if index:
             address = publish_index(version, index, report, params.keep, data)
             result |= {"status": PUBLISHED, "index": address, **report}
-        result |= write_to_milvus(model_name, source, index)
-        if index:
             shutil.rmtree(index)
+        if publication:
+            switch_to(registry, source.live.version, publication)
+            result["collection"] = publication.collection
         with store.new_atomic_dir(outcome) as folder:
             (folder / OUTCOME_FILE).write_text(json.dumps(result, indent=2) + "\n")
         print(describe(result))
     require_same_version(model_name, source.live, role)
 
 
-def write_to_milvus(model_name: str, source: Source, index: Path | None) -> dict[str, str]:
-    """Write the index to Milvus, where the champion or the one before is; also what a killed refresh did not write.
+def write_to_milvus(registry: ModelRegistry, source: Source, index: Path | None) -> Publication | None:
+    """Write the index to Milvus, where the version or the one before is; also what a killed refresh did not write.
+
+    Before the index is published, so that a reader sees a version with its index and the collection of another day only
+    for the moment between two tags.
 
     Args:
-        model_name: Of the registered model.
+        registry: The model's.
         source: What the refresh started from.
         index: Today's; None where nothing changed.
 
     Returns:
-        The name of the collection, if there is one.
+        What was written; None for a version that is not in Milvus.
 
     Raises:
         DataError: Milvus cannot be reached, or the collection searches badly.
     """
     folder = index or source.previous
-    if not folder:
-        return {}
-    registry = ModelRegistry(mlflow_store.connect(), model_name)
-    publication = publish_if_in_milvus(registry, source.live.version, folder)
-    return {"collection": publication.collection} if publication else {}
+    if not folder or not is_in_milvus(registry, source.live.version):
+        return None
+    return write_checked_collection(registry, folder)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from registry.live_index import COLLECTION, INDEX, read_live_index
 from registry.model_registry import GATE, ModelRegistry
 from serving import publish as publishing
 from serving.__main__ import main
-from serving.publish import PREVIOUS, publish, publish_collection, publish_if_in_milvus
+from serving.publish import PREVIOUS, publish, publish_collection, switch_to
 from serving.refresh import Source, write_to_milvus
 
 if TYPE_CHECKING:
@@ -128,27 +128,21 @@ def test_versions_that_cannot_become_live_lose_their_collection(
 
 
 @pytest.mark.slow
-def test_a_refresh_publishes_where_the_champion_is_in_milvus(
+def test_a_refresh_writes_where_the_champion_is_in_milvus(
     registry: ModelRegistry, milvus: "MilvusClient", indexes: list[Path]
 ) -> None:
-    assert publish_if_in_milvus(registry, "1", indexes[0]) is None and milvus.list_collections() == []
-    publish_collection(registry, "1", indexes[0])
-    for number, folder in (("1", indexes[1]), ("2", indexes[2])):
-        publication = publish_if_in_milvus(registry, number, folder)
-        assert publication and tag(registry, number) == publication.collection
-
-
-@pytest.mark.slow
-def test_a_refresh_that_was_killed_before_milvus_is_finished(
-    registry: ModelRegistry, milvus: "MilvusClient", indexes: list[Path]
-) -> None:
-    """The next one has nothing to encode."""
-    publish_collection(registry, "1", indexes[0])
+    """Also the index of a candidate, and what a killed refresh did not write: the next has nothing to encode."""
     live = read_live_index(registry.get_version("1"))
-    killed = Source(live, indexes[0], previous=indexes[1])  # its index was published, the collection was not
-    written = write_to_milvus(NAME, killed, None)
-    assert written == {"collection": tag(registry, "1")} and find_alias(milvus, ALIAS) == tag(registry, "1")
-    assert write_to_milvus(NAME, Source(live, indexes[0], previous=None), None) == {}
+    source = Source(live, indexes[0], previous=indexes[1])
+    assert write_to_milvus(registry, source, indexes[0]) is None and milvus.list_collections() == []
+    first = publish_collection(registry, "1", indexes[0]).collection
+    written = write_to_milvus(registry, source, None)
+    assert written and written.collection != tag(registry, "1") == find_alias(milvus, ALIAS) == first
+    switch_to(registry, "1", written)
+    assert tag(registry, "1") == find_alias(milvus, ALIAS) == written.collection
+    candidate = Source(live._replace(version="2"), indexes[0], previous=None)
+    assert write_to_milvus(registry, candidate, None) is None
+    assert write_to_milvus(registry, candidate, indexes[2])
 
 
 @pytest.mark.slow
