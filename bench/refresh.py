@@ -113,7 +113,6 @@ def build(kind: str, root: Path, day: str, options: dict[str, str]) -> list[str]
 def run_build(kind: str, model: str, data: str, index: str, report: str, options: str) -> None:
     """The process of `build`; adds its peak memory to the report."""
     from fusion.search.building import build_index
-
     from fusion.search.vector_index import IVFIndex
 
     if kind == "drawn":

@@ -201,7 +201,8 @@ def build(data: Path, source: Source, work: Path) -> tuple[Path | None, dict[str
     fingerprint = store.fingerprint(data)
     if source.previous and IndexMarker.load(source.previous).data == fingerprint:
         return None, {}
-    index, report = work / f"index-{source.live.version}", work / "report.json"
+    number = source.live.version
+    index, report = work / f"index-{number}", work / f"report-{number}.json"
     if not (index.exists() and report.exists() and IndexMarker.load(index).data == fingerprint):
         flags: dict[str, Path | None] = {
             "data": data.resolve(),
