@@ -98,11 +98,11 @@ def exchange() -> Iterator[Callable[..., dict[int, dict[str, Any]]]]:
     assert not thread.is_alive()
 
 
-def test_searches_that_wait_are_encoded_together_and_pictures_alone(exchange: Any) -> None:
-    texts = ["red", "picture", "blue", "picture"]
+def test_searches_that_wait_are_encoded_together_and_pictures_in_few_sizes(exchange: Any) -> None:
+    texts = ["red", "picture", "blue", "picture", "picture"]
     answers = exchange(*({"text": text} for text in texts))
-    assert sorted(answers) == [0, 1, 2, 3] and all(answer["count"] == 1 for answer in answers.values())
-    assert exchange.model.batches == [["red", "blue"], ["picture"], ["picture"]]
+    assert sorted(answers) == [0, 1, 2, 3, 4] and all(answer["count"] == 1 for answer in answers.values())
+    assert exchange.model.batches == [["red", "blue"], ["picture"] * 2, ["picture"]]
     exchange(*({"text": str(number)} for number in range(BATCH + 3)))
     assert list(map(len, exchange.model.batches[3:])) == [BATCH, 3]
 
