@@ -160,8 +160,9 @@ class Builder:
         with show_progress(total=total, desc="encode changed products", unit="product") as bar:
             for batch in batches:
                 products = batch.to_pylist()
-                hashes.append(pa.array(map(hash_row, products), HASHES))
-                rows.append(self.earlier.find(hashes[-1]) if self.earlier else np.full(len(products), NO_ROW))
+                content = [hash_row(row) for row in products]
+                hashes.append(pa.array(content, HASHES))
+                rows.append(self.earlier.find(content) if self.earlier else np.full(len(products), NO_ROW))
                 parts.add([products[row] for row in np.flatnonzero(rows[-1] == NO_ROW)])
                 bar.update(len(products))
         parts.add([], last=True)

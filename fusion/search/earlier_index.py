@@ -1,15 +1,14 @@
 """What an earlier index of the same model gives to a new one: vectors, lists and tokens of unchanged products."""
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from catalog.content import HASHES
 from fusion.search.catalogue_tokens import NO_ROW, CatalogueTokens
 from fusion.search.lexical_index import TOKENS_FILE, load_tokens
 from fusion.search.marker import IndexMarker
@@ -50,16 +49,16 @@ class EarlierIndex:
         return self.products.read(["product_id"])["product_id"]
 
     @cached_property
-    def content(self) -> pa.ChunkedArray:
-        """The hash of each product's content; of no product where the index has none."""
+    def content(self) -> dict[bytes, int]:
+        """The hash of a product's content → its row; of no product where the index has no hashes."""
         if CONTENT not in self.products.schema_arrow.names:
-            return pa.chunked_array([], HASHES)
-        return self.products.read([CONTENT])[CONTENT]
+            return {}
+        hashes = self.products.read([CONTENT])[CONTENT].to_pylist()
+        return {content: row for row, content in enumerate(hashes)}
 
-    def find(self, content: pa.Array) -> np.ndarray:
+    def find(self, hashes: Sequence[bytes]) -> np.ndarray:
         """The row of a product with that content, int64 (N,); `NO_ROW` where there is none."""
-        rows = pc.index_in(content, value_set=self.content)
-        return pc.fill_null(rows, NO_ROW).to_numpy(zero_copy_only=False).astype(np.int64)
+        return np.array([self.content.get(content, NO_ROW) for content in hashes], np.int64)
 
     @cached_property
     def ivf(self) -> IVFIndex | None:
