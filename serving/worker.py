@@ -9,12 +9,14 @@ frame: the lengths of its two parts (uint32, big-endian), a JSON object, and byt
 import base64
 import importlib.util
 import json
+import os
 import socket
 import struct
 import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -229,10 +231,10 @@ def main() -> None:
         connection.sendall(pack_frame({"error": f"{type(error).__name__}: {error}"}))
         sys.exit(1)
     connection.sendall(pack_frame({"description": description}))
-    try:
+    with suppress(BrokenPipeError, ConnectionResetError):  # the service has gone
         Worker(connection, model).run()
-    except (BrokenPipeError, ConnectionResetError):
-        return  # the service has gone
+    sys.stderr.flush()
+    os._exit(0)  # libraries take seconds to unload
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ LONGEST = (
     "test_day.py",
     "registry/test_local_stack.py",
     "serving/demo/test_demo.py",
+    "serving/test_service_process.py",
     "test_kill.py",
     "serving/test_ui.py",
     "pipelines/test_fetch.py",
