@@ -33,10 +33,11 @@ def registry(client: "MlflowClient") -> ModelRegistry:
 def add(registry: ModelRegistry, number: int, tags: dict[str, str]) -> None:
     experiment = mlflow_store.ensure_experiment(registry.client, mlflow_store.EXPERIMENT)
     run = registry.client.create_run(experiment).info.run_id
-    artifacts = {name: {"path": f"artifacts/{name}"} for name in ("model", "profile.parquet")}
+    artifacts = {name: {"path": f"artifacts/{name}"} for name in ("index", "model", "profile.parquet")}
     flavour = yaml.safe_dump({"flavors": {"python_function": {"artifacts": artifacts}}})
     for name, text in (
         ("MLmodel", flavour),
+        ("artifacts/index/marker.json", ""),
         ("artifacts/model/weights", ""),
         ("artifacts/profile.parquet", ""),
     ):
@@ -83,7 +84,7 @@ def artifact_folder(registry: ModelRegistry, number: str) -> Path:
     ("gone", "named"),
     [
         (".", "MLmodel"),
-        ("artifacts", "artifacts/model, artifacts/profile.parquet"),
+        ("artifacts", "artifacts/index, artifacts/model, artifacts/profile.parquet"),
         ("artifacts/model", "artifacts/model"),
     ],
 )

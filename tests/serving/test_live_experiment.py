@@ -229,9 +229,8 @@ def test_versions_with_different_catalogues_are_not_compared(
     for _ in range(2):
         answer = search(service, "reverse@4")
         assert ids(answer) == LISTS["1"] and trial(find_entry(service, answer)) == NO_TRIAL
-    warnings = [
-        text for text in caplog.messages if "version 1 and version 4 have indexes of different data" in text
-    ]
+    # the champion of another test may be in it
+    warnings = [text for text in caplog.messages if "and version 4 have indexes of different data" in text]
     assert len(warnings) == 1 and "run python -m serving refresh" in warnings[0]
     assert service.read_metric("vitrine_challenger_failures_total", reason="catalogue") == 2
 
