@@ -128,6 +128,9 @@ class Builder:
         store.resume_if_same(folder, {"marker": marker, "previous": earlier, "language": self.language})
         (folder / PARTS).mkdir(exist_ok=True)
         parts = EncodedParts(folder / PARTS, self.network, self.featurizer)
+        if self.earlier:  # first: two catalogues of vectors in memory would be too many
+            with self.report.measure("check earlier"):
+                self.report.previous_self_recall = self.earlier.self_recall
         with self.report.measure("encode"):
             content, rows = self._encode_changes(parts)
         with self.report.measure("write"):
@@ -238,12 +241,10 @@ class Builder:
         return embed(self.network, tuning, "query") if len(tuning) else vectors[:: -(-len(vectors) // SAMPLE)]
 
     def _check(self, folder: Path, vectors: np.ndarray, ivf: IVFIndex | None) -> None:
-        """Measure the self-search recall of this index and of the earlier one, and write checks.json."""
+        """Measure the self-search recall, and write checks.json."""
         self.report.self_recall = measure_self_recall(vectors, ivf)
         content = {"self_recall": self.report.self_recall}
         (folder / CHECKS_FILE).write_text(json.dumps(content) + "\n")
-        if self.earlier:
-            self.report.previous_self_recall = self.earlier.self_recall
 
     def _read_words(
         self, rows: np.ndarray, parts: EncodedParts

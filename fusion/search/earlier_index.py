@@ -77,7 +77,12 @@ class EarlierIndex:
         path = self.folder / CHECKS_FILE
         if path.exists():
             return float(json.loads(path.read_text())["self_recall"])
-        return measure_self_recall(unpack_vectors(self.products.read([VECTOR]))[""], self.ivf)
+        vectors = np.empty((len(self), self.marker.dim), np.float32)  # of the table there would be two copies
+        for group in range(self.products.num_row_groups):
+            start = group * GROUP_ROWS
+            content = self.products.read_row_group(group, [VECTOR])
+            vectors[start : start + GROUP_ROWS] = unpack_vectors(content)[""]
+        return measure_self_recall(vectors, self.ivf)
 
     def read_vectors(self, rows: np.ndarray) -> Vectors:
         """The vectors of products.
