@@ -24,11 +24,15 @@ MODEL_FILE = "MLmodel"  # of a package: its content
 COMPLETE = "whole"  # empty file in a cached environment whose installation succeeded
 
 
-def find_champion(name: str) -> "ModelVersion | None":
-    """A model's champion, if there is one; creates and records nothing.
+def find_version(name: str, role: str = CHAMPION) -> "ModelVersion | None":
+    """A version of a model; creates and records nothing.
 
     Args:
         name: Of the model.
+        role: An alias, such as "champion", or the number of a version.
+
+    Returns:
+        None if no version has the alias or the number.
 
     Raises:
         DataError: where MLflow cannot be reached.
@@ -38,8 +42,11 @@ def find_champion(name: str) -> "ModelVersion | None":
     client = mlflow_store.connect()
     with mlflow_store.translate_errors():
         models = client.search_registered_models(f"name = '{name}'")
-        number = models[0].aliases.get(CHAMPION) if models else None
-        return client.get_model_version(name, number) if number else None
+        number = models[0].aliases.get(role) if models else None
+        if number:
+            return client.get_model_version(name, str(number))
+        versions = client.search_model_versions(f"name = '{name}'", max_results=10_000)
+    return next((version for version in versions if str(version.version) == role), None)
 
 
 def download_model(version: "ModelVersion", folder: Path) -> Path:

@@ -2,8 +2,7 @@
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from registry import mlflow_store
-from registry.champion_process import CHAMPION
+from registry.champion_process import CHAMPION, find_version
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -40,16 +39,8 @@ def find_live_index(name: str, role: str = CHAMPION) -> LiveIndex | None:
     Raises:
         DataError: where MLflow cannot be reached.
     """
-    if not mlflow_store.store_exists():
-        return None
-    client = mlflow_store.connect()
-    with mlflow_store.translate_errors():
-        models = client.search_registered_models(f"name = '{name}'")
-        number = models[0].aliases.get(role, role) if models else None
-        versions = client.search_model_versions(f"name = '{name}'", max_results=10_000) if models else []
-    return next(
-        (read_live_index(version) for version in versions if str(version.version) == str(number)), None
-    )
+    version = find_version(name, role)
+    return read_live_index(version) if version else None
 
 
 def read_live_index(version: "ModelVersion") -> LiveIndex:

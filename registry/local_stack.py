@@ -31,9 +31,17 @@ NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 def find_free_port() -> int:
     """A port that no process uses."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    return find_free_ports(1)[0]
+
+
+def find_free_ports(count: int) -> list[int]:
+    """Different ports that no process uses."""
+    with ExitStack() as stack:
+        # all are open at the same time: a port that is closed may be given out once more
+        listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for listener in listeners:
+            listener.bind(("127.0.0.1", 0))
+        return [int(listener.getsockname()[1]) for listener in listeners]
 
 
 @contextmanager
@@ -144,8 +152,10 @@ def run_s3(folder: Path, port: int) -> Iterator[dict[str, str]]:
     access = {"accessKey": "vitrine", "secretKey": secrets.token_hex(20)}
     user = {"name": "vitrine", "credentials": [access], "actions": ["Admin", "Read", "Write", "List"]}
     (folder / "s3.json").write_text(json.dumps({"identities": [user]}))
-    ports = {name: find_free_port() for name in ("master.port", "volume.port", "filer.port")}
-    ports |= {f"{name}.grpc": find_free_port() for name in list(ports)} | {"s3.port.grpc": find_free_port()}
+    names = [f"{server}.port{kind}" for server in ("master", "volume", "filer") for kind in ("", ".grpc")]
+    names.append("s3.port.grpc")
+    free_ports = [number for number in find_free_ports(len(names) + 1) if number != port]
+    ports = dict(zip(names, free_ports, strict=False))
     command = [weed, "server", "-ip=127.0.0.1", f"-dir={folder / 'data'}", "-s3", f"-s3.port={port}"]
     command += [f"-s3.config={folder / 's3.json'}", "-volume.max=20", "-master.volumeSizeLimitMB=64"]
     command += ["-volume.preStopSeconds=0"]  # no other server has to take over

@@ -3,6 +3,7 @@
 import inspect
 import re
 import shlex
+import tomllib
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -14,7 +15,7 @@ import yaml
 from components.__main__ import load_stage
 from components.params import SECTIONS, Params
 from pipelines.__main__ import compile_to
-from pipelines.code_deps import PACKAGES, code_deps
+from pipelines.code_deps import PACKAGES, TEMPLATES, code_deps
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,6 +67,21 @@ def flags(entry: dict[str, Any]) -> dict[str, str]:
     words = shlex.split(entry["cmd"])[4:]
     assert all(word.startswith("--") for word in words[::2])
     return {flag.removeprefix("--"): path for flag, path in zip(words[::2], words[1::2], strict=True)}
+
+
+def test_each_template_is_in_the_distribution() -> None:
+    """Otherwise an image lacks it: setuptools takes only Python files by itself."""
+    for pyproject, root in (
+        (ROOT / "pyproject.toml", ROOT),
+        (ROOT / "eval" / "pyproject.toml", ROOT / "eval"),
+    ):
+        patterns = tomllib.loads(pyproject.read_text())["tool"]["setuptools"]["package-data"]
+        folders = [path.parent for path in root.glob("*/__init__.py")]
+        templates = [path for folder in folders for kind in TEMPLATES for path in folder.rglob(kind)]
+        assert templates
+        for path in templates:
+            package = ".".join(path.parent.relative_to(root).parts)
+            assert any(path.match(pattern) for pattern in patterns.get(package, ())), path
 
 
 def outs(entry: dict[str, Any]) -> list[str]:

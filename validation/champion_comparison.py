@@ -96,7 +96,7 @@ def compare_with_champion(data: Path, profile: pa.Table, params: ValidateParams)
     Raises:
         DataError: where MLflow cannot be reached, or the champion was not registered by this chain.
     """
-    version = champion_process.find_champion(params.model_name) if params.model_name else None
+    version = champion_process.find_version(params.model_name) if params.model_name else None
     if version is None or not len(profile):
         return None
     with tempfile.TemporaryDirectory() as name:

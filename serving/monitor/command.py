@@ -149,7 +149,7 @@ def _measure_drifts(samples: tuple[pa.Table, pa.Table], model: str) -> tuple[lis
             "A period has no texts (log.queries: hash, or no searches): no drift of languages and embeddings."
         )
         return measure_query_drift(*samples, None), [note]
-    version = champion_process.find_champion(model)
+    version = champion_process.find_version(model)
     if version is None:
         note = f"{model} has no champion: no drift of embeddings."
         return measure_query_drift(*samples, None), [note]

@@ -328,6 +328,17 @@ def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trainer
     server.server_close()
 
 
+def _clean_commit() -> str | None:
+    """The commit of this checkout; None if files differ from it, or it is no repository."""
+    root = Path(__file__).parents[2]
+    commands = (["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain"])
+    commit, changes = (
+        subprocess.run(command, cwd=root, capture_output=True, text=True, check=False).stdout.strip()
+        for command in commands
+    )
+    return commit if commit and not changes else None
+
+
 @pytest.fixture(scope="session")
 def image() -> str:
     """An image of this code; the test is skipped where there is no engine to run it."""
@@ -344,6 +355,10 @@ def image() -> str:
         IMAGE, ["python", "-c", "from pipelines.local import hash_code; print(hash_code())"]
     )
     if output.decode().strip() != hash_code():
+        revision = installed_image.labels.get("org.opencontainers.image.revision")
+        assert revision != _clean_commit(), (
+            f"{IMAGE} is of this commit, but lacks files of it: see package-data"
+        )
         pytest.skip(f"{IMAGE} holds other code than this checkout; `make test-image` builds it anew")
     assert installed_image.attrs["Config"]["User"] == "10001"
     return IMAGE

@@ -128,7 +128,10 @@ def test_of_two_processes_that_promote_at_once_one_wins(
     for _ in range(3):
         run = client.create_run(experiment).info.run_id
         tags = {"vitrine.gate": "passed", "vitrine.compared_with": ""}
-        client.log_text(run, "flavors: {}\n", "model/MLmodel")  # promote refuses a version without files
+        artifacts = {"index": {"path": "artifacts/index"}}  # promote refuses a version without files or index
+        flavours = {"flavors": {"python_function": {"artifacts": artifacts}}}
+        client.log_text(run, yaml.safe_dump(flavours), "model/MLmodel")
+        client.log_text(run, "", "model/artifacts/index/marker.json")
         client.create_model_version(name, f"runs:/{run}/model", run, tags)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"register": {"model_name": name}}))
     words = [sys.executable, "-m", "registry", "promote"]

@@ -98,6 +98,7 @@ def find_runs(client: "MlflowClient") -> list[Any]:
     return list(client.search_runs([experiment.experiment_id]))
 
 
+@pytest.mark.usefixtures("client")  # no champion, whatever store another test has used
 def test_the_page_has_the_figures(prepare: Callable[..., list[str]], tmp_path: Path) -> None:
     options = prepare(0.5)
     params, data = load_serving_params(tmp_path / "serving.yaml"), Path(options[1])
