@@ -18,9 +18,11 @@ from stub_service import JSON, StubService, run_service, wait_until
 
 from catalog.schema import DataError
 from fusion.search.filters import FILTERS
+from registry.local_stack import find_free_port
 from serving.messages import Filters
 from serving.params import ServiceParams
 from serving.request_log import Event, Search
+from serving.service import listen
 
 PARAMS = ServiceParams(
     body_mb=0.01, max_k=20, waiting=20, timeout_seconds=15, drain_seconds=5, poll_seconds=0.05
@@ -229,6 +231,17 @@ def test_searches_and_events_are_logged(service: StubService) -> None:
     assert good.latency_ms > 0 and not good.has_picture
     assert (bad.status, bad.has_picture, list(bad.results)) == (400, True, [])
     assert (kept.request_id, kept.product_id, kept.kind) == (good.request_id, "p1", "cart")
+
+
+def test_the_parts_of_an_answer_do_not_wait_for_each_other() -> None:
+    """Without TCP_NODELAY, each answer would take 40 ms more: its second part waits for an acknowledgement."""
+    port = find_free_port()
+    with (
+        listen(ServiceParams(host="127.0.0.1", port=port)) as listener,
+        socket.create_connection(("127.0.0.1", port)),
+        listener.accept()[0] as connection,
+    ):
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_an_event_is_small(service: StubService) -> None:
