@@ -8,7 +8,7 @@ from components.params import IndexParams
 from fusion.featurizer import load_items
 from fusion.model import ProductSearchModel, embed
 from fusion.search.lexical_index import LexicalIndex
-from fusion.search.search_index import SearchIndex
+from fusion.search.search_index import SearchIndex, select_tuning_queries
 from scoring.results import write_json
 from scoring.systems import read_data_fingerprint
 
@@ -32,9 +32,7 @@ def index(data: Path, features: Path, model: Path, params: IndexParams, index: P
     products, queries = (
         load_items(features, table, model, network.attends) for table in ("products", "queries")
     )
-    # an approximate index is tuned on validation queries, or on test queries where there are none
-    split = "valid" if (queries.splits == "valid").any() else "test"
-    tuning_embeddings = embed(network, queries.take(queries.splits == split), "query")
+    tuning_embeddings = embed(network, select_tuning_queries(queries), "query")
     lexical = LexicalIndex.build(data, params.language, products.ocr)
     fingerprint = read_data_fingerprint(features)
     built = SearchIndex.build(network, products, data, fingerprint, tuning_embeddings, lexical)

@@ -22,7 +22,7 @@ from serving.worker_client import Answer, NoWorkerError, RefusalError, Worker
 
 logger = logging.getLogger("vitrine")
 FAILURES = (NoWorkerError, RefusalError, TimeoutError)
-PENDING = 16  # searches that the challenger may be answering; beyond, it is not asked
+PENDING = 16  # searches that the challenger may be answering; beyond, it gets none
 
 
 class Trial(NamedTuple):

@@ -25,7 +25,7 @@ from fusion.encoders.vocabulary import PAD
 from fusion.featurizer import Featurizer
 from fusion.model import ProductSearchModel
 from fusion.search.filters import FILTERS, Filters
-from fusion.search.marker import ModelMarker, QueryEmbeddings, embed_queries
+from fusion.search.marker import QueryEmbeddings, embed_queries, require_marker
 from fusion.search.search_index import SearchIndex
 
 COLUMNS = ("text", "image")
@@ -85,7 +85,7 @@ class ProductSearch(PythonModel):
             raise DataError("this version holds no index; build one: python -m serving refresh")
         index, hybrid = (Path(context.artifacts[name]) for name in ("index", "hybrid"))
         self.index = _open_index(index, hybrid, getattr(context, "collection", None))
-        self.index.marker.require_model(ModelMarker.read(folder))
+        self.index.marker.require_model(require_marker(self.model))
         UnknownParameterFilter.install()
 
     def predict(

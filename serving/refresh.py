@@ -88,7 +88,7 @@ def main() -> None:
 def refresh(
     data: Path, params: RefreshParams, outcome: Path, model_name: str = RegisterParams().model_name
 ) -> None:
-    """Build the index of a data set with the champion's own code, and publish it; if asked, likewise the challenger's.
+    """Build the index of a data set with the champion's own code, and publish it; as set, the challenger's too.
 
     Args:
         data: Today's data set, validated.

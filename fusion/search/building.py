@@ -26,7 +26,7 @@ from fusion.search.earlier_index import CHECKS_FILE, EarlierIndex, Vectors, meas
 from fusion.search.encoded_parts import EncodedParts
 from fusion.search.hybrid import Hybrid
 from fusion.search.lexical_index import LexicalIndex
-from fusion.search.marker import IndexMarker, MarkerError
+from fusion.search.marker import IndexMarker, require_marker
 from fusion.search.search_index import (
     FIELDS,
     GROUP_ROWS,
@@ -34,6 +34,7 @@ from fusion.search.search_index import (
     LEXICAL_FOLDER,
     PRODUCTS_FILE,
     ProductsWriter,
+    select_tuning_queries,
 )
 from fusion.search.vector_index import ANN_MIN_PRODUCTS, IVFIndex
 
@@ -112,10 +113,10 @@ class Builder:
         self, model: Path, data: Path, language: str, learnt: IVFIndex | None, previous: Path | None
     ) -> None:
         self.network, self.featurizer = load_model(model)
-        if self.network.marker is None:
-            raise MarkerError(f"{model}: the model has no marker")
         self.data, self.language, self.learnt = data, language, learnt
-        self.marker = IndexMarker(self.network.marker, store.fingerprint(data), self.network.config.dim)
+        self.marker = IndexMarker(
+            require_marker(self.network), store.fingerprint(data), self.network.config.dim
+        )
         self.earlier = EarlierIndex(previous) if previous else None
         if self.earlier:
             self.earlier.marker.require_model(self.marker.model)
@@ -236,8 +237,7 @@ class Builder:
     def _embed_tuning_queries(self, vectors: np.ndarray) -> np.ndarray:
         """Representative queries, as the stage `index` uses them; products where the data set has none."""
         queries = self.featurizer.featurize_table(self.data, "queries")
-        split = "valid" if (queries.splits == "valid").any() else "test"
-        tuning = queries.take(queries.splits == split)
+        tuning = select_tuning_queries(queries)
         return embed(self.network, tuning, "query") if len(tuning) else vectors[:: -(-len(vectors) // SAMPLE)]
 
     def _check(self, folder: Path, vectors: np.ndarray, ivf: IVFIndex | None) -> None:

@@ -46,7 +46,7 @@ class ModelMarker(NamedTuple):
         """
         encoder_files = [folder / name for name in (*FILES, JOINT) if (folder / name).exists()]
         network_files = {folder / CONFIG_FILE, *folder.glob("*.safetensors")} - set(encoder_files)
-        return cls(_hash_files(folder, network_files), _hash_files(folder, encoder_files))
+        return cls(store.fingerprint(*sorted(network_files)), store.fingerprint(*sorted(encoder_files)))
 
 
 class QueryEmbeddings(NamedTuple):
@@ -123,7 +123,12 @@ class IndexMarker(NamedTuple):
             raise DataError(
                 f"{folder}: no {MARKER_FILE}, so it is not an index of this version; build it again"
             )
-        content = json.loads(path.read_text())
+        return cls.parse(path.read_text())
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The inverse of `describe`, as JSON."""
+        content = json.loads(text)
         return cls(ModelMarker(content["weights"], content["encoders"]), content["data"], content["dim"])
 
 
@@ -139,11 +144,16 @@ def embed_queries(model: "ProductSearchModel", queries: "Items") -> QueryEmbeddi
     """
     from fusion.model import embed
 
+    marker = require_marker(model)
+    return QueryEmbeddings(embed(model, queries, "query"), marker)
+
+
+def require_marker(model: "ProductSearchModel") -> ModelMarker:
+    """The marker of a model.
+
+    Raises:
+        MarkerError: the model was not loaded from a folder.
+    """
     if model.marker is None:
         raise MarkerError("this model was not loaded from a folder of `train`, so its vectors have no marker")
-    return QueryEmbeddings(embed(model, queries, "query"), model.marker)
-
-
-def _hash_files(folder: Path, paths: "set[Path] | list[Path]") -> str:
-    """Hash names and contents; files in folders included."""
-    return store.fingerprint(*sorted(paths))
+    return model.marker

@@ -16,7 +16,6 @@ from catalog.groups import name_groups
 from catalog.progress import show_progress
 from fusion.search.filters import FILTERS
 from fusion.search.lexical_index import LexicalIndex
-from fusion.search.marker import IndexMarker, ModelMarker
 from fusion.search.milvus_client import is_lite, translate_errors
 from fusion.search.milvus_filters import LOWER
 from fusion.search.query_terms import QueryTerms
@@ -85,12 +84,6 @@ def name_collection(alias: str, index: SearchIndex) -> str:
 def fingerprint_terms(index: SearchIndex) -> str:
     """The fingerprint of BM25's terms, whose numbers a query must use."""
     return QueryTerms.take(index.require_lexical()).fingerprint
-
-
-def parse_marker(text: str) -> IndexMarker:
-    """Read the marker that is a property of a collection."""
-    content = json.loads(text)
-    return IndexMarker(ModelMarker(content["weights"], content["encoders"]), content["data"], content["dim"])
 
 
 def write_collection(client: "MilvusClient", index: SearchIndex, name: str) -> None:

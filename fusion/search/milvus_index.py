@@ -23,7 +23,6 @@ from fusion.search.milvus_collection import (
     TERMS,
     VECTOR,
     IndexKind,
-    parse_marker,
 )
 from fusion.search.milvus_filters import build_expression, quote_list
 from fusion.search.query_terms import QueryTerms
@@ -86,7 +85,7 @@ class MilvusIndex:
             client.load_collection(collection)
         if MARKER not in properties:
             raise DataError(f"the collection {collection} of Milvus is not ours: it has no property {MARKER}")
-        self.marker: IndexMarker = parse_marker(properties[MARKER])
+        self.marker: IndexMarker = IndexMarker.parse(properties[MARKER])
         if terms and terms.fingerprint != properties[TERMS]:
             raise DataError(
                 f"{LEXICAL_FOLDER} is of other products than the collection {collection} of Milvus; take the index "

@@ -19,7 +19,7 @@ from fusion.model import ProductSearchModel, embed
 from fusion.search.filters import FILTERS, NO_FILTERS, Filters
 from fusion.search.hybrid import MODEL_ALONE, Hybrid
 from fusion.search.lexical_index import LexicalIndex
-from fusion.search.marker import IndexMarker, MarkerError, QueryEmbeddings
+from fusion.search.marker import IndexMarker, QueryEmbeddings, require_marker
 from fusion.search.vector_index import ANN_MIN_PRODUCTS, IVFIndex, top_k
 
 FIELDS = (*FILTERS, "price", "max_price", "currency", "group_id", "available")
@@ -150,11 +150,7 @@ class SearchIndex:
         Raises:
             MarkerError: the model was not loaded from a folder.
         """
-        if model.marker is None:
-            raise MarkerError(
-                "this model was not loaded from a folder of `train`, so its index has no marker"
-            )
-        marker = IndexMarker(model.marker, fingerprint, model.config.dim)
+        marker = IndexMarker(require_marker(model), fingerprint, model.config.dim)
         fields = store.read_table(data, "products", ["product_id", "title", *FIELDS])
         vectors_without = {
             name: embed(model, products.without(name), "product").astype(np.float16)
@@ -369,6 +365,12 @@ class SearchIndex:
             for value in accepted_values:
                 mask = mask | pc.starts_with(column, f"{value.rstrip('/')}/").to_numpy()
         return mask
+
+
+def select_tuning_queries(queries: Items) -> Items:
+    """The queries that tune an approximate index: validation queries, or test queries where there are none."""
+    split = "valid" if (queries.splits == "valid").any() else "test"
+    return queries.take(queries.splits == split)
 
 
 def keep_first_of_groups(

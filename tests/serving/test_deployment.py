@@ -134,6 +134,6 @@ def test_the_image_has_the_packages_of_every_registered_model() -> None:
 
 
 def test_a_pod_has_the_time_to_finish_its_requests() -> None:
-    """Kubernetes kills it `terminationGracePeriodSeconds` after it has asked it to end, which starts with `preStop`."""
+    """Kubernetes kills it `terminationGracePeriodSeconds` after the pod began to end, which starts with `preStop`."""
     seconds = CONTAINER["lifecycle"]["preStop"]["sleep"]["seconds"] + ServingParams().service.drain_seconds
     assert POD["spec"]["terminationGracePeriodSeconds"] >= seconds + 10
